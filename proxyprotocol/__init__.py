@@ -1,0 +1,85 @@
+"""The PROXY protocol: the real client behind a load balancer, for any Python server.
+
+This module gives the public names of floors 0 to 3 and defines nothing. The adapters are in
+:mod:`proxyprotocol.twisted`, :mod:`proxyprotocol.reader` and their neighbours.
+"""
+
+from __future__ import annotations
+
+from ._base import ProxyProtocol
+from ._errors import (
+    ProxyProtocolChecksumError,
+    ProxyProtocolError,
+    ProxyProtocolIncompleteError,
+    ProxyProtocolLimitError,
+    ProxyProtocolMissingError,
+    ProxyProtocolSyntaxError,
+    ProxyProtocolTimeoutError,
+    ProxyProtocolUntrustedError,
+    ProxyProtocolWantRead,
+)
+from .datagram import pack_datagram, unpack_datagram
+from .detect import ProxyProtocolDetect
+from .noop import ProxyProtocolNoop
+from .parser import HeaderParser
+from .policy import HeaderPolicy, PolicyCallable, TrustedProxies
+from .receiver import Receiver, ReceiverConnection
+from .result import (
+    ProxyResult,
+    ProxyResultIPv4,
+    ProxyResultIPv6,
+    ProxyResultLocal,
+    ProxyResultType,
+    ProxyResultUnix,
+    ProxyResultUnknown,
+    is_ipv4,
+    is_ipv6,
+    is_local,
+    is_unix,
+    is_unknown,
+)
+from .tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
+from .v1 import ProxyProtocolV1
+from .v2 import ProxyProtocolV2
+from .version import ProxyProtocolVersion
+
+__all__ = [
+    "HeaderParser",
+    "HeaderPolicy",
+    "PolicyCallable",
+    "ProxyProtocol",
+    "ProxyProtocolChecksumError",
+    "ProxyProtocolDetect",
+    "ProxyProtocolError",
+    "ProxyProtocolExtTLV",
+    "ProxyProtocolIncompleteError",
+    "ProxyProtocolLimitError",
+    "ProxyProtocolMissingError",
+    "ProxyProtocolNoop",
+    "ProxyProtocolSSLTLV",
+    "ProxyProtocolSyntaxError",
+    "ProxyProtocolTLV",
+    "ProxyProtocolTimeoutError",
+    "ProxyProtocolUntrustedError",
+    "ProxyProtocolV1",
+    "ProxyProtocolV2",
+    "ProxyProtocolVersion",
+    "ProxyProtocolWantRead",
+    "ProxyResult",
+    "ProxyResultIPv4",
+    "ProxyResultIPv6",
+    "ProxyResultLocal",
+    "ProxyResultType",
+    "ProxyResultUnix",
+    "ProxyResultUnknown",
+    "Receiver",
+    "ReceiverConnection",
+    "TrustedProxies",
+    "is_ipv4",
+    "is_ipv6",
+    "is_local",
+    "is_unix",
+    "is_unknown",
+    "pack_datagram",
+    "unpack_datagram",
+]

@@ -1,0 +1,170 @@
+"""Floor 1: the walk over the vectors of a header, pure bytes (section 2.2, TLV vectors).
+
+A header is checked by one such walk and most applications never look further; :mod:`proxyprotocol.tlv` gives the
+values to those that do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from . import _wire
+from ._errors import ProxyProtocolSyntaxError
+from .checksum import crc32c
+
+__all__: list[str] = []
+
+_CHECKED_TYPES: Final = frozenset({_wire.TYPE_CRC32C, _wire.TYPE_UNIQUE_ID, _wire.TYPE_SSL})
+_NO_CRC32C: Final = -1
+
+
+def check_tlvs(data: bytes, start: int, end: int) -> int:
+    """Hold the vectors in a stretch of bytes against the specification, decoding nothing.
+
+    They must fill the stretch exactly; CRC32C has 4 bytes and comes once at most, UNIQUE_ID has 128 at most, SSL at
+    least 5 and well-formed vectors behind those.
+
+    Args:
+        data: Where the stretch is.
+        start: Its first byte.
+        end: The byte behind its last.
+
+    Returns:
+        Where the value of the CRC32C is in *data*, or -1 where there is none.
+
+    Raises:
+        ProxyProtocolSyntaxError: They break a rule; the offset is that of the vector in *data*.
+    """
+    crc_at = _NO_CRC32C
+    while start < end:
+        kind, value, after = _next_tlv(data, start, end)
+        if kind in _CHECKED_TYPES:
+            if kind == _wire.TYPE_CRC32C:
+                _check_crc32c(crc_at, start, after - value)
+                crc_at = value
+            elif kind == _wire.TYPE_UNIQUE_ID:
+                _check_unique_id(start, after - value)
+            else:
+                check_ssl(data, start, value, after)
+        start = after
+    return crc_at
+
+
+def _next_tlv(data: bytes, start: int, end: int) -> tuple[int, int, int]:
+    """Give the type of the vector at *start*, where its value begins, and where that ends."""
+    value = start + _wire.TLV_HEAD_LENGTH
+    if value > end:
+        raise ProxyProtocolSyntaxError(f"The header ends inside a TLV: {end - start} bytes are left over", start)
+    after = value + (data[start + 1] << 8 | data[start + 2])
+    if after > end:
+        raise ProxyProtocolSyntaxError(
+            f"A TLV of type {data[start]:#04x} claims {after - value} bytes where {end - value} are left", start
+        )
+    return data[start], value, after
+
+
+def _check_crc32c(earlier: int, start: int, length: int) -> None:
+    if earlier != _NO_CRC32C:
+        raise ProxyProtocolSyntaxError("The header has a second CRC32C", start)
+    if length != _wire.CRC32C_LENGTH:
+        raise ProxyProtocolSyntaxError(f"A CRC32C of {length} bytes where it has {_wire.CRC32C_LENGTH}", start)
+
+
+def _check_unique_id(start: int, length: int) -> None:
+    if length > _wire.UNIQUE_ID_MAX_LENGTH:
+        limit = _wire.UNIQUE_ID_MAX_LENGTH
+        raise ProxyProtocolSyntaxError(f"A UNIQUE_ID of {length} bytes where {limit} are the most", start)
+
+
+def check_ssl(data: bytes, start: int, value: int, after: int) -> None:
+    """Hold the value of an SSL vector, ``data[value:after]``, against section 2.2.6."""
+    position = value + _wire.SSL_HEAD_LENGTH
+    if position > after:
+        raise ProxyProtocolSyntaxError(f"An SSL TLV of {after - value} bytes where 5 are the least", start)
+    # An SSL inside an SSL is opaque: no recursion that a sender could drive.
+    while position < after:
+        position = _next_tlv(data, position, after)[2]
+
+
+def crc32c_matches(header: bytes, crc_at: int) -> bool:
+    """Tell whether a header's checksum is right, over the bytes as they came (section 2.2.3).
+
+    Args:
+        header: The whole header.
+        crc_at: What :func:`check_tlvs` gave; -1, no checksum, is right.
+    """
+    if crc_at < 0:
+        return True
+    after = crc_at + _wire.CRC32C_LENGTH
+    zeroed = header[:crc_at] + bytes(_wire.CRC32C_LENGTH) + header[after:]
+    return crc32c(zeroed) == int.from_bytes(header[crc_at:after], "big")
+
+
+def place_crc32c(wire: bytes) -> tuple[bytes, int]:
+    """Make room for a checksum: where one stood, else before the first greater type.
+
+    Args:
+        wire: The vectors to be sent.
+
+    Returns:
+        The vectors with a CRC32C of zeros, and where its value is.
+
+    Raises:
+        ProxyProtocolSyntaxError: No receiver would take these vectors.
+    """
+    crc_at = check_tlvs(wire, 0, len(wire))
+    empty = bytes(_wire.CRC32C_LENGTH)
+    if crc_at >= 0:
+        return wire[:crc_at] + empty + wire[crc_at + _wire.CRC32C_LENGTH :], crc_at
+    at = 0
+    while at < len(wire) and wire[at] <= _wire.TYPE_CRC32C:
+        at = _next_tlv(wire, at, len(wire))[2]
+    return wire[:at] + vector(_wire.TYPE_CRC32C, empty) + wire[at:], at + _wire.TLV_HEAD_LENGTH
+
+
+def drop_crc32c(wire: bytes) -> bytes:
+    """Take the checksum away.
+
+    Args:
+        wire: The vectors to be sent.
+
+    Raises:
+        ProxyProtocolSyntaxError: No receiver would take these vectors.
+    """
+    crc_at = check_tlvs(wire, 0, len(wire))
+    if crc_at < 0:
+        return wire
+    return wire[: crc_at - _wire.TLV_HEAD_LENGTH] + wire[crc_at + _wire.CRC32C_LENGTH :]
+
+
+def vector(kind: int, value: bytes) -> bytes:
+    """Write one vector."""
+    if not 0 <= kind <= 0xFF:
+        raise ValueError(f"The type of a TLV is 0 to 255, not {kind!r}")
+    if len(value) > _wire.TLV_MAX_VALUE:
+        raise ValueError(
+            f"The value of TLV {kind:#04x} has {len(value)} bytes where {_wire.TLV_MAX_VALUE} are the most"
+        )
+    return bytes((kind, len(value) >> 8, len(value) & 0xFF)) + value
+
+
+def split(wire: bytes) -> Iterator[tuple[int, bytes]]:
+    """Give type and value of each vector, in the wire's order."""
+    at, end = 0, len(wire)
+    while at < end:
+        kind, value, at = _next_tlv(wire, at, end)
+        yield kind, wire[value:at]
+
+
+def replace(wire: bytes, kind: int, values: Iterable[bytes]) -> bytes:
+    """Put *values* where vectors of this type stand, else before the first greater type."""
+    before: list[bytes] = []
+    after: list[bytes] = []
+    side = before
+    for other, value in split(wire):
+        if other >= kind:
+            side = after
+        if other != kind:
+            side.append(vector(other, value))
+    return b"".join([*before, *(vector(kind, value) for value in values), *after])

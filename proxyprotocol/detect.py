@@ -1,0 +1,138 @@
+"""Floor 2: the codec that reads whichever version comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import _wire
+from ._base import ProxyProtocol, check_signature, signature_begins
+from ._errors import ProxyProtocolIncompleteError, ProxyProtocolSyntaxError, ProxyProtocolWantRead
+from .result import ProxyResult
+from .v1 import ProxyProtocolV1
+from .v2 import ProxyProtocolV2
+
+__all__ = ["ProxyProtocolDetect"]
+
+_SIGNATURES = (_wire.V1_SIGNATURE, _wire.V2_SIGNATURE)
+_SIGNATURE_LENGTH = 8  # what tells versions apart
+
+
+class ProxyProtocolDetect(ProxyProtocol):
+    """Reads version 1 and version 2, and writes version 2.
+
+    Args:
+        versions: The codecs to choose from by :meth:`.ProxyProtocol.is_valid`, the first that says yes; versions 2
+            and 1 unless given. Headers are written by the first.
+    """
+
+    __slots__ = ("_own", "_v1", "_v2", "versions")
+
+    versions: Sequence[ProxyProtocol]
+
+    def __init__(self, *versions: ProxyProtocol) -> None:
+        self._v1, self._v2 = ProxyProtocolV1(), ProxyProtocolV2()
+        self._own = not versions
+        self.versions = versions or [self._v2, self._v1]
+
+    def is_valid(self, signature: bytes) -> bool:
+        """Tell whether a header of one of the versions begins so.
+
+        Args:
+            signature: The first bytes of a connection, 8 at least.
+        """
+        return any(version.is_valid(signature) for version in self.versions)
+
+    def choose_version(self, signature: bytes) -> ProxyProtocol:
+        """Give the codec for a connection.
+
+        Args:
+            signature: The first 8 bytes of the connection.
+
+        Raises:
+            ProxyProtocolSyntaxError: It is none of the versions.
+        """
+        for version in self.versions:
+            if version.is_valid(signature):
+                return version
+        raise ProxyProtocolSyntaxError(f"No version of the PROXY protocol begins with {bytes(signature)!a}", 0)
+
+    def unpack(self, data: bytes) -> ProxyResult:
+        """Read the header at the start of *data*, and ignore what follows it.
+
+        Args:
+            data: The first bytes of a connection.
+
+        Raises:
+            ProxyProtocolIncompleteError: More of the header is needed.
+            ProxyProtocolSyntaxError: There is no header.
+            ProxyProtocolChecksumError: The header's CRC32C is not right.
+        """
+        codec = self._choose(data)
+        if codec is None or len(data) < _SIGNATURE_LENGTH:
+            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_SIGNATURE_LENGTH - len(data)))
+        return codec.unpack(data)
+
+    def pack(self, result: ProxyResult) -> bytes:
+        """Write a header, of the first of the versions.
+
+        Args:
+            result: What it is to say.
+
+        Raises:
+            KeyError: The format has no way to say this.
+            ValueError: An address or a TLV does not fit in a header.
+        """
+        return self.versions[0].pack(result)
+
+    def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
+        """Say how long the header is that begins with these bytes; see :meth:`.ProxyProtocol.measure`.
+
+        Args:
+            data: The first bytes of a connection.
+            max_header: The most bytes that a header of version 2 may have.
+
+        Raises:
+            ProxyProtocolSyntaxError: No header begins so.
+            ProxyProtocolLimitError: The header is longer than allowed.
+        """
+        codec = self._choose(data)
+        if codec is not None:
+            return codec.measure(data, max_header)
+        # the shortest line of version 1 is shorter than the fixed part of version 2
+        return _wire.V1_MIN_LENGTH if self._own else _SIGNATURE_LENGTH
+
+    def decode(self, header: bytes) -> ProxyResult:
+        """Say what a header says.
+
+        Args:
+            header: A whole header, and nothing behind it.
+
+        Raises:
+            ProxyProtocolSyntaxError: The header breaks a rule of the specification.
+            ProxyProtocolChecksumError: The header's CRC32C is not right.
+        """
+        codec = self._choose(header)
+        return self.unpack(header) if codec is None else codec.decode(header)
+
+    def begins(self, data: bytes | bytearray) -> bool | None:
+        """Tell a header from an application's own first bytes; see :meth:`.ProxyProtocol.begins`.
+
+        Args:
+            data: The first bytes of a connection.
+        """
+        if self._own:
+            return signature_begins(data, *_SIGNATURES)
+        answers = [version.begins(data) for version in self.versions]
+        return True if True in answers else None if None in answers else False
+
+    def _choose(self, data: bytes | bytearray) -> ProxyProtocol | None:
+        """Give the codec that the first bytes call for, or None where they are too few to tell."""
+        if not self._own:
+            return self.choose_version(bytes(data[:_SIGNATURE_LENGTH])) if len(data) >= _SIGNATURE_LENGTH else None
+        first = data[:1]
+        if first == b"\r":
+            return self._v2
+        if first == b"P":
+            return self._v1
+        check_signature(data, *_SIGNATURES)
+        return None

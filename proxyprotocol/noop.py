@@ -1,0 +1,61 @@
+"""Floor 2: the codec that reads and writes nothing, for connections without a header."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from . import _wire
+from ._base import ProxyProtocol
+from .result import ProxyResult, ProxyResultLocal
+
+__all__ = ["ProxyProtocolNoop"]
+
+
+class ProxyProtocolNoop(ProxyProtocol):
+    """Stands where a codec must, and disables the PROXY protocol: every connection is its own."""
+
+    __slots__ = ()
+
+    def is_valid(self, signature: bytes) -> NoReturn:
+        """There is nothing to recognise.
+
+        Args:
+            signature: Not looked at.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("A connection without a header cannot be recognised by its first bytes")
+
+    def unpack(self, data: bytes) -> ProxyResultLocal:
+        """Read nothing.
+
+        Args:
+            data: Not looked at.
+        """
+        return ProxyResultLocal()
+
+    def pack(self, result: ProxyResult) -> bytes:
+        """Write nothing.
+
+        Args:
+            result: Not looked at.
+        """
+        return b""
+
+    def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
+        """Give the length of no header: 0.
+
+        Args:
+            data: Not looked at.
+            max_header: Not looked at.
+        """
+        return 0
+
+    def begins(self, data: bytes | bytearray) -> bool:
+        """Every connection's first bytes are the application's own.
+
+        Args:
+            data: Not looked at.
+        """
+        return False

@@ -1,0 +1,139 @@
+"""Floor 3: who may name a client (section 5 of the specification), as pure functions of two addresses.
+
+A header is only as good as its sender. The specification wants a receiver not to guess whether there is a header, and
+to take one from trusted proxies alone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import TypeAlias
+
+from .typing import SockAddr
+
+__all__ = ["HeaderPolicy", "PolicyCallable", "TrustedProxies"]
+
+_IPV4_MAPPED = bytes(10) + b"\xff\xff"
+_UNIX = "unix"
+
+
+class HeaderPolicy(Enum):
+    """What to do with a connection."""
+
+    #: A header must come; its addresses are the connection's. The default.
+    REQUIRE = "require"
+    #: A header may come. For sources that are named as trusted, and only for those: anybody else could name any client.
+    OPTIONAL = "optional"
+    #: A header must come; the real addresses stay the connection's.
+    IGNORE = "ignore"
+    #: No header comes: what looks like one is the application's.
+    SKIP = "skip"
+    #: The connection is dropped before a byte is read.
+    REJECT = "reject"
+
+
+#: What may stand in a policy's place: a function of the peer's and the local address.
+PolicyCallable: TypeAlias = Callable[[SockAddr, SockAddr], HeaderPolicy]
+
+
+class TrustedProxies:
+    """A policy by the address that connected.
+
+    An IPv4-mapped peer (``::ffff:192.0.2.1``) matches IPv4 networks, and those alone. A zone is ignored. A peer whose
+    address cannot be had is trusted by nobody. A look-up takes as many steps as there are different prefix lengths,
+    however many networks there are.
+
+    Args:
+        networks: Who is trusted: networks and addresses such as ``"10.0.0.0/8"`` and ``"::1"``, and ``"unix"`` for
+            every peer on a UNIX socket.
+        trusted: What to do with their connections.
+        otherwise: What to do with all others: REJECT, or SKIP to serve them as what they are, plain connections.
+
+    Raises:
+        ValueError: A network is none, or has host bits set.
+    """
+
+    __slots__ = ("_ipv4", "_ipv6", "_otherwise", "_trusted", "_unix")
+
+    def __init__(
+        self,
+        networks: Iterable[str],
+        *,
+        trusted: HeaderPolicy = HeaderPolicy.REQUIRE,
+        otherwise: HeaderPolicy = HeaderPolicy.REJECT,
+    ) -> None:
+        self._trusted = trusted
+        self._otherwise = otherwise
+        self._unix = False
+        # by how far an address is shifted to the right to leave its network: a set of networks
+        self._ipv4: dict[int, set[int]] = {}
+        self._ipv6: dict[int, set[int]] = {}
+        for network in [networks] if isinstance(networks, str) else networks:
+            if str(network) == _UNIX:
+                self._unix = True
+            else:
+                self._add(_parse_network(network))
+
+    def _add(self, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> None:
+        packed, shift = network.network_address.packed, network.max_prefixlen - network.prefixlen
+        if packed.startswith(_IPV4_MAPPED) and shift <= 32:
+            packed = packed[len(_IPV4_MAPPED) :]
+        networks = self._ipv4 if len(packed) == 4 else self._ipv6
+        networks.setdefault(shift, set()).add(int.from_bytes(packed, "big") >> shift)
+
+    def __call__(self, peer: SockAddr, local: SockAddr) -> HeaderPolicy:
+        """Decide.
+
+        Args:
+            peer: The address that connected, as the socket module gives it.
+            local: The address that it connected to, likewise.
+        """
+        return self._trusted if self.trusts(peer, local) else self._otherwise
+
+    def trusts(self, peer: SockAddr, local: SockAddr = None) -> bool:
+        """Tell whether a peer is one of the trusted proxies.
+
+        Args:
+            peer: The address that connected, as the socket module gives it.
+            local: The address that it connected to, likewise. It tells a UNIX socket, whose peers mostly have no
+                address.
+        """
+        if isinstance(local, (str, bytes)) or (local is None and isinstance(peer, (str, bytes))):
+            return self._unix
+        packed = _packed_host(peer)
+        if packed is None:
+            return False
+        networks, number = self._ipv4 if len(packed) == 4 else self._ipv6, int.from_bytes(packed, "big")
+        return any(number >> shift in members for shift, members in networks.items())
+
+    def __repr__(self) -> str:
+        count = sum(map(len, [*self._ipv4.values(), *self._ipv6.values()]))
+        unix = " and UNIX sockets" if self._unix else ""
+        trusted, otherwise = self._trusted.name, self._otherwise.name
+        return f"<{type(self).__name__}: {count} networks{unix}, trusted={trusted}, otherwise={otherwise}>"
+
+
+def _parse_network(network: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(network, strict=True)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(
+            f"A trusted proxy is an address, a network without host bits, or {_UNIX!r}, not {network!a} ({error})"
+        ) from None
+
+
+def _packed_host(peer: SockAddr) -> bytes | None:
+    """Give the 4 or 16 bytes of an address, or None where there is none. An IPv4-mapped one has 4."""
+    if not isinstance(peer, (tuple, list)) or not peer or not isinstance(peer[0], str):
+        return None
+    host = peer[0].partition("%")[0]
+    try:
+        if ":" not in host:
+            return socket.inet_pton(socket.AF_INET, host)
+        packed = socket.inet_pton(socket.AF_INET6, host)
+    except (OSError, ValueError):
+        return None
+    return packed[len(_IPV4_MAPPED) :] if packed.startswith(_IPV4_MAPPED) else packed

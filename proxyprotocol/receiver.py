@@ -1,0 +1,232 @@
+"""Floor 3: the waist of the house. Every adapter is driven by a Receiver, and none decides anything itself.
+
+Above this file bytes are moved and nothing is decided; below it nothing knows of connections.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, TypedDict
+
+from . import _wire
+from ._base import ProxyProtocol
+from ._errors import ProxyProtocolError, ProxyProtocolTimeoutError, ProxyProtocolUntrustedError
+from .parser import HeaderParser, check_max_header
+from .policy import HeaderPolicy, PolicyCallable
+from .result import ProxyResult, is_local, is_unknown
+from .typing import SockAddr
+
+__all__ = ["Receiver", "ReceiverConnection", "ReceiverKeywords", "describe_refusal"]
+
+
+class ReceiverKeywords(TypedDict, total=False):
+    """The keywords that every adapter takes in place of ``receiver=``; see :class:`Receiver`."""
+
+    pp: ProxyProtocol | None
+    policy: HeaderPolicy | PolicyCallable
+    timeout: float | None
+    max_header: int
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """How connections are received: codec, policy and limits, one object for all connections of a server.
+
+    Args:
+        pp: The codec; version 1 or 2, whichever comes, unless given.
+        policy: What to do with a connection, or a function of its two addresses that says so, such as a
+            :class:`.TrustedProxies`. It is given the addresses as the socket module gives them.
+        timeout: How long a whole header may take from accept on, in seconds; None for no limit. The specification
+            asks for 3 seconds at least.
+        max_header: The most bytes that a header of version 2 may have, its fixed 16 included.
+
+    Raises:
+        TypeError: The policy is none.
+        ValueError: The time-out is not above 0, or *max_header* is under 16.
+    """
+
+    pp: ProxyProtocol | None = None
+    _: KW_ONLY
+    policy: HeaderPolicy | PolicyCallable = HeaderPolicy.REQUIRE
+    timeout: float | None = _wire.DEFAULT_TIMEOUT
+    max_header: int = _wire.DEFAULT_MAX_HEADER
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.policy, HeaderPolicy) and not callable(self.policy):
+            raise TypeError(f"policy is a HeaderPolicy or a function that gives one, not {self.policy!r}")
+        if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
+            raise ValueError(f"timeout is a number of seconds above 0, or None, not {self.timeout!r}")
+        check_max_header(self.max_header)
+
+    @classmethod
+    def of(cls, receiver: Receiver | None, keywords: Mapping[str, Any]) -> Receiver:
+        """Make the receiver of an adapter, which takes one as it is or the keywords for one.
+
+        Args:
+            receiver: The adapter's ``receiver=``, if it was given.
+            keywords: Its other keywords, those of this class.
+
+        Raises:
+            TypeError: There are both, or a keyword is none.
+        """
+        if receiver is None:
+            return cls(**keywords)
+        if keywords:
+            raise TypeError(
+                f"receiver= says all there is to say, {', '.join(sorted(keywords))}= cannot be given with it"
+            )
+        return receiver
+
+    def connection(self, peer: SockAddr, local: SockAddr) -> ReceiverConnection:
+        """Begin a connection.
+
+        Args:
+            peer: The address that connected, as the socket module gives it.
+            local: The address that it connected to, likewise.
+
+        Raises:
+            ProxyProtocolUntrustedError: The policy is REJECT: drop the connection, read nothing.
+        """
+        policy = self.policy if isinstance(self.policy, HeaderPolicy) else self.policy(peer, local)
+        if policy is HeaderPolicy.REJECT:
+            raise ProxyProtocolUntrustedError(peer)
+        return ReceiverConnection(self, policy)
+
+
+class ReceiverConnection:
+    """The state of one connection, from accept until the application may begin.
+
+    Feed it what comes until :attr:`begun`. Then the application gets :attr:`trailing` first, and everything else from
+    the connection itself. When any method raises: abort the connection, and log
+    :func:`describe_refusal` - at debug level where the error is ``routine``.
+
+    Args:
+        receiver: Whose connection it is.
+        policy: What to do with it.
+    """
+
+    __slots__ = ("_parser", "_plain", "_receiver", "policy")
+
+    def __init__(self, receiver: Receiver, policy: HeaderPolicy) -> None:
+        if not isinstance(policy, HeaderPolicy):
+            raise TypeError(f"The policy function must give a HeaderPolicy, not {policy!r}")
+        #: What was decided for this connection.
+        self.policy = policy
+        self._receiver = receiver
+        self._parser = HeaderParser(receiver.pp, max_header=receiver.max_header)
+        # that no header comes is known at once for SKIP and for a codec that reads nothing
+        self._plain = policy is HeaderPolicy.SKIP or not self._parser.needed
+
+    @property
+    def begun(self) -> bool:
+        """Whether the application may begin."""
+        return self._plain or self._parser.result is not None
+
+    @property
+    def result(self) -> ProxyResult | None:
+        """What the header says; None where there was none, or not yet."""
+        return self._parser.result
+
+    @property
+    def addresses(self) -> ProxyResult | None:
+        """The result whose addresses are the connection's; None where the real ones are.
+
+        That is so without a header, for LOCAL, UNKNOWN and UNSPEC, and under the policy IGNORE.
+        """
+        result = self._parser.result
+        if result is None or self.policy is HeaderPolicy.IGNORE or is_local(result) or is_unknown(result):
+            return None
+        return result
+
+    @property
+    def trailing(self) -> bytes:
+        """The application's first bytes, those that came with the header."""
+        return self._parser.received if self._plain else self._parser.trailing
+
+    @property
+    def needed(self) -> int:
+        """How many bytes are missing at least. Whoever reads so many at most never reads past the header."""
+        return 0 if self._plain else self._parser.needed
+
+    def feed(self, data: bytes) -> bool:
+        """Take the next bytes.
+
+        Args:
+            data: The bytes.
+
+        Returns:
+            :attr:`begun`.
+
+        Raises:
+            ProxyProtocolError: Abort the connection.
+            RuntimeError: The application has begun already.
+        """
+        if self._plain:
+            raise RuntimeError("The application has begun: what comes is the application's")
+        try:
+            return self._parser.feed(data) is not None
+        except ProxyProtocolError:
+            # OPTIONAL: the bytes are the application's from the first that is of no signature; behind a right
+            # signature an error is an error
+            if self.policy is not HeaderPolicy.OPTIONAL or self._parser.begins is not False:
+                raise
+        self._plain = True
+        return True
+
+    def eof(self) -> bool:
+        """Take the end of the stream, before the application has begun.
+
+        Returns:
+            :attr:`begun`: true where no header had to come and not a byte did.
+
+        Raises:
+            ProxyProtocolMissingError: Not one byte came.
+            ProxyProtocolIncompleteError: The header is cut.
+        """
+        if not self._may_begin_plainly():
+            self._parser.eof()
+        return self.begun
+
+    def timed_out(self) -> bool:
+        """Take the end of the time that the header had, before the application has begun.
+
+        Returns:
+            :attr:`begun`: true where no header had to come and not a byte did; the server is to speak first then.
+
+        Raises:
+            ProxyProtocolTimeoutError: The header did not come in time.
+        """
+        if not self.begun and not self._may_begin_plainly():
+            raise ProxyProtocolTimeoutError(self._receiver.timeout, len(self._parser.received))
+        return True
+
+    def _may_begin_plainly(self) -> bool:
+        if self.policy is HeaderPolicy.OPTIONAL and not self._parser.received:
+            self._plain = True
+        return self._plain
+
+
+def describe_refusal(error: ProxyProtocolError, peer: SockAddr) -> str:
+    """Put into one line of text that a connection was refused, and why.
+
+    Args:
+        error: Why. What the peer sent is in it escaped.
+        peer: Who connected, as the socket module gives it.
+    """
+    return f"Refused a connection from {describe_address(peer)}: {error}"
+
+
+def describe_address(address: SockAddr) -> str:
+    """Put an address into text.
+
+    Args:
+        address: The address, as the socket module gives it.
+    """
+    if isinstance(address, (tuple, list)) and len(address) >= 2:
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return (
+        f"UNIX socket {address!a}" if address else "an unnamed UNIX socket" if address == "" else "an unknown address"
+    )

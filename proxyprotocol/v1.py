@@ -1,0 +1,312 @@
+"""Floor 2: version 1, one line of text (section 2.1).
+
+A line is checked field by field while it comes, so that a wrong peer is dropped at its first wrong field and not after
+a time-out; a line that came whole, as they nearly all do, is decoded in one go.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from socket import AF_INET, AF_INET6, SOCK_STREAM, AddressFamily, inet_ntop
+from socket import inet_pton as system_inet_pton
+from typing import Final, NamedTuple
+
+from . import _wire
+from ._base import ProxyProtocol, check_signature, signature_begins
+from ._errors import (
+    ProxyProtocolIncompleteError,
+    ProxyProtocolLimitError,
+    ProxyProtocolSyntaxError,
+    ProxyProtocolWantRead,
+)
+from .result import (
+    ProxyResult,
+    ProxyResultIPv4,
+    ProxyResultIPv6,
+    ProxyResultUnknown,
+    is_ipv4,
+    is_ipv6,
+    is_local,
+    is_unknown,
+)
+
+__all__ = ["ProxyProtocolV1"]
+
+_pack_ports: Final = struct.Struct("!HH").pack
+# "PROXY TCP6 :: :: 0 0" and CRLF; "PROXY TCP4 0.0.0.0 0.0.0.0 0 0" and CRLF
+_LEAST_LENGTH: Final = {_wire.V1_UNKNOWN: _wire.V1_MIN_LENGTH, _wire.V1_TCP6: 22, _wire.V1_TCP4: 32}
+_FIELDS: Final = ("source address", "destination address", "source port", "destination port")
+_LAST_FIELD: Final = len(_FIELDS) - 1
+# where the fields begin: the names of both families have four letters, which a space follows
+_FIRST_FIELD: Final = len(_wire.V1_SIGNATURE) + 5
+_IPV6_DIGITS: Final = frozenset("0123456789abcdefABCDEF:.")
+# "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255": inet_ntop writes the last 32 bits of some addresses so
+_IPV6_MAX_LENGTH: Final = 45
+
+
+class _Family(NamedTuple):
+    number: AddressFamily
+    least: tuple[int, ...]  # the least length of each field: "0.0.0.0" or "::", and a port
+
+
+_FAMILIES: Final = {_wire.V1_TCP4: _Family(AF_INET, (7, 7, 1, 1)), _wire.V1_TCP6: _Family(AF_INET6, (2, 2, 1, 1))}
+_RESULTS: Final[dict[str, tuple[int, type[ProxyResultIPv4 | ProxyResultIPv6]]]] = {
+    "TCP4": (int(AF_INET), ProxyResultIPv4),
+    "TCP6": (int(AF_INET6), ProxyResultIPv6),
+}
+
+
+def _canonical_inet_pton(number: int, text: str) -> bytes:
+    packed = system_inet_pton(number, text)
+    if number == AF_INET and inet_ntop(AF_INET, packed) != text:
+        raise OSError(f"Not an address in its canonical form: {text!a}")
+    return packed
+
+
+def _choose_inet_pton() -> Callable[[int, str], bytes]:
+    """Give the system's function, wrapped where it takes leading zeros: looking twice costs a tenth."""
+    try:
+        system_inet_pton(AF_INET, "192.0.02.1")
+    except OSError:
+        return system_inet_pton
+    return _canonical_inet_pton
+
+
+inet_pton: Final = _choose_inet_pton()
+
+
+class ProxyProtocolV1(ProxyProtocol):
+    """The human-readable format: ``PROXY TCP4 192.0.2.1 198.51.100.2 56324 443`` and CRLF (section 2.1).
+
+    It is read strictly: one space between fields, addresses and ports in their canonical form, nothing behind the
+    port, CRLF within 107 bytes.
+    """
+
+    __slots__ = ()
+
+    def is_valid(self, signature: bytes) -> bool:
+        """Tell whether a version 1 header begins so.
+
+        Args:
+            signature: The first bytes of a connection, 8 at least.
+        """
+        return signature.startswith(_wire.V1_SIGNATURE)
+
+    def unpack(self, data: bytes) -> ProxyResult:
+        """Read the header at the start of *data*, and ignore what follows it.
+
+        Args:
+            data: The first bytes of a connection.
+
+        Raises:
+            ProxyProtocolIncompleteError: More of the line is needed.
+            ProxyProtocolSyntaxError: There is no such line.
+        """
+        end = data.find(_wire.V1_CRLF, 0, _wire.V1_MAX_LENGTH)
+        if end < 0:
+            self.measure(data)
+            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(want_line=True))
+        return self.decode(data[: end + 2])
+
+    def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
+        """Say how long the header is that begins with these bytes; see :meth:`.ProxyProtocol.measure`.
+
+        Args:
+            data: The first bytes of a connection.
+            max_header: Not looked at: the specification's 107 bytes hold.
+
+        Raises:
+            ProxyProtocolSyntaxError: No header begins so.
+            ProxyProtocolLimitError: 107 bytes have no room for the rest of the line.
+        """
+        if not data.startswith(_wire.V1_SIGNATURE):
+            check_signature(data, _wire.V1_SIGNATURE)
+            return _wire.V1_MIN_LENGTH
+        end = data.find(_wire.V1_CRLF, 0, _wire.V1_MAX_LENGTH)
+        if end >= 0:
+            return end + len(_wire.V1_CRLF)
+        size = _measure_begun(bytes(data[: _wire.V1_MAX_LENGTH]))
+        if size > _wire.V1_MAX_LENGTH:
+            raise ProxyProtocolLimitError(
+                f"A version 1 header has {_wire.V1_MAX_LENGTH} bytes at most, and there is no CRLF in this one's",
+                _wire.V1_MAX_LENGTH,
+            )
+        return size
+
+    def decode(self, header: bytes) -> ProxyResult:
+        """Say what a line says.
+
+        Args:
+            header: The whole line, its CRLF included.
+
+        Raises:
+            ProxyProtocolSyntaxError: The line breaks a rule of section 2.1.
+        """
+        try:
+            signature, name, source, dest, source_port, dest_port = header[:-2].decode("ascii").split(" ")
+            number, result = _RESULTS[name]
+            port, other_port = int(source_port), int(dest_port)
+            # int() alone takes signs, white space, underscores and leading zeros
+            if str(port) == source_port and str(other_port) == dest_port and signature == "PROXY":
+                block = inet_pton(number, source) + inet_pton(number, dest) + _pack_ports(port, other_port)
+                return result._from_wire(block, SOCK_STREAM, b"")
+        except (KeyError, OSError, ValueError, struct.error):
+            pass  # it is UNKNOWN, or wrong in a way that is worth a longer look
+        return _decode_slowly(header)
+
+    def pack(self, result: ProxyResult) -> bytes:
+        """Write a line. The format has no place for TLVs and for the kind of socket.
+
+        Args:
+            result: What it is to say.
+
+        Raises:
+            KeyError: It is about UNIX sockets.
+            ValueError: It is a LOCAL result: version 1 cannot say that.
+        """
+        if is_ipv4(result) or is_ipv6(result):
+            name = "TCP4" if is_ipv4(result) else "TCP6"
+            source, dest = result.peername, result.sockname
+            return f"PROXY {name} {source[0]} {dest[0]} {source[1]} {dest[1]}\r\n".encode("ascii")
+        if is_unknown(result):
+            return _wire.V1_SIGNATURE + _wire.V1_UNKNOWN + _wire.V1_CRLF
+        if is_local(result):
+            raise ValueError("Version 1 cannot say LOCAL: send the connection's own two addresses instead")
+        raise KeyError(result.type)
+
+    def begins(self, data: bytes | bytearray) -> bool | None:
+        """Tell a header from an application's own first bytes; see :meth:`.ProxyProtocol.begins`.
+
+        Args:
+            data: The first bytes of a connection.
+        """
+        return signature_begins(data, _wire.V1_SIGNATURE)
+
+
+def _decode_slowly(header: bytes) -> ProxyResult:
+    """Read a line that is UNKNOWN, and say of any other what is wrong with it."""
+    check_signature(header, _wire.V1_SIGNATURE)
+    name, _, rest = header[len(_wire.V1_SIGNATURE) : -len(_wire.V1_CRLF)].partition(b" ")
+    _check_name(name, whole=True)
+    if name == _wire.V1_UNKNOWN:
+        return ProxyResultUnknown()
+    raise _first_wrong(_FAMILIES[name], _split(rest))
+
+
+def _check_name(name: bytes, *, whole: bool) -> None:
+    """Refuse what is not the protocol, or not its beginning."""
+    if name not in _LEAST_LENGTH if whole else not any(known.startswith(name) for known in _LEAST_LENGTH):
+        raise ProxyProtocolSyntaxError(
+            f"The protocol of a version 1 header is TCP4, TCP6 or UNKNOWN, not {name!a}", len(_wire.V1_SIGNATURE)
+        )
+
+
+def _split(rest: bytes) -> list[str]:
+    """Part what stands behind the protocol into fields, the last of which may be only begun."""
+    try:
+        return rest.decode("ascii").split(" ")
+    except UnicodeDecodeError as error:
+        raise ProxyProtocolSyntaxError("A version 1 header is US-ASCII", _FIRST_FIELD + error.start) from None
+
+
+def _wrong(fields: list[str], index: int, why: str) -> ProxyProtocolSyntaxError:
+    at = _FIRST_FIELD + sum(len(field) + 1 for field in fields[:index])
+    if "\n" in fields[index] or "\r" in fields[index]:
+        why = "has a CR or LF in it: a version 1 header is one line, which CR and LF end together"
+    return ProxyProtocolSyntaxError(f"The {_FIELDS[index]} {fields[index]!a} {why}", at)
+
+
+def _first_wrong(family: _Family, fields: list[str]) -> ProxyProtocolSyntaxError:
+    """Say what is wrong with these fields: the first of them that is, else their number."""
+    for index, field in enumerate(fields[: len(_FIELDS)]):
+        if field or index < len(fields) - 1:
+            _read_field(family, fields, index)
+    if len(fields) > len(_FIELDS):
+        return _wrong(fields, _LAST_FIELD, "has a space behind it, where the line must end")
+    missing = len(fields) - (not fields[-1])
+    at = _FIRST_FIELD + sum(len(field) + 1 for field in fields[:missing])
+    return ProxyProtocolSyntaxError(f"The line ends where its {_FIELDS[missing]} must come", at)
+
+
+def _read_field(family: _Family, fields: list[str], index: int) -> None:
+    if index < 2:
+        _read_address(family, fields, index)
+    else:
+        _read_port(fields, index)
+
+
+def _read_address(family: _Family, fields: list[str], index: int) -> None:
+    try:
+        inet_pton(family.number, fields[index])
+    except (OSError, ValueError):  # a NUL is a ValueError
+        version = 4 if family.number is AF_INET else 6
+        raise _wrong(fields, index, f"is not an IPv{version} address in its canonical form") from None
+
+
+def _read_port(fields: list[str], index: int) -> None:
+    if not _is_number(fields[index], _wire.MAX_PORT):
+        raise _wrong(fields, index, "is not a number from 0 to 65535 without sign or leading zero")
+
+
+def _is_number(text: str, most: int) -> bool:
+    return text.isdecimal() and str(int(text)) == text and int(text) <= most
+
+
+def _measure_begun(line: bytes) -> int:
+    """Give the least length of a line whose end is not there yet, and refuse what cannot become one."""
+    name, space, rest = line[len(_wire.V1_SIGNATURE) :].partition(b" ")
+    if not space:
+        return _measure_name(name)
+    family = _FAMILIES.get(name)
+    if family is None:
+        _check_name(name, whole=True)
+        return len(line) + (1 if line.endswith(b"\r") else 2)
+    fields = _split(rest)
+    index = len(fields) - 1
+    if index > _LAST_FIELD:
+        raise _first_wrong(family, fields)
+    for complete in range(index):
+        _read_field(family, fields, complete)
+    missing = _least_address(family, fields, index) if index < 2 else _least_port(fields, index)
+    later = sum(1 + least for least in family.least[index + 1 :])
+    return len(line) + missing + later + len(_wire.V1_CRLF)
+
+
+def _measure_name(name: bytes) -> int:
+    if name == _wire.V1_UNKNOWN + b"\r":
+        return _wire.V1_MIN_LENGTH
+    _check_name(name, whole=False)
+    return min(length for known, length in _LEAST_LENGTH.items() if known.startswith(name))
+
+
+def _least_address(family: _Family, fields: list[str], index: int) -> int:
+    """Say how many bytes a begun address lacks at least."""
+    text = fields[index]
+    if family.number is AF_INET:
+        return _least_ipv4(fields, index)
+    if len(text) > _IPV6_MAX_LENGTH or not _IPV6_DIGITS.issuperset(text) or text.count("::") > 1:
+        raise _wrong(fields, index, "is not the beginning of an IPv6 address")
+    try:
+        inet_pton(AF_INET6, text)
+    except OSError:
+        return 1 if text else 2
+    return 0
+
+
+def _least_ipv4(fields: list[str], index: int) -> int:
+    octets = fields[index].split(".")
+    begun = octets.pop()
+    if len(octets) > 3 or not all(_is_number(octet, 255) for octet in [*octets, begun or "0"]):
+        raise _wrong(fields, index, "is not the beginning of an IPv4 address in its canonical form")
+    return 2 * (3 - len(octets)) + (begun == "")
+
+
+def _least_port(fields: list[str], index: int) -> int:
+    """Say how many bytes a begun port lacks, which is less by one where the CR of the line's end is there."""
+    text = fields[index]
+    if not text:
+        return 1
+    ended = index == _LAST_FIELD and text.endswith("\r")
+    _read_port([*fields[:index], text[:-1] if ended else text], index)
+    return -1 if ended else 0

@@ -1,0 +1,388 @@
+"""Floor 2: version 2, the binary format (section 2.2).
+
+The two bytes of command and family decide everything about a header but its TLVs, so one look-up by them gives what
+there is to know.
+"""
+
+from __future__ import annotations
+
+import struct
+from socket import SOCK_DGRAM, SOCK_STREAM, SocketKind
+from typing import Final, NamedTuple
+
+from . import _vectors, _wire
+from ._base import ProxyProtocol, check_signature, signature_begins
+from ._errors import (
+    ProxyProtocolChecksumError,
+    ProxyProtocolIncompleteError,
+    ProxyProtocolLimitError,
+    ProxyProtocolSyntaxError,
+    ProxyProtocolWantRead,
+)
+from .checksum import crc32c
+from .result import (
+    ProxyResult,
+    ProxyResultIPv4,
+    ProxyResultIPv6,
+    ProxyResultLocal,
+    ProxyResultType,
+    ProxyResultUnix,
+    ProxyResultUnknown,
+    is_ipv4,
+    is_ipv6,
+    is_unix,
+)
+from .tlv import ProxyProtocolTLV
+
+__all__ = ["ProxyProtocolV2", "ProxyProtocolV2Header"]
+
+# signature, version and command with family and protocol as one number, length
+_FIXED: Final = struct.Struct("!12sHH")
+
+_RESULTS: Final[dict[int, type[ProxyResultIPv4 | ProxyResultIPv6 | ProxyResultUnix]]] = {
+    _wire.V2_INET: ProxyResultIPv4,
+    _wire.V2_INET6: ProxyResultIPv6,
+    _wire.V2_UNIX: ProxyResultUnix,
+}
+_PROTOCOLS: Final[dict[int, SocketKind | None]] = {
+    _wire.V2_UNSPEC: None,
+    _wire.V2_STREAM: SOCK_STREAM,
+    _wire.V2_DGRAM: SOCK_DGRAM,
+}
+_NIBBLES: Final = {SOCK_STREAM: _wire.V2_STREAM, SOCK_DGRAM: _wire.V2_DGRAM}
+_COMMANDS: Final = {_wire.V2_LOCAL: "local", _wire.V2_PROXY: "proxy"}
+_TYPES: Final = {
+    _wire.V2_UNSPEC: ProxyResultType.UNKNOWN,
+    _wire.V2_INET: ProxyResultType.IPv4,
+    _wire.V2_INET6: ProxyResultType.IPv6,
+    _wire.V2_UNIX: ProxyResultType.UNIX,
+}
+
+
+class _Kind(NamedTuple):
+    """What command, family and protocol make of a header."""
+
+    least: int  # bytes that it has at least
+    block: int  # bytes that the addresses of its family take
+    unspec: bool  # whether the family byte is 0, so that nothing but TLVs can follow
+    result: type[ProxyResult]
+    protocol: SocketKind | None
+
+
+def _code(command: int, family: int, protocol: int) -> int:
+    return (_wire.V2_VERSION | command) << 8 | family << 4 | protocol
+
+
+def _kinds() -> dict[int, _Kind]:
+    """List every code that a receiver must accept."""
+    fixed = _wire.V2_FIXED_LENGTH
+    kinds = {}
+    for family in range(16):
+        block = _wire.V2_BLOCK_LENGTH.get(family, 0)
+        for protocol in range(16):
+            unspec = family == _wire.V2_UNSPEC
+            # "discard the protocol block including the family which is ignored"
+            kinds[_code(_wire.V2_LOCAL, family, protocol)] = _Kind(fixed, block, unspec, ProxyResultLocal, None)
+            if family not in _TYPES or protocol not in _PROTOCOLS:
+                continue
+            if _wire.V2_UNSPEC in (family, protocol):
+                kind = _Kind(fixed, block, unspec, ProxyResultUnknown, None)
+            else:
+                kind = _Kind(fixed + block, block, unspec, _RESULTS[family], _PROTOCOLS[protocol])
+            kinds[_code(_wire.V2_PROXY, family, protocol)] = kind
+    return kinds
+
+
+_KINDS: Final = _kinds()
+
+
+class ProxyProtocolV2Header:
+    """The fixed part of a header, for code written for the established package.
+
+    Args:
+        command: ``"local"``, ``"proxy"``, or None for another.
+        type: The kind of addresses, or None for another family.
+        protocol: The kind of socket, or None.
+        data_len: How many bytes follow the fixed 16.
+    """
+
+    __slots__ = ("command", "data_len", "protocol", "type")
+
+    def __init__(
+        self,
+        command: str | None,
+        type: ProxyResultType | None,
+        protocol: SocketKind | None,
+        data_len: int,
+    ) -> None:
+        self.command = command
+        self.type = type
+        self.protocol = protocol
+        self.data_len = data_len
+
+    def _code(self) -> int:
+        """The code that says so, or that of no header."""
+        for command, name in _COMMANDS.items():
+            for family, type_ in _TYPES.items():
+                for protocol, kind in _PROTOCOLS.items():
+                    if (name, type_, kind) == (self.command, self.type, self.protocol):
+                        return _code(command, family, protocol)
+        return _code(_wire.V2_LOCAL, _wire.V2_UNSPEC, 0) if self.command == _COMMANDS[_wire.V2_LOCAL] else 0
+
+
+class ProxyProtocolV2(ProxyProtocol):
+    """The binary format (section 2.2).
+
+    Args:
+        checksum: Whether :meth:`pack` puts a CRC32C into each header. One that comes in is always verified.
+    """
+
+    __slots__ = ("_checksum",)
+
+    def __init__(self, checksum: bool = True) -> None:
+        self._checksum = checksum
+
+    def is_valid(self, signature: bytes) -> bool:
+        """Tell whether a version 2 header begins so.
+
+        Args:
+            signature: The first bytes of a connection, 8 at least.
+        """
+        return len(signature) >= 8 and _wire.V2_SIGNATURE.startswith(signature[: _wire.V2_SIGNATURE_LENGTH])
+
+    def unpack(self, data: bytes) -> ProxyResult:
+        """Read the header at the start of *data*, and ignore what follows it.
+
+        Args:
+            data: The first bytes of a connection.
+
+        Raises:
+            ProxyProtocolIncompleteError: More of the header is needed.
+            ProxyProtocolSyntaxError: There is no such header.
+            ProxyProtocolChecksumError: The header's CRC32C is not right.
+        """
+        size = self.measure(data)
+        if size > len(data):
+            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(size - len(data)))
+        return self.decode(bytes(data[:size]))
+
+    def unpack_header(self, header_data: bytes) -> ProxyProtocolV2Header:
+        """Read the fixed part alone.
+
+        Args:
+            header_data: The first 16 bytes of a connection.
+
+        Raises:
+            ProxyProtocolIncompleteError: They are fewer.
+            ProxyProtocolSyntaxError: They have not the signature, or not the version.
+        """
+        check_signature(header_data[: _wire.V2_SIGNATURE_LENGTH], _wire.V2_SIGNATURE)
+        if len(header_data) < _wire.V2_FIXED_LENGTH:
+            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_wire.V2_FIXED_LENGTH - len(header_data)))
+        _, code, length = _FIXED.unpack_from(header_data)
+        if code >> 12 != _wire.V2_VERSION >> 4:
+            raise _refuse(code >> 8)
+        return ProxyProtocolV2Header(
+            _COMMANDS.get(code >> 8 & 0xF), _TYPES.get(code >> 4 & 0xF), _PROTOCOLS.get(code & 0xF), length
+        )
+
+    def unpack_data(self, header: ProxyProtocolV2Header, header_data: bytes, data: bytes) -> ProxyResult:
+        """Read what follows the fixed part.
+
+        Args:
+            header: The fixed part as :meth:`unpack_header` gave it.
+            header_data: The fixed part's bytes, without which a CRC32C cannot be verified and is not.
+            data: What follows, all of it and nothing behind it.
+
+        Raises:
+            ProxyProtocolSyntaxError: It breaks a rule of the specification.
+            ProxyProtocolChecksumError: The CRC32C is not right.
+        """
+        known = len(header_data) >= _wire.V2_FIXED_LENGTH
+        fixed = bytes(header_data[: _wire.V2_FIXED_LENGTH]) if known else _fixed(header._code(), len(data))
+        whole = fixed + bytes(data)
+        _, code, _ = _FIXED.unpack_from(whole)
+        return _decode(_kind(code, len(whole)), whole, verify=known)
+
+    def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
+        """Say how long the header is that begins with these bytes; see :meth:`.ProxyProtocol.measure`.
+
+        Args:
+            data: The first bytes of a connection.
+            max_header: The most bytes that the header may have, its fixed 16 included.
+
+        Raises:
+            ProxyProtocolSyntaxError: No header begins so.
+            ProxyProtocolLimitError: The header is longer than allowed.
+        """
+        if len(data) < _wire.V2_FIXED_LENGTH or not data.startswith(_wire.V2_SIGNATURE):
+            return _measure_begun(data)
+        _, code, length = _FIXED.unpack_from(data)
+        size: int = _wire.V2_FIXED_LENGTH + length
+        _kind(code, size)
+        if size > max_header:
+            raise ProxyProtocolLimitError(f"The header has {size} bytes where {max_header} are allowed", 14)
+        return size
+
+    def decode(self, header: bytes) -> ProxyResult:
+        """Say what a header says.
+
+        Args:
+            header: A whole header, and nothing behind it.
+
+        Raises:
+            ProxyProtocolSyntaxError: Its TLVs break a rule of the specification.
+            ProxyProtocolChecksumError: Its CRC32C is not right.
+        """
+        _, code, _ = _FIXED.unpack_from(header)
+        return _decode(_KINDS[code], header, verify=True)
+
+    def pack(self, result: ProxyResult) -> bytes:
+        """Write a header.
+
+        A CRC32C stands where one stood, else before the first greater type. A LOCAL header without TLVs stays without:
+        the specification wants it to have no length, and some receivers insist.
+
+        Args:
+            result: What it is to say. A result that names no protocol is sent as a stream's: receivers make nothing
+                of the addresses of another.
+
+        Raises:
+            ValueError: A UNIX path is over 108 bytes, or the TLVs are such as no receiver would take.
+        """
+        return self._pack(result, _wire.V2_STREAM)
+
+    def _pack(self, result: ProxyResult, unsaid: int) -> bytes:
+        """Write a header; *unsaid* is the protocol for a result that names none."""
+        code, block = _address_block(result, unsaid)
+        vectors, crc_at = result._vectors(), -1
+        if not self._checksum:
+            vectors = _vectors.drop_crc32c(vectors)
+        elif vectors or result.proxied:
+            vectors, crc_at = _vectors.place_crc32c(vectors)
+        header = _fixed(code, len(block) + len(vectors)) + block + vectors
+        if crc_at < 0:
+            return header
+        crc_at += _wire.V2_FIXED_LENGTH + len(block)
+        checksum = crc32c(header).to_bytes(_wire.CRC32C_LENGTH, "big")
+        return header[:crc_at] + checksum + header[crc_at + _wire.CRC32C_LENGTH :]
+
+    def begins(self, data: bytes | bytearray) -> bool | None:
+        """Tell a header from an application's own first bytes; see :meth:`.ProxyProtocol.begins`.
+
+        Args:
+            data: The first bytes of a connection.
+        """
+        return signature_begins(data, _wire.V2_SIGNATURE)
+
+
+def _fixed(code: int, length: int) -> bytes:
+    try:
+        return _FIXED.pack(_wire.V2_SIGNATURE, code, length)
+    except struct.error:
+        raise ValueError(f"A header has no room for {length} bytes of addresses and TLVs, 65535 are the most") from None
+
+
+def _address_block(result: ProxyResult, unsaid: int) -> tuple[int, bytes]:
+    """Give command, family and protocol as one number, and the packed addresses."""
+    if is_ipv4(result):
+        family, block = _wire.V2_INET, result._block
+    elif is_ipv6(result):
+        family, block = _wire.V2_INET6, result._block
+    elif is_unix(result):
+        family, block = _wire.V2_UNIX, result._block
+    else:
+        return _code(_wire.V2_PROXY if result.proxied else _wire.V2_LOCAL, _wire.V2_UNSPEC, _wire.V2_UNSPEC), b""
+    protocol = unsaid if result.protocol is None else _NIBBLES[result.protocol]
+    return _code(_wire.V2_PROXY, family, protocol), block
+
+
+def _refuse(version_command: int, family: int | None = None) -> ProxyProtocolSyntaxError:
+    """Say what is wrong with a code that is none."""
+    if version_command >> 4 != _wire.V2_VERSION >> 4:
+        return ProxyProtocolSyntaxError(f"The version of a binary header is 2, not {version_command >> 4}", 12)
+    if family is None or version_command & 0xF not in _COMMANDS:
+        return ProxyProtocolSyntaxError(f"The command is LOCAL (0) or PROXY (1), not {version_command & 0xF}", 12)
+    if family >> 4 not in _TYPES:
+        return ProxyProtocolSyntaxError(f"The address family is one of 0 to 3, not {family >> 4}", 13)
+    return ProxyProtocolSyntaxError(f"The transport protocol is one of 0 to 2, not {family & 0xF}", 13)
+
+
+def _kind(code: int, size: int) -> _Kind:
+    """Look a header up by its code, and refuse one that is too short for its family."""
+    kind = _KINDS.get(code)
+    if kind is None:
+        raise _refuse(code >> 8, code & 0xFF)
+    if size < kind.least:
+        least, length = kind.least - _wire.V2_FIXED_LENGTH, size - _wire.V2_FIXED_LENGTH
+        raise ProxyProtocolSyntaxError(
+            f"The addresses of this family take {least} bytes, and the length is {length}", 14
+        )
+    return kind
+
+
+def _measure_begun(data: bytes | bytearray) -> int:
+    """Refuse what cannot become the fixed part of a header."""
+    check_signature(data, _wire.V2_SIGNATURE)
+    if len(data) > 12 and (data[12] >> 4 != _wire.V2_VERSION >> 4 or data[12] & 0xF not in _COMMANDS):
+        raise _refuse(data[12])
+    if len(data) > 13 and data[12] << 8 | data[13] not in _KINDS:
+        raise _refuse(data[12], data[13])
+    return _wire.V2_FIXED_LENGTH
+
+
+def _decode(kind: _Kind, header: bytes, *, verify: bool) -> ProxyResult:
+    if kind.protocol is None:
+        return _decode_without_addresses(kind, header, verify)
+    end = kind.least
+    block, vectors = header[_wire.V2_FIXED_LENGTH : end], header[end:]
+    crc_at = _vectors.check_tlvs(header, end, len(header)) if vectors else -1
+    result: ProxyResult = kind.result._from_wire(block, kind.protocol, vectors)  # type: ignore[attr-defined]
+    if crc_at >= 0 and verify and not _vectors.crc32c_matches(header, crc_at):
+        raise ProxyProtocolChecksumError(result)
+    return result
+
+
+def _decode_without_addresses(kind: _Kind, header: bytes, verify: bool) -> ProxyResult:
+    """Read LOCAL and UNSPEC, which are accepted whatever follows; what TLVs there are is found out.
+
+    HAProxy has sent addresses with them, and the health check of AWS says INET and sends TLVs alone.
+    """
+    fixed = _wire.V2_FIXED_LENGTH
+    if not kind.unspec:
+        return _result(kind, header[_find_vectors(kind, header, verify) :])
+    try:
+        crc_at = _vectors.check_tlvs(header, fixed, len(header))
+    except ProxyProtocolSyntaxError:
+        return _result(kind, b"")
+    result = _result(kind, header[fixed:])
+    if verify and not _vectors.crc32c_matches(header, crc_at):
+        raise ProxyProtocolChecksumError(result)
+    return result
+
+
+def _find_vectors(kind: _Kind, header: bytes, verify: bool) -> int:
+    """Say where TLVs begin in a body that may begin with addresses, or with TLVs that look like some."""
+    fixed, end = _wire.V2_FIXED_LENGTH, len(header)
+    behind = fixed + kind.block
+    if end == behind:
+        return end
+    crc_at = _clean(header, fixed, verify)
+    if crc_at is not None and crc_at >= 0 and verify:
+        return fixed
+    if end > behind and _clean(header, behind, verify) is not None:
+        return behind
+    return end if crc_at is None else fixed
+
+
+def _clean(header: bytes, start: int, verify: bool) -> int | None:
+    """Give where the CRC32C is (-1 for none) if from *start* on there are TLVs and nothing wrong with them."""
+    try:
+        crc_at = _vectors.check_tlvs(header, start, len(header))
+    except ProxyProtocolSyntaxError:
+        return None
+    return crc_at if not verify or _vectors.crc32c_matches(header, crc_at) else None
+
+
+def _result(kind: _Kind, vectors: bytes) -> ProxyResult:
+    return kind.result(tlv=ProxyProtocolTLV._from_checked(vectors))  # type: ignore[call-arg]

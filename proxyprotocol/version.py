@@ -1,0 +1,35 @@
+"""Floor 2: the codecs by the names that configuration files use."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ._base import ProxyProtocol
+from .detect import ProxyProtocolDetect
+from .noop import ProxyProtocolNoop
+from .v1 import ProxyProtocolV1
+from .v2 import ProxyProtocolV2
+
+__all__ = ["ProxyProtocolVersion"]
+
+
+class ProxyProtocolVersion(Enum):
+    """Every codec of this package, as the value of its name."""
+
+    NOOP = ProxyProtocolNoop()
+    DETECT = ProxyProtocolDetect()
+    V1 = ProxyProtocolV1()
+    V2 = ProxyProtocolV2()
+
+    @classmethod
+    def get(cls, name: str | None = None) -> ProxyProtocol:
+        """Give a codec by its name.
+
+        Args:
+            name: ``noop``, ``detect``, ``v1`` or ``v2``, in upper or lower case; None or empty for ``noop``.
+
+        Raises:
+            KeyError: There is no such codec.
+        """
+        codec: ProxyProtocol = cls[name.upper() if name else "NOOP"].value
+        return codec
