@@ -18,16 +18,28 @@ from .policy import HeaderPolicy, PolicyCallable
 from .result import ProxyResult, is_local, is_unknown
 from .typing import SockAddr
 
-__all__ = ["Receiver", "ReceiverConnection", "ReceiverKeywords", "describe_refusal"]
+__all__ = [
+    "LimitKeywords",
+    "Receiver",
+    "ReceiverConnection",
+    "ReceiverKeywords",
+    "describe_address",
+    "describe_refusal",
+]
 
 
-class ReceiverKeywords(TypedDict, total=False):
-    """The keywords that every adapter takes in place of ``receiver=``; see :class:`Receiver`."""
+class LimitKeywords(TypedDict, total=False):
+    """The keywords of :class:`Receiver` but for the codec."""
 
-    pp: ProxyProtocol | None
     policy: HeaderPolicy | PolicyCallable
     timeout: float | None
     max_header: int
+
+
+class ReceiverKeywords(LimitKeywords, total=False):
+    """The keywords that every adapter takes in place of ``receiver=``; see :class:`Receiver`."""
+
+    pp: ProxyProtocol | None
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,11 @@ class Receiver:
                 f"receiver= says all there is to say, {', '.join(sorted(keywords))}= cannot be given with it"
             )
         return receiver
+
+    @property
+    def needs_addresses(self) -> bool:
+        """Whether :meth:`connection` looks at its addresses; else None will do, which saves two system calls."""
+        return not isinstance(self.policy, HeaderPolicy)
 
     def connection(self, peer: SockAddr, local: SockAddr) -> ReceiverConnection:
         """Begin a connection.
@@ -130,15 +147,18 @@ class ReceiverConnection:
         return self._parser.result
 
     @property
+    def believed(self) -> ProxyResult | None:
+        """The result, where the application is to go by it: not under the policy IGNORE."""
+        return None if self.policy is HeaderPolicy.IGNORE else self._parser.result
+
+    @property
     def addresses(self) -> ProxyResult | None:
         """The result whose addresses are the connection's; None where the real ones are.
 
         That is so without a header, for LOCAL, UNKNOWN and UNSPEC, and under the policy IGNORE.
         """
-        result = self._parser.result
-        if result is None or self.policy is HeaderPolicy.IGNORE or is_local(result) or is_unknown(result):
-            return None
-        return result
+        result = self.believed
+        return None if result is None or is_local(result) or is_unknown(result) else result
 
     @property
     def trailing(self) -> bytes:

@@ -1,0 +1,131 @@
+"""Floor 4: what a header has to say of a connection, from its socket or its transport.
+
+For those who relay: the result goes into ``pack()`` of a codec and on to the server behind. Nothing is read from the
+connection here, and nothing written.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
+from ssl import SSLObject, SSLSocket
+from typing import Any
+
+from .result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnix, ProxyResultUnknown
+from .tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
+from .typing import TransportProtocol
+
+__all__ = ["build_socket_result", "build_transport_result"]
+
+_AF_UNIX = getattr(socket, "AF_UNIX", None)  # Windows has none
+
+
+def build_socket_result(
+    sock: socket.socket, *, unique_id: bytes | None = None, dnsbl: str | None = None
+) -> ProxyResult:
+    """Build the result that describes a connected socket.
+
+    With an :class:`ssl.SSLSocket` the result has a TLV on the TLS of the connection (section 2.2.6). It follows the
+    established package: the verify field is 0 also where the peer showed no certificate, and the ``CERT_CONN`` flag
+    says whether it did. A certificate that was not checked (``ssl.CERT_NONE``) is never said to be verified.
+
+    Args:
+        sock: The socket. An IPv6 scope id is dropped, because a header has no field for it.
+        unique_id: Names the connection in every log on its way, 128 bytes at most (section 2.2.5);
+            ``pack()`` refuses more.
+        dnsbl: What a DNS block list said of the peer.
+
+    Returns:
+        The result. It is a :class:`.ProxyResultUnknown` where the family is none that a header can name, and where
+        the socket is closed, was never connected, or the peer is already gone; then its ``exception`` is the
+        OSError, and it carries no TLVs.
+    """
+    try:
+        peername, sockname = sock.getpeername(), sock.getsockname()
+    except OSError as exc:
+        # a result may live long, and a traceback would keep this frame and the socket alive with it
+        return ProxyResultUnknown(exc.with_traceback(None))
+    tlv = _build_tlv(sock if isinstance(sock, SSLSocket) else None, unique_id, dnsbl)
+    return _build_result(sock, peername, sockname, tlv)
+
+
+def build_transport_result(
+    transport: TransportProtocol, *, unique_id: bytes | None = None, dnsbl: str | None = None
+) -> ProxyResult:
+    """Build the result that describes a connected transport, as :func:`build_socket_result` does for a socket.
+
+    A transport on which a header was read tells the client's addresses, so the result names the client.
+
+    Args:
+        transport: An :class:`asyncio.BaseTransport`, an :class:`asyncio.StreamWriter`, or the like.
+        unique_id: Names the connection in every log on its way, 128 bytes at most (section 2.2.5);
+            ``pack()`` refuses more.
+        dnsbl: What a DNS block list said of the peer.
+
+    Returns:
+        The result. It is a :class:`.ProxyResultUnknown` where the family is none that a header can name, and where
+        the transport can no longer tell an address: a TLS transport forgets them when it is closed, and uvloop does
+        not know that of a peer that was gone before it was asked.
+    """
+    sock, peername, sockname = (_extra_info(transport, name) for name in ("socket", "peername", "sockname"))
+    tlv = _build_tlv(_extra_info(transport, "ssl_object"), unique_id, dnsbl)
+    return _build_result(sock, peername, sockname, tlv)
+
+
+def _extra_info(transport: TransportProtocol, name: str) -> Any:
+    """Ask a transport that may be closed already, and get None for what it cannot tell."""
+    try:
+        return transport.get_extra_info(name)
+    except AttributeError:
+        # Closed ones raise this instead of giving the default: asyncio's over TLS (CPython 3.11) whatever is asked,
+        # uvloop's where an address is.
+        return None
+
+
+def _decode_path(name: bytes | str) -> str:
+    """Decode the name of a UNIX socket; the socket module gives abstract ones as bytes, with the leading NUL."""
+    return os.fsdecode(name)
+
+
+def _build_result(sock: Any, peername: Any, sockname: Any, tlv: ProxyProtocolTLV) -> ProxyResult:
+    if sock is None or peername is None or sockname is None:
+        return ProxyResultUnknown()
+    if sock.family == _AF_UNIX:
+        return ProxyResultUnix(_decode_path(peername), _decode_path(sockname), protocol=sock.type, tlv=tlv)
+    # An empty string is no name of an IP socket, yet wrappers give it where they have none.
+    if not peername or not sockname:
+        return ProxyResultUnknown()
+    if sock.family == socket.AF_INET:
+        source, dest = ((IPv4Address(host), port) for host, port in (peername, sockname))
+        return ProxyResultIPv4(source, dest, protocol=sock.type, tlv=tlv)
+    if sock.family == socket.AF_INET6:
+        source6, dest6 = ((IPv6Address(host), port) for host, port, *_ in (peername, sockname))
+        return ProxyResultIPv6(source6, dest6, protocol=sock.type, tlv=tlv)
+    return ProxyResultUnknown()
+
+
+def _build_tlv(tls: SSLSocket | SSLObject | None, unique_id: bytes | None, dnsbl: str | None) -> ProxyProtocolTLV:
+    if tls is None:
+        return ProxyProtocolTLV(unique_id=unique_id, ext=ProxyProtocolExtTLV(dnsbl=dnsbl))
+    cipher, version, secret_bits = tls.cipher() or (None, None, None)
+    peercert = _peercert(tls)
+    ssl = ProxyProtocolSSLTLV(
+        has_ssl=True,
+        has_cert_conn=peercert is not None,
+        # {} stands for a certificate that nobody checked; the established package called it verified
+        verified=peercert != {},
+        version=version,
+        cipher=cipher,
+    )
+    ext = ProxyProtocolExtTLV(compression=tls.compression(), secret_bits=secret_bits, peercert=peercert, dnsbl=dnsbl)
+    return ProxyProtocolTLV(unique_id=unique_id, ssl=ssl, ext=ext)
+
+
+def _peercert(tls: SSLSocket | SSLObject) -> Mapping[str, Any] | None:
+    try:
+        return tls.getpeercert()
+    except (AttributeError, OSError, ValueError):
+        # In this order: TLS has ended by unwrap(), the certificate cannot be decoded, the handshake is still under way.
+        return None

@@ -1,0 +1,157 @@
+"""Floor 5: asking a DNS block list (RFC 5782) about a client, for the relay.
+
+Addresses of IPv4 are looked up, also mapped into IPv6; for every other the answer is None, as for a list that cannot
+be reached: a block list that is down blocks nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from asyncio import AbstractEventLoop
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from socket import AF_INET, SOCK_STREAM
+from typing import Final
+
+from .sock import SocketInfo
+
+__all__ = ["BasicDnsbl", "Dnsbl", "NoopDnsbl", "SpamhausDnsbl"]
+
+# What Spamhaus's return codes mean, as its documentation tells them: SBL, its CSS part, XBL (four codes), PBL (two).
+_SPAMHAUS_LISTS: Final = {
+    IPv4Address(f"127.0.0.{code}"): f"https://www.spamhaus.org/{name}/"
+    for name, codes in {"sbl": (2,), "css": (3,), "xbl": (4, 5, 6, 7), "pbl": (10, 11)}.items()
+    for code in codes
+}
+
+
+class Dnsbl(ABC):
+    """A DNS block list, or the lack of one. :meth:`load` makes the right kind."""
+
+    __slots__ = ()
+
+    @classmethod
+    def load(cls, host: str | None, *, timeout: float | None = None) -> Dnsbl:
+        """Make the kind that fits a host.
+
+        Args:
+            host: The domain of the block list, such as ``"zen.spamhaus.org"``, or None to ask nobody.
+            timeout: How long to wait for an answer, in seconds, or None to wait as long as the resolver does.
+        """
+        if host is None:
+            return NoopDnsbl()
+        return (SpamhausDnsbl if host.endswith(".spamhaus.org") else BasicDnsbl)(host, timeout)
+
+    @abstractmethod
+    async def lookup(self, sock_info: SocketInfo, *, loop: AbstractEventLoop | None = None) -> str | None:
+        """Ask the list about the client of a connection.
+
+        Args:
+            sock_info: The connection.
+            loop: The loop whose resolver is asked, the running one by default.
+
+        Returns:
+            Under what the client is listed, or None if it is not, or if that could not be found out.
+        """
+
+
+class NoopDnsbl(Dnsbl):
+    """The lack of a block list: nobody is listed."""
+
+    __slots__ = ()
+
+    async def lookup(self, sock_info: SocketInfo, *, loop: AbstractEventLoop | None = None) -> str | None:
+        """Answer None without asking anybody.
+
+        Args:
+            sock_info: Not looked at.
+            loop: Not looked at.
+        """
+        return None
+
+
+class BasicDnsbl(Dnsbl):
+    """Any DNS block list: a client is listed if there is an answer at all.
+
+    Args:
+        host: The domain of the block list.
+        timeout: How long to wait for an answer, in seconds, or None to wait as long as the resolver does.
+
+    Attributes:
+        host: The argument.
+        timeout: The argument.
+    """
+
+    __slots__ = ("host", "timeout")
+
+    def __init__(self, host: str, timeout: float | None) -> None:
+        self.host = host
+        self.timeout = timeout
+
+    async def lookup(self, sock_info: SocketInfo, *, loop: AbstractEventLoop | None = None) -> str | None:
+        """Ask the list about the client of a connection.
+
+        No failure to get an answer raises: the client then counts as not listed. Only a cancellation goes through.
+
+        The time-out bounds this wait, not the look-up: the loop's resolver runs in a thread, which cannot be stopped
+        and stays busy until the resolver of the system gives up. With a name server that is down, and many clients,
+        all threads of the loop's default executor may be busy that way, and later look-ups then time out in its queue.
+
+        Args:
+            sock_info: The connection.
+            loop: The loop whose resolver is asked, the running one by default.
+
+        Returns:
+            What :meth:`map_results` makes of the answer.
+        """
+        ip = sock_info.peername_ip
+        if not isinstance(ip, IPv4Address):
+            return None
+        addresses = await self._resolve(ip, loop or asyncio.get_running_loop())
+        return None if addresses is None else self.map_results(addresses)
+
+    async def _resolve(self, ip: IPv4Address, loop: AbstractEventLoop) -> list[IPv4Address] | None:
+        name = ".".join(reversed(str(ip).split("."))) + f".{self.host}"
+        try:
+            answers = await asyncio.wait_for(loop.getaddrinfo(name, 0, family=AF_INET, type=SOCK_STREAM), self.timeout)
+        except (asyncio.TimeoutError, OSError, RuntimeError, ValueError):
+            # In this order: too slow; not listed, or no answer; the executor is shutting down; a host that is no name.
+            return None
+        return [IPv4Address(address[0]) for family, *_, address in answers if family == AF_INET]
+
+    def map_results(self, addresses: Sequence[IPv4Address]) -> str | None:
+        """Say what an answer means; a subclass may know better.
+
+        Args:
+            addresses: The addresses in the answer.
+
+        Returns:
+            Under what the client is listed: the host of the list; None without an address.
+        """
+        return self.host if addresses else None
+
+
+class SpamhausDnsbl(BasicDnsbl):
+    """A list of Spamhaus, which tells by the address in its answer which of its lists the client is on.
+
+    Args:
+        host: The domain of the block list.
+        timeout: How long to wait for an answer, in seconds, or None to wait as long as the resolver does.
+    """
+
+    __slots__ = ()
+
+    def map_results(self, addresses: Sequence[IPv4Address]) -> str | None:
+        """Say which list an answer means.
+
+        Spamhaus answers with an address in 127.255.255.0/24 where it refuses to answer, such as to the public
+        resolvers; as in the established package that counts as listed. Use a resolver of your own.
+
+        Args:
+            addresses: The addresses in the answer, of which the first counts.
+
+        Returns:
+            The address of the list's page, the host for an answer that is not known; None without an address.
+        """
+        return _SPAMHAUS_LISTS.get(addresses[0], self.host) if addresses else None

@@ -1,0 +1,15 @@
+"""Twisted: the real client for any application, by wrapping its factory, its endpoint or its endpoint string."""
+
+from __future__ import annotations
+
+from .endpoints import ProxyProtocolServerEndpoint
+from .interfaces import IProxiedTransport, proxy_result
+from .wrapper import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
+
+__all__ = [
+    "IProxiedTransport",
+    "ProxyProtocolServerEndpoint",
+    "ProxyProtocolWrapper",
+    "ProxyProtocolWrapperFactory",
+    "proxy_result",
+]

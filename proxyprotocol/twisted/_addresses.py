@@ -1,0 +1,43 @@
+"""Floor 5: addresses as Twisted has them, and as the socket module has them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress
+
+from proxyprotocol.typing import SockAddr
+
+__all__: list[str] = []
+
+
+def to_sockaddr(address: IAddress) -> SockAddr:
+    """Give an address as the socket module gives it; None for one that is no socket's.
+
+    Args:
+        address: What a transport's ``getPeer`` or ``getHost`` gave.
+    """
+    if isinstance(address, IPv4Address):
+        return address.host, address.port
+    if isinstance(address, IPv6Address):
+        return address.host, address.port, address.flowInfo, address.scopeID
+    if isinstance(address, UNIXAddress):
+        return "" if address.name is None else os.fsdecode(address.name)
+    return None
+
+
+def from_sockaddr(address: Any, real: IAddress) -> IAddress:
+    """Give a header's address as Twisted has it.
+
+    Args:
+        address: What a result's ``peername`` or ``sockname`` gave, not None.
+        real: The real address of the same end, whose kind (TCP or UDP) the answer has.
+    """
+    if isinstance(address, str):
+        return UNIXAddress(os.fsencode(address) or None)
+    kind: Any = getattr(real, "type", "TCP")
+    if len(address) == 2:
+        return IPv4Address(kind, *address)
+    return IPv6Address(kind, *address)

@@ -1,0 +1,88 @@
+"""Floor 5: endpoints that expect a header from whoever connects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from zope.interface import implementer
+
+from proxyprotocol.receiver import Receiver, ReceiverKeywords
+
+from .wrapper import ProxyProtocolWrapperFactory
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["ProxyProtocolServerEndpoint"]
+
+
+@implementer(IStreamServerEndpoint)
+class ProxyProtocolServerEndpoint:
+    """Listens as another endpoint does, and reads a header at the front of every connection.
+
+    On the wire the header comes first, also in front of TLS: a Twisted ``ssl:`` endpoint is listened on without TLS,
+    which is then done behind the header with the endpoint's own context.
+
+    Args:
+        endpoint: Where to listen.
+        tls: What TLS *behind* the header is done with, such as a ``twisted.internet.ssl.CertificateOptions``.
+        inside_tls: True for the rare sender that puts the header inside of TLS: *endpoint* is left as it is.
+        receiver: How connections are received, in place of the keywords of :class:`.Receiver`.
+        keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
+
+    Raises:
+        TypeError: There are a receiver and its keywords, a keyword is none, or TLS is asked for twice.
+        ValueError: A keyword's value is out of range.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        *,
+        tls: Any = None,
+        inside_tls: bool = False,
+        receiver: Receiver | None = None,
+        **keywords: Unpack[ReceiverKeywords],
+    ) -> None:
+        self._receiver = Receiver.of(receiver, keywords)
+        self._endpoint = endpoint
+        self._tls = tls
+        if isinstance(endpoint, SSL4ServerEndpoint) and not inside_tls:
+            if tls is not None:
+                raise TypeError("The endpoint does TLS already: tls= is for one that does not")
+            self._endpoint, self._tls = take_tls(endpoint)
+
+    def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Begin to listen.
+
+        Args:
+            factory: The application's factory.
+        """
+        wrapper = ProxyProtocolWrapperFactory(factory, tls=self._tls, receiver=self._receiver)
+        listening: Deferred[IListeningPort] = self._endpoint.listen(wrapper)
+        return listening
+
+
+def take_tls(endpoint: SSL4ServerEndpoint) -> tuple[TCP4ServerEndpoint, Any]:
+    """Part an ``ssl:`` endpoint into one for TCP and its context.
+
+    Twisted has no public way to ask for these, so its private attributes are named here, once. A Twisted without them
+    must be an error: the other way round, TLS first, would be another protocol.
+
+    Args:
+        endpoint: The endpoint.
+
+    Raises:
+        TypeError: This Twisted keeps them elsewhere.
+    """
+    try:
+        tcp = TCP4ServerEndpoint(endpoint._reactor, endpoint._port, endpoint._backlog, endpoint._interface)
+        return tcp, endpoint._sslContextFactory
+    except AttributeError as error:
+        raise TypeError(
+            f"This version of Twisted keeps the context of an ssl: endpoint elsewhere ({error}): use a tcp: endpoint, "
+            "and tls= for the context"
+        ) from error

@@ -1,0 +1,291 @@
+"""Floor 5: the protocol that reads the header, and the factory for ``reactor.listenTCP`` and for endpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+)
+from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
+from zope.interface import directlyProvides, providedBy
+
+from proxyprotocol._errors import ProxyProtocolError
+from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_refusal
+
+from . import _handover
+from ._addresses import from_sockaddr, to_sockaddr
+from .interfaces import FACTS, ProxyFacts
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["ProxyProtocolWrapper", "ProxyProtocolWrapperFactory"]
+
+_log = Logger(namespace="proxyprotocol.twisted")
+
+
+class ProxyProtocolWrapper(ProtocolWrapper):
+    """Reads the header of one connection, then hands the connection over to the application and is gone.
+
+    The application's protocol is built when the header is complete and accepted, with the client's address, and is
+    connected to the connection's own transport, whose ``getPeer`` and ``getHost`` then tell the client's. Only where a
+    transport of an unknown kind cannot be handed over does the wrapper stay, and forward.
+
+    Half-closing is told to the application alone: an end of stream inside the header is a lost connection.
+
+    Args:
+        factory: The factory that made it.
+    """
+
+    factory: ProxyProtocolWrapperFactory
+    transport: Any = None
+    wrappedProtocol: Any = None
+    # what is still to decide; None when it has been
+    _connection: ReceiverConnection | None = None
+
+    def __init__(self, factory: ProxyProtocolWrapperFactory) -> None:
+        self.factory = factory
+
+    def logPrefix(self) -> str:
+        """Name this class, and the application's protocol where that is behind it."""
+        return type(self).__name__ if self.wrappedProtocol is None else super().logPrefix()  # type: ignore[no-untyped-call]
+
+    def makeConnection(self, transport: Any) -> None:
+        """Wait for the header.
+
+        Args:
+            transport: The connection's transport.
+        """
+        self.transport = transport
+        self.connected = 1
+        receiver = self.factory.receiver
+        peer = local = None
+        if receiver.needs_addresses:
+            peer, local = to_sockaddr(transport.getPeer()), to_sockaddr(transport.getHost())
+        with _Aborting(transport):
+            try:
+                self._connection = receiver.connection(peer, local)
+            except ProxyProtocolError as error:
+                self._refuse(error)
+                return
+            if self._connection.begun:
+                self._hand_over(self._connection)
+            else:
+                self.factory._await_header(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take the next bytes of the connection.
+
+        Args:
+            data: The bytes.
+        """
+        if self.wrappedProtocol is not None:
+            self.wrappedProtocol.dataReceived(data)
+        elif self._connection is not None:
+            try:
+                begun = self._connection.feed(data)
+            except ProxyProtocolError as error:
+                self._refuse(error)
+            else:
+                if begun:
+                    self._hand_over(self._connection)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Take the end of the connection.
+
+        Args:
+            reason: Why it ended.
+        """
+        if self.wrappedProtocol is not None:
+            protocol, self.wrappedProtocol = self.wrappedProtocol, None
+            protocol.connectionLost(reason)
+        elif self._connection is not None:
+            try:
+                self._connection.eof()
+            except ProxyProtocolError as error:
+                self._log_refusal(error)
+            self._forget()
+
+    def readConnectionLost(self) -> None:
+        """Pass a half-close on, where the wrapper stayed."""
+        self.wrappedProtocol.readConnectionLost()
+
+    def writeConnectionLost(self) -> None:
+        """Pass a half-close on, where the wrapper stayed."""
+        self.wrappedProtocol.writeConnectionLost()
+
+    def time_out(self) -> None:
+        """Take the end of the time that the header had."""
+        if self._connection is None:
+            return
+        try:
+            self._connection.timed_out()
+        except ProxyProtocolError as error:
+            self._refuse(error)
+        else:
+            self._hand_over(self._connection)
+
+    def abort(self) -> None:
+        """Drop the connection without a word, because the port has stopped."""
+        self._forget()
+        self.transport.abortConnection()
+
+    def _forget(self) -> None:
+        self._connection = None
+        self.factory._forget(self)
+
+    def _refuse(self, error: ProxyProtocolError) -> None:
+        self._log_refusal(error)
+        self.abort()
+
+    def _log_refusal(self, error: ProxyProtocolError) -> None:
+        log = _log.debug if error.routine else _log.warn
+        log("{refusal}", refusal=describe_refusal(error, to_sockaddr(self.transport.getPeer())), error=error)
+
+    def _hand_over(self, connection: ReceiverConnection) -> None:
+        """Begin the application."""
+        self._forget()
+        transport = self.transport
+        with _Aborting(transport):
+            peer, host = real_peer, real_host = transport.getPeer(), None
+            if connection.addresses is not None:
+                real_host = transport.getHost()
+                peer = from_sockaddr(connection.addresses.peername, real_peer)
+                host = from_sockaddr(connection.addresses.sockname, real_host)
+            protocol = self.factory.wrappedFactory.buildProtocol(peer)
+            if protocol is None:
+                transport.loseConnection()
+                return
+            if not _handover.replace_protocol(transport, self, protocol):
+                transport = self._stay(protocol)
+            if host is not None:
+                _handover.answer(transport, peer, host)
+            if connection.result is not None:
+                setattr(transport, FACTS, ProxyFacts(connection.result, real_peer))
+            _handover.rename_in_log(transport, protocol, peer)
+            _handover.connect(transport, protocol, connection.trailing)
+
+    def _stay(self, protocol: IProtocol) -> ProxyProtocolWrapper:
+        """Become the application's transport, where the real one cannot be handed over."""
+        self.wrappedProtocol = protocol
+        directlyProvides(self, providedBy(self.transport))
+        if IHalfCloseableProtocol.providedBy(protocol):
+            directlyProvides(self, providedBy(self.transport), IHalfCloseableProtocol)
+        return self
+
+
+class _Aborting:
+    """Drops a connection where an application raises as it begins: nobody else would, outside of the reactor's read."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._transport.abortConnection()
+
+
+class ProxyProtocolWrapperFactory(WrappingFactory):
+    """Puts a header in front of every connection of a factory.
+
+    It is used wherever a server factory is, as in ``reactor.listenTCP(8080, ProxyProtocolWrapperFactory(site))``.
+
+    Args:
+        wrapped_factory: The application's factory. Its ``buildProtocol`` is given the client's address.
+        tls: What TLS *behind* the header is done with, such as a ``twisted.internet.ssl.CertificateOptions``.
+        clock: What tells and waits for the time; the reactor unless given.
+        receiver: How connections are received, in place of the keywords of :class:`.Receiver`.
+        keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
+
+    Raises:
+        TypeError: There are a receiver and its keywords, or a keyword is none.
+        ValueError: A keyword's value is out of range.
+    """
+
+    def __init__(
+        self,
+        wrapped_factory: IProtocolFactory,
+        *,
+        tls: Any = None,
+        clock: IReactorTime | None = None,
+        receiver: Receiver | None = None,
+        **keywords: Unpack[ReceiverKeywords],
+    ) -> None:
+        super().__init__(  # type: ignore[no-untyped-call]
+            wrapped_factory if tls is None else _tls_factory(tls, wrapped_factory, clock)
+        )
+        self.receiver = Receiver.of(receiver, keywords)
+        self._clock = clock
+        # All connections wait equally long, so the first to come is the first to be late: one timer serves them all,
+        # at a tenth of the cost of one for each.
+        self._waiting: dict[ProxyProtocolWrapper, float] = {}
+        self._timer: IDelayedCall | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> ProxyProtocolWrapper:
+        """Give the protocol that reads the header; the application's own is built when it is complete.
+
+        Args:
+            addr: The address that connected.
+        """
+        return ProxyProtocolWrapper(self)
+
+    def stopFactory(self) -> None:
+        """Abort the connections that are still in their header: nobody listens any more."""
+        for wrapper in list(self._waiting):
+            wrapper.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _await_header(self, wrapper: ProxyProtocolWrapper) -> None:
+        timeout = self.receiver.timeout
+        if timeout is None:
+            self._waiting[wrapper] = 0.0
+            return
+        clock = self._clock
+        if clock is None:
+            from twisted.internet import reactor
+
+            # not before: whoever makes a factory may still want to install a reactor
+            clock = self._clock = IReactorTime(reactor)
+        self._waiting[wrapper] = clock.seconds() + timeout
+        if self._timer is None:
+            self._timer = clock.callLater(timeout, self._expire, clock)
+
+    def _forget(self, wrapper: ProxyProtocolWrapper) -> None:
+        self._waiting.pop(wrapper, None)
+
+    def _expire(self, clock: IReactorTime) -> None:
+        now, late = clock.seconds(), []
+        self._timer = None
+        for wrapper, deadline in self._waiting.items():
+            if deadline > now:
+                self._timer = clock.callLater(deadline - now, self._expire, clock)
+                break
+            late.append(wrapper)
+        for wrapper in late:
+            try:
+                wrapper.time_out()
+            except Exception:
+                # the application's: a server that speaks first begins here
+                _log.failure("An application has raised as it began")
+
+
+def _tls_factory(tls: Any, wrapped_factory: IProtocolFactory, clock: IReactorTime | None) -> IProtocolFactory:
+    from twisted.protocols.tls import TLSMemoryBIOFactory  # needs pyOpenSSL, which applications without TLS may lack
+
+    factory: IProtocolFactory = TLSMemoryBIOFactory(tls, False, wrapped_factory, clock)
+    return factory
