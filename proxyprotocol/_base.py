@@ -103,6 +103,17 @@ class ProxyProtocol(ABC):
                 )
         return size
 
+    def choose(self, data: bytes | bytearray) -> ProxyProtocol:
+        """Give the codec for a connection: this one, unless this one only chooses between others.
+
+        Args:
+            data: The first bytes of the connection. As long as they leave it open, this codec itself is given.
+
+        Raises:
+            ProxyProtocolSyntaxError: No header begins so.
+        """
+        return self
+
     def decode(self, header: bytes) -> ProxyResult:
         """Say what a header says.
 

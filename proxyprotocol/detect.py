@@ -67,8 +67,8 @@ class ProxyProtocolDetect(ProxyProtocol):
             ProxyProtocolSyntaxError: There is no header.
             ProxyProtocolChecksumError: The header's CRC32C is not right.
         """
-        codec = self._choose(data)
-        if codec is None or len(data) < _SIGNATURE_LENGTH:
+        codec = self.choose(data)
+        if codec is self or len(data) < _SIGNATURE_LENGTH:
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_SIGNATURE_LENGTH - len(data)))
         return codec.unpack(data)
 
@@ -95,8 +95,8 @@ class ProxyProtocolDetect(ProxyProtocol):
             ProxyProtocolSyntaxError: No header begins so.
             ProxyProtocolLimitError: The header is longer than allowed.
         """
-        codec = self._choose(data)
-        if codec is not None:
+        codec = self.choose(data)
+        if codec is not self:
             return codec.measure(data, max_header)
         # the shortest line of version 1 is shorter than the fixed part of version 2
         return _wire.V1_MIN_LENGTH if self._own else _SIGNATURE_LENGTH
@@ -111,8 +111,28 @@ class ProxyProtocolDetect(ProxyProtocol):
             ProxyProtocolSyntaxError: The header breaks a rule of the specification.
             ProxyProtocolChecksumError: The header's CRC32C is not right.
         """
-        codec = self._choose(header)
-        return self.unpack(header) if codec is None else codec.decode(header)
+        codec = self.choose(header)
+        return self.unpack(header) if codec is self else codec.decode(header)
+
+    def choose(self, data: bytes | bytearray) -> ProxyProtocol:
+        """Give the codec that the first bytes call for; this one itself where they are too few to tell.
+
+        Args:
+            data: The first bytes of a connection.
+
+        Raises:
+            ProxyProtocolSyntaxError: It is none of the versions.
+        """
+        if self._own:
+            first = data[0] if data else None
+            if first == _wire.V2_SIGNATURE[0]:
+                return self._v2
+            if first == _wire.V1_SIGNATURE[0]:
+                return self._v1
+            check_signature(data, *_SIGNATURES)
+        elif len(data) >= _SIGNATURE_LENGTH:
+            return self.choose_version(bytes(data[:_SIGNATURE_LENGTH]))
+        return self
 
     def begins(self, data: bytes | bytearray) -> bool | None:
         """Tell a header from an application's own first bytes; see :meth:`.ProxyProtocol.begins`.
@@ -124,15 +144,3 @@ class ProxyProtocolDetect(ProxyProtocol):
             return signature_begins(data, *_SIGNATURES)
         answers = [version.begins(data) for version in self.versions]
         return True if True in answers else None if None in answers else False
-
-    def _choose(self, data: bytes | bytearray) -> ProxyProtocol | None:
-        """Give the codec that the first bytes call for, or None where they are too few to tell."""
-        if not self._own:
-            return self.choose_version(bytes(data[:_SIGNATURE_LENGTH])) if len(data) >= _SIGNATURE_LENGTH else None
-        first = data[:1]
-        if first == b"\r":
-            return self._v2
-        if first == b"P":
-            return self._v1
-        check_signature(data, *_SIGNATURES)
-        return None

@@ -70,12 +70,13 @@ class ProxyProtocolReader:
             asyncio.IncompleteReadError: The stream ended before the header did.
         """
         parser = HeaderParser(self._receiver.pp, max_header=self._receiver.max_header)
-        result = None
+        result, received = None, b""
         while result is None:
             needed = parser.needed
             data = await _read_some(reader, needed) if needed else b""
             if needed and not data:
-                raise asyncio.IncompleteReadError(parser.received, len(parser.received) + needed)
+                raise asyncio.IncompleteReadError(received, len(received) + needed)
+            received += data
             result = parser.feed(data)
         return result
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from typing import Any, TypedDict
 
 from . import _wire
 from ._base import ProxyProtocol
 from ._errors import ProxyProtocolError, ProxyProtocolTimeoutError, ProxyProtocolUntrustedError
-from .parser import HeaderParser, check_max_header
+from .parser import HeaderBuffer, HeaderParser, check_max_header
 from .policy import HeaderPolicy, PolicyCallable
 from .result import ProxyResult, is_local, is_unknown
 from .typing import SockAddr
@@ -26,6 +27,11 @@ __all__ = [
     "describe_address",
     "describe_refusal",
 ]
+
+
+# every connection asks for these, and an enumeration's members are slow to look up on CPython 3.11
+_OPTIONAL, _IGNORE = HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE
+_SKIP, _REJECT = HeaderPolicy.SKIP, HeaderPolicy.REJECT
 
 
 class LimitKeywords(TypedDict, total=False):
@@ -72,6 +78,11 @@ class Receiver:
             raise ValueError(f"timeout is a number of seconds above 0, or None, not {self.timeout!r}")
         check_max_header(self.max_header)
 
+    @cached_property
+    def reads_nothing(self) -> bool:
+        """Whether the codec is one for connections without a header, such as :class:`.ProxyProtocolNoop`."""
+        return HeaderParser(self.pp).needed == 0
+
     @classmethod
     def of(cls, receiver: Receiver | None, keywords: Mapping[str, Any]) -> Receiver:
         """Make the receiver of an adapter, which takes one as it is or the keywords for one.
@@ -91,7 +102,7 @@ class Receiver:
             )
         return receiver
 
-    @property
+    @cached_property
     def needs_addresses(self) -> bool:
         """Whether :meth:`connection` looks at its addresses; else None will do, which saves two system calls."""
         return not isinstance(self.policy, HeaderPolicy)
@@ -106,13 +117,17 @@ class Receiver:
         Raises:
             ProxyProtocolUntrustedError: The policy is REJECT: drop the connection, read nothing.
         """
-        policy = self.policy if isinstance(self.policy, HeaderPolicy) else self.policy(peer, local)
-        if policy is HeaderPolicy.REJECT:
+        policy = self.policy
+        if not isinstance(policy, HeaderPolicy):
+            policy = policy(peer, local)
+            if not isinstance(policy, HeaderPolicy):
+                raise TypeError(f"The policy function must give a HeaderPolicy, not {policy!r}")
+        if policy is _REJECT:
             raise ProxyProtocolUntrustedError(peer)
         return ReceiverConnection(self, policy)
 
 
-class ReceiverConnection:
+class ReceiverConnection(HeaderBuffer):
     """The state of one connection, from accept until the application may begin.
 
     Feed it what comes until :attr:`begun`. Then the application gets :attr:`trailing` first, and everything else from
@@ -124,32 +139,24 @@ class ReceiverConnection:
         policy: What to do with it.
     """
 
-    __slots__ = ("_parser", "_plain", "_receiver", "policy")
+    __slots__ = ("_timeout", "begun", "policy")
+
+    #: Whether the application may begin.
+    begun: bool
+    #: What was decided for this connection.
+    policy: HeaderPolicy
 
     def __init__(self, receiver: Receiver, policy: HeaderPolicy) -> None:
-        if not isinstance(policy, HeaderPolicy):
-            raise TypeError(f"The policy function must give a HeaderPolicy, not {policy!r}")
-        #: What was decided for this connection.
+        HeaderBuffer.__init__(self, receiver.pp, receiver.max_header)
+        self._timeout = receiver.timeout
         self.policy = policy
-        self._receiver = receiver
-        self._parser = HeaderParser(receiver.pp, max_header=receiver.max_header)
         # that no header comes is known at once for SKIP and for a codec that reads nothing
-        self._plain = policy is HeaderPolicy.SKIP or not self._parser.needed
-
-    @property
-    def begun(self) -> bool:
-        """Whether the application may begin."""
-        return self._plain or self._parser.result is not None
-
-    @property
-    def result(self) -> ProxyResult | None:
-        """What the header says; None where there was none, or not yet."""
-        return self._parser.result
+        self.begun = policy is _SKIP or receiver.reads_nothing
 
     @property
     def believed(self) -> ProxyResult | None:
         """The result, where the application is to go by it: not under the policy IGNORE."""
-        return None if self.policy is HeaderPolicy.IGNORE else self._parser.result
+        return None if self.policy is _IGNORE else self.result
 
     @property
     def addresses(self) -> ProxyResult | None:
@@ -163,12 +170,14 @@ class ReceiverConnection:
     @property
     def trailing(self) -> bytes:
         """The application's first bytes, those that came with the header."""
-        return self._parser.received if self._plain else self._parser.trailing
+        if self.result is not None:
+            return self._behind()
+        return bytes(self._buffer) if self.begun else b""
 
     @property
     def needed(self) -> int:
         """How many bytes are missing at least. Whoever reads so many at most never reads past the header."""
-        return 0 if self._plain else self._parser.needed
+        return 0 if self.begun else super().needed
 
     def feed(self, data: bytes) -> bool:
         """Take the next bytes.
@@ -183,17 +192,17 @@ class ReceiverConnection:
             ProxyProtocolError: Abort the connection.
             RuntimeError: The application has begun already.
         """
-        if self._plain:
+        if self.begun:
             raise RuntimeError("The application has begun: what comes is the application's")
         try:
-            return self._parser.feed(data) is not None
+            self.begun = self._take(data) is not None
         except ProxyProtocolError:
             # OPTIONAL: the bytes are the application's from the first that is of no signature; behind a right
             # signature an error is an error
-            if self.policy is not HeaderPolicy.OPTIONAL or self._parser.begins is not False:
+            if self.policy is not _OPTIONAL or self._pp.begins(self._buffer) is not False:
                 raise
-        self._plain = True
-        return True
+            self.begun = True
+        return self.begun
 
     def eof(self) -> bool:
         """Take the end of the stream, before the application has begun.
@@ -205,8 +214,8 @@ class ReceiverConnection:
             ProxyProtocolMissingError: Not one byte came.
             ProxyProtocolIncompleteError: The header is cut.
         """
-        if not self._may_begin_plainly():
-            self._parser.eof()
+        if not self.begun and not self._may_begin_plainly():
+            self._end()
         return self.begun
 
     def timed_out(self) -> bool:
@@ -219,13 +228,12 @@ class ReceiverConnection:
             ProxyProtocolTimeoutError: The header did not come in time.
         """
         if not self.begun and not self._may_begin_plainly():
-            raise ProxyProtocolTimeoutError(self._receiver.timeout, len(self._parser.received))
+            raise ProxyProtocolTimeoutError(self._timeout, len(self._buffer))
         return True
 
     def _may_begin_plainly(self) -> bool:
-        if self.policy is HeaderPolicy.OPTIONAL and not self._parser.received:
-            self._plain = True
-        return self._plain
+        self.begun = self.policy is _OPTIONAL and not self._buffer
+        return self.begun
 
 
 def describe_refusal(error: ProxyProtocolError, peer: SockAddr) -> str:

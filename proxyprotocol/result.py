@@ -440,7 +440,7 @@ def is_local(result: ProxyResult) -> TypeGuard[ProxyResultLocal]:
     Args:
         result: The result.
     """
-    return result.type is ProxyResultType.LOCAL
+    return result.type is ProxyResultLocal.type
 
 
 def is_unknown(result: ProxyResult) -> TypeGuard[ProxyResultUnknown]:
@@ -449,7 +449,7 @@ def is_unknown(result: ProxyResult) -> TypeGuard[ProxyResultUnknown]:
     Args:
         result: The result.
     """
-    return result.type is ProxyResultType.UNKNOWN
+    return result.type is ProxyResultUnknown.type
 
 
 def is_ipv4(result: ProxyResult) -> TypeGuard[ProxyResultIPv4]:
@@ -458,7 +458,7 @@ def is_ipv4(result: ProxyResult) -> TypeGuard[ProxyResultIPv4]:
     Args:
         result: The result.
     """
-    return result.type is ProxyResultType.IPv4
+    return result.type is ProxyResultIPv4.type
 
 
 def is_ipv6(result: ProxyResult) -> TypeGuard[ProxyResultIPv6]:
@@ -467,7 +467,7 @@ def is_ipv6(result: ProxyResult) -> TypeGuard[ProxyResultIPv6]:
     Args:
         result: The result.
     """
-    return result.type is ProxyResultType.IPv6
+    return result.type is ProxyResultIPv6.type
 
 
 def is_unix(result: ProxyResult) -> TypeGuard[ProxyResultUnix]:
@@ -476,4 +476,4 @@ def is_unix(result: ProxyResult) -> TypeGuard[ProxyResultUnix]:
     Args:
         result: The result.
     """
-    return result.type is ProxyResultType.UNIX
+    return result.type is ProxyResultUnix.type

@@ -181,7 +181,7 @@ class ProxyProtocolV2(ProxyProtocol):
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_wire.V2_FIXED_LENGTH - len(header_data)))
         _, code, length = _FIXED.unpack_from(header_data)
         if code >> 12 != _wire.V2_VERSION >> 4:
-            raise _refuse(code >> 8)
+            raise _refuse(code, length)
         return ProxyProtocolV2Header(
             _COMMANDS.get(code >> 8 & 0xF), _TYPES.get(code >> 4 & 0xF), _PROTOCOLS.get(code & 0xF), length
         )
@@ -201,8 +201,11 @@ class ProxyProtocolV2(ProxyProtocol):
         known = len(header_data) >= _wire.V2_FIXED_LENGTH
         fixed = bytes(header_data[: _wire.V2_FIXED_LENGTH]) if known else _fixed(header._code(), len(data))
         whole = fixed + bytes(data)
-        _, code, _ = _FIXED.unpack_from(whole)
-        return _decode(_kind(code, len(whole)), whole, verify=known)
+        code = _FIXED.unpack_from(whole)[1]
+        kind = _KINDS.get(code)
+        if kind is None or len(whole) < kind.least:
+            raise _refuse(code, len(whole))
+        return _decode(kind, whole, verify=known)
 
     def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
         """Say how long the header is that begins with these bytes; see :meth:`.ProxyProtocol.measure`.
@@ -219,7 +222,9 @@ class ProxyProtocolV2(ProxyProtocol):
             return _measure_begun(data)
         _, code, length = _FIXED.unpack_from(data)
         size: int = _wire.V2_FIXED_LENGTH + length
-        _kind(code, size)
+        kind = _KINDS.get(code)
+        if kind is None or size < kind.least:
+            raise _refuse(code, size)
         if size > max_header:
             raise ProxyProtocolLimitError(f"The header has {size} bytes where {max_header} are allowed", 14)
         return size
@@ -234,8 +239,10 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolSyntaxError: Its TLVs break a rule of the specification.
             ProxyProtocolChecksumError: Its CRC32C is not right.
         """
-        _, code, _ = _FIXED.unpack_from(header)
-        return _decode(_KINDS[code], header, verify=True)
+        kind = _KINDS[_FIXED.unpack_from(header)[1]]
+        if kind.protocol is not None and kind.least == len(header):
+            return kind.result._from_wire(header[_wire.V2_FIXED_LENGTH :], kind.protocol, b"")  # type: ignore[attr-defined,no-any-return]
+        return _decode(kind, header, verify=True)
 
     def pack(self, result: ProxyResult) -> bytes:
         """Write a header.
@@ -297,37 +304,31 @@ def _address_block(result: ProxyResult, unsaid: int) -> tuple[int, bytes]:
     return _code(_wire.V2_PROXY, family, protocol), block
 
 
-def _refuse(version_command: int, family: int | None = None) -> ProxyProtocolSyntaxError:
-    """Say what is wrong with a code that is none."""
-    if version_command >> 4 != _wire.V2_VERSION >> 4:
-        return ProxyProtocolSyntaxError(f"The version of a binary header is 2, not {version_command >> 4}", 12)
-    if family is None or version_command & 0xF not in _COMMANDS:
-        return ProxyProtocolSyntaxError(f"The command is LOCAL (0) or PROXY (1), not {version_command & 0xF}", 12)
-    if family >> 4 not in _TYPES:
-        return ProxyProtocolSyntaxError(f"The address family is one of 0 to 3, not {family >> 4}", 13)
-    return ProxyProtocolSyntaxError(f"The transport protocol is one of 0 to 2, not {family & 0xF}", 13)
-
-
-def _kind(code: int, size: int) -> _Kind:
-    """Look a header up by its code, and refuse one that is too short for its family."""
+def _refuse(code: int, size: int) -> ProxyProtocolSyntaxError:
+    """Say what is wrong with the fixed part of a header."""
     kind = _KINDS.get(code)
-    if kind is None:
-        raise _refuse(code >> 8, code & 0xFF)
-    if size < kind.least:
+    if kind is not None:
         least, length = kind.least - _wire.V2_FIXED_LENGTH, size - _wire.V2_FIXED_LENGTH
-        raise ProxyProtocolSyntaxError(
-            f"The addresses of this family take {least} bytes, and the length is {length}", 14
+        return ProxyProtocolSyntaxError(
+            f"The addresses of its family take {least} bytes where its length is {length}", 14
         )
-    return kind
+    command, family, protocol = code >> 8 & 0xF, code >> 4 & 0xF, code & 0xF
+    if code >> 12 != _wire.V2_VERSION >> 4:
+        return ProxyProtocolSyntaxError(f"The version of a binary header is 2, not {code >> 12}", 12)
+    if command not in _COMMANDS:
+        return ProxyProtocolSyntaxError(f"The command is LOCAL (0) or PROXY (1), not {command}", 12)
+    if family not in _TYPES:
+        return ProxyProtocolSyntaxError(f"The address family is one of 0 to 3, not {family}", 13)
+    return ProxyProtocolSyntaxError(f"The transport protocol is one of 0 to 2, not {protocol}", 13)
 
 
 def _measure_begun(data: bytes | bytearray) -> int:
     """Refuse what cannot become the fixed part of a header."""
     check_signature(data, _wire.V2_SIGNATURE)
-    if len(data) > 12 and (data[12] >> 4 != _wire.V2_VERSION >> 4 or data[12] & 0xF not in _COMMANDS):
-        raise _refuse(data[12])
-    if len(data) > 13 and data[12] << 8 | data[13] not in _KINDS:
-        raise _refuse(data[12], data[13])
+    if len(data) > 12:
+        code = data[12] << 8 | (data[13] if len(data) > 13 else _wire.V2_UNSPEC)
+        if code not in _KINDS:
+            raise _refuse(code, len(data))
     return _wire.V2_FIXED_LENGTH
 
 

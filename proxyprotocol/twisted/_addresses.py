@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
@@ -28,16 +28,15 @@ def to_sockaddr(address: IAddress) -> SockAddr:
     return None
 
 
-def from_sockaddr(address: Any, real: IAddress) -> IAddress:
+def from_sockaddr(address: Any, kind: Literal["TCP", "UDP"] = "TCP") -> IAddress:
     """Give a header's address as Twisted has it.
 
     Args:
         address: What a result's ``peername`` or ``sockname`` gave, not None.
-        real: The real address of the same end, whose kind (TCP or UDP) the answer has.
+        kind: The kind of the real transport, which the answer has too.
     """
     if isinstance(address, str):
         return UNIXAddress(os.fsencode(address) or None)
-    kind: Any = getattr(real, "type", "TCP")
     if len(address) == 2:
         return IPv4Address(kind, *address)
     return IPv6Address(kind, *address)

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, ILoggingContext, IProtocol
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
+from twisted.protocols.policies import ProtocolWrapper
+
+from proxyprotocol.result import ProxyResult
+from proxyprotocol.twisted._addresses import from_sockaddr
 
 __all__: list[str] = []
 
@@ -34,19 +38,19 @@ def replace_protocol(transport: Any, old: IProtocol, new: IProtocol) -> bool:
     return True
 
 
-def answer(transport: Any, peer: IAddress, host: IAddress) -> None:
-    """Give a transport other answers to ``getPeer`` and ``getHost``.
+def answer(transport: Any, peer: IAddress, result: ProxyResult) -> None:
+    """Give a transport the client's answers to ``getPeer`` and ``getHost``.
 
     Args:
         transport: The transport.
         peer: The client's address.
-        host: The address that it connected to.
+        result: The result, for the address that the client connected to.
     """
     transport.getPeer = lambda: peer
-    transport.getHost = lambda: host
+    transport.getHost = lambda: from_sockaddr(result.sockname)
 
 
-def rename_in_log(transport: Any, protocol: IProtocol, peer: IAddress) -> None:
+def rename_in_log(transport: Any, protocol: Any, peer: IAddress) -> None:
     """Name the application's protocol and the client in the transport's log prefix, as it does itself at accept.
 
     Args:
@@ -55,32 +59,34 @@ def rename_in_log(transport: Any, protocol: IProtocol, peer: IAddress) -> None:
         peer: The client's address.
     """
     if hasattr(transport, "logstr"):
-        prefix = protocol.logPrefix() if ILoggingContext.providedBy(protocol) else type(protocol).__name__
-        number = getattr(transport, "sessionno", "-")
-        transport.logstr = f"{prefix},{number},{getattr(peer, 'host', peer)}"
+        prefix = protocol.logPrefix() if hasattr(protocol, "logPrefix") else type(protocol).__name__
+        transport.logstr = f"{prefix},{getattr(transport, 'sessionno', '-')},{getattr(peer, 'host', peer)}"
 
 
 def connect(transport: Any, protocol: IProtocol, trailing: bytes) -> None:
     """Begin the application, and give it the bytes that came with the header.
 
     They go to whatever is the transport's protocol by then: an application may have begun TLS in ``connectionMade``.
+    It may also have paused, lost or aborted the connection there, and Twisted gives it no more data then; these bytes
+    are data like any other. All three call ``stopReading`` of what reads the socket, which is watched for this.
 
     Args:
         transport: The transport, already handed over.
         protocol: The application's protocol.
         trailing: The bytes.
     """
-    if not trailing:
-        protocol.makeConnection(transport)
-        return
-    descriptor = _descriptor(transport)
+    descriptor = _descriptor(transport) if trailing else None
     if descriptor is None:
         protocol.makeConnection(transport)
-        deliver(transport, trailing)
     else:
-        held = _HeldBytes(transport, descriptor, trailing)
+        watch = _ReadWatch(descriptor)
         protocol.makeConnection(transport)
-        held.release()
+        if not watch.reading:
+            watch.hold(transport, trailing)
+            return
+        watch.end()
+    if trailing:
+        deliver(transport, trailing)
 
 
 def deliver(transport: Any, data: bytes) -> None:
@@ -90,69 +96,67 @@ def deliver(transport: Any, data: bytes) -> None:
         transport: The transport.
         data: The bytes.
     """
-    below = "wrappedProtocol" if "wrappedProtocol" in vars(transport) else "protocol"
-    protocol = getattr(transport, below)
+    protocol = transport.wrappedProtocol if isinstance(transport, ProtocolWrapper) else transport.protocol
     if protocol is not None:  # a ProtocolWrapper has none any more when its connection is lost
         protocol.dataReceived(data)
 
 
 def _descriptor(transport: Any) -> Any:
     """Give what reads the socket below a transport, or None where there is no such thing."""
-    while transport is not None and "stopReading" not in dir(type(transport)):
+    while transport is not None and not hasattr(type(transport), "stopReading"):
         transport = vars(transport).get("transport")
     return transport
 
 
-class _HeldBytes:
-    """The bytes behind a header, held while the application does not read.
+class _ReadWatch:
+    """Knows whether an application reads, and holds bytes for it while it does not."""
 
-    An application may pause, lose or abort its connection in ``connectionMade``, and Twisted gives it no more data
-    then; these bytes are data like any other. All three call ``stopReading`` of what reads the socket, and resuming
-    calls ``startReading``, so these two are watched until the bytes are gone.
-    """
+    __slots__ = ("_call", "_data", "_descriptor", "_transport", "reading")
 
-    def __init__(self, transport: Any, descriptor: Any, data: bytes) -> None:
-        self._transport = transport
+    def __init__(self, descriptor: Any) -> None:
+        self.reading = True
         self._descriptor = descriptor
-        self._data = data
-        self._reading = True
-        self._connecting = True
-        self._call: IDelayedCall | None = None
+        self._data: bytes | None = None
         descriptor.stopReading = self._stop_reading
-        descriptor.startReading = self._start_reading
 
-    def release(self) -> None:
-        """Deliver the bytes now that the application has begun, or when it reads again."""
-        self._connecting = False
-        if self._reading:
-            self._deliver()
+    def end(self) -> None:
+        """Watch no longer."""
+        del self._descriptor.stopReading
+
+    def hold(self, transport: Any, data: bytes) -> None:
+        """Deliver bytes when the application reads again."""
+        self._transport = transport
+        self._data = data
+        self._call: IDelayedCall | None = None
 
     def _stop_reading(self) -> None:
-        self._reading = False
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-        type(self._descriptor).stopReading(self._descriptor)
-        if getattr(self._descriptor, "disconnected", False):
-            self._forget()
+        self.reading = False
+        descriptor = self._descriptor
+        descriptor.startReading = self._start_reading
+        type(descriptor).stopReading(descriptor)
+        if self._data is not None:
+            if self._call is not None:
+                self._call.cancel()
+                self._call = None
+            if getattr(descriptor, "disconnected", False):
+                self._release()
 
     def _start_reading(self) -> None:
-        self._reading = True
-        if self._connecting:
-            type(self._descriptor).startReading(self._descriptor)
+        descriptor = self._descriptor
+        if self._data is None:
+            self.reading = True
+            del descriptor.startReading
+            descriptor.startReading()
         elif self._call is None:
             # Not from inside the application's resumeProducing, which expects no data yet; and the socket is not read
             # before these bytes have gone, which came before what is in it.
-            self._call = self._descriptor.reactor.callLater(0, self._resume)
+            self._call = descriptor.reactor.callLater(0, self._resume)
 
     def _resume(self) -> None:
-        self._call = None
-        type(self._descriptor).startReading(self._descriptor)
-        self._deliver()
+        self._release()
+        self._descriptor.startReading()
+        deliver(self._transport, self._data or b"")
 
-    def _deliver(self) -> None:
-        self._forget()
-        deliver(self._transport, self._data)
-
-    def _forget(self) -> None:
-        del self._descriptor.stopReading, self._descriptor.startReading
+    def _release(self) -> None:
+        self.end()
+        del self._descriptor.startReading

@@ -12,8 +12,8 @@ from proxyprotocol.result import ProxyResult
 
 __all__ = ["IProxiedTransport", "proxy_result"]
 
-# What is put on a transport at the hand-over. It refers to nothing that refers to the transport: no cycle.
-FACTS = "_proxyprotocol_facts"
+# What is put on a transport at the hand-over: the result alone, which refers to nothing, so that there is no cycle.
+RESULT = "_proxyprotocol_result"
 
 
 class IProxiedTransport(Interface):
@@ -39,39 +39,28 @@ class IProxiedTransport(Interface):
 
 
 @implementer(IProxiedTransport)
-class ProxyFacts:
-    """The answers to IProxiedTransport.
+class _ProxiedTransport:
+    """Answers for a transport that has a result."""
 
-    Args:
-        result: What the header said.
-        peer: The address that really connected.
-    """
-
-    __slots__ = ("_peer", "_result")
-
-    def __init__(self, result: ProxyResult, peer: IAddress) -> None:
-        self._result = result
-        self._peer = peer
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
 
     def getProxyResult(self) -> ProxyResult:
         """Give what the header said."""
-        return self._result
+        result: ProxyResult = getattr(self._transport, RESULT)
+        return result
 
     def getProxyPeer(self) -> IAddress:
-        """Give the address that really connected."""
-        return self._peer
+        """Give the address that really connected, which the transport's class still tells."""
+        peer: IAddress = type(self._transport).getPeer(self._transport)
+        return peer
 
 
-def proxy_facts(transport: Any) -> ProxyFacts | None:
-    """Find the facts on a transport or on one below it.
-
-    Args:
-        transport: An application's transport.
-    """
+def _adapt(transport: Any) -> _ProxiedTransport | None:
+    """Find the transport with a result: the application's own, or one below it."""
     while transport is not None:
-        facts: ProxyFacts | None = getattr(transport, FACTS, None)
-        if facts is not None:
-            return facts
+        if RESULT in getattr(transport, "__dict__", ()):
+            return _ProxiedTransport(transport)
         transport = getattr(transport, "transport", None)
     return None
 
@@ -85,8 +74,8 @@ def proxy_result(transport: Any) -> ProxyResult | None:
     Returns:
         The result; None where there was no header.
     """
-    facts = proxy_facts(transport)
-    return None if facts is None else facts.getProxyResult()
+    proxied = _adapt(transport)
+    return None if proxied is None else proxied.getProxyResult()
 
 
-registerAdapter(proxy_facts, Interface, IProxiedTransport)
+registerAdapter(_adapt, Interface, IProxiedTransport)

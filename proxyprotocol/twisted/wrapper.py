@@ -22,7 +22,7 @@ from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeyword
 
 from . import _handover
 from ._addresses import from_sockaddr, to_sockaddr
-from .interfaces import FACTS, ProxyFacts
+from .interfaces import RESULT
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -70,12 +70,14 @@ class ProxyProtocolWrapper(ProtocolWrapper):
         peer = local = None
         if receiver.needs_addresses:
             peer, local = to_sockaddr(transport.getPeer()), to_sockaddr(transport.getHost())
-        with _Aborting(transport):
-            try:
-                self._connection = receiver.connection(peer, local)
-            except ProxyProtocolError as error:
-                self._refuse(error)
-                return
+        try:
+            self._connection = receiver.connection(peer, local)
+        except ProxyProtocolError as error:
+            self._refuse(error)
+        except BaseException:  # the policy function's; Twisted logs it, and would leave the connection open
+            transport.abortConnection()
+            raise
+        else:
             if self._connection.begun:
                 self._hand_over(self._connection)
             else:
@@ -140,7 +142,7 @@ class ProxyProtocolWrapper(ProtocolWrapper):
 
     def _forget(self) -> None:
         self._connection = None
-        self.factory._forget(self)
+        self.factory._waiting.pop(self, None)
 
     def _refuse(self, error: ProxyProtocolError) -> None:
         self._log_refusal(error)
@@ -154,24 +156,25 @@ class ProxyProtocolWrapper(ProtocolWrapper):
         """Begin the application."""
         self._forget()
         transport = self.transport
-        with _Aborting(transport):
-            peer, host = real_peer, real_host = transport.getPeer(), None
-            if connection.addresses is not None:
-                real_host = transport.getHost()
-                peer = from_sockaddr(connection.addresses.peername, real_peer)
-                host = from_sockaddr(connection.addresses.sockname, real_host)
+        try:
+            addresses = connection.addresses
+            peer = transport.getPeer() if addresses is None else from_sockaddr(addresses.peername)
             protocol = self.factory.wrappedFactory.buildProtocol(peer)
             if protocol is None:
                 transport.loseConnection()
                 return
             if not _handover.replace_protocol(transport, self, protocol):
                 transport = self._stay(protocol)
-            if host is not None:
-                _handover.answer(transport, peer, host)
             if connection.result is not None:
-                setattr(transport, FACTS, ProxyFacts(connection.result, real_peer))
+                setattr(transport, RESULT, connection.result)
+            if addresses is not None:
+                _handover.answer(transport, peer, addresses)
             _handover.rename_in_log(transport, protocol, peer)
             _handover.connect(transport, protocol, connection.trailing)
+        except BaseException:
+            # the application's; outside of the reactor's read nobody else would drop the connection
+            transport.abortConnection()
+            raise
 
     def _stay(self, protocol: IProtocol) -> ProxyProtocolWrapper:
         """Become the application's transport, where the real one cannot be handed over."""
@@ -180,22 +183,6 @@ class ProxyProtocolWrapper(ProtocolWrapper):
         if IHalfCloseableProtocol.providedBy(protocol):
             directlyProvides(self, providedBy(self.transport), IHalfCloseableProtocol)
         return self
-
-
-class _Aborting:
-    """Drops a connection where an application raises as it begins: nobody else would, outside of the reactor's read."""
-
-    __slots__ = ("_transport",)
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self._transport.abortConnection()
 
 
 class ProxyProtocolWrapperFactory(WrappingFactory):
@@ -264,9 +251,6 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         self._waiting[wrapper] = clock.seconds() + timeout
         if self._timer is None:
             self._timer = clock.callLater(timeout, self._expire, clock)
-
-    def _forget(self, wrapper: ProxyProtocolWrapper) -> None:
-        self._waiting.pop(wrapper, None)
 
     def _expire(self, clock: IReactorTime) -> None:
         now, late = clock.seconds(), []
