@@ -6,20 +6,18 @@ connection here, and nothing written.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from ssl import SSLObject, SSLSocket
 from typing import Any
 
+from ._facts import AF_UNIX, decode_path, extra_info
 from .result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnix, ProxyResultUnknown
 from .tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
 from .typing import TransportProtocol
 
 __all__ = ["build_socket_result", "build_transport_result"]
-
-_AF_UNIX = getattr(socket, "AF_UNIX", None)  # Windows has none
 
 
 def build_socket_result(
@@ -69,31 +67,16 @@ def build_transport_result(
         the transport can no longer tell an address: a TLS transport forgets them when it is closed, and uvloop does
         not know that of a peer that was gone before it was asked.
     """
-    sock, peername, sockname = (_extra_info(transport, name) for name in ("socket", "peername", "sockname"))
-    tlv = _build_tlv(_extra_info(transport, "ssl_object"), unique_id, dnsbl)
+    sock, peername, sockname = (extra_info(transport, name) for name in ("socket", "peername", "sockname"))
+    tlv = _build_tlv(extra_info(transport, "ssl_object"), unique_id, dnsbl)
     return _build_result(sock, peername, sockname, tlv)
-
-
-def _extra_info(transport: TransportProtocol, name: str) -> Any:
-    """Ask a transport that may be closed already, and get None for what it cannot tell."""
-    try:
-        return transport.get_extra_info(name)
-    except AttributeError:
-        # Closed ones raise this instead of giving the default: asyncio's over TLS (CPython 3.11) whatever is asked,
-        # uvloop's where an address is.
-        return None
-
-
-def _decode_path(name: bytes | str) -> str:
-    """Decode the name of a UNIX socket; the socket module gives abstract ones as bytes, with the leading NUL."""
-    return os.fsdecode(name)
 
 
 def _build_result(sock: Any, peername: Any, sockname: Any, tlv: ProxyProtocolTLV) -> ProxyResult:
     if sock is None or peername is None or sockname is None:
         return ProxyResultUnknown()
-    if sock.family == _AF_UNIX:
-        return ProxyResultUnix(_decode_path(peername), _decode_path(sockname), protocol=sock.type, tlv=tlv)
+    if sock.family == AF_UNIX:
+        return ProxyResultUnix(decode_path(peername), decode_path(sockname), protocol=sock.type, tlv=tlv)
     # An empty string is no name of an IP socket, yet wrappers give it where they have none.
     if not peername or not sockname:
         return ProxyResultUnknown()

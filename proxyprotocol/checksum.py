@@ -16,11 +16,11 @@ _POLYNOMIAL = 0x82F63B78  # 0x1EDC6F41 with its bits reversed
 class Checksum(Protocol):
     """The shape of a checksum function, such as ``crc32c.crc32c`` of the crc32c library."""
 
-    def __call__(self, data: bytes, crc: int = 0) -> int:
+    def __call__(self, val: bytes, crc: int = 0) -> int:
         """Compute the checksum.
 
         Args:
-            data: The bytes.
+            val: The bytes.
             crc: The checksum of the bytes before them, to go on from.
         """
         ...
@@ -38,9 +38,9 @@ def _table() -> list[int]:
 def _pure_python() -> Checksum:
     table = _table()
 
-    def crc32c(data: bytes, crc: int = 0) -> int:
+    def crc32c(val: bytes, crc: int = 0) -> int:
         crc ^= 0xFFFFFFFF
-        for byte in data:
+        for byte in val:
             crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
         return crc ^ 0xFFFFFFFF
 
@@ -58,11 +58,11 @@ def _load() -> Checksum:
 _implementation: Checksum | None = None
 
 
-def crc32c(data: bytes, crc: int = 0) -> int:
-    """Compute the CRC32C of *data*.
+def crc32c(val: bytes, crc: int = 0) -> int:
+    """Compute the CRC32C of some bytes.
 
     Args:
-        data: The bytes.
+        val: The bytes.
         crc: The checksum of the bytes before them, to go on from.
 
     Returns:
@@ -71,4 +71,4 @@ def crc32c(data: bytes, crc: int = 0) -> int:
     global _implementation
     if _implementation is None:
         _implementation = _load()
-    return _implementation(data, crc)
+    return _implementation(val, crc)

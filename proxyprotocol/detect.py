@@ -67,6 +67,7 @@ class ProxyProtocolDetect(ProxyProtocol):
             ProxyProtocolSyntaxError: There is no header.
             ProxyProtocolChecksumError: The header's CRC32C is not right.
         """
+        data = bytes(data)
         codec = self.choose(data)
         if codec is self or len(data) < _SIGNATURE_LENGTH:
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_SIGNATURE_LENGTH - len(data)))

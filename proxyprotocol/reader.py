@@ -10,12 +10,14 @@ import dataclasses
 import inspect
 import logging
 import sys
+import uuid
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._base import ProxyProtocol
 from ._errors import ProxyProtocolError
+from ._facts import extra_info
 from .parser import HeaderParser
 from .receiver import LimitKeywords, Receiver, ReceiverConnection, describe_refusal
 from .result import ProxyResult
@@ -54,6 +56,11 @@ class ProxyProtocolReader:
     ) -> None:
         self._receiver = Receiver.of(receiver, keywords if pp is None else {"pp": pp, **keywords})
         self._own_timeout = receiver is not None or "timeout" in keywords
+
+    @property
+    def pp(self) -> ProxyProtocol:
+        """The codec."""
+        return self._receiver.codec
 
     async def read(self, reader: StreamReaderProtocol) -> ProxyResult:
         """Read a header, and not a byte of what follows it. Put a deadline around it: a peer may send nothing.
@@ -103,11 +110,25 @@ class ProxyProtocolReader:
                 # under OPTIONAL what was read may have been the application's
                 trailing = connection.trailing
                 stream = _give_back(reader, trailing) if trailing else reader
-                outcome = callback(stream, writer, SocketInfo.get(writer, connection.believed))
-                if inspect.isawaitable(outcome):
-                    await outcome
+                info = SocketInfo.get(writer, connection.believed, unique_id=uuid.uuid4().bytes)
+                await _call(callback, reader, stream, writer, info)
 
         return connected
+
+
+async def _call(
+    callback: _WrappedCallback, reader: StreamReader, stream: StreamReader, writer: StreamWriter, info: SocketInfo
+) -> None:
+    try:
+        outcome = callback(stream, writer, info)
+        if inspect.isawaitable(outcome):
+            await outcome
+    except OSError as error:
+        # A health check resets the connection right behind its header, and asyncio would log each one as an unhandled
+        # exception of the callback.
+        if error is not reader.exception():
+            raise
+        _log.debug("The connection was lost: %s", error)
 
 
 async def _read_some(reader: StreamReaderProtocol, needed: int) -> bytes:
@@ -119,9 +140,9 @@ async def _read_some(reader: StreamReaderProtocol, needed: int) -> bytes:
 
 async def _receive(receiver: Receiver, reader: StreamReader, writer: StreamWriter) -> ReceiverConnection | None:
     """Receive one connection: None where it was refused, which has been logged then."""
-    peer: SockAddr = writer.get_extra_info("peername")
+    peer: SockAddr = extra_info(writer, "peername")
     try:
-        connection = receiver.connection(peer, writer.get_extra_info("sockname"))
+        connection = receiver.connection(peer, extra_info(writer, "sockname"))
         try:
             await asyncio.wait_for(_read_header(connection, reader), receiver.timeout)
         except asyncio.TimeoutError:

@@ -13,8 +13,8 @@ from typing import Any, TypedDict
 
 from . import _wire
 from ._base import ProxyProtocol
+from ._buffer import DETECT, HeaderBuffer, check_max_header
 from ._errors import ProxyProtocolError, ProxyProtocolTimeoutError, ProxyProtocolUntrustedError
-from .parser import HeaderBuffer, HeaderParser, check_max_header
 from .policy import HeaderPolicy, PolicyCallable
 from .result import ProxyResult, is_local, is_unknown
 from .typing import SockAddr
@@ -78,10 +78,15 @@ class Receiver:
             raise ValueError(f"timeout is a number of seconds above 0, or None, not {self.timeout!r}")
         check_max_header(self.max_header)
 
+    @property
+    def codec(self) -> ProxyProtocol:
+        """The codec, where *pp* was not given too."""
+        return DETECT if self.pp is None else self.pp
+
     @cached_property
     def reads_nothing(self) -> bool:
         """Whether the codec is one for connections without a header, such as :class:`.ProxyProtocolNoop`."""
-        return HeaderParser(self.pp).needed == 0
+        return self.codec.measure(b"") == 0
 
     @classmethod
     def of(cls, receiver: Receiver | None, keywords: Mapping[str, Any]) -> Receiver:

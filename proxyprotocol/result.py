@@ -7,7 +7,6 @@ never pays for an address object, and who logs a client pays for its text alone.
 from __future__ import annotations
 
 import os
-import socket
 import struct
 from abc import ABC, abstractmethod
 from enum import Enum
@@ -55,7 +54,7 @@ class ProxyResultType(Enum):
         Raises:
             AttributeError: This platform has no such family, as Windows has no AF_UNIX.
         """
-        family: AddressFamily = getattr(socket, self.value[1])
+        family: AddressFamily = getattr(AddressFamily, self.value[1])
         return family
 
 

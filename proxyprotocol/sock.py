@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import AddressFamily, SocketKind
 
-from .build import _AF_UNIX, _decode_path, _extra_info
+from ._facts import AF_UNIX, decode_path, extra_info
 from .result import ProxyResult, is_unknown
 from .typing import Cipher, PeerCert, SockAddr, TransportProtocol
 
@@ -57,7 +57,7 @@ class SocketInfo(ABC):
     @property
     def socket(self) -> socket.socket:
         """The real connection's socket, whatever the header says; None once a transport over TLS is closed."""
-        sock: socket.socket = _extra_info(self._transport, "socket")
+        sock: socket.socket = extra_info(self._transport, "socket")
         return sock
 
     @property
@@ -133,7 +133,7 @@ class SocketInfo(ABC):
     @property
     def from_localhost(self) -> bool:
         """Whether the client is on this machine: over a UNIX socket, or from a loopback address."""
-        if self.family == _AF_UNIX:
+        if self.family == AF_UNIX:
             return True
         ip = self.peername_ip
         return ip is not None and ip.is_loopback
@@ -172,7 +172,7 @@ class SocketInfo(ABC):
         return None
 
     def _addr(self, name: SockAddr) -> str | None:
-        if self.family == _AF_UNIX:
+        if self.family == AF_UNIX:
             return name if isinstance(name, str) else None
         ip_port = self._ip_port(name)
         return None if ip_port is None else ip_port[0]
@@ -242,19 +242,19 @@ class SocketInfoLocal(SocketInfo):
     @property
     def cipher(self) -> Cipher | None:
         """What :meth:`ssl.SSLSocket.cipher` gives."""
-        cipher: Cipher | None = _extra_info(self._transport, "cipher")
+        cipher: Cipher | None = extra_info(self._transport, "cipher")
         return cipher
 
     @property
     def compression(self) -> str | None:
         """What :meth:`ssl.SSLSocket.compression` gives."""
-        compression: str | None = _extra_info(self._transport, "compression")
+        compression: str | None = extra_info(self._transport, "compression")
         return compression
 
     @property
     def peercert(self) -> PeerCert | None:
         """What :meth:`ssl.SSLSocket.getpeercert` gives."""
-        peercert: PeerCert | None = _extra_info(self._transport, "peercert")
+        peercert: PeerCert | None = extra_info(self._transport, "peercert")
         return peercert
 
     @property
@@ -268,8 +268,8 @@ class SocketInfoLocal(SocketInfo):
         return self._dnsbl
 
     def _name(self, which: str) -> SockAddr:
-        name: bytes | SockAddr = _extra_info(self._transport, which)
-        return _decode_path(name) if isinstance(name, bytes) else name
+        name: bytes | SockAddr = extra_info(self._transport, which)
+        return decode_path(name) if isinstance(name, bytes) else name
 
 
 class SocketInfoProxy(SocketInfo):

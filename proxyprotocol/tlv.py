@@ -81,6 +81,7 @@ _AWS_SUBTYPE_VPCE_ID: Final = b"\x01"
 _AZURE_SUBTYPE_LINK_ID: Final = b"\x01"
 # A peer certificate travels compressed: some KiB of input could unpack to gigabytes.
 _PEERCERT_MAX_LENGTH: Final = 64 * 1024
+_CRC32C_SIZE: Final = _wire.TLV_HEAD_LENGTH + _wire.CRC32C_LENGTH
 _SSL_HEAD: Final = struct.Struct("!BL")
 
 
@@ -399,7 +400,8 @@ class ProxyProtocolExtTLV(TLV):
             return b""
         vectors = data[len(cls.MAGIC_PREFIX) :]
         try:
-            _vectors.check_tlvs(vectors, 0, len(vectors))
+            for _ in _vectors.split(vectors):
+                pass  # the walk is the check; the rules for a header's own types do not hold in here
         except ProxyProtocolSyntaxError:
             return b""
         return vectors
@@ -506,6 +508,14 @@ class ProxyProtocolTLV(TLV):
         return self
 
     @property
+    def size(self) -> int:
+        """How many bytes the vectors take on the wire, with the CRC32C that *auto_crc32c* will add."""
+        return len(self._wire) + (_CRC32C_SIZE if self._will_add_crc32c() else 0)
+
+    def _will_add_crc32c(self) -> bool:
+        return self._auto_crc32c and Type.PP2_TYPE_CRC32C not in self
+
+    @property
     def alpn(self) -> bytes | None:
         """PP2_TYPE_ALPN: the protocol above, such as ``b"h2"`` (section 2.2.1)."""
         return self.get(Type.PP2_TYPE_ALPN)
@@ -577,7 +587,9 @@ class ProxyProtocolTLV(TLV):
             return False
 
     def with_checksum(self, *before: bytes) -> ProxyProtocolTLV:
-        """Give a copy with the right CRC32C, where there is one or *auto_crc32c* was asked for.
+        """Give a copy with the right CRC32C, where *auto_crc32c* was asked for and there is none yet.
+
+        ``ProxyProtocolV2.pack`` does not need this: it computes the header's checksum itself.
 
         Args:
             before: The bytes of the header before the vectors; the length in it must count the CRC32C.
@@ -585,7 +597,7 @@ class ProxyProtocolTLV(TLV):
         Raises:
             ProxyProtocolSyntaxError: No receiver would take these vectors.
         """
-        if not self._auto_crc32c and Type.PP2_TYPE_CRC32C not in self:
+        if not self._will_add_crc32c():
             return ProxyProtocolTLV._from_checked(self._wire)
         wire, crc_at = _vectors.place_crc32c(self._wire)
         checksum = compute_crc32c(b"".join(before) + wire).to_bytes(_wire.CRC32C_LENGTH, "big")

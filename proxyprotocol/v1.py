@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from socket import AF_INET, AF_INET6, SOCK_STREAM, AddressFamily, inet_ntop
-from socket import inet_pton as system_inet_pton
+from socket import AF_INET, AF_INET6, SOCK_STREAM, AddressFamily, inet_ntop, inet_pton
 from typing import Final, NamedTuple
 
 from . import _wire
@@ -58,7 +57,7 @@ _RESULTS: Final[dict[str, tuple[int, type[ProxyResultIPv4 | ProxyResultIPv6]]]] 
 
 
 def _canonical_inet_pton(number: int, text: str) -> bytes:
-    packed = system_inet_pton(number, text)
+    packed = inet_pton(number, text)
     if number == AF_INET and inet_ntop(AF_INET, packed) != text:
         raise OSError(f"Not an address in its canonical form: {text!a}")
     return packed
@@ -67,13 +66,13 @@ def _canonical_inet_pton(number: int, text: str) -> bytes:
 def _choose_inet_pton() -> Callable[[int, str], bytes]:
     """Give the system's function, wrapped where it takes leading zeros: looking twice costs a tenth."""
     try:
-        system_inet_pton(AF_INET, "192.0.02.1")
+        inet_pton(AF_INET, "192.0.02.1")
     except OSError:
-        return system_inet_pton
+        return inet_pton
     return _canonical_inet_pton
 
 
-inet_pton: Final = _choose_inet_pton()
+_inet_pton: Final = _choose_inet_pton()
 
 
 class ProxyProtocolV1(ProxyProtocol):
@@ -91,7 +90,7 @@ class ProxyProtocolV1(ProxyProtocol):
         Args:
             signature: The first bytes of a connection, 8 at least.
         """
-        return signature.startswith(_wire.V1_SIGNATURE)
+        return bytes(signature).startswith(_wire.V1_SIGNATURE)
 
     def unpack(self, data: bytes) -> ProxyResult:
         """Read the header at the start of *data*, and ignore what follows it.
@@ -103,11 +102,26 @@ class ProxyProtocolV1(ProxyProtocol):
             ProxyProtocolIncompleteError: More of the line is needed.
             ProxyProtocolSyntaxError: There is no such line.
         """
+        data = bytes(data)
         end = data.find(_wire.V1_CRLF, 0, _wire.V1_MAX_LENGTH)
         if end < 0:
             self.measure(data)
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(want_line=True))
         return self.decode(data[: end + 2])
+
+    def unpack_line(self, data: bytes) -> ProxyResult:
+        """Read a header that is known to be a line.
+
+        Args:
+            data: The whole line, its CRLF included.
+
+        Raises:
+            ProxyProtocolSyntaxError: It is not one whole line, or not such a line.
+        """
+        data = bytes(data)
+        if self.measure(data) != len(data):
+            raise ProxyProtocolSyntaxError(f"This is not one whole line: {data[: _wire.V1_MAX_LENGTH]!r}")
+        return self.decode(data)
 
     def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
         """Say how long the header is that begins with these bytes; see :meth:`.ProxyProtocol.measure`.
@@ -149,7 +163,7 @@ class ProxyProtocolV1(ProxyProtocol):
             port, other_port = int(source_port), int(dest_port)
             # int() alone takes signs, white space, underscores and leading zeros
             if str(port) == source_port and str(other_port) == dest_port and signature == "PROXY":
-                block = inet_pton(number, source) + inet_pton(number, dest) + _pack_ports(port, other_port)
+                block = _inet_pton(number, source) + _inet_pton(number, dest) + _pack_ports(port, other_port)
                 return result._from_wire(block, SOCK_STREAM, b"")
         except (KeyError, OSError, ValueError, struct.error):
             pass  # it is UNKNOWN, or wrong in a way that is worth a longer look
@@ -191,7 +205,7 @@ def _decode_slowly(header: bytes) -> ProxyResult:
     _check_name(name, whole=True)
     if name == _wire.V1_UNKNOWN:
         return ProxyResultUnknown()
-    raise _first_wrong(_FAMILIES[name], _split(rest))
+    raise _first_wrong(_FAMILIES[name], _split(rest), len(header) - len(_wire.V1_CRLF))
 
 
 def _check_name(name: bytes, *, whole: bool) -> None:
@@ -217,16 +231,15 @@ def _wrong(fields: list[str], index: int, why: str) -> ProxyProtocolSyntaxError:
     return ProxyProtocolSyntaxError(f"The {_FIELDS[index]} {fields[index]!a} {why}", at)
 
 
-def _first_wrong(family: _Family, fields: list[str]) -> ProxyProtocolSyntaxError:
-    """Say what is wrong with these fields: the first of them that is, else their number."""
+def _first_wrong(family: _Family, fields: list[str], end: int) -> ProxyProtocolSyntaxError:
+    """Say what is wrong with these fields: the first of them that is, else their number; *end* is the line's."""
     for index, field in enumerate(fields[: len(_FIELDS)]):
         if field or index < len(fields) - 1:
             _read_field(family, fields, index)
     if len(fields) > len(_FIELDS):
         return _wrong(fields, _LAST_FIELD, "has a space behind it, where the line must end")
     missing = len(fields) - (not fields[-1])
-    at = _FIRST_FIELD + sum(len(field) + 1 for field in fields[:missing])
-    return ProxyProtocolSyntaxError(f"The line ends where its {_FIELDS[missing]} must come", at)
+    return ProxyProtocolSyntaxError(f"The line ends where its {_FIELDS[missing]} must come", end)
 
 
 def _read_field(family: _Family, fields: list[str], index: int) -> None:
@@ -238,7 +251,7 @@ def _read_field(family: _Family, fields: list[str], index: int) -> None:
 
 def _read_address(family: _Family, fields: list[str], index: int) -> None:
     try:
-        inet_pton(family.number, fields[index])
+        _inet_pton(family.number, fields[index])
     except (OSError, ValueError):  # a NUL is a ValueError
         version = 4 if family.number is AF_INET else 6
         raise _wrong(fields, index, f"is not an IPv{version} address in its canonical form") from None
@@ -265,7 +278,7 @@ def _measure_begun(line: bytes) -> int:
     fields = _split(rest)
     index = len(fields) - 1
     if index > _LAST_FIELD:
-        raise _first_wrong(family, fields)
+        raise _first_wrong(family, fields, len(line))
     for complete in range(index):
         _read_field(family, fields, complete)
     missing = _least_address(family, fields, index) if index < 2 else _least_port(fields, index)
@@ -288,7 +301,7 @@ def _least_address(family: _Family, fields: list[str], index: int) -> int:
     if len(text) > _IPV6_MAX_LENGTH or not _IPV6_DIGITS.issuperset(text) or text.count("::") > 1:
         raise _wrong(fields, index, "is not the beginning of an IPv6 address")
     try:
-        inet_pton(AF_INET6, text)
+        _inet_pton(AF_INET6, text)
     except OSError:
         return 1 if text else 2
     return 0

@@ -161,10 +161,11 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolSyntaxError: There is no such header.
             ProxyProtocolChecksumError: The header's CRC32C is not right.
         """
+        data = bytes(data)
         size = self.measure(data)
         if size > len(data):
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(size - len(data)))
-        return self.decode(bytes(data[:size]))
+        return self.decode(data[:size])
 
     def unpack_header(self, header_data: bytes) -> ProxyProtocolV2Header:
         """Read the fixed part alone.
@@ -176,7 +177,7 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolIncompleteError: They are fewer.
             ProxyProtocolSyntaxError: They have not the signature, or not the version.
         """
-        check_signature(header_data[: _wire.V2_SIGNATURE_LENGTH], _wire.V2_SIGNATURE)
+        check_signature(bytes(header_data[: _wire.V2_SIGNATURE_LENGTH]), _wire.V2_SIGNATURE)
         if len(header_data) < _wire.V2_FIXED_LENGTH:
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_wire.V2_FIXED_LENGTH - len(header_data)))
         _, code, length = _FIXED.unpack_from(header_data)

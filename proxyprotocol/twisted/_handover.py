@@ -16,6 +16,9 @@ from proxyprotocol.twisted._addresses import from_sockaddr
 
 __all__: list[str] = []
 
+# Where a transport keeps its result, which refers to nothing, so that there is no cycle.
+RESULT = "_proxyprotocol_result"
+
 
 def replace_protocol(transport: Any, old: IProtocol, new: IProtocol) -> bool:
     """Make *new* the protocol of a transport in the place of *old*.

@@ -53,7 +53,7 @@ class ProxyProtocolServerEndpoint:
         if isinstance(endpoint, SSL4ServerEndpoint) and not inside_tls:
             if tls is not None:
                 raise TypeError("The endpoint does TLS already: tls= is for one that does not")
-            self._endpoint, self._tls = take_tls(endpoint)
+            self._endpoint, self._tls = _take_tls(endpoint)
 
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Begin to listen.
@@ -66,7 +66,7 @@ class ProxyProtocolServerEndpoint:
         return listening
 
 
-def take_tls(endpoint: SSL4ServerEndpoint) -> tuple[TCP4ServerEndpoint, Any]:
+def _take_tls(endpoint: SSL4ServerEndpoint) -> tuple[TCP4ServerEndpoint, Any]:
     """Part an ``ssl:`` endpoint into one for TCP and its context.
 
     Twisted has no public way to ask for these, so its private attributes are named here, once. A Twisted without them

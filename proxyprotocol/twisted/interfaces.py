@@ -9,11 +9,9 @@ from twisted.python.components import registerAdapter
 from zope.interface import Interface, implementer
 
 from proxyprotocol.result import ProxyResult
+from proxyprotocol.twisted._handover import RESULT
 
 __all__ = ["IProxiedTransport", "proxy_result"]
-
-# What is put on a transport at the hand-over: the result alone, which refers to nothing, so that there is no cycle.
-RESULT = "_proxyprotocol_result"
 
 
 class IProxiedTransport(Interface):

@@ -25,7 +25,7 @@ _INSIDE_TLS = "ppInsideTLS"
 _YES_NO = {"yes": True, "no": False}
 
 
-def spell(option: str) -> str:
+def _spell(option: str) -> str:
     """Give the name of a receiver's option in an endpoint string: ``max_header`` is ``ppMaxHeader``.
 
     Args:
@@ -34,7 +34,7 @@ def spell(option: str) -> str:
     return _PREFIX + "".join(word.capitalize() for word in option.split("_"))
 
 
-_SERVER_OPTIONS = {spell(option): option for option in OPTIONS}
+_SERVER_OPTIONS = {_spell(option): option for option in OPTIONS}
 
 
 def server_from_options(reactor: Any, description: str, options: Mapping[str, str]) -> IStreamServerEndpoint:
@@ -53,7 +53,7 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     unknown = ", ".join(sorted(options.keys() - _SERVER_OPTIONS.keys()))
     if unknown:
         raise ValueError(f"{unknown}: there is no such option, but {', '.join([*_SERVER_OPTIONS, _INSIDE_TLS])}")
-    receiver = parse_receiver({_SERVER_OPTIONS[name]: value for name, value in options.items()}, spell)
+    receiver = parse_receiver({_SERVER_OPTIONS[name]: value for name, value in options.items()}, _spell)
     endpoint = serverFromString(reactor, description)
     return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls)
 

@@ -22,7 +22,6 @@ from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeyword
 
 from . import _handover
 from ._addresses import from_sockaddr, to_sockaddr
-from .interfaces import RESULT
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -166,7 +165,7 @@ class ProxyProtocolWrapper(ProtocolWrapper):
             if not _handover.replace_protocol(transport, self, protocol):
                 transport = self._stay(protocol)
             if connection.result is not None:
-                setattr(transport, RESULT, connection.result)
+                setattr(transport, _handover.RESULT, connection.result)
             if addresses is not None:
                 _handover.answer(transport, peer, addresses)
             _handover.rename_in_log(transport, protocol, peer)

@@ -1,0 +1,28 @@
+"""Floor 4: facts from transports that may be gone already."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from .typing import TransportProtocol
+
+__all__: list[str] = []
+
+AF_UNIX = getattr(socket, "AF_UNIX", None)  # Windows has none
+
+
+def extra_info(transport: TransportProtocol, name: str) -> Any:
+    """Ask a transport that may be closed already, and get None for what it cannot tell."""
+    try:
+        return transport.get_extra_info(name)
+    except AttributeError:
+        # Closed ones raise this instead of giving the default: asyncio's over TLS (CPython 3.11) whatever is asked,
+        # uvloop's where an address is.
+        return None
+
+
+def decode_path(name: bytes | str) -> str:
+    """Decode the name of a UNIX socket; the socket module gives abstract ones as bytes, with the leading NUL."""
+    return os.fsdecode(name)

@@ -1,0 +1,129 @@
+"""The proxies of these tests. Each is started once a test, in the foreground, and stopped with the test's end."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ._programs import Program, connect, find_program, reserved_port, wait_until_listening
+
+
+class Statistics(NamedTuple):
+    """What HAProxy says of the server behind it."""
+
+    status: str
+    last_check: str
+    failed_checks: int
+    times_down: int
+
+
+class HAProxy:
+    """HAProxy in TCP mode: one frontend, one server.
+
+    Args:
+        stack: What ends with the test.
+        directory: Where the configuration is written.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack, directory: Path) -> None:
+        self._executable = find_program("haproxy")
+        self._stack = stack
+        self._directory = directory
+        self._statistics_port = 0
+
+    def start(self, server: str, *, bind: str = "127.0.0.1:{port}", more: str = "") -> int:
+        """Start it, and wait until it listens.
+
+        Args:
+            server: The server's address and options, as in the configuration.
+            bind: The frontend's address and options, where ``{port}`` stands for the port.
+            more: More lines for the section.
+
+        Returns:
+            The frontend's port.
+        """
+        host = bind.rpartition(":{port}")[0] or "127.0.0.1"
+        port = self._stack.enter_context(reserved_port(host))
+        self._statistics_port = self._stack.enter_context(reserved_port())
+        path = self._directory / "haproxy.cfg"
+        path.write_text(
+            f"global\n    stats socket ipv4@127.0.0.1:{self._statistics_port}\n"
+            "defaults\n    mode tcp\n    timeout connect 10s\n    timeout client 30s\n    timeout server 30s\n"
+            f"listen frontend\n    bind {bind.format(port=port)}\n    {more}\n    server server {server}\n"
+        )
+        program = Program([self._executable, "-db", "-f", str(path)], self._directory)
+        self._stack.callback(program.stop)
+        # Asked of the statistics and not of the frontend, where the question would reach our server. HAProxy binds all
+        # addresses before it serves any.
+        wait_until_listening(program, ("127.0.0.1", self._statistics_port))
+        return port
+
+    def statistics(self) -> Statistics:
+        """Ask the statistics socket for the server."""
+        with connect(("127.0.0.1", self._statistics_port)) as client, client.makefile() as answer:
+            client.sendall(b"show stat\n")
+            rows = csv.DictReader(answer.read().lstrip("# ").splitlines())
+        (row,) = (row for row in rows if row["svname"] == "server")
+        return Statistics(row["status"], row["check_status"], int(row["chkfail"]), int(row["chkdown"]))
+
+
+class Nginx:
+    """nginx with its stream module: one listener, one server, ``proxy_protocol on``.
+
+    Args:
+        stack: What ends with the test.
+        directory: Where the configuration is written.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack, directory: Path) -> None:
+        self._executable = find_program("nginx")
+        self._load_stream = _load_stream(self._executable)
+        self._stack = stack
+        self._directory = directory
+
+    def start(self, server: str, *, listen: str = "127.0.0.1:{port} reuseport") -> int:
+        """Start it, and wait until it listens.
+
+        Args:
+            server: The server's address.
+            listen: The listener's address and options, where ``{port}`` stands for the port.
+
+        Returns:
+            The listener's port.
+        """
+        host = listen.rpartition(":{port}")[0].strip("[]") or "127.0.0.1"
+        port = self._stack.enter_context(reserved_port(host))
+        ready = self._stack.enter_context(reserved_port())
+        path = self._directory / "nginx.conf"
+        path.write_text(
+            f"{self._load_stream}\ndaemon off; master_process off; error_log stderr; pid {self._directory}/nginx.pid;\n"
+            "events {}\n"
+            "stream {\n"
+            f"    server {{ listen {listen.format(port=port)}; proxy_pass {server}; proxy_protocol on; }}\n"
+            f"    server {{ listen 127.0.0.1:{ready} reuseport; return ready; }}\n"
+            "}\n"
+        )
+        command = [self._executable, "-e", "stderr", "-p", str(self._directory), "-c", str(path)]
+        program = Program(command, self._directory)
+        self._stack.callback(program.stop)
+        # Asked there and not of the listener, where the question would reach our server. nginx binds all addresses
+        # before it serves any.
+        wait_until_listening(program, ("127.0.0.1", ready))
+        return port
+
+
+def _load_stream(executable: str) -> str:
+    """What the configuration must say for the stream module; the test is skipped where nginx has none."""
+    built = subprocess.run([executable, "-V"], capture_output=True, text=True, check=True).stderr.split()
+    if "--with-stream" in built:
+        return ""
+    folders = [word.partition("=")[2] for word in built if word.startswith("--modules-path=")]
+    module = Path(*folders, "ngx_stream_module.so")
+    if "--with-stream=dynamic" not in built or not module.exists():
+        pytest.skip("this nginx has no stream module")
+    return f"load_module {module};"

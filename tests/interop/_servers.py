@@ -1,0 +1,99 @@
+"""The servers of these tests, each a process of its own, with one way to ask what they saw."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ._programs import Address, Program
+
+HERE = Path(__file__).parent
+
+
+class Seen(NamedTuple):
+    """What a server saw of one connection.
+
+    Attributes:
+        client: Who it is told to be, None where the header does not say.
+        destination: Where the client is told to have connected to, None where the header does not say.
+        header: What Twisted's server said of the header; empty where there was none, and of the quickstart.
+    """
+
+    client: Address | None
+    destination: Address | None
+    header: dict[str, Any]
+
+
+def _address(host: str | None, port: int | str | None) -> Address | None:
+    return None if host in (None, "None") or port is None else Address(str(host), int(port))
+
+
+class Server:
+    """A running server.
+
+    Args:
+        program: Its process, just started.
+
+    Attributes:
+        program: The argument.
+        address: Where it listens.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.address = self._listening()
+
+    def _listening(self) -> Address:
+        raise NotImplementedError
+
+    def seen(self) -> Seen:
+        """The next connection."""
+        raise NotImplementedError
+
+
+class TwistedServer(Server):
+    """``twisted_server.py`` with an endpoint description."""
+
+    @staticmethod
+    def command(description: str) -> list[str]:
+        return [sys.executable, str(HERE / "twisted_server.py"), description]
+
+    def _listening(self) -> Address:
+        return Address(*self._event("listening")["host"])
+
+    def _event(self, name: str) -> dict[str, Any]:
+        event: dict[str, Any] = json.loads(self.program.line())
+        assert event["event"] == name
+        return event
+
+    def seen(self) -> Seen:
+        # the application was told the same twice
+        built, made = self._event("built"), self._event("made")
+        assert built["peer"] == made["peer"]
+        return Seen(_address(*made["peer"]), _address(*made["host"]), made["result"])
+
+
+class Quickstart(Server):
+    """``asyncio_quickstart.py``."""
+
+    @staticmethod
+    def command() -> list[str]:
+        return [sys.executable, str(HERE / "asyncio_quickstart.py")]
+
+    def _listening(self) -> Address:
+        host, port = self._words("Listening:")
+        return Address(host, int(port))
+
+    def _words(self, label: str) -> Sequence[str]:
+        first, *words = self.program.line().split(" ")
+        assert first == label
+        return words
+
+    def seen(self) -> Seen:
+        family, _ = self._words("Family:"), self._words("Peer:")
+        assert family[0] in ("AF_INET", "AF_INET6", "AF_UNSPEC")
+        source, destination = self._words("Source:"), self._words("Destination:")
+        return Seen(_address(*source), _address(*destination), {})
