@@ -7,6 +7,7 @@ values to those that do.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, takewhile
 from typing import Final
 
 from . import _wire
@@ -158,13 +159,9 @@ def split(wire: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def replace(wire: bytes, kind: int, values: Iterable[bytes]) -> bytes:
-    """Put *values* where vectors of this type stand, else before the first greater type."""
-    before: list[bytes] = []
-    after: list[bytes] = []
-    side = before
-    for other, value in split(wire):
-        if other >= kind:
-            side = after
-        if other != kind:
-            side.append(vector(other, value))
-    return b"".join([*before, *(vector(kind, value) for value in values), *after])
+    """Put *values* where the first vector of this type stands, else before the first greater type."""
+    there = list(split(wire))
+    kinds = [other for other, _ in there]
+    at = kinds.index(kind) if kind in kinds else len(list(takewhile(lambda other: other < kind, kinds)))
+    after = (pair for pair in there[at:] if pair[0] != kind)
+    return b"".join(vector(*pair) for pair in chain(there[:at], ((kind, value) for value in values), after))

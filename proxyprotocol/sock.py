@@ -166,6 +166,11 @@ class SocketInfo(ABC):
     def dnsbl(self) -> str | None:
         """What a DNS block list said of the client; anything but None speaks for refusing it."""
 
+    @property
+    def result(self) -> ProxyResult | None:
+        """What the header said, TLVs included, where it counts; None where the real connection does."""
+        return None
+
     def _ip_port(self, name: SockAddr) -> tuple[str, int] | None:
         if isinstance(name, tuple) and self.family in (socket.AF_INET, socket.AF_INET6):
             return name[0], name[1]
@@ -335,6 +340,11 @@ class SocketInfoProxy(SocketInfo):
     def unique_id(self) -> bytes:
         """The header's unique ID, empty where it has none."""
         return self._result.tlv.unique_id
+
+    @property
+    def result(self) -> ProxyResult:
+        """What the header said, TLVs included."""
+        return self._result
 
     @property
     def dnsbl(self) -> str | None:

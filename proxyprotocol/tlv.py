@@ -273,7 +273,8 @@ class ProxyProtocolSSLTLV(TLV):
 
     def _flag(self, bit: SSLClient, value: bool | None) -> None:
         if value is not None:
-            self._client = self._client | bit if value else self._client & ~bit
+            mask = int(bit)  # the complement of a flag leaves out the bits that have no name
+            self._client = self._client | mask if value else self._client & ~mask
 
     def _head(self) -> bytes:
         return _SSL_HEAD.pack(self._client, self._verify)
