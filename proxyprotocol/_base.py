@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 
 from . import _wire
 from ._errors import (
+    ProxyProtocolError,
     ProxyProtocolIncompleteError,
     ProxyProtocolLimitError,
     ProxyProtocolSyntaxError,
@@ -84,6 +85,7 @@ class ProxyProtocol(ABC):
         Raises:
             ProxyProtocolSyntaxError: No header begins so.
             ProxyProtocolLimitError: The header is longer than allowed.
+            ProxyProtocolError: Whatever else :meth:`unpack` raises, which this method calls.
         """
         have, size = len(data), 0
         while size <= have:
@@ -91,7 +93,7 @@ class ProxyProtocol(ABC):
                 self.unpack(bytes(data[:size]))
             except ProxyProtocolIncompleteError as incomplete:
                 size = _after(data, size, incomplete.want_read)
-            except ProxyProtocolSyntaxError:
+            except ProxyProtocolError:
                 raise
             except ValueError as error:  # what the established documentation allows a codec to raise
                 raise ProxyProtocolSyntaxError(f"The PROXY protocol header is malformed: {error!a}") from error

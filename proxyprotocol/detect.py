@@ -69,7 +69,8 @@ class ProxyProtocolDetect(ProxyProtocol):
         """
         data = bytes(data)
         codec = self.choose(data)
-        if codec is self or len(data) < _SIGNATURE_LENGTH:
+        if len(data) < _SIGNATURE_LENGTH:
+            codec.measure(data)  # refuses what no header begins with
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_SIGNATURE_LENGTH - len(data)))
         return codec.unpack(data)
 

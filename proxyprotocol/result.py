@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6, AddressFamily, SocketKind, inet_ntop
-from typing import Any, Final, Literal, TypeGuard, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeGuard, TypeVar
 
 from . import _wire
 from .tlv import ProxyProtocolTLV
@@ -65,6 +65,7 @@ class ProxyResult(ABC):
 
     # the vectors as they came, until somebody asks for them as an object
     _tlv: ProxyProtocolTLV | bytes
+    _family: ClassVar[int] = _wire.V2_UNSPEC
 
     @property
     @abstractmethod
@@ -117,9 +118,9 @@ class ProxyResult(ABC):
         """:attr:`dest` as :meth:`socket.socket.getsockname` would give it."""
         return None
 
-    def _vectors(self) -> bytes:
-        """The vectors as they go on the wire."""
-        return self._tlv if isinstance(self._tlv, bytes) else bytes(self._tlv)
+    def _addresses(self) -> bytes:
+        """The address block of a version 2 header."""
+        return b""
 
     def _arguments(self) -> list[Any]:
         """What tells this result from others of its kind, the vectors apart."""
@@ -230,15 +231,21 @@ class _ProxyResultInet(ProxyResult):
         """Whether the client's is a stream or a datagram socket, where that was said."""
         return self._protocol
 
+    def _addresses(self) -> bytes:
+        return self._block
+
     def _arguments(self) -> list[Any]:
         return [self.source, self.dest]
 
 
-def _pack_ports(source: int, dest: int) -> bytes:
+def _pack_inet(kind: type[IPv4Address | IPv6Address], source: tuple[Any, int], dest: tuple[Any, int]) -> bytes:
+    # text is taken too; addresses are not made again, which would be most of the work
+    hosts = [host.packed if isinstance(host, kind) else kind(host).packed for host in (source[0], dest[0])]
     try:
-        return _PORTS.pack(source, dest)
+        return hosts[0] + hosts[1] + _PORTS.pack(source[1], dest[1])
     except struct.error:
-        raise ValueError(f"A port is a number from 0 to {_wire.MAX_PORT}, not {source!r} or {dest!r}") from None
+        ports = f"{source[1]!r} or {dest[1]!r}"
+        raise ValueError(f"A port is a number from 0 to {_wire.MAX_PORT}, not {ports}") from None
 
 
 class ProxyResultIPv4(_ProxyResultInet):
@@ -257,6 +264,7 @@ class ProxyResultIPv4(_ProxyResultInet):
     __slots__ = ()
 
     type = ProxyResultType.IPv4
+    _family = _wire.V2_INET
 
     def __init__(
         self,
@@ -266,8 +274,7 @@ class ProxyResultIPv4(_ProxyResultInet):
         protocol: SocketKind | None = None,
         tlv: ProxyProtocolTLV = _NO_TLV,
     ) -> None:
-        addresses = IPv4Address(source[0]).packed + IPv4Address(dest[0]).packed
-        self._block = addresses + _pack_ports(source[1], dest[1])
+        self._block = _pack_inet(IPv4Address, source, dest)
         self._protocol = protocol
         self._tlv = tlv
 
@@ -312,6 +319,7 @@ class ProxyResultIPv6(_ProxyResultInet):
     __slots__ = ()
 
     type = ProxyResultType.IPv6
+    _family = _wire.V2_INET6
 
     def __init__(
         self,
@@ -321,8 +329,7 @@ class ProxyResultIPv6(_ProxyResultInet):
         protocol: SocketKind | None = None,
         tlv: ProxyProtocolTLV = _NO_TLV,
     ) -> None:
-        addresses = IPv6Address(source[0]).packed + IPv6Address(dest[0]).packed
-        self._block = addresses + _pack_ports(source[1], dest[1])
+        self._block = _pack_inet(IPv6Address, source, dest)
         self._protocol = protocol
         self._tlv = tlv
 
@@ -378,6 +385,7 @@ class ProxyResultUnix(ProxyResult):
     __slots__ = ("_dest", "_protocol", "_source")
 
     type = ProxyResultType.UNIX
+    _family = _wire.V2_UNIX
 
     def __init__(
         self,
@@ -400,8 +408,7 @@ class ProxyResultUnix(ProxyResult):
         self._tlv = vectors
         return self
 
-    @property
-    def _block(self) -> bytes:
+    def _addresses(self) -> bytes:
         return _pack_path(self._source) + _pack_path(self._dest)
 
     @property

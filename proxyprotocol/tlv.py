@@ -121,9 +121,12 @@ class TLV(Mapping[int, bytes], Hashable):
         self._by_type = None
 
     def _set_all(self, values: Mapping[int, bytes | None]) -> None:
-        for kind, value in values.items():
-            if value is not None:
-                self._set(kind, [value])
+        given = {int(kind): value for kind, value in values.items() if value is not None}
+        if not self._wire:
+            self._wire = b"".join(_vectors.vector(kind, given[kind]) for kind in sorted(given))
+            return
+        for kind, value in given.items():
+            self._set(kind, [value])
 
     def _index(self) -> dict[int, list[bytes]]:
         if self._by_type is None:
@@ -467,9 +470,10 @@ class ProxyProtocolTLV(TLV):
         ValueError: A number is out of range, a type is not 0 to 255, or a value is too long.
     """
 
-    __slots__ = ("_auto_crc32c",)
+    __slots__ = ("_auto_crc32c", "_sent")
 
     _auto_crc32c: bool
+    _sent: tuple[bytes, int] | None
 
     def __init__(
         self,
@@ -487,6 +491,7 @@ class ProxyProtocolTLV(TLV):
     ) -> None:
         super().__init__(data, init)
         self._auto_crc32c = auto_crc32c
+        self._sent = None
         self._set_all(
             {
                 Type.PP2_TYPE_ALPN: alpn,
@@ -506,7 +511,19 @@ class ProxyProtocolTLV(TLV):
         self._wire = wire
         self._by_type = None
         self._auto_crc32c = False
+        self._sent = None
         return self
+
+    def _as_sent(self) -> tuple[bytes, int]:
+        """Give the vectors with a CRC32C of zeros, and where its value is.
+
+        Raises:
+            ProxyProtocolSyntaxError: No receiver would take these vectors.
+        """
+        # kept, because many send the same vectors with every connection
+        if self._sent is None:
+            self._sent = _vectors.place_crc32c(self._wire)
+        return self._sent
 
     @property
     def size(self) -> int:
@@ -600,6 +617,6 @@ class ProxyProtocolTLV(TLV):
         """
         if not self._will_add_crc32c():
             return ProxyProtocolTLV._from_checked(self._wire)
-        wire, crc_at = _vectors.place_crc32c(self._wire)
+        wire, crc_at = self._as_sent()
         checksum = compute_crc32c(b"".join(before) + wire).to_bytes(_wire.CRC32C_LENGTH, "big")
         return ProxyProtocolTLV._from_checked(wire[:crc_at] + checksum + wire[crc_at + _wire.CRC32C_LENGTH :])

@@ -132,7 +132,7 @@ class ProxyProtocolV1(ProxyProtocol):
 
         Raises:
             ProxyProtocolSyntaxError: No header begins so.
-            ProxyProtocolLimitError: 107 bytes have no room for the rest of the line.
+            ProxyProtocolLimitError: 107 bytes have no room for the rest of an UNKNOWN line.
         """
         if not data.startswith(_wire.V1_SIGNATURE):
             check_signature(data, _wire.V1_SIGNATURE)
@@ -142,7 +142,7 @@ class ProxyProtocolV1(ProxyProtocol):
             return end + len(_wire.V1_CRLF)
         size = _measure_begun(bytes(data[: _wire.V1_MAX_LENGTH]))
         if size > _wire.V1_MAX_LENGTH:
-            raise ProxyProtocolLimitError(
+            raise _too_long(data)(
                 f"A version 1 header has {_wire.V1_MAX_LENGTH} bytes at most, and there is no CRLF in this one's",
                 _wire.V1_MAX_LENGTH,
             )
@@ -284,6 +284,13 @@ def _measure_begun(line: bytes) -> int:
     missing = _least_address(family, fields, index) if index < 2 else _least_port(fields, index)
     later = sum(1 + least for least in family.least[index + 1 :])
     return len(line) + missing + later + len(_wire.V1_CRLF)
+
+
+def _too_long(data: bytes | bytearray) -> type[ProxyProtocolSyntaxError]:
+    # Two addresses of 45 characters leave no room for ports. Where they come whole, something else may be wrong behind
+    # them, which is told then: so that the kind of error is the same in any pieces, this is one of syntax too.
+    unknown = data.startswith(_wire.V1_UNKNOWN, len(_wire.V1_SIGNATURE))
+    return ProxyProtocolLimitError if unknown else ProxyProtocolSyntaxError
 
 
 def _measure_name(name: bytes) -> int:

@@ -28,9 +28,6 @@ from .result import (
     ProxyResultType,
     ProxyResultUnix,
     ProxyResultUnknown,
-    is_ipv4,
-    is_ipv6,
-    is_unix,
 )
 from .tlv import ProxyProtocolTLV
 
@@ -38,6 +35,7 @@ __all__ = ["ProxyProtocolV2", "ProxyProtocolV2Header"]
 
 # signature, version and command with family and protocol as one number, length
 _FIXED: Final = struct.Struct("!12sHH")
+_read_code_and_length: Final = struct.Struct("!HH").unpack_from  # at byte 12
 
 _RESULTS: Final[dict[int, type[ProxyResultIPv4 | ProxyResultIPv6 | ProxyResultUnix]]] = {
     _wire.V2_INET: ProxyResultIPv4,
@@ -180,7 +178,7 @@ class ProxyProtocolV2(ProxyProtocol):
         check_signature(bytes(header_data[: _wire.V2_SIGNATURE_LENGTH]), _wire.V2_SIGNATURE)
         if len(header_data) < _wire.V2_FIXED_LENGTH:
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_wire.V2_FIXED_LENGTH - len(header_data)))
-        _, code, length = _FIXED.unpack_from(header_data)
+        code, length = _read_code_and_length(header_data, _wire.V2_SIGNATURE_LENGTH)
         if code >> 12 != _wire.V2_VERSION >> 4:
             raise _refuse(code, length)
         return ProxyProtocolV2Header(
@@ -202,7 +200,7 @@ class ProxyProtocolV2(ProxyProtocol):
         known = len(header_data) >= _wire.V2_FIXED_LENGTH
         fixed = bytes(header_data[: _wire.V2_FIXED_LENGTH]) if known else _fixed(header._code(), len(data))
         whole = fixed + bytes(data)
-        code = _FIXED.unpack_from(whole)[1]
+        code = _read_code_and_length(whole, _wire.V2_SIGNATURE_LENGTH)[0]
         kind = _KINDS.get(code)
         if kind is None or len(whole) < kind.least:
             raise _refuse(code, len(whole))
@@ -221,7 +219,7 @@ class ProxyProtocolV2(ProxyProtocol):
         """
         if len(data) < _wire.V2_FIXED_LENGTH or not data.startswith(_wire.V2_SIGNATURE):
             return _measure_begun(data)
-        _, code, length = _FIXED.unpack_from(data)
+        code, length = _read_code_and_length(data, _wire.V2_SIGNATURE_LENGTH)
         size: int = _wire.V2_FIXED_LENGTH + length
         kind = _KINDS.get(code)
         if kind is None or size < kind.least:
@@ -240,7 +238,7 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolSyntaxError: Its TLVs break a rule of the specification.
             ProxyProtocolChecksumError: Its CRC32C is not right.
         """
-        kind = _KINDS[_FIXED.unpack_from(header)[1]]
+        kind = _KINDS[_read_code_and_length(header, _wire.V2_SIGNATURE_LENGTH)[0]]
         if kind.protocol is not None and kind.least == len(header):
             return kind.result._from_wire(header[_wire.V2_FIXED_LENGTH :], kind.protocol, b"")  # type: ignore[attr-defined,no-any-return]
         return _decode(kind, header, verify=True)
@@ -262,18 +260,15 @@ class ProxyProtocolV2(ProxyProtocol):
 
     def _pack(self, result: ProxyResult, unsaid: int) -> bytes:
         """Write a header; *unsaid* is the protocol for a result that names none."""
-        code, block = _address_block(result, unsaid)
-        vectors, crc_at = result._vectors(), -1
-        if not self._checksum:
-            vectors = _vectors.drop_crc32c(vectors)
-        elif vectors or result.proxied:
-            vectors, crc_at = _vectors.place_crc32c(vectors)
-        header = _fixed(code, len(block) + len(vectors)) + block + vectors
-        if crc_at < 0:
-            return header
-        crc_at += _wire.V2_FIXED_LENGTH + len(block)
-        checksum = crc32c(header).to_bytes(_wire.CRC32C_LENGTH, "big")
-        return header[:crc_at] + checksum + header[crc_at + _wire.CRC32C_LENGTH :]
+        block = result._addresses()
+        vectors, crc_at = result.tlv._as_sent()
+        if self._checksum and (result.proxied or result.tlv):
+            header = _fixed(_code_of(result, unsaid), len(block) + len(vectors)) + block + vectors
+            crc_at += _wire.V2_FIXED_LENGTH + len(block)
+            checksum = crc32c(header).to_bytes(_wire.CRC32C_LENGTH, "big")
+            return header[:crc_at] + checksum + header[crc_at + _wire.CRC32C_LENGTH :]
+        vectors = _vectors.drop_crc32c(vectors, crc_at)
+        return _fixed(_code_of(result, unsaid), len(block) + len(vectors)) + block + vectors
 
     def begins(self, data: bytes | bytearray) -> bool | None:
         """Tell a header from an application's own first bytes; see :meth:`.ProxyProtocol.begins`.
@@ -291,18 +286,12 @@ def _fixed(code: int, length: int) -> bytes:
         raise ValueError(f"A header has no room for {length} bytes of addresses and TLVs, 65535 are the most") from None
 
 
-def _address_block(result: ProxyResult, unsaid: int) -> tuple[int, bytes]:
-    """Give command, family and protocol as one number, and the packed addresses."""
-    if is_ipv4(result):
-        family, block = _wire.V2_INET, result._block
-    elif is_ipv6(result):
-        family, block = _wire.V2_INET6, result._block
-    elif is_unix(result):
-        family, block = _wire.V2_UNIX, result._block
-    else:
-        return _code(_wire.V2_PROXY if result.proxied else _wire.V2_LOCAL, _wire.V2_UNSPEC, _wire.V2_UNSPEC), b""
-    protocol = unsaid if result.protocol is None else _NIBBLES[result.protocol]
-    return _code(_wire.V2_PROXY, family, protocol), block
+def _code_of(result: ProxyResult, unsaid: int) -> int:
+    """Give version, command, family and protocol as one number."""
+    family = result._family
+    if family == _wire.V2_UNSPEC:
+        return _code(_wire.V2_PROXY if result.proxied else _wire.V2_LOCAL, family, _wire.V2_UNSPEC)
+    return _code(_wire.V2_PROXY, family, unsaid if result.protocol is None else _NIBBLES[result.protocol])
 
 
 def _refuse(code: int, size: int) -> ProxyProtocolSyntaxError:

@@ -227,7 +227,7 @@ def test_a_client_from_elsewhere_is_not_from_this_machine_even_behind_a_local_pr
 @pytest.mark.parametrize("result", [ProxyResultUnknown(), ProxyResultUnknown(ValueError("x")), ProxyResultLocal()])
 def test_what_a_header_does_not_say_is_none(result: ProxyResult) -> None:
     expected = dict.fromkeys(told(SocketInfoProxy(REAL, result)))
-    expected.update(family=socket.AF_UNSPEC, from_localhost=False, unique_id=b"")
+    expected.update(family=socket.AF_UNSPEC, from_localhost=False, unique_id=b"", result=result)
     assert told(SocketInfoProxy(REAL, result)) == expected
 
 

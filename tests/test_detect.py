@@ -1,0 +1,148 @@
+"""Detect: whichever version comes."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxyprotocol import (
+    ProxyProtocol,
+    ProxyProtocolDetect,
+    ProxyProtocolIncompleteError,
+    ProxyProtocolLimitError,
+    ProxyProtocolSyntaxError,
+    ProxyProtocolV1,
+    ProxyProtocolV2,
+    ProxyResult,
+    ProxyResultLocal,
+)
+from tests.vectors import SIGNATURE, TCP4, V1, V2, V2_CRC, VECTORS, VERSION_1, VERSION_2, Vector, describe, splits
+
+DETECT = ProxyProtocolDetect()
+# the same two, as a user names them
+NAMED = ProxyProtocolDetect(ProxyProtocolV2(), ProxyProtocolV1())
+
+
+class Whisper(ProxyProtocol):
+    """A codec of a user's own, in the manner of the established package: a name, then one byte of length."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+
+    def is_valid(self, signature: bytes) -> bool:
+        self.asked.append(signature)
+        return signature.startswith(b"WHISPER!")
+
+    def unpack(self, data: bytes) -> ProxyResult:
+        return ProxyResultLocal()
+
+    def pack(self, result: ProxyResult) -> bytes:
+        return b"WHISPER!"
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=str)
+def test_either_version_is_unpacked(vector: Vector) -> None:
+    for codec in (DETECT, NAMED):
+        assert describe(codec.unpack(vector.header + b"x")) == describe(vector.result)
+        assert describe(codec.decode(vector.header)) == describe(vector.result)
+        assert codec.measure(vector.header) == len(vector.header)
+        assert codec.is_valid(vector.header[:8])
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=str)
+def test_8_bytes_are_wanted_and_then_what_the_version_wants(vector: Vector) -> None:
+    for codec in (DETECT, NAMED):
+        for beginning, rest in splits(vector.header):
+            if rest:
+                with pytest.raises(ProxyProtocolIncompleteError) as caught:
+                    codec.unpack(beginning)
+                want = caught.value.want_read
+                if len(beginning) < 8:
+                    assert (want.want_bytes, want.want_line) == (8 - len(beginning), False)
+                elif vector.codec is V1:
+                    assert want.want_line
+                else:
+                    assert want.want_bytes == (16 - len(beginning) if len(beginning) < 16 else len(rest))
+
+
+def test_the_second_version_is_written_unless_another_comes_first() -> None:
+    assert DETECT.pack(TCP4) == V2_CRC.pack(TCP4)
+    assert ProxyProtocolDetect(V1, V2).pack(TCP4) == V1.pack(TCP4)
+
+
+def test_the_versions_can_be_told() -> None:
+    assert [type(version) for version in DETECT.versions] == [ProxyProtocolV2, ProxyProtocolV1]
+    assert list(ProxyProtocolDetect(V1).versions) == [V1]
+
+
+def test_a_version_is_chosen_by_the_first_that_says_yes() -> None:
+    assert ProxyProtocolDetect(V2, V2_CRC, V1).choose_version(SIGNATURE[:8]) is V2
+    assert ProxyProtocolDetect(V2, V2_CRC, V1).choose_version(b"PROXY UN") is V1
+    with pytest.raises(ProxyProtocolSyntaxError, match="No version of the PROXY protocol begins with b'GET / HT'"):
+        DETECT.choose_version(b"GET / HT")
+
+
+@pytest.mark.parametrize("data", [b"G", b"\n", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n", b"\0"])
+def test_the_first_byte_that_belongs_to_no_version_is_refused(data: bytes) -> None:
+    for call in (DETECT.unpack, DETECT.measure, DETECT.choose):
+        with pytest.raises(ProxyProtocolSyntaxError) as caught:
+            call(data)
+        assert caught.value.offset == 0
+
+
+@pytest.mark.parametrize("data", [b"PRX", b"PROXYX", b"\rx", b"\r\n\r\n\r", b"PROXY T\r"])
+def test_a_later_byte_that_belongs_to_no_version_is_refused_too(data: bytes) -> None:
+    for call in (DETECT.unpack, DETECT.measure):
+        with pytest.raises(ProxyProtocolSyntaxError):
+            call(data)
+
+
+def test_a_version_that_was_not_named_is_refused() -> None:
+    for codec, vector in ((ProxyProtocolDetect(V1), VERSION_2[0]), (ProxyProtocolDetect(V2), VERSION_1[0])):
+        for call in (codec.unpack, codec.measure, codec.choose):
+            with pytest.raises(ProxyProtocolSyntaxError, match="No version"):
+                call(vector.header)
+
+
+def test_the_limit_is_that_of_version_2() -> None:
+    with pytest.raises(ProxyProtocolLimitError):
+        DETECT.measure(SIGNATURE + b"\x21\x11\x01\x00", max_header=100)
+    assert DETECT.measure(b"PROXY UNKNOWN ".ljust(100), max_header=16) == 102
+
+
+@pytest.mark.parametrize(
+    ("data", "begins"),
+    [
+        (b"", None),
+        (b"P", None),
+        (b"\r\n\r", None),
+        (b"PROXY ", True),
+        (SIGNATURE, True),
+        (b"PROXYX", False),
+        (b"\r\n\r\n\r", False),
+        (b"\rP", False),
+        (b"GET", False),
+    ],
+)
+def test_a_connection_begins_with_a_header_when_a_whole_signature_is_there(data: bytes, begins: bool | None) -> None:
+    assert DETECT.begins(data) is begins
+    assert NAMED.begins(data) is begins
+
+
+def test_a_codec_of_the_users_own_is_asked_with_the_first_8_bytes() -> None:
+    whisper = Whisper()
+    codec = ProxyProtocolDetect(V2, whisper)
+    assert codec.measure(b"WHISPER") == 8
+    assert whisper.asked == []
+    assert codec.choose(b"WHISPER") is codec
+    assert codec.choose(b"WHISPER!?") is whisper
+    assert whisper.asked == [b"WHISPER!"]
+    assert codec.unpack(b"WHISPER!") == ProxyResultLocal()
+    assert codec.is_valid(b"WHISPER!")
+    assert codec.begins(b"WHISPER!") is True
+    assert codec.begins(b"WHIMPER!") is False
+    assert codec.decode(b"WHISPER!") == ProxyResultLocal()
+
+
+def test_what_is_too_short_to_tell_cannot_be_decoded() -> None:
+    with pytest.raises(ProxyProtocolIncompleteError):
+        NAMED.decode(b"PROXY")
