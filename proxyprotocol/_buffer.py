@@ -38,7 +38,7 @@ class HeaderBuffer:
         self._pp = DETECT if pp is None else pp
         self._max_header = max_header
         self._buffer: bytes | bytearray = b""
-        self._size = -1  # not asked for yet
+        self._size = -1  # nothing has come, nor has anybody asked
         self._error: ProxyProtocolError | None = None
 
     @property
@@ -52,11 +52,12 @@ class HeaderBuffer:
 
     def _take(self, data: bytes) -> ProxyResult | None:
         """Take the next bytes of the stream; give the result if they complete the header."""
-        if self._buffer or self._error is not None or self.result is not None:
-            received = self._continue(data)
-        else:
+        received: bytes | bytearray
+        if self._size < 0:
             # nearly every header comes in one piece, which needs no buffer of ours
             self._buffer = received = bytes(data)
+        else:
+            received = self._continue(data)
         try:
             self._pp = codec = self._pp.choose(received)
             self._size = size = codec.measure(received, self._max_header)
@@ -64,7 +65,7 @@ class HeaderBuffer:
                 return None
             self.result = result = codec.decode(bytes(received[:size]))
         except ProxyProtocolError as error:
-            self._error = error
+            self._error, self._size = error, 0
             raise
         return result
 
@@ -87,10 +88,6 @@ class HeaderBuffer:
                 self._error = ProxyProtocolMissingError()
         if self._error is not None:
             raise self._error
-
-    def _behind(self) -> bytes:
-        """Give what followed the header."""
-        return bytes(self._buffer[self._size :])
 
 
 def check_max_header(max_header: int) -> None:

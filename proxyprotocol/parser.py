@@ -60,4 +60,4 @@ class HeaderParser(HeaderBuffer):
     @property
     def trailing(self) -> bytes:
         """What followed the header: the application's first bytes."""
-        return b"" if self.result is None else self._behind()
+        return b"" if self.result is None else bytes(self._buffer[self._size :])

@@ -102,9 +102,8 @@ class Receiver:
         if receiver is None:
             return cls(**keywords)
         if keywords:
-            raise TypeError(
-                f"receiver= says all there is to say, {', '.join(sorted(keywords))}= cannot be given with it"
-            )
+            others = ", ".join(f"{name}=" for name in sorted(keywords))
+            raise TypeError(f"receiver= says all there is to say, {others} cannot be given with it")
         return receiver
 
     @cached_property
@@ -169,15 +168,17 @@ class ReceiverConnection(HeaderBuffer):
 
         That is so without a header, for LOCAL, UNKNOWN and UNSPEC, and under the policy IGNORE.
         """
-        result = self.believed
-        return None if result is None or is_local(result) or is_unknown(result) else result
+        result = self.result
+        if result is None or self.policy is _IGNORE or is_local(result) or is_unknown(result):
+            return None
+        return result
 
     @property
     def trailing(self) -> bytes:
         """The application's first bytes, those that came with the header."""
-        if self.result is not None:
-            return self._behind()
-        return bytes(self._buffer) if self.begun else b""
+        if self.begun:
+            return bytes(self._buffer if self.result is None else self._buffer[self._size :])
+        return b""
 
     @property
     def needed(self) -> int:
@@ -233,7 +234,9 @@ class ReceiverConnection(HeaderBuffer):
             ProxyProtocolTimeoutError: The header did not come in time.
         """
         if not self.begun and not self._may_begin_plainly():
-            raise ProxyProtocolTimeoutError(self._timeout, len(self._buffer))
+            if self._error is None:
+                self._error, self._size = ProxyProtocolTimeoutError(self._timeout, len(self._buffer)), 0
+            raise self._error
         return True
 
     def _may_begin_plainly(self) -> bool:

@@ -35,6 +35,7 @@ __all__ = [
 
 _PORTS: Final = struct.Struct("!HH")
 _NO_TLV: Final = ProxyProtocolTLV()
+_new: Final = object.__new__
 _InetT = TypeVar("_InetT", bound="_ProxyResultInet")
 
 
@@ -220,7 +221,7 @@ class _ProxyResultInet(ProxyResult):
     @classmethod
     def _from_wire(cls: type[_InetT], block: bytes, protocol: SocketKind | None, vectors: bytes) -> _InetT:
         """Make one of a block that has the right size and of vectors that have been checked."""
-        self = cls.__new__(cls)
+        self = _new(cls)
         self._block = block
         self._protocol = protocol
         self._tlv = vectors

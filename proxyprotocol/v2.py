@@ -160,10 +160,14 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolChecksumError: The header's CRC32C is not right.
         """
         data = bytes(data)
-        size = self.measure(data)
-        if size > len(data):
-            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(size - len(data)))
-        return self.decode(data[:size])
+        if len(data) >= _wire.V2_FIXED_LENGTH and data.startswith(_wire.V2_SIGNATURE):
+            # a whole header is read in one go; of any other, measure() says what is wrong with it or missing
+            code, length = _read_code_and_length(data, _wire.V2_SIGNATURE_LENGTH)
+            kind = _KINDS.get(code)
+            size = _wire.V2_FIXED_LENGTH + length
+            if kind is not None and kind.least <= size <= len(data):
+                return _decode(kind, data[:size], verify=True)
+        raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(self.measure(data) - len(data)))
 
     def unpack_header(self, header_data: bytes) -> ProxyProtocolV2Header:
         """Read the fixed part alone.
@@ -238,10 +242,8 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolSyntaxError: Its TLVs break a rule of the specification.
             ProxyProtocolChecksumError: Its CRC32C is not right.
         """
-        kind = _KINDS[_read_code_and_length(header, _wire.V2_SIGNATURE_LENGTH)[0]]
-        if kind.protocol is not None and kind.least == len(header):
-            return kind.result._from_wire(header[_wire.V2_FIXED_LENGTH :], kind.protocol, b"")  # type: ignore[attr-defined,no-any-return]
-        return _decode(kind, header, verify=True)
+        code, _ = _read_code_and_length(header, _wire.V2_SIGNATURE_LENGTH)
+        return _decode(_KINDS[code], header, verify=True)
 
     def pack(self, result: ProxyResult) -> bytes:
         """Write a header.
@@ -323,12 +325,16 @@ def _measure_begun(data: bytes | bytearray) -> int:
 
 
 def _decode(kind: _Kind, header: bytes, *, verify: bool) -> ProxyResult:
-    if kind.protocol is None:
+    end, protocol = kind.least, kind.protocol
+    if protocol is None:
         return _decode_without_addresses(kind, header, verify)
-    end = kind.least
-    block, vectors = header[_wire.V2_FIXED_LENGTH : end], header[end:]
-    crc_at = _vectors.check_tlvs(header, end, len(header)) if vectors else -1
-    result: ProxyResult = kind.result._from_wire(block, kind.protocol, vectors)  # type: ignore[attr-defined]
+    make = kind.result._from_wire  # type: ignore[attr-defined]
+    result: ProxyResult
+    if len(header) == end:
+        result = make(header[_wire.V2_FIXED_LENGTH :], protocol, b"")
+        return result
+    crc_at = _vectors.check_tlvs(header, end, len(header))
+    result = make(header[_wire.V2_FIXED_LENGTH : end], protocol, header[end:])
     if crc_at >= 0 and verify and not _vectors.crc32c_matches(header, crc_at):
         raise ProxyProtocolChecksumError(result)
     return result

@@ -53,7 +53,7 @@ def answer(transport: Any, peer: IAddress, result: ProxyResult) -> None:
     transport.getHost = lambda: from_sockaddr(result.sockname)
 
 
-def rename_in_log(transport: Any, protocol: Any, peer: IAddress) -> None:
+def rename_in_log(transport: Any, protocol: Any, peer: Any) -> None:
     """Name the application's protocol and the client in the transport's log prefix, as it does itself at accept.
 
     Args:

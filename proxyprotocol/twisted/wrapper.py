@@ -153,7 +153,8 @@ class ProxyProtocolWrapper(ProtocolWrapper):
 
     def _hand_over(self, connection: ReceiverConnection) -> None:
         """Begin the application."""
-        self._forget()
+        self._connection = None
+        self.factory._waiting.pop(self, None)
         transport = self.transport
         try:
             addresses = connection.addresses
