@@ -33,19 +33,17 @@ def serve(tmp_path: Path, short_path: Path) -> Iterator[Callable[[str], Server]]
 
         def start(description: str) -> Server:
             program = Program(TwistedServer.command(description) if description else Quickstart.command(), tmp_path)
-            # A health check ends with a reset. Twisted tells the application so; asyncio raises it where the quickstart
-            # reads, which lets it out, as any callback may, and asyncio logs it.
-            stack.callback(_end, program, tolerated="Twisted logs none" if description else "\nConnectionResetError: ")
+            stack.callback(_end, program)
             return TwistedServer(program) if description else Quickstart(program)
 
         yield start
 
 
-def _end(program: Program, tolerated: str) -> None:
+def _end(program: Program) -> None:
     survived = program.running()
     log = program.stop()
     assert survived, log
-    assert log.count("Traceback") == log.count(tolerated), log
+    assert "Traceback" not in log, log
 
 
 @pytest.fixture(params=list(SERVERS))
