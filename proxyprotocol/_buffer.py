@@ -55,7 +55,7 @@ class HeaderBuffer:
         received: bytes | bytearray
         if self._size < 0:
             # nearly every header comes in one piece, which needs no buffer of ours
-            self._buffer = received = bytes(data)
+            self._buffer = received = data if type(data) is bytes else bytes(data)
         else:
             received = self._continue(data)
         try:
@@ -63,7 +63,8 @@ class HeaderBuffer:
             self._size = size = codec.measure(received, self._max_header)
             if size > len(received):
                 return None
-            self.result = result = codec.decode(bytes(received[:size]))
+            header = received[:size]
+            self.result = result = codec.decode(header if type(header) is bytes else bytes(header))
         except ProxyProtocolError as error:
             self._error, self._size = error, 0
             raise

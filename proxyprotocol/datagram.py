@@ -26,10 +26,10 @@ def unpack_datagram(data: bytes) -> tuple[ProxyResult, bytes]:
         ProxyProtocolSyntaxError: There is no header of version 2, or it is cut: no datagram continues another.
         ProxyProtocolChecksumError: The header's CRC32C is not right.
     """
+    data = bytes(data)
     size = _CODEC.measure(data)
     if size > len(data):
         raise ProxyProtocolSyntaxError(f"The datagram has {len(data)} bytes, its header would have at least {size}")
-    data = bytes(data)
     return _CODEC.decode(data[:size]), data[size:]
 
 

@@ -79,7 +79,7 @@ class TrustedProxies:
 
     def _add(self, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> None:
         packed, shift = network.network_address.packed, network.max_prefixlen - network.prefixlen
-        if packed.startswith(_IPV4_MAPPED) and shift <= 32:
+        if packed.startswith(_IPV4_MAPPED):  # then it is a /96 or narrower, or it had host bits
             packed = packed[len(_IPV4_MAPPED) :]
         networks = self._ipv4 if len(packed) == 4 else self._ipv6
         networks.setdefault(shift, set()).add(int.from_bytes(packed, "big") >> shift)

@@ -125,8 +125,9 @@ async def _call(
             await outcome
     except OSError as error:
         # A health check resets the connection right behind its header, and asyncio would log each one as an unhandled
-        # exception of the callback.
-        if error is not reader.exception():
+        # exception of the callback. drain() raises that of the stream, or a ConnectionResetError of its own.
+        lost = reader.exception()
+        if lost is None or not (error is lost or isinstance(error, ConnectionResetError)):
             raise
         _log.debug("The connection was lost: %s", error)
 
@@ -172,6 +173,8 @@ async def _read_header(connection: ReceiverConnection, reader: StreamReader) -> 
 
 def _give_back(reader: StreamReader, data: bytes) -> StreamReader:
     """Put bytes back in front of a stream, by public means: take out what is in it, and feed it all again."""
+    if reader.exception() is not None:
+        return reader  # lost in the meantime, which is what reading from it says, and not what came before
     rest = reader.read(sys.maxsize)
     try:
         rest.send(None)  # returns at once if anything is there; else it would wait, and is closed

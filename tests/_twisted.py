@@ -1,4 +1,4 @@
-"""What the tests of the Twisted adapter share: an application that writes down what happens to it, and what is below it.
+"""What the tests of the Twisted adapter share: an application that writes down what happens to it, and what is below.
 
 In memory that is a transport that keeps its protocol as Twisted's own do; for the rest, real reactors, a new one for
 each test, and a client.
@@ -9,24 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from proxyprotocol.twisted import ProxyProtocolWrapperFactory
 
-PATIENCE = 20.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
+PATIENCE = 10.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
 
 HEADER = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 CLIENT = IPv4Address("TCP", "192.0.2.1", 1000)
@@ -34,6 +36,10 @@ DESTINATION = IPv4Address("TCP", "198.51.100.2", 2000)
 # the two ends of the connection that the header comes on
 PROXY = IPv4Address("TCP", "10.1.2.3", 50000)
 HERE = IPv4Address("TCP", "10.9.8.7", 8080)
+
+
+# those of this test, for its end: a reactor closes what it reads or writes, and forgets who has paused
+_begun: list[App] = []
 
 
 class App(Protocol):
@@ -50,6 +56,7 @@ class App(Protocol):
     def connectionMade(self) -> None:
         self.peer, self.host = self.transport.getPeer(), self.transport.getHost()
         self.factory.apps.append(self)
+        _begun.append(self)
         self.factory.begin(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -116,13 +123,13 @@ class MemoryTransport(StringTransport):
     sessionno = 7
 
     def __init__(self, peer: IAddress = PROXY, host: IAddress = HERE) -> None:
-        super().__init__(hostAddress=host, peerAddress=peer)
+        super().__init__(hostAddress=host, peerAddress=peer)  # type: ignore[no-untyped-call]
         self.logstr = "ProxyProtocolWrapper,7,10.1.2.3"
         self.aborts = 0
 
     def abortConnection(self) -> None:
         self.aborts += 1
-        super().abortConnection()
+        super().abortConnection()  # type: ignore[no-untyped-call]
 
     def receive(self, *pieces: bytes) -> None:
         for piece in pieces:
@@ -142,11 +149,20 @@ def accept(factory: Any, transport: Any = None) -> Any:
     return transport
 
 
-def wrap(factory: Any, **keywords: Any) -> ProxyProtocolWrapperFactory:
+def wrap(factory: Any, **keywords: Any) -> Any:
     """Wrap a factory; time is a Clock of its own unless another is given."""
-    return ProxyProtocolWrapperFactory(factory, **{"clock": Clock(), **keywords})
+    wrapping: Any = ProxyProtocolWrapperFactory(factory, **{"clock": Clock(), **keywords})
+    wrapping.noisy = False
+    return wrapping
 
 
+def _failure(event: LogEvent) -> Failure | None:
+    # the second name is that of the old log module, which Twisted itself still writes to
+    failure: Failure | None = event.get("log_failure") or event.get("failure")
+    return failure
+
+
+@implementer(ILogObserver)
 class Log:
     """What has been logged during a test."""
 
@@ -165,11 +181,11 @@ class Log:
     @property
     def failures(self) -> list[Failure]:
         """What was logged with a traceback."""
-        return [event["log_failure"] for event in self.events if "log_failure" in event]
+        return [failure for event in self.events if (failure := _failure(event))]
 
     def flush(self, kind: type[BaseException]) -> int:
         """Take out the failures of a kind, which the test has expected, and give their number."""
-        expected = [event for event in self.events if "log_failure" in event and event["log_failure"].check(kind)]
+        expected = [event for event in self.events if (failure := _failure(event)) and failure.check(kind)]
         self.events = [event for event in self.events if event not in expected]
         return len(expected)
 
@@ -212,7 +228,7 @@ def _built_reactor(kind: str) -> Iterator[Any]:
                 reader.connectionLost(None)
 
 
-def _install(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def install(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a reactor the one that ``from twisted.internet import reactor`` gives."""
     monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
     monkeypatch.setattr(sys.modules["twisted.internet"], "reactor", reactor, raising=False)
@@ -222,7 +238,7 @@ def _install(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def each_reactor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Each kind of reactor in turn: a new one, that is the global one during the test."""
     with _built_reactor(request.param) as reactor:
-        _install(reactor, monkeypatch)
+        install(reactor, monkeypatch)
         yield reactor
 
 
@@ -230,7 +246,7 @@ def each_reactor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def reactor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A new reactor, that is the global one during the test; for tests to which its kind is the same."""
     with _built_reactor("select") as reactor:
-        _install(reactor, monkeypatch)
+        install(reactor, monkeypatch)
         yield reactor
 
 
@@ -241,8 +257,12 @@ def run(reactor: Any, scenario: Coroutine[Deferred[Any], Any, None]) -> None:
 
     def end(outcome: Any) -> None:
         outcomes.append(outcome)
-        reactor.stop()
+        for app in _begun:
+            if app.transport.connected:
+                app.transport.abortConnection()
+        reactor.callLater(0, reactor.stop)
 
+    _begun.clear()
     reactor.callWhenRunning(ended.addBoth, end)
     guard = reactor.callLater(PATIENCE, ended.cancel)
     reactor.run(installSignalHandlers=False)
@@ -287,12 +307,27 @@ async def connect(reactor: Any, port: Any, client: Client | None = None) -> Clie
     factory = ClientFactory()
     factory.noisy = False
     factory.buildProtocol = lambda addr: connected  # type: ignore[method-assign]
-    reactor.connectTCP("127.0.0.1", port.getHost().port, factory)
+    address = port.getHost()
+    if isinstance(address, UNIXAddress):
+        reactor.connectUNIX(os.fsdecode(address.name or b""), factory)
+    else:
+        reactor.connectTCP(address.host, address.port, factory)
     await until(reactor, lambda: connected.connected)
-    connected.transport.setTcpNoDelay(True)
     return connected
 
 
 def listen(reactor: Any, factory: Any) -> Any:
     """Listen on a free port of this machine."""
     return reactor.listenTCP(0, factory, interface="127.0.0.1")
+
+
+async def connected(reactor: Any, factory: Any, data: bytes = b"") -> Client:
+    """A client of the factory, wrapped, that has sent its first bytes in one segment."""
+    client = await connect(reactor, listen(reactor, wrap(factory, clock=reactor)))
+    client.transport.write(data)
+    return client
+
+
+def watched(transport: Any) -> list[str]:
+    """What of ours is left on a transport that should have none."""
+    return [name for name in ("stopReading", "startReading") if name in vars(transport)]

@@ -202,6 +202,22 @@ def test_a_header_of_a_users_own_may_be_optional() -> None:
         assert (connection.result, connection.trailing) == (result, b"" if result else data)
 
 
+def test_while_it_is_open_whether_a_header_comes_an_error_is_an_error() -> None:
+    class Hasty(Lines):
+        def unpack(self, data: bytes) -> ProxyResult:
+            if data:
+                raise ProxyProtocolSyntaxError
+            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(1))
+
+    for data, refused in ((b"GET", True), (b"GET / HTTP/1.1\r\n", False)):
+        connection = Receiver(Hasty(), policy=HeaderPolicy.OPTIONAL).connection(None, None)
+        if refused:
+            with pytest.raises(ProxyProtocolSyntaxError):
+                connection.feed(data)
+        else:
+            assert connection.feed(data)
+
+
 def test_an_abstract_codec_cannot_be_made() -> None:
     with pytest.raises(TypeError):
         ProxyProtocol()  # type: ignore[abstract]

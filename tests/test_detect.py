@@ -49,6 +49,13 @@ def test_either_version_is_unpacked(vector: Vector) -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_any_bytes_will_do(vector: Vector, kind: type[bytes]) -> None:
+    for codec in (DETECT, NAMED, vector.codec):
+        assert describe(codec.unpack(kind(vector.header + b"x"))) == describe(vector.result)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=str)
 def test_8_bytes_are_wanted_and_then_what_the_version_wants(vector: Vector) -> None:
     for codec in (DETECT, NAMED):
         for beginning, rest in splits(vector.header):

@@ -276,8 +276,6 @@ def test_a_wrong_keyword_is_refused_at_once() -> None:
 def test_the_applications_factory_is_started_and_stopped_with_ours() -> None:
     factory = AppFactory()
     wrapping = wrap(factory)
-    wrapping.noisy = False
-
     wrapping.doStart()
     assert factory.numPorts == 1
     wrapping.doStop()

@@ -5,18 +5,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    SSL4ServerEndpoint,
+    StandardIOEndpoint,
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    UNIXServerEndpoint,
+)
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, ISSLTransport, IStreamServerEndpoint
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 
-from .wrapper import ProxyProtocolWrapperFactory
+from .wrapper import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["ProxyProtocolServerEndpoint"]
+
+_log = Logger(namespace="proxyprotocol.twisted")
+# Twisted's own that are known to do no TLS
+_PLAIN_ENDPOINTS = (
+    AdoptedStreamServerEndpoint,
+    StandardIOEndpoint,
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    UNIXServerEndpoint,
+)
 
 
 @implementer(IStreamServerEndpoint)
@@ -24,7 +42,8 @@ class ProxyProtocolServerEndpoint:
     """Listens as another endpoint does, and reads a header at the front of every connection.
 
     On the wire the header comes first, also in front of TLS: a Twisted ``ssl:`` endpoint is listened on without TLS,
-    which is then done behind the header with the endpoint's own context.
+    which is then done behind the header with the endpoint's own context. A connection on which somebody else's endpoint
+    has begun TLS already is refused, with an error in the log.
 
     Args:
         endpoint: Where to listen.
@@ -50,6 +69,7 @@ class ProxyProtocolServerEndpoint:
         self._receiver = Receiver.of(receiver, keywords)
         self._endpoint = endpoint
         self._tls = tls
+        self._inside_tls = inside_tls
         if isinstance(endpoint, SSL4ServerEndpoint) and not inside_tls:
             if tls is not None:
                 raise TypeError("The endpoint does TLS already: tls= is for one that does not")
@@ -62,8 +82,24 @@ class ProxyProtocolServerEndpoint:
             factory: The application's factory.
         """
         wrapper = ProxyProtocolWrapperFactory(factory, tls=self._tls, receiver=self._receiver)
+        if not self._inside_tls and not isinstance(self._endpoint, _PLAIN_ENDPOINTS):
+            wrapper.protocol = _OutsideTLS
         listening: Deferred[IListeningPort] = self._endpoint.listen(wrapper)
         return listening
+
+
+class _OutsideTLS(ProxyProtocolWrapper):
+    """Refuses to begin inside of TLS, for endpoints of others, which may do TLS without a way to tell."""
+
+    def makeConnection(self, transport: Any) -> None:
+        if ISSLTransport.providedBy(transport):
+            _log.error(
+                "The header comes before TLS, but this endpoint has begun TLS already. Use an endpoint without TLS and "
+                "tls= for the context; or inside_tls= (ppInsideTLS=yes), if the sender puts the header inside of TLS"
+            )
+            transport.abortConnection()
+        else:
+            super().makeConnection(transport)
 
 
 def _take_tls(endpoint: SSL4ServerEndpoint) -> tuple[TCP4ServerEndpoint, Any]:

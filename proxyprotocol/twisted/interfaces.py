@@ -9,7 +9,7 @@ from twisted.python.components import registerAdapter
 from zope.interface import Interface, implementer
 
 from proxyprotocol.result import ProxyResult
-from proxyprotocol.twisted._handover import RESULT
+from proxyprotocol.twisted._handover import RESULT, layers, own_attributes
 
 __all__ = ["IProxiedTransport", "proxy_result"]
 
@@ -56,10 +56,9 @@ class _ProxiedTransport:
 
 def _adapt(transport: Any) -> _ProxiedTransport | None:
     """Find the transport with a result: the application's own, or one below it."""
-    while transport is not None:
-        if RESULT in getattr(transport, "__dict__", ()):
-            return _ProxiedTransport(transport)
-        transport = getattr(transport, "transport", None)
+    for layer in layers(transport):
+        if RESULT in own_attributes(layer):
+            return _ProxiedTransport(layer)
     return None
 
 

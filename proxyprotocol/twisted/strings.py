@@ -54,7 +54,10 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     if unknown:
         raise ValueError(f"{unknown}: there is no such option, but {', '.join([*_SERVER_OPTIONS, _INSIDE_TLS])}")
     receiver = parse_receiver({_SERVER_OPTIONS[name]: value for name, value in options.items()}, _spell)
-    endpoint = serverFromString(reactor, description)
+    try:
+        endpoint = serverFromString(reactor, description)
+    except TypeError as error:  # so Twisted answers for a part that is missing, and for an option that is none
+        raise ValueError(f"{description} does not describe an endpoint: {error}") from error
     return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls)
 
 

@@ -74,7 +74,7 @@ class ProxyProtocolWrapper(ProtocolWrapper):
         except ProxyProtocolError as error:
             self._refuse(error)
         except BaseException:  # the policy function's; Twisted logs it, and would leave the connection open
-            transport.abortConnection()
+            _handover.abort(transport)
             raise
         else:
             if self._connection.begun:
@@ -137,7 +137,7 @@ class ProxyProtocolWrapper(ProtocolWrapper):
     def abort(self) -> None:
         """Drop the connection without a word, because the port has stopped."""
         self._forget()
-        self.transport.abortConnection()
+        _handover.abort(self.transport)
 
     def _forget(self) -> None:
         self._connection = None
@@ -148,6 +148,7 @@ class ProxyProtocolWrapper(ProtocolWrapper):
         self.abort()
 
     def _log_refusal(self, error: ProxyProtocolError) -> None:
+        _drop_tracebacks(error)
         log = _log.debug if error.routine else _log.warn
         log("{refusal}", refusal=describe_refusal(error, to_sockaddr(self.transport.getPeer())), error=error)
 
@@ -163,22 +164,26 @@ class ProxyProtocolWrapper(ProtocolWrapper):
             if protocol is None:
                 transport.loseConnection()
                 return
-            if not _handover.replace_protocol(transport, self, protocol):
-                transport = self._stay(protocol)
+            slot = _handover.find_slot(transport, self)
+            if slot is None:
+                transport, slot = self._stay(protocol), _handover.IN_A_LAYER
+            setattr(transport, slot, protocol)
+            # For a transport that stands in front of another and answers with that one's protocol: it was not replaced
+            # there, and what comes comes here.
+            self.wrappedProtocol = protocol
             if connection.result is not None:
                 setattr(transport, _handover.RESULT, connection.result)
             if addresses is not None:
                 _handover.answer(transport, peer, addresses)
-            _handover.rename_in_log(transport, protocol, peer)
-            _handover.connect(transport, protocol, connection.trailing)
+            _handover.rename_in_log(transport, slot, protocol, peer)
+            _handover.connect(transport, slot, protocol, connection.trailing)
         except BaseException:
             # the application's; outside of the reactor's read nobody else would drop the connection
-            transport.abortConnection()
+            _handover.abort(transport)
             raise
 
     def _stay(self, protocol: IProtocol) -> ProxyProtocolWrapper:
         """Become the application's transport, where the real one cannot be handed over."""
-        self.wrappedProtocol = protocol
         directlyProvides(self, providedBy(self.transport))
         if IHalfCloseableProtocol.providedBy(protocol):
             directlyProvides(self, providedBy(self.transport), IHalfCloseableProtocol)
@@ -201,6 +206,8 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         TypeError: There are a receiver and its keywords, or a keyword is none.
         ValueError: A keyword's value is out of range.
     """
+
+    protocol = ProxyProtocolWrapper
 
     def __init__(
         self,
@@ -227,7 +234,7 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         Args:
             addr: The address that connected.
         """
-        return ProxyProtocolWrapper(self)
+        return self.protocol(self)
 
     def stopFactory(self) -> None:
         """Abort the connections that are still in their header: nobody listens any more."""
@@ -248,9 +255,20 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
 
             # not before: whoever makes a factory may still want to install a reactor
             clock = self._clock = IReactorTime(reactor)
-        self._waiting[wrapper] = clock.seconds() + timeout
+        self._waiting[wrapper] = deadline = clock.seconds() + timeout
         if self._timer is None:
             self._timer = clock.callLater(timeout, self._expire, clock)
+        elif self._timer.getTime() > deadline:
+            self._set_back(deadline)
+            self._timer.reset(timeout)
+
+    def _set_back(self, deadline: float) -> None:
+        """Follow a clock that was set back, as the system's may be, by which Twisted's reactors go.
+
+        Those that wait already would otherwise wait for so much longer, and everybody behind them.
+        """
+        for wrapper, later in self._waiting.items():
+            self._waiting[wrapper] = min(later, deadline)
 
     def _expire(self, clock: IReactorTime) -> None:
         now, late = clock.seconds(), []
@@ -268,8 +286,16 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
                 _log.failure("An application has raised as it began")
 
 
-def _tls_factory(tls: Any, wrapped_factory: IProtocolFactory, clock: IReactorTime | None) -> IProtocolFactory:
-    from twisted.protocols.tls import TLSMemoryBIOFactory  # needs pyOpenSSL, which applications without TLS may lack
+def _drop_tracebacks(error: BaseException | None) -> None:
+    # Their frames hold the connection and the connection holds its error: all of it, and a closed socket's transport,
+    # would stay until the next garbage collection, for each peer that knocks.
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
-    factory: IProtocolFactory = TLSMemoryBIOFactory(tls, False, wrapped_factory, clock)
+
+def _tls_factory(tls: Any, wrapped_factory: IProtocolFactory, clock: IReactorTime | None) -> IProtocolFactory:
+    from ._tls import TLSFactory  # needs pyOpenSSL, which applications without TLS may lack
+
+    factory: IProtocolFactory = TLSFactory(tls, wrapped_factory, clock)
     return factory

@@ -1,0 +1,124 @@
+"""A Receiver from strings, as endpoint strings and environment variables give them."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxyprotocol import (
+    HeaderPolicy,
+    ProxyProtocolDetect,
+    ProxyProtocolUntrustedError,
+    ProxyProtocolV1,
+    ProxyProtocolV2,
+    Receiver,
+)
+from proxyprotocol.options import OPTIONS, choose, parse_receiver
+
+LOCAL = ("192.0.2.254", 443)
+
+
+def spell(name: str) -> str:
+    return f"PROXYPROTOCOL_{name.upper()}"
+
+
+def test_nothing_said_is_the_default() -> None:
+    assert parse_receiver({}) == Receiver()
+
+
+@pytest.mark.parametrize(
+    ("version", "codec"),
+    [
+        ("detect", ProxyProtocolDetect),
+        ("v1", ProxyProtocolV1),
+        ("V2", ProxyProtocolV2),
+        ("DETECT", ProxyProtocolDetect),
+    ],
+)
+def test_a_version_is_named_in_any_case(version: str, codec: type) -> None:
+    assert type(parse_receiver({"version": version}).pp) is codec
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("require", HeaderPolicy.REQUIRE), ("Optional", HeaderPolicy.OPTIONAL), ("ignore", HeaderPolicy.IGNORE)],
+)
+def test_a_policy_is_for_everybody_unless_some_are_trusted(policy: str, expected: HeaderPolicy) -> None:
+    assert parse_receiver({"policy": policy}).policy is expected
+    receiver = parse_receiver({"policy": policy, "trusted": "10.0.0.0/8"})
+    assert receiver.connection(("10.1.2.3", 1), LOCAL).policy is expected
+    with pytest.raises(ProxyProtocolUntrustedError):
+        receiver.connection(("11.1.2.3", 1), LOCAL)
+
+
+def test_trusted_takes_networks_addresses_and_unix() -> None:
+    receiver = parse_receiver({"trusted": "10.0.0.0/8, 2001:db8::/32,192.0.2.1 ,unix", "untrusted": "direct"})
+    for peer, local in (
+        (("10.1.2.3", 1), LOCAL),
+        (("2001:db8::1", 1, 0, 0), LOCAL),
+        (("192.0.2.1", 1), LOCAL),
+        ("", "/run/server.sock"),
+    ):
+        assert receiver.connection(peer, local).policy is HeaderPolicy.REQUIRE
+    for other in (("192.0.2.2", 1), ("::1", 1, 0, 0), None):
+        assert receiver.connection(other, LOCAL).policy is HeaderPolicy.SKIP
+
+
+@pytest.mark.parametrize("untrusted", [{}, {"untrusted": "reject"}])
+def test_untrusted_peers_are_rejected_unless_told_otherwise(untrusted: dict[str, str]) -> None:
+    with pytest.raises(ProxyProtocolUntrustedError):
+        parse_receiver({"trusted": "unix", **untrusted}).connection(("10.1.2.3", 1), LOCAL)
+
+
+def test_numbers_are_read() -> None:
+    receiver = parse_receiver({"timeout": "2.5", "max_header": "16"})
+    assert (receiver.timeout, receiver.max_header) == (2.5, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"version": "v3"}, "PROXYPROTOCOL_VERSION takes detect, v1 or v2, not 'v3'"),
+        ({"version": "noop"}, "PROXYPROTOCOL_VERSION takes detect, v1 or v2, not 'noop'"),
+        ({"version": ""}, "PROXYPROTOCOL_VERSION takes detect, v1 or v2, not ''"),
+        ({"policy": "skip"}, "PROXYPROTOCOL_POLICY takes require, optional or ignore, not 'skip'"),
+        ({"trusted": "::1", "untrusted": "skip"}, "PROXYPROTOCOL_UNTRUSTED takes reject or direct, not 'skip'"),
+        (
+            {"untrusted": "direct"},
+            "PROXYPROTOCOL_UNTRUSTED means nothing without PROXYPROTOCOL_TRUSTED: who is trusted?",
+        ),
+        ({"timeout": "0"}, "PROXYPROTOCOL_TIMEOUT takes a number of seconds above 0, not '0'"),
+        ({"timeout": "nan"}, "PROXYPROTOCOL_TIMEOUT takes a number of seconds above 0, not 'nan'"),
+        ({"timeout": "inf"}, "PROXYPROTOCOL_TIMEOUT takes a number of seconds above 0, not 'inf'"),
+        ({"timeout": "5s"}, "PROXYPROTOCOL_TIMEOUT takes a number of seconds above 0, not '5s'"),
+        ({"max_header": "15"}, "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, 16 at least, not '15'"),
+        ({"max_header": "4k"}, "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, 16 at least, not '4k'"),
+        ({"max_header": "1e3"}, "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, 16 at least, not '1e3'"),
+    ],
+)
+def test_a_wrong_value_names_the_option_as_its_user_wrote_it(options: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_receiver(options, spell)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("trusted", ["", "10.0.0.1/8", "10.0.0.0/8,", "example.com", "10.0.0.0/8;::1"])
+def test_networks_that_are_none_are_told_with_what_the_option_takes(trusted: str) -> None:
+    expected = "^PROXYPROTOCOL_TRUSTED takes networks, addresses and unix, with commas between them: A trusted proxy is"
+    with pytest.raises(ValueError, match=expected):
+        parse_receiver({"trusted": trusted}, spell)
+
+
+def test_nobody_is_trusted_by_an_option_that_is_empty() -> None:
+    # an environment variable that is set and empty is a mistake, not a wish to trust everybody
+    with pytest.raises(ValueError, match="trusted takes"):
+        parse_receiver({"trusted": " "})
+
+
+def test_every_option_says_what_it_takes() -> None:
+    assert list(OPTIONS) == ["version", "trusted", "untrusted", "policy", "timeout", "max_header"]
+
+
+def test_a_choice_of_one_is_named_without_an_or() -> None:
+    assert choose("ppInsideTLS", "YES", {"yes": True}) is True
+    with pytest.raises(ValueError, match=r"^ppInsideTLS takes yes, not 'no'$"):
+        choose("ppInsideTLS", "no", {"yes": True})

@@ -1,0 +1,181 @@
+"""TrustedProxies: who may name a client."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from ipaddress import IPv4Network, ip_network
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from proxyprotocol import HeaderPolicy, TrustedProxies
+
+LOCAL = ("192.0.2.254", 443)
+
+
+def test_a_trusted_peer_must_send_a_header_and_any_other_is_rejected() -> None:
+    policy = TrustedProxies(["192.0.2.0/24"])
+    assert policy(("192.0.2.1", 1), LOCAL) is HeaderPolicy.REQUIRE
+    assert policy(("192.0.3.1", 1), LOCAL) is HeaderPolicy.REJECT
+
+
+def test_both_answers_can_be_chosen() -> None:
+    policy = TrustedProxies(["192.0.2.0/24"], trusted=HeaderPolicy.OPTIONAL, otherwise=HeaderPolicy.SKIP)
+    assert policy(("192.0.2.1", 1), LOCAL) is HeaderPolicy.OPTIONAL
+    assert policy(("192.0.3.1", 1), LOCAL) is HeaderPolicy.SKIP
+
+
+@pytest.mark.parametrize(
+    ("network", "inside", "outside"),
+    [
+        ("192.0.2.1", ["192.0.2.1"], ["192.0.2.0", "192.0.2.2"]),
+        ("192.0.2.0/24", ["192.0.2.0", "192.0.2.255"], ["192.0.1.255", "192.0.3.0"]),
+        ("192.0.2.0/255.255.255.0", ["192.0.2.255"], ["192.0.3.0"]),
+        ("0.0.0.0/0", ["0.0.0.0", "255.255.255.255"], ["::", "::1", "::192.0.2.1"]),
+        ("2001:db8::/32", ["2001:db8::", "2001:db8:ffff:ffff::1"], ["2001:db7:ffff::", "2001:db9::"]),
+        ("::1", ["::1", "0:0:0:0:0:0:0:1"], ["::2", "127.0.0.1"]),
+        ("::/0", ["::", "::192.0.2.1", "2001:db8::1"], ["192.0.2.1", "::ffff:192.0.2.1"]),
+        ("::ffff:0:0/96", ["192.0.2.1", "::ffff:192.0.2.1"], ["::1"]),
+        ("::ffff:192.0.2.0/120", ["192.0.2.1", "::ffff:192.0.2.1"], ["192.0.3.1", "::192.0.2.1"]),
+    ],
+)
+def test_a_network_trusts_its_addresses_and_no_other(network: str, inside: list[str], outside: list[str]) -> None:
+    policy = TrustedProxies([network])
+    for host in inside:
+        assert policy.trusts((host, 1), LOCAL)
+        assert policy.trusts((host, 1, 0, 0))
+    for host in outside:
+        assert not policy.trusts((host, 1), LOCAL)
+        assert not policy.trusts((host, 1, 0, 0))
+
+
+def test_an_ipv4_mapped_peer_matches_ipv4_networks() -> None:
+    policy = TrustedProxies(["10.0.0.0/8"])
+    assert policy.trusts(("::ffff:10.1.2.3", 1, 0, 0), ("::ffff:10.0.0.1", 443, 0, 0))
+    assert not policy.trusts(("::ffff:11.1.2.3", 1, 0, 0), ("::ffff:10.0.0.1", 443, 0, 0))
+
+
+def test_a_zone_is_ignored() -> None:
+    policy = TrustedProxies(["fe80::/10"])
+    assert policy.trusts(("fe80::1%eth0", 1, 0, 2), ("fe80::2%eth0", 443, 0, 2))
+    assert not policy.trusts(("fec0::1%eth0", 1, 0, 2), ("fe80::2%eth0", 443, 0, 2))
+
+
+@pytest.mark.parametrize("networks", ["10.0.0.0/8", ("10.0.0.0/8",), iter(["10.0.0.0/8"]), [IPv4Network("10.0.0.0/8")]])
+def test_networks_may_be_one_text_or_any_collection(networks: Any) -> None:
+    policy = TrustedProxies(networks)
+    assert policy.trusts(("10.1.2.3", 1), LOCAL)
+    assert not policy.trusts(("1.0.0.0", 1), LOCAL)
+
+
+@pytest.mark.parametrize(
+    "network",
+    ["10.0.0.1/8", "2001:db8::1/32", "10.0.0.0/33", "", " ", "UNIX", "example.com", "10.0.0.0/8,::1", "010.0.0.1", "*"],
+)
+def test_what_is_no_network_or_has_host_bits_is_a_value_error(network: str) -> None:
+    with pytest.raises(ValueError, match="A trusted proxy is an address, a network without host bits, or 'unix', not"):
+        TrustedProxies(["::1", network])
+
+
+def test_nobody_may_be_trusted() -> None:
+    policy = TrustedProxies([])
+    for peer in (("127.0.0.1", 1), ("::1", 1, 0, 0), "", "/run/a.sock", None):
+        assert not policy.trusts(peer, LOCAL)
+        assert not policy.trusts(peer, "/run/server.sock")
+
+
+@pytest.mark.parametrize("peer", ["", "/run/client.sock", b"\0abstract", None])
+@pytest.mark.parametrize("local", ["/run/server.sock", "", b"\0abstract"])
+def test_unix_means_a_unix_socket_by_the_local_address(peer: Any, local: Any) -> None:
+    assert TrustedProxies(["unix"]).trusts(peer, local)
+    assert TrustedProxies(["::1", "unix", "10.0.0.0/8"]).trusts(peer, local)
+    assert not TrustedProxies(["0.0.0.0/0", "::/0"]).trusts(peer, local)
+
+
+def test_a_unix_peer_is_known_by_its_own_address_where_there_is_no_other() -> None:
+    for peer in ("", "/run/client.sock"):
+        assert TrustedProxies("unix").trusts(peer)
+        assert not TrustedProxies("unix").trusts(peer, LOCAL)
+
+
+def test_unix_means_nothing_else() -> None:
+    for peer in (("127.0.0.1", 1), ("::1", 1, 0, 0), ("unix", 1), None):
+        assert not TrustedProxies(["unix"]).trusts(peer, LOCAL)
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        None,
+        "",
+        "10.0.0.1",
+        (),
+        [],
+        (None, 1),
+        ("", 1),
+        (b"10.0.0.1", 1),
+        (10, 1),
+        ("localhost", 1),
+        ("10.1", 1),
+        ("10.0.0.1\0", 1),
+        ("10.0.0.1/32", 1),
+        ("::1\0", 1),
+        (":::", 1),
+        ("\udc80:", 1),
+        ("\udc80", 1),
+        ("%eth0", 1),
+        10,
+    ],
+)
+def test_a_peer_whose_address_cannot_be_had_is_trusted_by_nobody(peer: Any) -> None:
+    everybody = TrustedProxies(["0.0.0.0/0", "::/0", "unix"])
+    assert not everybody.trusts(peer, LOCAL)
+    assert everybody(peer, LOCAL) is HeaderPolicy.REJECT
+
+
+def test_a_list_is_an_address_too() -> None:
+    assert TrustedProxies("::1").trusts(["::1", 1, 0, 0], LOCAL)  # type: ignore[arg-type]
+
+
+def calls_of_a_look_up(networks: Iterable[str]) -> int:
+    """Count every call of a function, and every return into a generator, that a look-up takes."""
+    policy, calls = TrustedProxies(networks), 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        trusted = policy.trusts(("203.0.113.5", 1), LOCAL)
+    finally:
+        sys.setprofile(None)
+    assert not trusted
+    return calls
+
+
+def test_a_look_up_among_10000_networks_takes_the_steps_of_one_among_ten() -> None:
+    many = [f"10.{number >> 8}.{number & 255}.0/{24 + number % 2}" for number in range(10_000)]
+    assert len({ip_network(network) for network in many}) == 10_000
+    few = calls_of_a_look_up(many[:10])
+    assert calls_of_a_look_up(many) == few
+    assert calls_of_a_look_up(many + [f"2001:db8:{number:x}::/48" for number in range(10_000)]) == few
+    assert calls_of_a_look_up([*many, "10.0.0.0/8"]) > few
+
+
+def test_all_10000_networks_are_found() -> None:
+    policy = TrustedProxies(f"10.{number >> 8}.{number & 255}.0/25" for number in range(10_000))
+    for number in range(10_000):
+        assert policy.trusts((f"10.{number >> 8}.{number & 255}.127", 1), LOCAL)
+        assert not policy.trusts((f"10.{number >> 8}.{number & 255}.128", 1), LOCAL)
+
+
+def test_repr_does_not_name_10000_networks() -> None:
+    assert repr(TrustedProxies(["10.0.0.0/8", "10.0.0.0/9", "::1", "unix"])) == (
+        "<TrustedProxies: 3 networks and UNIX sockets, trusted=REQUIRE, otherwise=REJECT>"
+    )
+    assert repr(TrustedProxies([], otherwise=HeaderPolicy.SKIP)) == (
+        "<TrustedProxies: 0 networks, trusted=REQUIRE, otherwise=SKIP>"
+    )

@@ -1,0 +1,371 @@
+"""Receiver: what is done with a connection, for every policy and everything that a peer can do."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from proxyprotocol import (
+    HeaderPolicy,
+    ProxyProtocol,
+    ProxyProtocolChecksumError,
+    ProxyProtocolError,
+    ProxyProtocolIncompleteError,
+    ProxyProtocolLimitError,
+    ProxyProtocolMissingError,
+    ProxyProtocolNoop,
+    ProxyProtocolSyntaxError,
+    ProxyProtocolTimeoutError,
+    ProxyProtocolUntrustedError,
+    ProxyProtocolV1,
+    ProxyProtocolV2,
+    Receiver,
+    ReceiverConnection,
+    TrustedProxies,
+    is_local,
+    is_unknown,
+)
+from proxyprotocol.receiver import describe_address, describe_refusal
+from tests.vectors import (
+    IPV4_BLOCK,
+    PROXY,
+    SIGNATURE,
+    VECTORS,
+    Vector,
+    checksum,
+    describe,
+    single_bytes,
+    splits,
+    v2,
+)
+
+REQUIRE, OPTIONAL, IGNORE = HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE
+SKIP, REJECT = HeaderPolicy.SKIP, HeaderPolicy.REJECT
+READING = [REQUIRE, OPTIONAL, IGNORE]
+
+PEER, LOCAL = ("192.0.2.9", 40000), ("192.0.2.254", 443)
+LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
+HEADER = v2(PROXY, 0x11, IPV4_BLOCK)
+
+# What no header begins with. Even the longest of these is none from its first byte on.
+PLAIN = [b"G", b"GET / HTTP/1.1\r\n", b"\x16\x03\x01", b"proxy TCP4", b"\0", b"\n", b" " + LINE, b"Q" * 5000]
+HALF_SIGNATURES = [b"P", b"PROXY", b"\r", b"\r\n", SIGNATURE[:11]]
+CUT = [*HALF_SIGNATURES, b"PROXY ", LINE[:-1], SIGNATURE, HEADER[:-1]]
+BEHIND_A_SIGNATURE: list[tuple[bytes, type[ProxyProtocolError]]] = [
+    (b"PROXY X", ProxyProtocolSyntaxError),
+    (b"PROXY TCP4 192.0.2.1\n", ProxyProtocolSyntaxError),
+    (b"PROXY UNKNOWN " + b"x" * 93, ProxyProtocolLimitError),
+    (SIGNATURE + b"\x22", ProxyProtocolSyntaxError),
+    (v2(PROXY, 0x11, b"short"), ProxyProtocolSyntaxError),
+    (v2(PROXY, 0x11, IPV4_BLOCK, b"\1"), ProxyProtocolSyntaxError),
+    (v2(PROXY, 0x11, IPV4_BLOCK, checksum("deadbeef")), ProxyProtocolChecksumError),
+    (SIGNATURE + b"\x21\x11\xff\xff", ProxyProtocolLimitError),
+]
+
+
+def feed_all(connection: ReceiverConnection, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        connection.feed(piece)
+
+
+def connect(policy: HeaderPolicy, pp: ProxyProtocol | None = None) -> ReceiverConnection:
+    return Receiver(pp, policy=policy, timeout=2.5).connection(PEER, LOCAL)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=str)
+@pytest.mark.parametrize("policy", READING)
+def test_a_header_is_read_in_any_pieces(policy: HeaderPolicy, vector: Vector) -> None:
+    data = vector.header + b"GET /"
+    for pieces in ([data], [vector.header], single_bytes(vector.header), *list(splits(vector.header))[1:-1:9]):
+        connection = connect(policy)
+        for piece in pieces:
+            assert (connection.begun, connection.result, connection.trailing) == (False, None, b"")
+            connection.feed(piece)
+        assert connection.begun
+        assert connection.result is not None
+        assert describe(connection.result) == describe(vector.result)
+        assert connection.trailing == (b"GET /" if pieces == [data] else b"")
+        assert connection.needed == 0
+        assert connection.eof()
+        assert connection.timed_out()
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=str)
+@pytest.mark.parametrize("policy", READING)
+def test_the_addresses_are_the_headers_if_it_is_believed_and_names_a_client(
+    policy: HeaderPolicy, vector: Vector
+) -> None:
+    connection = connect(policy)
+    assert connection.addresses is connection.believed is None
+    connection.feed(vector.header)
+    assert connection.believed is (None if policy is IGNORE else connection.result)
+    names_a_client = not is_local(vector.result) and not is_unknown(vector.result)
+    assert connection.addresses is (connection.believed if names_a_client else None)
+
+
+@pytest.mark.parametrize("policy", [REQUIRE, IGNORE])
+@pytest.mark.parametrize("data", PLAIN)
+def test_where_a_header_must_come_the_first_wrong_byte_is_refused(policy: HeaderPolicy, data: bytes) -> None:
+    for piece in (data, data[:1]):
+        connection = connect(policy)
+        with pytest.raises(ProxyProtocolSyntaxError):
+            connection.feed(piece)
+        assert (connection.begun, connection.result, connection.trailing) == (False, None, b"")
+
+
+@pytest.mark.parametrize("data", PLAIN)
+def test_where_a_header_may_come_the_first_other_byte_makes_it_the_applications(data: bytes) -> None:
+    connection = connect(OPTIONAL)
+    assert connection.feed(data)
+    assert (connection.begun, connection.result, connection.believed, connection.addresses) == (True, None, None, None)
+    assert (connection.trailing, connection.needed) == (data, 0)
+    assert connection.eof()
+    assert connection.timed_out()
+
+
+@pytest.mark.parametrize("half", HALF_SIGNATURES)
+def test_half_a_signature_and_another_byte_are_the_applications_too(half: bytes) -> None:
+    connection = connect(OPTIONAL)
+    assert connection.feed(half) is False
+    assert connection.feed(b"?rest") is True
+    assert (connection.result, connection.trailing) == (None, half + b"?rest")
+
+
+@pytest.mark.parametrize("policy", READING)
+@pytest.mark.parametrize(("data", "error"), BEHIND_A_SIGNATURE)
+def test_behind_a_right_signature_an_error_is_an_error(
+    policy: HeaderPolicy, data: bytes, error: type[ProxyProtocolError]
+) -> None:
+    for pieces in ([data], [data[:12], data[12:]], single_bytes(data)):
+        connection = connect(policy)
+        with pytest.raises(error) as caught:
+            feed_all(connection, pieces)
+        assert type(caught.value) is error
+        assert (connection.begun, connection.result, connection.trailing) == (False, None, b"")
+
+
+@pytest.mark.parametrize("policy", READING)
+@pytest.mark.parametrize("cut", CUT)
+def test_a_header_that_is_cut_is_refused_at_the_end_and_at_the_time_out(policy: HeaderPolicy, cut: bytes) -> None:
+    connection = connect(policy)
+    assert connection.feed(cut) is False
+    assert connection.needed > 0
+    with pytest.raises(ProxyProtocolIncompleteError):
+        connection.eof()
+    assert not connection.begun
+    connection = connect(policy)
+    connection.feed(cut)
+    with pytest.raises(ProxyProtocolTimeoutError) as caught:
+        connection.timed_out()
+    assert (caught.value.timeout, caught.value.received) == (2.5, len(cut))
+    assert not connection.begun
+
+
+@pytest.mark.parametrize("policy", [REQUIRE, IGNORE])
+def test_not_a_byte_is_refused_where_a_header_must_come(policy: HeaderPolicy) -> None:
+    with pytest.raises(ProxyProtocolMissingError):
+        connect(policy).eof()
+    connection = connect(policy)
+    connection.feed(b"")
+    with pytest.raises(ProxyProtocolTimeoutError) as caught:
+        connection.timed_out()
+    assert caught.value.received == 0
+
+
+@pytest.mark.parametrize("event", ["eof", "timed_out"])
+def test_not_a_byte_is_a_plain_connection_where_a_header_may_come(event: str) -> None:
+    # in which the server is to speak first
+    connection = connect(OPTIONAL)
+    connection.feed(b"")
+    assert not connection.begun
+    assert getattr(connection, event)() is True
+    assert (connection.begun, connection.result, connection.trailing, connection.needed) == (True, None, b"", 0)
+
+
+def test_skip_begins_at_once_and_reads_nothing() -> None:
+    connection = connect(SKIP)
+    assert (connection.begun, connection.needed, connection.trailing, connection.result) == (True, 0, b"", None)
+    assert connection.eof()
+    assert connection.timed_out()
+    with pytest.raises(RuntimeError, match="what comes is the application's"):
+        connection.feed(HEADER)
+
+
+@pytest.mark.parametrize("policy", READING)
+def test_a_codec_that_reads_nothing_begins_at_once(policy: HeaderPolicy) -> None:
+    connection = connect(policy, ProxyProtocolNoop())
+    assert (connection.begun, connection.needed, connection.result) == (True, 0, None)
+    assert Receiver(ProxyProtocolNoop()).reads_nothing
+    assert not Receiver().reads_nothing
+
+
+@pytest.mark.parametrize("data", [HEADER, b"GET /"])
+def test_once_the_application_has_begun_feeding_is_a_mistake(data: bytes) -> None:
+    connection = connect(OPTIONAL)
+    connection.feed(data)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="what comes is the application's"):
+            connection.feed(b"x")
+    assert connection.trailing == (b"" if data is HEADER else data)
+
+
+def test_reject_drops_a_connection_before_a_byte_is_read() -> None:
+    with pytest.raises(ProxyProtocolUntrustedError) as caught:
+        connect(REJECT)
+    assert caught.value.peer == PEER
+
+
+def errors_of(call: Callable[..., bool], *arguments: bytes) -> list[ProxyProtocolError]:
+    try:
+        call(*arguments)
+    except ProxyProtocolError as error:
+        return [error]
+    return []
+
+
+@pytest.mark.parametrize("begin", [[], [b""], [b"PROXY "], [b"PROXY X"]])
+@pytest.mark.parametrize("event", ["eof", "timed_out"])
+def test_after_an_error_there_is_the_same_error_again_whatever_comes(begin: list[bytes], event: str) -> None:
+    connection = connect(REQUIRE)
+    errors = [error for piece in begin for error in errors_of(connection.feed, piece)]
+    errors += errors_of(getattr(connection, event))
+    for call, arguments in ((connection.feed, [LINE]), (connection.eof, []), (connection.timed_out, [])):
+        again = errors_of(call, *arguments)
+        assert len(again) == 1
+        assert again[0] is errors[0]
+    assert (connection.begun, connection.result, connection.needed) == (False, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("pp", "refused"), [(ProxyProtocolV1(), HEADER), (ProxyProtocolV2(), LINE), (ProxyProtocolV2(), b"PROXY X")]
+)
+def test_with_one_version_the_other_is_no_header(pp: ProxyProtocol, refused: bytes) -> None:
+    with pytest.raises(ProxyProtocolSyntaxError):
+        connect(REQUIRE, pp).feed(refused)
+    connection = connect(OPTIONAL, pp)
+    assert connection.feed(refused)
+    assert (connection.result, connection.trailing) == (None, refused)
+
+
+def test_the_policy_may_be_a_function_of_both_addresses() -> None:
+    asked: list[Any] = []
+
+    def policy(peer: Any, local: Any) -> HeaderPolicy:
+        asked.append((peer, local))
+        return SKIP
+
+    receiver = Receiver(policy=policy)
+    assert receiver.needs_addresses
+    assert receiver.connection(PEER, LOCAL).policy is SKIP
+    assert asked == [(PEER, LOCAL)]
+    assert not Receiver(policy=SKIP).needs_addresses
+
+
+def test_trusted_proxies_are_asked_for_each_connection() -> None:
+    receiver = Receiver(policy=TrustedProxies(["192.0.2.0/24", "unix"]))
+    assert receiver.connection(("::ffff:192.0.2.7", 1, 0, 0), LOCAL).policy is REQUIRE
+    assert receiver.connection("", "/run/server.sock").policy is REQUIRE
+    for peer in (("203.0.113.1", 1), None, ""):
+        with pytest.raises(ProxyProtocolUntrustedError):
+            receiver.connection(peer, LOCAL)
+
+
+def test_a_policy_function_that_raises_or_gives_no_policy_lets_nobody_in() -> None:
+    def broken(peer: Any, local: Any) -> HeaderPolicy:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Receiver(policy=broken).connection(PEER, LOCAL)
+    for answer in (None, True, "skip"):
+        with pytest.raises(TypeError, match="must give a HeaderPolicy, not"):
+            Receiver(policy=lambda peer, local, answer=answer: answer).connection(PEER, LOCAL)  # type: ignore[misc]
+
+
+def test_a_receiver_requires_a_header_in_5_seconds_and_4096_bytes_unless_told_otherwise() -> None:
+    receiver = Receiver()
+    assert (receiver.pp, receiver.policy, receiver.timeout, receiver.max_header) == (None, REQUIRE, 5.0, 4096)
+    assert receiver.codec.is_valid(LINE)
+    assert Receiver(ProxyProtocolV1()).codec is not receiver.codec
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 0.0])
+def test_a_time_out_that_is_none_is_a_value_error(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout is a number of seconds above 0, or None"):
+        Receiver(timeout=timeout)
+
+
+def test_no_time_out_can_be_asked_for() -> None:
+    assert Receiver(timeout=None).timeout is None
+    connection = Receiver(timeout=None).connection(None, None)
+    with pytest.raises(ProxyProtocolTimeoutError, match="in time, only 0 bytes"):
+        connection.timed_out()
+
+
+@pytest.mark.parametrize("policy", [None, "require", 1])
+def test_a_policy_that_is_none_is_a_type_error(policy: Any) -> None:
+    with pytest.raises(TypeError, match="policy is a HeaderPolicy or a function that gives one"):
+        Receiver(policy=policy)
+
+
+def test_a_limit_below_every_header_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="not 15"):
+        Receiver(max_header=15)
+
+
+def test_the_limit_is_kept() -> None:
+    connection = Receiver(max_header=27).connection(None, None)
+    with pytest.raises(ProxyProtocolLimitError):
+        connection.feed(HEADER)
+
+
+def test_a_receiver_does_not_change() -> None:
+    receiver = Receiver(policy=SKIP)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        receiver.timeout = 1  # type: ignore[misc]
+    assert (receiver, hash(receiver)) == (Receiver(policy=SKIP), hash(Receiver(policy=SKIP)))
+    assert receiver != Receiver()
+    assert pickle.loads(pickle.dumps(receiver)) == receiver
+
+
+def test_an_adapter_takes_a_receiver_or_its_keywords() -> None:
+    receiver = Receiver()
+    assert Receiver.of(receiver, {}) is receiver
+    assert Receiver.of(None, {"policy": SKIP, "timeout": 1}) == Receiver(policy=SKIP, timeout=1)
+    assert Receiver.of(None, {}) == receiver
+    with pytest.raises(TypeError, match="policy=, timeout= cannot be given with it"):
+        Receiver.of(receiver, {"timeout": 1, "policy": SKIP})
+    with pytest.raises(TypeError):
+        Receiver.of(None, {"time_out": 1})
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (("192.0.2.1", 80), "192.0.2.1:80"),
+        (["192.0.2.1", 80], "192.0.2.1:80"),
+        (("2001:db8::1", 80, 0, 0), "[2001:db8::1]:80"),
+        (("fe80::1%eth0", 80, 0, 2), "[fe80::1%eth0]:80"),
+        ("/run/a.sock", "UNIX socket '/run/a.sock'"),
+        ("/a\n\udcff\x1b[0m", "UNIX socket '/a\\n\\udcff\\x1b[0m'"),
+        (b"\0abs", "UNIX socket b'\\x00abs'"),
+        ("", "an unnamed UNIX socket"),
+        (None, "an unknown address"),
+        ((), "an unknown address"),
+    ],
+)
+def test_an_address_is_put_into_text_that_stays_on_its_line(address: Any, text: str) -> None:
+    assert describe_address(address) == text
+
+
+def test_a_refusal_is_one_line_with_the_peer_and_the_reason() -> None:
+    connection = connect(REQUIRE)
+    with pytest.raises(ProxyProtocolSyntaxError) as caught:
+        connection.feed(b"\x1b[2J\n\xff")
+    assert describe_refusal(caught.value, PEER) == (
+        "Refused a connection from 192.0.2.9:40000: "
+        "There is no PROXY protocol header, the connection begins with b'\\x1b[2J\\n\\xff' (at byte 0)"
+    )

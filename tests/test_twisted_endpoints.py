@@ -1,0 +1,241 @@
+"""Endpoints: around any other, and in front of TLS."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from twisted.internet.address import UNIXAddress
+from twisted.internet.endpoints import (
+    SSL4ServerEndpoint,
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    UNIXServerEndpoint,
+)
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.testing import MemoryReactorClock
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from proxyprotocol import HeaderPolicy, Receiver
+from proxyprotocol.twisted import ProxyProtocolServerEndpoint, ProxyProtocolWrapperFactory
+from tests import _twisted, _twisted_tls
+from tests._twisted import CLIENT, DESTINATION, HEADER, AppFactory, Log, connect, run, until
+from tests._twisted_tls import Files, TLSClient, answering
+
+log, reactor, files = _twisted.log, _twisted.reactor, _twisted_tls.files
+pytestmark = [pytest.mark.usefixtures("log"), _twisted_tls.OLD_WAYS]
+
+CONTEXT = object()
+
+
+def listening(endpoint: ProxyProtocolServerEndpoint, reactor: Any) -> tuple[int, Any, int, str]:
+    """What an endpoint has asked a reactor in memory for: port, factory, backlog and interface."""
+    endpoint.listen(AppFactory())
+    (asked,) = reactor.tcpServers
+    return asked  # type: ignore[no-any-return]
+
+
+def test_it_is_an_endpoint() -> None:
+    endpoint = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(MemoryReactorClock(), 80))
+
+    assert verifyObject(IStreamServerEndpoint, endpoint)
+
+
+def test_it_listens_as_the_other_endpoint_does() -> None:
+    reactor = MemoryReactorClock()
+    endpoint = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 8080, 7, "127.0.0.1"))
+    port, factory, backlog, interface = listening(endpoint, reactor)
+
+    assert (port, backlog, interface) == (8080, 7, "127.0.0.1")
+    assert isinstance(factory, ProxyProtocolWrapperFactory)
+
+
+def test_its_keywords_are_the_receivers() -> None:
+    reactor = MemoryReactorClock()
+    endpoint = ProxyProtocolServerEndpoint(
+        TCP4ServerEndpoint(reactor, 80), policy=HeaderPolicy.IGNORE, timeout=3, max_header=200
+    )
+
+    assert listening(endpoint, reactor)[1].receiver == Receiver(policy=HeaderPolicy.IGNORE, timeout=3, max_header=200)
+
+
+def test_a_receiver_stands_for_all_its_keywords() -> None:
+    reactor, receiver = MemoryReactorClock(), Receiver()
+    endpoint = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 80), receiver=receiver)
+
+    assert listening(endpoint, reactor)[1].receiver is receiver
+
+
+def test_wrong_keywords_are_refused_before_it_listens() -> None:
+    plain = TCP4ServerEndpoint(MemoryReactorClock(), 80)
+    with pytest.raises(TypeError, match="policy="):
+        ProxyProtocolServerEndpoint(plain, receiver=Receiver(), policy=HeaderPolicy.SKIP)
+    with pytest.raises(TypeError):
+        ProxyProtocolServerEndpoint(plain, timeuot=3)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="max_header"):
+        ProxyProtocolServerEndpoint(plain, max_header=15)
+
+
+def test_it_serves_the_client_of_the_header(reactor: Any) -> None:
+    factory = AppFactory(read=answering)
+
+    async def scenario() -> None:
+        port = await ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 0, 50, "127.0.0.1")).listen(factory)
+        client = await connect(reactor, port)
+        client.transport.write(HEADER + b"question")
+        await until(reactor, lambda: client.received == b"answer to question")
+
+    run(reactor, scenario())
+    assert (factory.built, factory.app.peer, factory.app.host) == ([CLIENT], CLIENT, DESTINATION)
+
+
+def test_it_serves_on_ipv6(reactor: Any) -> None:
+    factory = AppFactory()
+
+    async def scenario() -> None:
+        port = await ProxyProtocolServerEndpoint(TCP6ServerEndpoint(reactor, 0, 50, "::1")).listen(factory)
+        client = await connect(reactor, port)
+        client.transport.write(b"PROXY UNKNOWN\r\n")
+        await until(reactor, lambda: factory.apps)
+        # as on a plain connection
+        assert factory.app.peer == client.transport.getHost()
+
+    run(reactor, scenario())
+
+
+def test_it_serves_on_a_unix_socket(reactor: Any) -> None:
+    factory = AppFactory()
+    name = f"\0proxyprotocol-endpoint-{os.getpid()}"
+
+    async def scenario() -> None:
+        port: Any = await ProxyProtocolServerEndpoint(UNIXServerEndpoint(reactor, name)).listen(factory)
+        assert port.getHost() == UNIXAddress(name.encode())
+        client = await connect(reactor, port)
+        client.transport.write(HEADER)
+        await until(reactor, lambda: factory.apps)
+
+    run(reactor, scenario())
+    assert factory.app.peer == CLIENT
+
+
+def test_a_port_that_stops_drops_those_that_wait_for_a_header(reactor: Any, log: Log) -> None:
+    async def scenario() -> None:
+        port: Any = await ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 0, 50, "127.0.0.1")).listen(
+            AppFactory()
+        )
+        client = await connect(reactor, port)
+        client.transport.write(HEADER[:9])
+        refused = await connect(reactor, port)
+        refused.transport.write(b"?")
+        await until(reactor, lambda: log.lines)  # both have been accepted by now
+        await port.stopListening()
+        await until(reactor, lambda: client.lost)
+
+    run(reactor, scenario())
+    assert len(log.lines) == 1
+
+
+# TLS: on the wire the header comes first.
+
+
+def test_an_ssl_endpoint_is_listened_on_without_tls() -> None:
+    reactor = MemoryReactorClock()
+    ssl = SSL4ServerEndpoint(reactor, 8443, CONTEXT, 7, "::1")
+    endpoint = ProxyProtocolServerEndpoint(ssl)
+
+    assert endpoint._tls is CONTEXT
+    tcp: Any = endpoint._endpoint
+    assert isinstance(tcp, TCP4ServerEndpoint)
+    assert (tcp._reactor, tcp._port, tcp._backlog, tcp._interface) == (reactor, 8443, 7, "::1")
+
+
+def test_an_ssl_endpoint_is_left_alone_where_the_header_is_inside() -> None:
+    reactor = MemoryReactorClock()
+    ssl = SSL4ServerEndpoint(reactor, 8443, CONTEXT)
+    ProxyProtocolServerEndpoint(ssl, inside_tls=True).listen(AppFactory())
+
+    assert reactor.tcpServers == []
+    ((port, factory, context, _, _),) = reactor.sslServers
+    assert (port, context, type(factory)) == (8443, CONTEXT, ProxyProtocolWrapperFactory)
+
+
+def test_tls_twice_is_refused() -> None:
+    ssl = SSL4ServerEndpoint(MemoryReactorClock(), 8443, CONTEXT)
+    with pytest.raises(TypeError, match="does TLS already"):
+        ProxyProtocolServerEndpoint(ssl, tls=CONTEXT)
+
+
+@pytest.mark.parametrize("attribute", ["_reactor", "_port", "_backlog", "_interface", "_sslContextFactory"])
+def test_a_twisted_that_keeps_the_context_elsewhere_is_an_error_and_never_another_protocol(attribute: str) -> None:
+    ssl = SSL4ServerEndpoint(MemoryReactorClock(), 8443, CONTEXT)
+    delattr(ssl, attribute)
+    with pytest.raises(TypeError, match=f"keeps the context of an ssl: endpoint elsewhere .*{attribute}.* tls="):
+        ProxyProtocolServerEndpoint(ssl)
+
+
+@implementer(IStreamServerEndpoint)
+class ForeignEndpoint:
+    """Somebody else's endpoint, which may or may not do TLS."""
+
+    def __init__(self, reactor: Any, context: Any = None) -> None:
+        self._reactor, self._context = reactor, context
+
+    def listen(self, factory: Any) -> Any:
+        if self._context is not None:
+            factory = TLSMemoryBIOFactory(self._context, False, factory)
+        return TCP4ServerEndpoint(self._reactor, 0, 50, "127.0.0.1").listen(factory)
+
+
+def test_an_endpoint_of_others_without_tls_is_served(reactor: Any) -> None:
+    factory = AppFactory()
+
+    async def scenario() -> None:
+        client = await connect(reactor, await ProxyProtocolServerEndpoint(ForeignEndpoint(reactor)).listen(factory))
+        client.transport.write(HEADER)
+        await until(reactor, lambda: factory.apps)
+
+    run(reactor, scenario())
+    assert factory.app.peer == CLIENT
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_endpoint_of_others_that_has_begun_tls_is_served_only_where_the_header_is_inside(
+    reactor: Any, files: Files, inside: bool, log: Log
+) -> None:
+    factory = AppFactory()
+    client = TLSClient(files.context())
+
+    async def scenario() -> None:
+        endpoint = ProxyProtocolServerEndpoint(ForeignEndpoint(reactor, files.options()), inside_tls=inside)
+        await connect(reactor, await endpoint.listen(factory), client)
+        await until(reactor, lambda: client.ready or client.lost)
+        if inside:
+            client.say(HEADER)
+        await until(reactor, lambda: factory.apps or client.lost)
+
+    run(reactor, scenario())
+    assert len(factory.apps) == inside
+    if not inside:
+        ((level, line),) = log.lines
+        assert level == "error"
+        assert "The header comes before TLS" in line
+        assert "ppInsideTLS=yes" in line
+
+
+def test_two_endpoints_around_an_ssl_endpoint_do_not_read_the_second_header_inside(
+    reactor: Any, files: Files, log: Log
+) -> None:
+    factory = AppFactory()
+    client = TLSClient(files.context(), HEADER)
+
+    async def scenario() -> None:
+        ssl = SSL4ServerEndpoint(reactor, 0, files.options(), 50, "127.0.0.1")
+        endpoint = ProxyProtocolServerEndpoint(ProxyProtocolServerEndpoint(ssl))
+        await connect(reactor, await endpoint.listen(factory), client)
+        await until(reactor, lambda: client.lost)
+
+    run(reactor, scenario())
+    assert (factory.built, [level for level, line in log.lines]) == ([], ["error"])

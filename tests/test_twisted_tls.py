@@ -1,0 +1,210 @@
+"""TLS behind the header, on real reactors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, StreamEnded
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IHandshakeListener, INegotiated, ISSLTransport
+from twisted.web.http import Request
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+from zope.interface import implementer
+
+from proxyprotocol.twisted import IProxiedTransport, ProxyProtocolServerEndpoint, proxy_result
+from tests import _twisted, _twisted_tls
+from tests._twisted import (
+    CLIENT,
+    DESTINATION,
+    HEADER,
+    App,
+    AppFactory,
+    Log,
+    RefusingFactory,
+    connect,
+    listen,
+    run,
+    turns,
+    until,
+    wrap,
+)
+from tests._twisted_tls import CUTS, SERVER_NAME, Files, TLSClient, answering, served
+
+log, reactor, each_reactor = _twisted.log, _twisted.reactor, _twisted.each_reactor
+files = _twisted_tls.files
+pytestmark = [pytest.mark.usefixtures("log"), _twisted_tls.OLD_WAYS]
+
+
+@CUTS
+def test_a_string_reads_the_header_and_then_does_tls(
+    each_reactor: Any, files: Files, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    """Whole, the ClientHello is in the header's own segment."""
+    factory = AppFactory(read=answering)
+    client = TLSClient(files.context(), HEADER, cut)
+
+    async def scenario() -> None:
+        endpoint = serverFromString(each_reactor, files.string("proxyprotocol:ssl:0:interface=127.0.0.1"))
+        await served(each_reactor, await endpoint.listen(factory), client, b"question")
+        transport = factory.app.transport
+        assert ISSLTransport.providedBy(transport)
+        assert (transport.getPeer(), transport.getHost()) == (CLIENT, DESTINATION)
+        assert IProxiedTransport(transport).getProxyPeer() == client.transport.getHost()
+        assert IProxiedTransport(transport).getProxyResult() is proxy_result(transport) is not None
+        client.transport.loseConnection()
+        await until(each_reactor, lambda: factory.app.lost)
+
+    run(each_reactor, scenario())
+    assert factory.built == [CLIENT]
+    assert (factory.app.peer, factory.app.host, client.received) == (CLIENT, DESTINATION, b"answer to question")
+    assert len(factory.app.lost) == 1
+
+
+@pytest.mark.parametrize("how", ["factory", "endpoint"])
+def test_tls_behind_the_header_for_a_factory_and_for_an_endpoint(reactor: Any, files: Files, how: str) -> None:
+    factory = AppFactory(read=answering)
+    client = TLSClient(files.context(), HEADER)
+
+    async def scenario() -> None:
+        if how == "factory":
+            port = listen(reactor, wrap(factory, clock=reactor, tls=files.options()))
+        else:
+            plain = serverFromString(reactor, "tcp:0:interface=127.0.0.1")
+            port = await ProxyProtocolServerEndpoint(plain, tls=files.options()).listen(factory)
+        await served(reactor, port, client, b"question")
+        certificate = factory.app.transport.getPeerCertificate().to_cryptography()
+        assert certificate.subject.rfc4514_string() == "CN=client"
+
+    run(reactor, scenario())
+    assert (factory.app.peer, client.received) == (CLIENT, b"answer to question")
+
+
+def test_a_browser_gets_http_2_and_the_site_knows_it(reactor: Any, files: Files, log: Log) -> None:
+    class WhoAmI(Resource):
+        isLeaf = True
+
+        def render_GET(self, request: Request) -> bytes:
+            address = request.getClientAddress()
+            return f"{request.clientproto.decode()} {address.host} {request.isSecure()}".encode()
+
+    client = TLSClient(files.context("h2", "http/1.1"), HEADER)
+    http = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
+
+    async def scenario() -> None:
+        endpoint = serverFromString(reactor, files.string("proxyprotocol:ssl:0:interface=127.0.0.1"))
+        site = Site(WhoAmI())  # type: ignore[no-untyped-call]
+        site.noisy = False
+        port = await endpoint.listen(site)
+        http.initiate_connection()
+        pseudo = {":method": "GET", ":path": "/", ":scheme": "https", ":authority": SERVER_NAME}
+        http.send_headers(1, list(pseudo.items()), end_stream=True)
+        await connect(reactor, port, client)
+        await until(reactor, lambda: client.ready)
+        assert client.tls.selected_alpn_protocol() == "h2"
+        client.say(http.data_to_send())
+        answer = b""
+        events: list[Any] = []
+        while not any(isinstance(event, StreamEnded) for event in events):
+            await until(reactor, lambda: client.received)
+            received, client.received = client.received, b""
+            events = http.receive_data(received)
+            answer += b"".join(event.data for event in events if isinstance(event, DataReceived))
+        assert answer == b"HTTP/2 192.0.2.1 True"
+
+    run(reactor, scenario())
+
+
+def test_tls_without_a_header_is_refused_with_a_hint(reactor: Any, files: Files, log: Log) -> None:
+    factory = AppFactory()
+    client = TLSClient(files.context())
+
+    async def scenario() -> None:
+        endpoint = serverFromString(reactor, files.string("proxyprotocol:ssl:0:interface=127.0.0.1"))
+        await connect(reactor, await endpoint.listen(factory), client)
+        await until(reactor, lambda: client.lost)
+
+    run(reactor, scenario())
+    ((level, line),) = log.lines
+    assert (level, factory.built) == ("warn", [])
+    assert "that is TLS, whose place is behind the header" in line
+
+
+def test_a_factory_that_takes_no_connection_closes_it_behind_tls_too(reactor: Any, files: Files, log: Log) -> None:
+    """Twisted itself puts TLS around None, which fails with a traceback."""
+    factory = RefusingFactory()
+    client = TLSClient(files.context(), HEADER)
+
+    async def scenario() -> None:
+        await connect(reactor, listen(reactor, wrap(factory, clock=reactor, tls=files.options())), client)
+        await until(reactor, lambda: client.lost)
+
+    run(reactor, scenario())
+    assert (factory.built, log.lines) == ([CLIENT], [])
+
+
+def test_an_application_is_told_of_the_handshake(reactor: Any, files: Files) -> None:
+    @implementer(IHandshakeListener)
+    class Listening(App):
+        negotiated: Any = ()
+
+        def handshakeCompleted(self) -> None:
+            self.negotiated = INegotiated(self.transport).negotiatedProtocol
+
+    factory = AppFactory(kind=Listening, read=answering)
+    client = TLSClient(files.context(), HEADER)
+
+    async def scenario() -> None:
+        port = listen(reactor, wrap(factory, clock=reactor, tls=files.options()))
+        await served(reactor, port, client, b"question")
+
+    run(reactor, scenario())
+    assert factory.app.negotiated is None
+
+
+def begin_tls(files: Files) -> Callable[[Any], None]:
+    return lambda app: app.transport.startTLS(files.options())
+
+
+@CUTS
+def test_an_application_may_start_tls_as_it_begins(
+    each_reactor: Any, files: Files, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    """The ClientHello is in the header's own segment, and is not lost."""
+    factory = AppFactory(begin=begin_tls(files), read=answering)
+    client = TLSClient(files.context(), HEADER, cut)
+
+    async def scenario() -> None:
+        port = listen(each_reactor, wrap(factory, clock=each_reactor))
+        await served(each_reactor, port, client, b"question")
+        transport = factory.app.transport
+        assert ISSLTransport.providedBy(transport)
+        assert transport.getPeerCertificate() is not None
+        assert (transport.getPeer(), transport.getHost()) == (CLIENT, DESTINATION)
+        assert IProxiedTransport(transport).getProxyPeer() == client.transport.getHost()
+        assert proxy_result(transport) is not None
+
+    run(each_reactor, scenario())
+    assert (factory.app.received, client.received) == (b"question", b"answer to question")
+
+
+def test_an_application_may_pause_and_start_tls_later(each_reactor: Any, files: Files) -> None:
+    factory = AppFactory(begin=lambda app: app.transport.pauseProducing(), read=answering)
+    client = TLSClient(files.context(), HEADER)
+
+    async def scenario() -> None:
+        await connect(each_reactor, listen(each_reactor, wrap(factory, clock=each_reactor)), client)
+        await until(each_reactor, lambda: factory.apps)
+        await turns(each_reactor)
+        factory.app.transport.startTLS(files.options())
+        factory.app.transport.resumeProducing()
+        await until(each_reactor, lambda: client.ready)
+        client.say(b"question")
+        await until(each_reactor, lambda: client.received)
+
+    run(each_reactor, scenario())
+    assert client.received == b"answer to question"

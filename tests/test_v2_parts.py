@@ -1,0 +1,70 @@
+"""Version 2 read in two parts, as the established package has it: the fixed 16 bytes, then what follows them."""
+
+from __future__ import annotations
+
+from socket import SOCK_DGRAM, SOCK_STREAM
+
+import pytest
+
+from proxyprotocol import (
+    ProxyProtocolChecksumError,
+    ProxyProtocolIncompleteError,
+    ProxyProtocolSyntaxError,
+    ProxyResultLocal,
+    ProxyResultType,
+)
+from proxyprotocol.v2 import ProxyProtocolV2Header
+from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, V2, VERSION_2, Vector, describe, v2
+from tests.vectors import checksum as crc
+
+WITH_CRC = v2(PROXY, 0x11, IPV4_BLOCK, crc("2ed13bfb"))
+
+
+def fields(header: ProxyProtocolV2Header) -> tuple[object, ...]:
+    return header.command, header.type, header.protocol, header.data_len
+
+
+@pytest.mark.parametrize(
+    ("fixed", "expected"),
+    [
+        (b"\x21\x11\x00\x0c", ("proxy", ProxyResultType.IPv4, SOCK_STREAM, 12)),
+        (b"\x20\x00\xff\xff", ("local", ProxyResultType.UNKNOWN, None, 65535)),
+        (b"\x21\x32\x00\xd8", ("proxy", ProxyResultType.UNIX, SOCK_DGRAM, 216)),
+        (b"\x2f\xff\x00\x00", (None, None, None, 0)),
+    ],
+)
+def test_the_fixed_part_can_be_read_alone(fixed: bytes, expected: tuple[object, ...]) -> None:
+    assert fields(V2.unpack_header(SIGNATURE + fixed + b"what follows")) == expected
+
+
+def test_a_fixed_part_that_is_cut_or_wrong_is_told_apart() -> None:
+    with pytest.raises(ProxyProtocolIncompleteError) as caught:
+        V2.unpack_header(SIGNATURE + b"\x21")
+    assert caught.value.want_read.want_bytes == 3
+    with pytest.raises(ProxyProtocolSyntaxError, match="version of a binary header is 2, not 3"):
+        V2.unpack_header(SIGNATURE + b"\x31\x11\0\x0c")
+    with pytest.raises(ProxyProtocolSyntaxError, match="no PROXY protocol header"):
+        V2.unpack_header(b"GET /")
+
+
+@pytest.mark.parametrize("vector", VERSION_2, ids=str)
+def test_what_follows_the_fixed_part_can_be_read_alone(vector: Vector) -> None:
+    fixed, data = vector.header[:16], vector.header[16:]
+    assert describe(V2.unpack_data(V2.unpack_header(fixed), fixed, data)) == describe(vector.result)
+
+
+def test_a_checksum_is_verified_where_the_fixed_part_is_given_and_only_there() -> None:
+    wrong = IPV4_BLOCK + crc("deadbeef")
+    header = ProxyProtocolV2Header("proxy", ProxyResultType.IPv4, SOCK_STREAM, len(wrong))
+    assert V2.unpack_data(header, b"", wrong).tlv.crc32c == 0xDEADBEEF
+    with pytest.raises(ProxyProtocolChecksumError):
+        V2.unpack_data(header, WITH_CRC[:16], wrong)
+    for family in (ProxyResultType.UNKNOWN, ProxyResultType.IPv6, None):
+        local = V2.unpack_data(ProxyProtocolV2Header("local", family, None, 7), b"", crc("deadbeef"))
+        assert (type(local), local.tlv.crc32c) == (ProxyResultLocal, 0xDEADBEEF)
+
+
+@pytest.mark.parametrize(("command", "family"), [(None, ProxyResultType.IPv4), ("proxy", None)])
+def test_a_fixed_part_that_says_nothing_known_is_refused(command: str | None, family: ProxyResultType | None) -> None:
+    with pytest.raises(ProxyProtocolSyntaxError):
+        V2.unpack_data(ProxyProtocolV2Header(command, family, SOCK_STREAM, 12), b"", IPV4_BLOCK)
