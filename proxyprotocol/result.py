@@ -34,6 +34,11 @@ __all__ = [
 ]
 
 _PORTS: Final = struct.Struct("!HH")
+# one end of an address block: both addresses come first, then both ports
+_IPV4_SOURCE: Final = struct.Struct("!4s4xH2x").unpack
+_IPV4_DEST: Final = struct.Struct("!4x4s2xH").unpack
+_IPV6_SOURCE: Final = struct.Struct("!16s16xH2x").unpack
+_IPV6_DEST: Final = struct.Struct("!16x16s2xH").unpack
 _NO_TLV: Final = ProxyProtocolTLV()
 _new: Final = object.__new__
 _InetT = TypeVar("_InetT", bound="_ProxyResultInet")
@@ -282,26 +287,26 @@ class ProxyResultIPv4(_ProxyResultInet):
     @property
     def source(self) -> tuple[IPv4Address, int]:
         """The client's address and port."""
-        block = self._block
-        return IPv4Address(block[:4]), block[8] << 8 | block[9]
+        host, port = _IPV4_SOURCE(self._block)
+        return IPv4Address(host), port
 
     @property
     def dest(self) -> tuple[IPv4Address, int]:
         """The address and port that the client connected to."""
-        block = self._block
-        return IPv4Address(block[4:8]), block[10] << 8 | block[11]
+        host, port = _IPV4_DEST(self._block)
+        return IPv4Address(host), port
 
     @property
     def peername(self) -> tuple[str, int]:
         """:attr:`source` as :meth:`socket.socket.getpeername` would give it."""
-        block = self._block
-        return inet_ntop(AF_INET, block[:4]), block[8] << 8 | block[9]
+        host, port = _IPV4_SOURCE(self._block)
+        return inet_ntop(AF_INET, host), port
 
     @property
     def sockname(self) -> tuple[str, int]:
         """:attr:`dest` as :meth:`socket.socket.getsockname` would give it."""
-        block = self._block
-        return inet_ntop(AF_INET, block[4:8]), block[10] << 8 | block[11]
+        host, port = _IPV4_DEST(self._block)
+        return inet_ntop(AF_INET, host), port
 
 
 class ProxyResultIPv6(_ProxyResultInet):
@@ -337,26 +342,26 @@ class ProxyResultIPv6(_ProxyResultInet):
     @property
     def source(self) -> tuple[IPv6Address, int]:
         """The client's address and port."""
-        block = self._block
-        return IPv6Address(block[:16]), block[32] << 8 | block[33]
+        host, port = _IPV6_SOURCE(self._block)
+        return IPv6Address(host), port
 
     @property
     def dest(self) -> tuple[IPv6Address, int]:
         """The address and port that the client connected to."""
-        block = self._block
-        return IPv6Address(block[16:32]), block[34] << 8 | block[35]
+        host, port = _IPV6_DEST(self._block)
+        return IPv6Address(host), port
 
     @property
     def peername(self) -> tuple[str, int, int, int]:
         """:attr:`source` as :meth:`socket.socket.getpeername` would give it, flow info and scope id being 0."""
-        block = self._block
-        return inet_ntop(AF_INET6, block[:16]), block[32] << 8 | block[33], 0, 0
+        host, port = _IPV6_SOURCE(self._block)
+        return inet_ntop(AF_INET6, host), port, 0, 0
 
     @property
     def sockname(self) -> tuple[str, int, int, int]:
         """:attr:`dest` as :meth:`socket.socket.getsockname` would give it, flow info and scope id being 0."""
-        block = self._block
-        return inet_ntop(AF_INET6, block[16:32]), block[34] << 8 | block[35], 0, 0
+        host, port = _IPV6_DEST(self._block)
+        return inet_ntop(AF_INET6, host), port, 0, 0
 
 
 def _unpack_path(field: bytes) -> str:

@@ -6,6 +6,7 @@ a time-out; a line that came whole, as they nearly all do, is decoded in one go.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from socket import AF_INET, AF_INET6, SOCK_STREAM, AddressFamily, inet_ntop, inet_pton
@@ -50,6 +51,10 @@ class _Family(NamedTuple):
 
 
 _FAMILIES: Final = {_wire.V1_TCP4: _Family(AF_INET, (7, 7, 1, 1)), _wire.V1_TCP6: _Family(AF_INET6, (2, 2, 1, 1))}
+# the line as section 2.1 gives it; what is an address of which family inet_pton() knows better
+_match_line: Final = re.compile(
+    r"PROXY (TCP4|TCP6) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})\r\n"
+).match
 _RESULTS: Final[dict[str, tuple[int, type[ProxyResultIPv4 | ProxyResultIPv6]]]] = {
     "TCP4": (int(AF_INET), ProxyResultIPv4),
     "TCP6": (int(AF_INET6), ProxyResultIPv6),
@@ -102,12 +107,14 @@ class ProxyProtocolV1(ProxyProtocol):
             ProxyProtocolIncompleteError: More of the line is needed.
             ProxyProtocolSyntaxError: There is no such line.
         """
+        result = _read_line(data)
+        if result is not None:
+            return result
         data = bytes(data)
-        end = data.find(_wire.V1_CRLF, 0, _wire.V1_MAX_LENGTH)
-        if end < 0:
-            self.measure(data)
+        size = self.measure(data)
+        if size > len(data):
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(want_line=True))
-        return self.decode(data[: end + 2])
+        return _read_slowly(data[:size])
 
     def unpack_line(self, data: bytes) -> ProxyResult:
         """Read a header that is known to be a line.
@@ -157,17 +164,8 @@ class ProxyProtocolV1(ProxyProtocol):
         Raises:
             ProxyProtocolSyntaxError: The line breaks a rule of section 2.1.
         """
-        try:
-            signature, name, source, dest, source_port, dest_port = header[:-2].decode("ascii").split(" ")
-            number, result = _RESULTS[name]
-            port, other_port = int(source_port), int(dest_port)
-            # int() alone takes signs, white space, underscores and leading zeros
-            if str(port) == source_port and str(other_port) == dest_port and signature == "PROXY":
-                block = _inet_pton(number, source) + _inet_pton(number, dest) + _pack_ports(port, other_port)
-                return result._from_wire(block, SOCK_STREAM, b"")
-        except (KeyError, OSError, ValueError, struct.error):
-            pass  # it is UNKNOWN, or wrong in a way that is worth a longer look
-        return _decode_slowly(header)
+        result = _read_line(header)
+        return _read_slowly(header) if result is None else result
 
     def pack(self, result: ProxyResult) -> bytes:
         """Write a line. The format has no place for TLVs and for the kind of socket.
@@ -198,7 +196,21 @@ class ProxyProtocolV1(ProxyProtocol):
         return signature_begins(data, _wire.V1_SIGNATURE)
 
 
-def _decode_slowly(header: bytes) -> ProxyResult:
+def _read_line(data: bytes) -> ProxyResult | None:
+    """Read what begins with a line of TCP4 or TCP6; None for anything else, which is worth a longer look."""
+    found = _match_line(str(data[: _wire.V1_MAX_LENGTH], "latin-1"))
+    if found is None:
+        return None
+    name, source, dest, source_port, dest_port = found.groups()
+    number, result = _RESULTS[name]
+    try:
+        ports = _pack_ports(int(source_port), int(dest_port))
+        return result._from_wire(_inet_pton(number, source) + _inet_pton(number, dest) + ports, SOCK_STREAM, b"")
+    except (OSError, struct.error):
+        return None
+
+
+def _read_slowly(header: bytes) -> ProxyResult:
     """Read a line that is UNKNOWN, and say of any other what is wrong with it."""
     check_signature(header, _wire.V1_SIGNATURE)
     name, _, rest = header[len(_wire.V1_SIGNATURE) : -len(_wire.V1_CRLF)].partition(b" ")

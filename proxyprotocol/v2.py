@@ -159,14 +159,15 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolSyntaxError: There is no such header.
             ProxyProtocolChecksumError: The header's CRC32C is not right.
         """
-        data = bytes(data)
+        if type(data) is not bytes:
+            data = bytes(data)
         if len(data) >= _wire.V2_FIXED_LENGTH and data.startswith(_wire.V2_SIGNATURE):
             # a whole header is read in one go; of any other, measure() says what is wrong with it or missing
             code, length = _read_code_and_length(data, _wire.V2_SIGNATURE_LENGTH)
             kind = _KINDS.get(code)
             size = _wire.V2_FIXED_LENGTH + length
             if kind is not None and kind.least <= size <= len(data):
-                return _decode(kind, data[:size], verify=True)
+                return _decode(kind, data[:size])
         raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(self.measure(data) - len(data)))
 
     def unpack_header(self, header_data: bytes) -> ProxyProtocolV2Header:
@@ -243,7 +244,7 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolChecksumError: Its CRC32C is not right.
         """
         code, _ = _read_code_and_length(header, _wire.V2_SIGNATURE_LENGTH)
-        return _decode(_KINDS[code], header, verify=True)
+        return _decode(_KINDS[code], header)
 
     def pack(self, result: ProxyResult) -> bytes:
         """Write a header.
@@ -324,7 +325,7 @@ def _measure_begun(data: bytes | bytearray) -> int:
     return _wire.V2_FIXED_LENGTH
 
 
-def _decode(kind: _Kind, header: bytes, *, verify: bool) -> ProxyResult:
+def _decode(kind: _Kind, header: bytes, verify: bool = True) -> ProxyResult:
     end, protocol = kind.least, kind.protocol
     if protocol is None:
         return _decode_without_addresses(kind, header, verify)

@@ -96,9 +96,9 @@ def test_a_transport_that_is_its_own_has_no_result() -> None:
 
 
 def test_a_transport_on_another_has_the_others_result() -> None:
-    """As where the application is inside a wrapper of its own."""
+    """As where the application is inside wrappers of its own."""
     factory = AppFactory()
-    accept(wrap(SpewingFactory(factory))).receive(HEADER)
+    accept(wrap(SpewingFactory(SpewingFactory(SpewingFactory(factory))))).receive(HEADER)
 
     proxied = IProxiedTransport(factory.app.transport)
     assert proxied.getProxyResult().peername == ("192.0.2.1", 1000)

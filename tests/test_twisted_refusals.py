@@ -19,7 +19,14 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.logger import formatEventAsClassicLogText, globalLogPublisher
 
-from proxyprotocol import HeaderPolicy, ProxyProtocolUntrustedError, TrustedProxies
+from proxyprotocol import (
+    HeaderPolicy,
+    ProxyProtocol,
+    ProxyProtocolUntrustedError,
+    ProxyProtocolV1,
+    ProxyResult,
+    TrustedProxies,
+)
 from proxyprotocol.typing import SockAddr
 from tests import _twisted
 from tests._twisted import (
@@ -341,6 +348,18 @@ def end_by(data: bytes, wrapping: Any, clock: Clock) -> Any:
     return transport
 
 
+def end_by_a_codec_of_somebody_elses(wrapping: Any, clock: Clock) -> Any:
+    """Whose error is the cause of ours, with a traceback of its own."""
+
+    class Codec(ProxyProtocolV1):
+        measure = ProxyProtocol.measure
+
+        def unpack(self, data: bytes) -> ProxyResult:
+            raise ValueError("not this")
+
+    return end_by(b"?", wrap(AppFactory(), pp=Codec()), clock)
+
+
 def late(wrapping: Any, clock: Clock) -> Any:
     transport = accept(wrapping)
     clock.advance(5)
@@ -349,7 +368,12 @@ def late(wrapping: Any, clock: Clock) -> Any:
 
 
 ENDS = {name: partial(end_by, data) for name, (data, _) in BAD.items()}
-ENDS |= {"cut": partial(end_by, HEADER[:9]), "a health check": partial(end_by, b""), "late": late}
+ENDS |= {
+    "cut": partial(end_by, HEADER[:9]),
+    "a health check": partial(end_by, b""),
+    "late": late,
+    "codec": end_by_a_codec_of_somebody_elses,
+}
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)

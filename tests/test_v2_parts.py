@@ -14,7 +14,7 @@ from proxyprotocol import (
     ProxyResultType,
 )
 from proxyprotocol.v2 import ProxyProtocolV2Header
-from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, V2, VERSION_2, Vector, describe, v2
+from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, V2, VERSION_2, Vector, describe, tlv, v2
 from tests.vectors import checksum as crc
 
 WITH_CRC = v2(PROXY, 0x11, IPV4_BLOCK, crc("2ed13bfb"))
@@ -68,3 +68,9 @@ def test_a_checksum_is_verified_where_the_fixed_part_is_given_and_only_there() -
 def test_a_fixed_part_that_says_nothing_known_is_refused(command: str | None, family: ProxyResultType | None) -> None:
     with pytest.raises(ProxyProtocolSyntaxError):
         V2.unpack_data(ProxyProtocolV2Header(command, family, SOCK_STREAM, 12), b"", IPV4_BLOCK)
+
+
+def test_a_checksum_that_cannot_be_verified_does_not_tell_tlvs_from_addresses() -> None:
+    header = ProxyProtocolV2Header("local", ProxyResultType.IPv4, SOCK_STREAM, 15)
+    body = crc("deadbeef") + tlv(0x04, b"12") + tlv(0x01)
+    assert bytes(V2.unpack_data(header, b"", body).tlv) == tlv(0x01)

@@ -125,20 +125,19 @@ def connect(transport: Any, slot: str, protocol: IProtocol, trailing: bytes) -> 
     descriptor = _descriptor(transport, slot) if trailing else None
     if descriptor is None:
         protocol.makeConnection(transport)
-        if trailing:
-            deliver(transport, slot, trailing)
-        return
-    watch = _ReadWatch(descriptor)
-    try:
-        protocol.makeConnection(transport)
-    except BaseException:
-        watch.end()
-        raise
-    if watch.reading:
-        watch.end()
-        deliver(transport, slot, trailing)
     else:
-        watch.hold(transport, slot, trailing)
+        watch = _ReadWatch(descriptor)
+        try:
+            protocol.makeConnection(transport)
+        except BaseException:
+            watch.end()
+            raise
+        if not watch.reading:
+            watch.hold(transport, slot, trailing)
+            return
+        del descriptor.stopReading
+    if trailing:
+        deliver(transport, slot, trailing)
 
 
 def deliver(transport: Any, slot: str, data: bytes) -> None:
@@ -166,13 +165,13 @@ def _descriptor(transport: Any, slot: str) -> Any:
 class _ReadWatch:
     """Knows whether an application reads, and holds bytes for it while it does not."""
 
-    __slots__ = ("_call", "_data", "_descriptor", "_protocol", "_slot", "_transport", "reading")
+    # most watches are over when these still hold
+    reading = True
+    _transport: Any = None
+    _call: IDelayedCall | None = None
 
     def __init__(self, descriptor: Any) -> None:
-        self.reading = True
         self._descriptor = descriptor
-        self._transport: Any = None
-        self._call: IDelayedCall | None = None
         descriptor.stopReading = self._stop_reading
 
     def end(self) -> None:

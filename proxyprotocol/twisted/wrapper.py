@@ -226,6 +226,7 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         # All connections wait equally long, so the first to come is the first to be late: one timer serves them all,
         # at a tenth of the cost of one for each.
         self._waiting: dict[ProxyProtocolWrapper, float] = {}
+        self._latest = 0.0  # the deadline of the last of them
         self._timer: IDelayedCall | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyProtocolWrapper:
@@ -255,20 +256,21 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
 
             # not before: whoever makes a factory may still want to install a reactor
             clock = self._clock = IReactorTime(reactor)
-        self._waiting[wrapper] = deadline = clock.seconds() + timeout
+        deadline = clock.seconds() + timeout
+        if deadline < self._latest and self._timer is not None:
+            self._set_back(self._timer, timeout, deadline)
+        self._waiting[wrapper] = self._latest = deadline
         if self._timer is None:
             self._timer = clock.callLater(timeout, self._expire, clock)
-        elif self._timer.getTime() > deadline:
-            self._set_back(deadline)
-            self._timer.reset(timeout)
 
-    def _set_back(self, deadline: float) -> None:
+    def _set_back(self, timer: IDelayedCall, timeout: float, deadline: float) -> None:
         """Follow a clock that was set back, as the system's may be, by which Twisted's reactors go.
 
         Those that wait already would otherwise wait for so much longer, and everybody behind them.
         """
         for wrapper, later in self._waiting.items():
             self._waiting[wrapper] = min(later, deadline)
+        timer.reset(timeout)
 
     def _expire(self, clock: IReactorTime) -> None:
         now, late = clock.seconds(), []
