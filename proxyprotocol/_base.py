@@ -105,6 +105,22 @@ class ProxyProtocol(ABC):
                 )
         return size
 
+    def read(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | None:
+        """Read a header that is there in whole, as nearly all are, in one go.
+
+        Args:
+            data: The first bytes of a connection.
+            max_header: The most bytes that a header of version 2 may have.
+
+        Returns:
+            What the header says and how long it is; None where :meth:`measure` is to say what is wrong or missing.
+
+        Raises:
+            ProxyProtocolSyntaxError: The header breaks a rule of the specification.
+            ProxyProtocolChecksumError: The header's CRC32C is not right.
+        """
+        return None
+
     def choose(self, data: bytes | bytearray) -> ProxyProtocol:
         """Give the codec for a connection: this one, unless this one only chooses between others.
 

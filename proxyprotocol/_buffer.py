@@ -52,23 +52,26 @@ class HeaderBuffer:
 
     def _take(self, data: bytes) -> ProxyResult | None:
         """Take the next bytes of the stream; give the result if they complete the header."""
-        received: bytes | bytearray
-        if self._size < 0:
-            # nearly every header comes in one piece, which needs no buffer of ours
-            self._buffer = received = data if type(data) is bytes else bytes(data)
-        else:
-            received = self._continue(data)
         try:
-            self._pp = codec = self._pp.choose(received)
-            self._size = size = codec.measure(received, self._max_header)
-            if size > len(received):
-                return None
-            header = received[:size]
-            self.result = result = codec.decode(header if type(header) is bytes else bytes(header))
+            if self._size < 0:
+                # nearly every header comes in one piece, which needs no buffer of ours
+                self._buffer = received = data if type(data) is bytes else bytes(data)
+                whole = self._pp.read(received, self._max_header)
+                if whole is not None:
+                    self.result, self._size = whole
+                    return self.result
+                return self._parse(received)
+            return self._parse(self._continue(data))
         except ProxyProtocolError as error:
             self._error, self._size = error, 0
             raise
-        return result
+
+    def _parse(self, received: bytes | bytearray) -> ProxyResult | None:
+        self._pp = codec = self._pp.choose(received)
+        self._size = size = codec.measure(received, self._max_header)
+        if size <= len(received):
+            self.result = codec.decode(bytes(received[:size]))
+        return self.result
 
     def _continue(self, data: bytes) -> bytes | bytearray:
         if self.result is not None:

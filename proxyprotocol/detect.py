@@ -103,6 +103,20 @@ class ProxyProtocolDetect(ProxyProtocol):
         # the shortest line of version 1 is shorter than the fixed part of version 2
         return _wire.V1_MIN_LENGTH if self._own else _SIGNATURE_LENGTH
 
+    def read(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | None:
+        """Read a header that is there in whole; see :meth:`.ProxyProtocol.read`.
+
+        Args:
+            data: The first bytes of a connection.
+            max_header: The most bytes that a header of version 2 may have.
+
+        Raises:
+            ProxyProtocolSyntaxError: No header begins so, or it breaks a rule of the specification.
+            ProxyProtocolChecksumError: The header's CRC32C is not right.
+        """
+        codec = self.choose(data)
+        return None if codec is self else codec.read(data, max_header)
+
     def decode(self, header: bytes) -> ProxyResult:
         """Say what a header says.
 

@@ -107,9 +107,9 @@ class ProxyProtocolV1(ProxyProtocol):
             ProxyProtocolIncompleteError: More of the line is needed.
             ProxyProtocolSyntaxError: There is no such line.
         """
-        result = _read_line(data)
-        if result is not None:
-            return result
+        whole = self.read(data)
+        if whole is not None:
+            return whole[0]
         data = bytes(data)
         size = self.measure(data)
         if size > len(data):
@@ -155,6 +155,25 @@ class ProxyProtocolV1(ProxyProtocol):
             )
         return size
 
+    def read(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | None:
+        """Read a line of TCP4 or TCP6 that is there in whole; see :meth:`.ProxyProtocol.read`.
+
+        Args:
+            data: The first bytes of a connection.
+            max_header: Not looked at: the specification's 107 bytes hold.
+        """
+        found = _match_line(str(data[: _wire.V1_MAX_LENGTH], "latin-1"))
+        if found is None:
+            return None
+        name, source, dest, source_port, dest_port = found.groups()
+        number, result = _RESULTS[name]
+        try:
+            ports = _pack_ports(int(source_port), int(dest_port))
+            block = _inet_pton(number, source) + _inet_pton(number, dest) + ports
+        except (OSError, struct.error):
+            return None
+        return result._from_wire(block, SOCK_STREAM, b""), found.end()
+
     def decode(self, header: bytes) -> ProxyResult:
         """Say what a line says.
 
@@ -164,8 +183,8 @@ class ProxyProtocolV1(ProxyProtocol):
         Raises:
             ProxyProtocolSyntaxError: The line breaks a rule of section 2.1.
         """
-        result = _read_line(header)
-        return _read_slowly(header) if result is None else result
+        whole = self.read(header)
+        return _read_slowly(header) if whole is None else whole[0]
 
     def pack(self, result: ProxyResult) -> bytes:
         """Write a line. The format has no place for TLVs and for the kind of socket.
@@ -194,20 +213,6 @@ class ProxyProtocolV1(ProxyProtocol):
             data: The first bytes of a connection.
         """
         return signature_begins(data, _wire.V1_SIGNATURE)
-
-
-def _read_line(data: bytes) -> ProxyResult | None:
-    """Read what begins with a line of TCP4 or TCP6; None for anything else, which is worth a longer look."""
-    found = _match_line(str(data[: _wire.V1_MAX_LENGTH], "latin-1"))
-    if found is None:
-        return None
-    name, source, dest, source_port, dest_port = found.groups()
-    number, result = _RESULTS[name]
-    try:
-        ports = _pack_ports(int(source_port), int(dest_port))
-        return result._from_wire(_inet_pton(number, source) + _inet_pton(number, dest) + ports, SOCK_STREAM, b"")
-    except (OSError, struct.error):
-        return None
 
 
 def _read_slowly(header: bytes) -> ProxyResult:

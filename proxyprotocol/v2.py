@@ -159,15 +159,10 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolSyntaxError: There is no such header.
             ProxyProtocolChecksumError: The header's CRC32C is not right.
         """
-        if type(data) is not bytes:
-            data = bytes(data)
-        if len(data) >= _wire.V2_FIXED_LENGTH and data.startswith(_wire.V2_SIGNATURE):
-            # a whole header is read in one go; of any other, measure() says what is wrong with it or missing
-            code, length = _read_code_and_length(data, _wire.V2_SIGNATURE_LENGTH)
-            kind = _KINDS.get(code)
-            size = _wire.V2_FIXED_LENGTH + length
-            if kind is not None and kind.least <= size <= len(data):
-                return _decode(kind, data[:size])
+        data = data if type(data) is bytes else bytes(data)
+        whole = self.read(data)
+        if whole is not None:
+            return whole[0]
         raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(self.measure(data) - len(data)))
 
     def unpack_header(self, header_data: bytes) -> ProxyProtocolV2Header:
@@ -232,6 +227,26 @@ class ProxyProtocolV2(ProxyProtocol):
         if size > max_header:
             raise ProxyProtocolLimitError(f"The header has {size} bytes where {max_header} are allowed", 14)
         return size
+
+    def read(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | None:
+        """Read a header that is there in whole; see :meth:`.ProxyProtocol.read`.
+
+        Args:
+            data: The first bytes of a connection.
+            max_header: The most bytes that the header may have, its fixed 16 included.
+
+        Raises:
+            ProxyProtocolSyntaxError: Its TLVs break a rule of the specification.
+            ProxyProtocolChecksumError: Its CRC32C is not right.
+        """
+        if len(data) < _wire.V2_FIXED_LENGTH or not data.startswith(_wire.V2_SIGNATURE):
+            return None
+        code, length = _read_code_and_length(data, _wire.V2_SIGNATURE_LENGTH)
+        kind = _KINDS.get(code)
+        size: int = _wire.V2_FIXED_LENGTH + length
+        if kind is None or not kind.least <= size <= len(data) or size > max_header:
+            return None
+        return _decode(kind, data[:size]), size
 
     def decode(self, header: bytes) -> ProxyResult:
         """Say what a header says.
