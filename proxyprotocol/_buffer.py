@@ -101,7 +101,10 @@ def check_max_header(max_header: int) -> None:
         max_header: The most bytes that a header may have.
 
     Raises:
+        TypeError: It is no whole number.
         ValueError: It is under 16.
     """
+    if type(max_header) is not int:
+        raise TypeError(f"max_header is a number of bytes, not {max_header!r}")
     if max_header < _wire.V2_FIXED_LENGTH:
         raise ValueError(f"max_header counts a whole header, whose fixed part alone has 16 bytes: not {max_header!r}")

@@ -62,7 +62,8 @@ class ProxyProtocolSyntaxError(ProxyProtocolError, ValueError):
 
     Args:
         reason: What is wrong, as a sentence without the position.
-        offset: The byte of the header at which it is wrong, counted from 0, or None where it is no single one.
+        offset: The byte of the header at which it is wrong, counted from 0, or None where it is no single one. A header
+            that comes in pieces is refused as soon as that can be told, and may be told of at another byte than whole.
 
     Attributes:
         reason: The argument.

@@ -6,6 +6,7 @@ endpoint string.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from .version import ProxyProtocolVersion
 __all__ = ["OPTIONS", "choose", "parse_receiver"]
 
 _T = TypeVar("_T")
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 _VERSIONS: dict[str, ProxyProtocol] = {name: ProxyProtocolVersion.get(name) for name in ("detect", "v1", "v2")}
 _POLICIES = {policy.value: policy for policy in (HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE)}
@@ -72,6 +74,9 @@ def _number(
     options: Mapping[str, str], name: str, convert: Callable[[str], float], spell: Callable[[str], str]
 ) -> float:
     try:
+        # int() and float() alone take underscores, white space, and more
+        if not _NUMBER.fullmatch(options[name]):
+            raise ValueError
         number = convert(options[name])
         Receiver(**{name: number})  # type: ignore[arg-type]  # knows the range
     except ValueError:

@@ -18,6 +18,13 @@ __all__ = ["HeaderPolicy", "PolicyCallable", "TrustedProxies"]
 
 _IPV4_MAPPED = bytes(10) + b"\xff\xff"
 _UNIX = "unix"
+_NETWORKS = (
+    str,
+    ipaddress.IPv4Address,
+    ipaddress.IPv6Address,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Network,
+)
 
 
 class HeaderPolicy(Enum):
@@ -53,7 +60,7 @@ class TrustedProxies:
         otherwise: What to do with all others: REJECT, or SKIP to serve them as what they are, plain connections.
 
     Raises:
-        ValueError: A network is none, or has host bits set.
+        ValueError: A network is none, has host bits set, or has a zone.
     """
 
     __slots__ = ("_ipv4", "_ipv6", "_otherwise", "_trusted", "_unix")
@@ -71,7 +78,7 @@ class TrustedProxies:
         # by how far an address is shifted to the right to leave its network: a set of networks
         self._ipv4: dict[int, set[int]] = {}
         self._ipv6: dict[int, set[int]] = {}
-        for network in [networks] if isinstance(networks, str) else networks:
+        for network in [networks] if isinstance(networks, (str, bytes)) else networks:
             if str(network) == _UNIX:
                 self._unix = True
             else:
@@ -117,8 +124,13 @@ class TrustedProxies:
 
 
 def _parse_network(network: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    text = str(network)
     try:
-        return ipaddress.ip_network(network, strict=True)  # type: ignore[arg-type]
+        if not isinstance(network, _NETWORKS):
+            raise ValueError(f"it is of type {type(network).__name__}")
+        if "%" in text:
+            raise ValueError("a zone would be ignored, and the address trusted on every link")
+        return ipaddress.ip_network(text, strict=True)
     except ValueError as error:
         raise ValueError(
             f"A trusted proxy is an address, a network without host bits, or {_UNIX!r}, not {network!a} ({error})"

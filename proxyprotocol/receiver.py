@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, TypedDict
 
 from . import _wire
-from ._base import ProxyProtocol
+from ._base import ProxyProtocol, signature_begins
 from ._buffer import DETECT, HeaderBuffer, check_max_header
 from ._errors import ProxyProtocolError, ProxyProtocolTimeoutError, ProxyProtocolUntrustedError
 from .policy import HeaderPolicy, PolicyCallable
@@ -61,7 +61,7 @@ class Receiver:
         max_header: The most bytes that a header of version 2 may have, its fixed 16 included.
 
     Raises:
-        TypeError: The policy is none.
+        TypeError: An argument is of another type.
         ValueError: The time-out is not above 0, or *max_header* is under 16.
     """
 
@@ -72,8 +72,12 @@ class Receiver:
     max_header: int = _wire.DEFAULT_MAX_HEADER
 
     def __post_init__(self) -> None:
-        if not isinstance(self.policy, HeaderPolicy) and not callable(self.policy):
+        if self.pp is not None and not isinstance(self.pp, ProxyProtocol):
+            raise TypeError(f"pp is a codec, such as ProxyProtocolV2(), not {self.pp!r}")
+        if isinstance(self.policy, type) or not (isinstance(self.policy, HeaderPolicy) or callable(self.policy)):
             raise TypeError(f"policy is a HeaderPolicy or a function that gives one, not {self.policy!r}")
+        if type(self.timeout) not in (int, float, type(None)):
+            raise TypeError(f"timeout is a number of seconds, or None, not {self.timeout!r}")
         if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
             raise ValueError(f"timeout is a number of seconds above 0, or None, not {self.timeout!r}")
         check_max_header(self.max_header)
@@ -143,7 +147,7 @@ class ReceiverConnection(HeaderBuffer):
         policy: What to do with it.
     """
 
-    __slots__ = ("_timeout", "begun", "policy")
+    __slots__ = ("_timeout", "_undecided", "begun", "policy")
 
     #: Whether the application may begin.
     begun: bool
@@ -154,6 +158,8 @@ class ReceiverConnection(HeaderBuffer):
         HeaderBuffer.__init__(self, receiver.pp, receiver.max_header)
         self._timeout = receiver.timeout
         self.policy = policy
+        # whether it is still open if what comes is a header
+        self._undecided = policy is _OPTIONAL
         # that no header comes is known at once for SKIP and for a codec that reads nothing
         self.begun = policy is _SKIP or receiver.reads_nothing
 
@@ -183,7 +189,11 @@ class ReceiverConnection(HeaderBuffer):
     @property
     def needed(self) -> int:
         """How many bytes are missing at least. Whoever reads so many at most never reads past the header."""
-        return 0 if self.begun else super().needed
+        if self.begun:
+            return 0
+        if self._undecided and self._buffer:
+            return max(_wire.V1_MIN_LENGTH - len(self._buffer), 1)
+        return super().needed
 
     def feed(self, data: bytes) -> bool:
         """Take the next bytes.
@@ -200,14 +210,25 @@ class ReceiverConnection(HeaderBuffer):
         """
         if self.begun:
             raise RuntimeError("The application has begun: what comes is the application's")
-        try:
-            self.begun = self._take(data) is not None
-        except ProxyProtocolError:
-            # OPTIONAL: the bytes are the application's from the first that is of no signature; behind a right
-            # signature an error is an error
-            if self.policy is not _OPTIONAL or self._pp.begins(self._buffer) is not False:
-                raise
-            self.begun = True
+        if self._undecided:
+            return self._feed_undecided(data)
+        self.begun = self._take(data) is not None
+        return self.begun
+
+    def _feed_undecided(self, data: bytes) -> bool:
+        """Tell a header from data: the bytes are the application's from the first that is of no signature.
+
+        Behind a right signature an error is an error, and so is a header of the version that is not expected.
+        """
+        received = bytes(self._buffer) + data
+        own, any_version = self._pp.begins(received), signature_begins(received, _wire.V1_SIGNATURE, _wire.V2_SIGNATURE)
+        self._undecided = not own and not any_version
+        if not self._undecided:
+            self._buffer, self._size = b"", -1
+            self.begun = self._take(received) is not None
+        else:
+            self._buffer = received
+            self.begun = own is any_version is False
         return self.begun
 
     def eof(self) -> bool:

@@ -372,6 +372,10 @@ def _unpack_path(field: bytes) -> str:
 
 def _pack_path(path: str) -> bytes:
     name = os.fsencode(path)
+    if _unpack_path(name) != path:
+        raise ValueError(
+            f"A UNIX path ends at its first NUL, an abstract name has none at its end: {path!r} would be cut"
+        )
     if len(name) > _wire.UNIX_PATH_LENGTH:
         limit = _wire.UNIX_PATH_LENGTH
         raise ValueError(f"A UNIX path of {len(name)} bytes does not fit in a header, {limit} are the most: {path!r}")

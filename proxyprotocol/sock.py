@@ -25,10 +25,11 @@ class SocketInfo(ABC):
         transport: The connection's transport or stream writer.
     """
 
-    __slots__ = ("_transport",)
+    __slots__ = ("_header", "_transport")
 
     def __init__(self, transport: TransportProtocol) -> None:
         self._transport = transport
+        self._header: ProxyResult | None = None
 
     @classmethod
     def get(
@@ -38,6 +39,7 @@ class SocketInfo(ABC):
         *,
         unique_id: bytes = b"",
         dnsbl: str | None = None,
+        header: ProxyResult | None = None,
     ) -> SocketInfo:
         """Choose who is to be believed: the header, or for LOCAL and without a header the transport.
 
@@ -46,10 +48,13 @@ class SocketInfo(ABC):
             result: What the header says, None where there was none. It must come from a trusted proxy.
             unique_id: Names the connection in every log on its way, where the header does not count.
             dnsbl: What a DNS block list said of the peer, where the header does not count.
+            header: What a header says that does not count, so that it can still be asked for.
         """
-        if result is None or not result.proxied:
-            return SocketInfoLocal(transport, unique_id=unique_id, dnsbl=dnsbl)
-        return SocketInfoProxy(transport, result)
+        if result is not None and result.proxied:
+            return SocketInfoProxy(transport, result)
+        info = SocketInfoLocal(transport, unique_id=unique_id, dnsbl=dnsbl)
+        info._header = header or result
+        return info
 
     @abstractmethod
     def __repr__(self) -> str: ...
@@ -168,8 +173,8 @@ class SocketInfo(ABC):
 
     @property
     def result(self) -> ProxyResult | None:
-        """What the header said, TLVs included, where it counts; None where the real connection does."""
-        return None
+        """What the header said, TLVs included, also where it does not count; None where there was none."""
+        return self._header
 
     def _ip_port(self, name: SockAddr) -> tuple[str, int] | None:
         if isinstance(name, tuple) and self.family in (socket.AF_INET, socket.AF_INET6):
@@ -289,7 +294,7 @@ class SocketInfoProxy(SocketInfo):
 
     def __init__(self, transport: TransportProtocol, result: ProxyResult) -> None:
         super().__init__(transport)
-        self._result = result
+        self._result = self._header = result
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -340,11 +345,6 @@ class SocketInfoProxy(SocketInfo):
     def unique_id(self) -> bytes:
         """The header's unique ID, empty where it has none."""
         return self._result.tlv.unique_id
-
-    @property
-    def result(self) -> ProxyResult:
-        """What the header said, TLVs included."""
-        return self._result
 
     @property
     def dnsbl(self) -> str | None:

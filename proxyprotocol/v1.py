@@ -40,9 +40,7 @@ _FIELDS: Final = ("source address", "destination address", "source port", "desti
 _LAST_FIELD: Final = len(_FIELDS) - 1
 # where the fields begin: the names of both families have four letters, which a space follows
 _FIRST_FIELD: Final = len(_wire.V1_SIGNATURE) + 5
-_IPV6_DIGITS: Final = frozenset("0123456789abcdefABCDEF:.")
-# "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255": inet_ntop writes the last 32 bits of some addresses so
-_IPV6_MAX_LENGTH: Final = 45
+_IPV6_GROUP: Final = re.compile("[0-9A-Fa-f]{0,4}")
 
 
 class _Family(NamedTuple):
@@ -322,7 +320,7 @@ def _least_address(family: _Family, fields: list[str], index: int) -> int:
     text = fields[index]
     if family.number is AF_INET:
         return _least_ipv4(fields, index)
-    if len(text) > _IPV6_MAX_LENGTH or not _IPV6_DIGITS.issuperset(text) or text.count("::") > 1:
+    if not _may_become_ipv6(text):
         raise _wrong(fields, index, "is not the beginning of an IPv6 address")
     try:
         _inet_pton(AF_INET6, text)
@@ -331,10 +329,31 @@ def _least_address(family: _Family, fields: list[str], index: int) -> int:
     return 0
 
 
+def _may_become_ipv6(text: str) -> bool:
+    *groups, begun = text.split(":")
+    # the last 32 bits may be written as IPv4, in the place of two groups
+    last = groups and _may_become_ipv4(begun) if "." in begun else _IPV6_GROUP.fullmatch(begun)
+    # a "::" at either end parts off an empty group more
+    most = 9 if text.startswith("::") or text.endswith("::") else 8
+    return bool(
+        last
+        and len(groups) < most
+        and all(_IPV6_GROUP.fullmatch(group) for group in groups)
+        and text.count("::") <= 1
+        and ":::" not in text
+        and not (text.startswith(":") and len(text) > 1 and text[1] != ":")
+    )
+
+
+def _may_become_ipv4(text: str) -> bool:
+    *octets, begun = text.split(".")
+    return len(octets) <= 3 and all(_is_number(octet, 255) for octet in [*octets, begun or "0"])
+
+
 def _least_ipv4(fields: list[str], index: int) -> int:
     octets = fields[index].split(".")
     begun = octets.pop()
-    if len(octets) > 3 or not all(_is_number(octet, 255) for octet in [*octets, begun or "0"]):
+    if not _may_become_ipv4(fields[index]):
         raise _wrong(fields, index, "is not the beginning of an IPv4 address in its canonical form")
     return 2 * (3 - len(octets)) + (begun == "")
 

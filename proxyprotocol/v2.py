@@ -225,7 +225,7 @@ class ProxyProtocolV2(ProxyProtocol):
         if kind is None or size < kind.least:
             raise _refuse(code, size)
         if size > max_header:
-            raise ProxyProtocolLimitError(f"The header has {size} bytes where {max_header} are allowed", 14)
+            raise ProxyProtocolLimitError(f"The header has {size} bytes where max_header allows {max_header}", 14)
         return size
 
     def read(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | None:

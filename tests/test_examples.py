@@ -102,8 +102,8 @@ def test_the_readme_s_command_serves_files_and_logs_the_client() -> None:
 @pytest.mark.parametrize("name", ["asyncio_echo.py", "twisted_echo.py"])
 def test_an_example_echoes_and_says_who_the_client_is(name: str) -> None:
     with running([sys.executable, f"examples/{name}", "0"]) as output:
-        match = re.search(r"(?:127\.0\.0\.1 |port=)(\d+)", output.readline())
-        assert match is not None
+        found = (re.search(r"Listening on.*(?:127\.0\.0\.1 |port=)(\d+)", line) for line in output)
+        match = next(filter(None, found))
         assert exchange(int(match[1]), HEADER + b"hello\n", b"\n") == b"hello\n"
 
 

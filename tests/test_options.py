@@ -122,3 +122,10 @@ def test_a_choice_of_one_is_named_without_an_or() -> None:
     assert choose("ppInsideTLS", "YES", {"yes": True}) is True
     with pytest.raises(ValueError, match=r"^ppInsideTLS takes yes, not 'no'$"):
         choose("ppInsideTLS", "no", {"yes": True})
+
+
+@pytest.mark.parametrize("value", ["1_00", " 100", "+100", "1e3", "0x10", "\u0661\u0660\u0660", "nan", "inf", ""])
+@pytest.mark.parametrize("option", ["timeout", "max_header"])
+def test_a_number_is_digits_and_nothing_else(option: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} takes a number"):
+        parse_receiver({option: value})

@@ -179,3 +179,14 @@ def test_repr_does_not_name_10000_networks() -> None:
     assert repr(TrustedProxies([], otherwise=HeaderPolicy.SKIP)) == (
         "<TrustedProxies: 0 networks, trusted=REQUIRE, otherwise=SKIP>"
     )
+
+
+@pytest.mark.parametrize("network", ["fe80::1%eth0", "fe80::%1/64", b"10.0.0.0/8", 1, None])
+def test_a_network_that_would_be_widened_or_is_no_network_is_refused(network: Any) -> None:
+    with pytest.raises(ValueError, match="A trusted proxy is an address"):
+        TrustedProxies([network])
+
+
+def test_a_lone_byte_string_is_not_taken_for_five_networks() -> None:
+    with pytest.raises(ValueError):
+        TrustedProxies(b"10.0.0.0/8")  # type: ignore[arg-type]

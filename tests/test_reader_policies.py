@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxyprotocol import HeaderPolicy, TrustedProxies
+from proxyprotocol import HeaderPolicy, ProxyProtocolDetect, TrustedProxies
 from proxyprotocol.reader import ProxyProtocolReader
 from proxyprotocol.sock import SocketInfo, SocketInfoLocal
 from tests._streams import LOCAL, PEER, Server, Transport, collect_complaints, in_a_loop, logged, settle
@@ -180,3 +180,35 @@ async def test_an_untrusted_peer_may_be_served_as_a_plain_connection() -> None:
     await peer.send(HEADER)
     await peer.end()
     assert (server.data, server.infos[0].peername) == ([HEADER], PEER)
+
+
+@pytest.mark.parametrize(
+    ("policy", "header"),
+    [
+        (HeaderPolicy.IGNORE, b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"),
+        (HeaderPolicy.REQUIRE, b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x05\x05\x00\x02id"),
+    ],
+    ids=["IGNORE", "LOCAL"],
+)
+def test_a_header_that_does_not_count_can_still_be_asked_for(policy: HeaderPolicy, header: bytes) -> None:
+    async def scenario() -> SocketInfo:
+        told: asyncio.Future[SocketInfo] = asyncio.get_running_loop().create_future()
+
+        async def on_connection(_: asyncio.StreamReader, writer: asyncio.StreamWriter, info: SocketInfo) -> None:
+            told.set_result(info)
+            assert info.peername == writer.get_extra_info("peername")
+            writer.close()
+
+        server = await asyncio.start_server(
+            ProxyProtocolReader(policy=policy).get_callback(on_connection), "127.0.0.1", 0
+        )
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(header)
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+            return await told
+
+    result = asyncio.run(scenario()).result
+    assert result == ProxyProtocolDetect().unpack(header)

@@ -13,6 +13,7 @@ from proxyprotocol import (
     HeaderPolicy,
     ProxyProtocol,
     ProxyProtocolChecksumError,
+    ProxyProtocolDetect,
     ProxyProtocolError,
     ProxyProtocolIncompleteError,
     ProxyProtocolLimitError,
@@ -240,15 +241,43 @@ def test_after_an_error_there_is_the_same_error_again_whatever_comes(begin: list
     assert (connection.begun, connection.result, connection.needed) == (False, None, 0)
 
 
+@pytest.mark.parametrize("policy", [REQUIRE, OPTIONAL])
 @pytest.mark.parametrize(
     ("pp", "refused"), [(ProxyProtocolV1(), HEADER), (ProxyProtocolV2(), LINE), (ProxyProtocolV2(), b"PROXY X")]
 )
-def test_with_one_version_the_other_is_no_header(pp: ProxyProtocol, refused: bytes) -> None:
-    with pytest.raises(ProxyProtocolSyntaxError):
-        connect(REQUIRE, pp).feed(refused)
+def test_with_one_version_a_header_of_the_other_is_refused(
+    policy: HeaderPolicy, pp: ProxyProtocol, refused: bytes
+) -> None:
+    # as data it would be the application's first line, from a proxy that only has the wrong version
+    for pieces in ([refused], [refused[at : at + 1] for at in range(len(refused))]):
+        connection = connect(policy, pp)
+        with pytest.raises(ProxyProtocolSyntaxError):
+            [connection.feed(piece) for piece in pieces]
+
+
+@pytest.mark.parametrize("pp", [ProxyProtocolV1(), ProxyProtocolV2(), ProxyProtocolDetect(ProxyProtocolV1())])
+@pytest.mark.parametrize("data", [b"GET /\n", b"PUT /\n", b"\r\n\r\nx"])
+def test_optional_tells_data_at_the_first_byte_that_is_of_no_version(pp: ProxyProtocol, data: bytes) -> None:
     connection = connect(OPTIONAL, pp)
-    assert connection.feed(refused)
-    assert (connection.result, connection.trailing) == (None, refused)
+    assert connection.needed > 0
+    begun = [connection.feed(data[at : at + 1]) for at in range(len(data)) if not connection.begun]
+    assert begun[-1]
+    assert begun[:-1] == [False] * (len(begun) - 1)
+    assert connection.trailing == data[: len(begun)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({"pp": "v1"}, {"pp": ProxyProtocolV1}, {"policy": HeaderPolicy}, {"timeout": "5"}, {"timeout": True}),
+        *({"max_header": "4096"}, {"max_header": 4096.5}, {"max_header": True}),
+    ],
+    ids=str,
+)
+def test_an_argument_of_another_type_is_refused_at_once_and_not_at_a_connection(arguments: dict[str, Any]) -> None:
+    (name,) = arguments
+    with pytest.raises(TypeError, match=name):
+        Receiver(**arguments)
 
 
 def test_the_policy_may_be_a_function_of_both_addresses() -> None:

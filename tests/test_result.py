@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxyprotocol import ProxyProtocolV2
 from proxyprotocol.result import (
     ProxyResult,
     ProxyResultIPv4,
@@ -232,3 +233,14 @@ def test_what_is_packed_as_version_1_is_unpacked_again(result: ProxyResultIPv4 |
 @given(_results, _results)
 def test_results_are_equal_when_they_say_the_same_and_only_then(one: ProxyResult, other: ProxyResult) -> None:
     assert (one == other) is (describe(one) == describe(other))
+
+
+@pytest.mark.parametrize("path", ["/run/a\0b", "/run/a\0", "\0abstract\0"])
+def test_a_unix_path_that_would_be_cut_is_not_packed(path: str) -> None:
+    with pytest.raises(ValueError, match="would be cut"):
+        ProxyProtocolV2().pack(ProxyResultUnix(path, ""))
+
+
+def test_a_nul_inside_of_an_abstract_name_survives() -> None:
+    result = ProxyResultUnix("\0a\0b", "", protocol=socket.SOCK_STREAM)
+    assert ProxyProtocolV2(checksum=False).unpack(ProxyProtocolV2(checksum=False).pack(result)) == result

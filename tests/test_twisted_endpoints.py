@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from twisted.internet.endpoints import (
     TCP4ServerEndpoint,
     TCP6ServerEndpoint,
     UNIXServerEndpoint,
+    quoteStringArgument,
+    serverFromString,
 )
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.testing import MemoryReactorClock
@@ -23,7 +27,7 @@ from proxyprotocol import HeaderPolicy, Receiver
 from proxyprotocol.twisted import ProxyProtocolServerEndpoint, ProxyProtocolWrapperFactory
 from tests import _twisted, _twisted_tls
 from tests._twisted import CLIENT, DESTINATION, HEADER, AppFactory, Log, connect, run, until
-from tests._twisted_tls import Files, TLSClient, answering
+from tests._twisted_tls import Files, TLSClient, answering, served
 
 log, reactor, files = _twisted.log, _twisted.reactor, _twisted_tls.files
 pytestmark = [pytest.mark.usefixtures("log"), _twisted_tls.OLD_WAYS]
@@ -172,7 +176,7 @@ def test_tls_twice_is_refused() -> None:
 def test_a_twisted_that_keeps_the_context_elsewhere_is_an_error_and_never_another_protocol(attribute: str) -> None:
     ssl = SSL4ServerEndpoint(MemoryReactorClock(), 8443, CONTEXT)
     delattr(ssl, attribute)
-    with pytest.raises(TypeError, match=f"keeps the context of an ssl: endpoint elsewhere .*{attribute}.* tls="):
+    with pytest.raises(TypeError, match=f"keeps the context of an ssl: .* endpoint elsewhere .*{attribute}.* tls="):
         ProxyProtocolServerEndpoint(ssl)
 
 
@@ -221,21 +225,59 @@ def test_an_endpoint_of_others_that_has_begun_tls_is_served_only_where_the_heade
     if not inside:
         ((level, line),) = log.lines
         assert level == "error"
-        assert "The header comes before TLS" in line
+        assert line.startswith("Refused a connection from 127.0.0.1:")
+        assert "the header comes before TLS" in line
         assert "ppInsideTLS=yes" in line
 
 
-def test_two_endpoints_around_an_ssl_endpoint_do_not_read_the_second_header_inside(
-    reactor: Any, files: Files, log: Log
-) -> None:
+def test_a_header_twice_is_refused() -> None:
+    endpoint = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(MemoryReactorClock(), 80))
+    with pytest.raises(TypeError, match="reads a header already"):
+        ProxyProtocolServerEndpoint(endpoint)
+
+
+def test_tls_behind_and_around_the_header_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"tls= .* inside_tls="):
+        ProxyProtocolServerEndpoint(TCP4ServerEndpoint(MemoryReactorClock(), 80), tls=CONTEXT, inside_tls=True)
+
+
+class OwnSSL(SSL4ServerEndpoint):
+    """Somebody's endpoint that is a Twisted one, and may do anything besides."""
+
+
+def test_a_relative_of_an_ssl_endpoint_is_not_taken_apart(reactor: Any, files: Files, log: Log) -> None:
     factory = AppFactory()
-    client = TLSClient(files.context(), HEADER)
+    client = TLSClient(files.context())
 
     async def scenario() -> None:
-        ssl = SSL4ServerEndpoint(reactor, 0, files.options(), 50, "127.0.0.1")
-        endpoint = ProxyProtocolServerEndpoint(ProxyProtocolServerEndpoint(ssl))
+        own = OwnSSL(reactor, 0, files.options(), 50, "127.0.0.1")  # type: ignore[no-untyped-call]
+        endpoint = ProxyProtocolServerEndpoint(own)
         await connect(reactor, await endpoint.listen(factory), client)
         await until(reactor, lambda: client.lost)
 
     run(reactor, scenario())
     assert (factory.built, [level for level, line in log.lines]) == ([], ["error"])
+
+
+def test_a_tls_endpoint_is_listened_on_without_tls_too(reactor: Any, files: Files, tmp_path: Path, log: Log) -> None:
+    for path in (files.key, files.certificate, files.chain):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    description = f"proxyprotocol:tls:{quoteStringArgument(str(tmp_path))}:port=0:interface=127.0.0.1"
+    factory = AppFactory(read=answering)
+    client = TLSClient(files.context(), HEADER)
+
+    async def scenario() -> None:
+        await served(reactor, await serverFromString(reactor, description).listen(factory), client, b"question")
+
+    if importlib.util.find_spec("twisted.protocols._sni") is None:  # older Twisted knows "tls:" for clients alone
+        with pytest.raises(ValueError, match="tls"):
+            serverFromString(reactor, description)
+    else:
+        run(reactor, scenario())
+        assert (factory.built, client.received, log.lines) == ([CLIENT], b"answer to question", [])
+
+
+def test_a_factory_that_reads_a_header_is_not_wrapped_again() -> None:
+    # who is trusted with the second would be told by the first
+    with pytest.raises(TypeError, match="reads a header already"):
+        ProxyProtocolWrapperFactory(ProxyProtocolWrapperFactory(AppFactory()))

@@ -103,12 +103,3 @@ def test_a_transport_on_another_has_the_others_result() -> None:
     proxied = IProxiedTransport(factory.app.transport)
     assert proxied.getProxyResult().peername == ("192.0.2.1", 1000)
     assert proxied.getProxyPeer() == PROXY
-
-
-def test_where_two_headers_came_the_inner_one_counts() -> None:
-    factory = AppFactory()
-    accept(wrap(wrap(factory))).receive(HEADER + b"PROXY TCP4 203.0.113.9 198.51.100.2 5 6\r\n")
-
-    result = proxy_result(factory.app.transport)
-    assert result is not None
-    assert result.peername == ("203.0.113.9", 5)

@@ -6,6 +6,7 @@ import gc
 import json
 import re
 import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -367,7 +368,7 @@ def late(wrapping: Any, clock: Clock) -> Any:
     return transport
 
 
-ENDS = {name: partial(end_by, data) for name, (data, _) in BAD.items()}
+ENDS: dict[str, Callable[[Any, Clock], Any]] = {name: partial(end_by, data) for name, (data, _) in BAD.items()}
 ENDS |= {
     "cut": partial(end_by, HEADER[:9]),
     "a health check": partial(end_by, b""),

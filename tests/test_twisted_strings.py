@@ -204,10 +204,10 @@ def test_whatever_the_endpoint_is_described_with_reaches_it(args: list[str], kwa
     assert recorder.given == (tuple(args), kwargs)
 
 
-def test_it_may_stand_in_front_of_itself() -> None:
-    endpoint: Any = serverFromString(MemoryReactorClock(), "proxyprotocol:proxyprotocol:tcp:80")
-
-    assert isinstance(endpoint._endpoint, ProxyProtocolServerEndpoint)
+@pytest.mark.parametrize("description", ["proxyprotocol:tcp:80", "haproxy:tcp:80", "proxyprotocol"])
+def test_what_reads_a_header_already_is_refused(description: str) -> None:
+    with pytest.raises(ValueError, match=f"{description} reads a header already"):
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:{description}")
 
 
 def test_twisted_finds_it_as_a_plugin() -> None:
@@ -254,6 +254,20 @@ def test_the_package_needs_no_openssl_where_there_is_no_tls(project_root: Path) 
         print("served")
     """
     assert python(program, project_root).endswith("served")
+
+
+def test_tls_without_openssl_is_refused_with_what_is_missing(project_root: Path) -> None:
+    program = """if True:
+        import sys
+        sys.modules["OpenSSL"] = None
+        from twisted.internet.endpoints import serverFromString
+        from twisted.internet.testing import MemoryReactorClock
+        try:
+            serverFromString(MemoryReactorClock(), "proxyprotocol:ssl:443:privateKey=key.pem")
+        except ValueError as error:
+            print(error)
+    """
+    assert "the extra proxyprotocol[tls] installs" in python(program, project_root)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IHandshakeListener, INegotiated, ISSLTransport
+from twisted.internet.task import Clock
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -25,7 +26,9 @@ from tests._twisted import (
     App,
     AppFactory,
     Log,
+    MemoryTransport,
     RefusingFactory,
+    accept,
     connect,
     listen,
     run,
@@ -84,7 +87,10 @@ def test_tls_behind_the_header_for_a_factory_and_for_an_endpoint(reactor: Any, f
     assert (factory.app.peer, client.received) == (CLIENT, b"answer to question")
 
 
-def test_a_browser_gets_http_2_and_the_site_knows_it(reactor: Any, files: Files, log: Log) -> None:
+@pytest.mark.parametrize("inside", [False, True], ids=["header first", "header inside"])
+def test_a_browser_gets_http_2_and_the_site_knows_it(reactor: Any, files: Files, inside: bool) -> None:
+    """Inside, TLS asks our factory what the site speaks, and would refuse a browser for no answer."""
+
     class WhoAmI(Resource):
         isLeaf = True
 
@@ -92,11 +98,12 @@ def test_a_browser_gets_http_2_and_the_site_knows_it(reactor: Any, files: Files,
             address = request.getClientAddress()
             return f"{request.clientproto.decode()} {address.host} {request.isSecure()}".encode()
 
-    client = TLSClient(files.context("h2", "http/1.1"), HEADER)
+    client = TLSClient(files.context("h2", "http/1.1"), b"" if inside else HEADER)
     http = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
 
     async def scenario() -> None:
-        endpoint = serverFromString(reactor, files.string("proxyprotocol:ssl:0:interface=127.0.0.1"))
+        where = f"proxyprotocol:ssl:0:interface=127.0.0.1:ppInsideTLS={'yes' if inside else 'no'}"
+        endpoint = serverFromString(reactor, files.string(where))
         site = Site(WhoAmI())  # type: ignore[no-untyped-call]
         site.noisy = False
         port = await endpoint.listen(site)
@@ -104,9 +111,9 @@ def test_a_browser_gets_http_2_and_the_site_knows_it(reactor: Any, files: Files,
         pseudo = {":method": "GET", ":path": "/", ":scheme": "https", ":authority": SERVER_NAME}
         http.send_headers(1, list(pseudo.items()), end_stream=True)
         await connect(reactor, port, client)
-        await until(reactor, lambda: client.ready)
+        await until(reactor, lambda: client.ready or client.lost)
         assert client.tls.selected_alpn_protocol() == "h2"
-        client.say(http.data_to_send())
+        client.say((HEADER if inside else b"") + http.data_to_send())
         answer = b""
         events: list[Any] = []
         while not any(isinstance(event, StreamEnded) for event in events):
@@ -145,6 +152,38 @@ def test_a_factory_that_takes_no_connection_closes_it_behind_tls_too(reactor: An
 
     run(reactor, scenario())
     assert (factory.built, log.lines) == ([CLIENT], [])
+
+
+class Wire(MemoryTransport):
+    """The client's end of a connection in memory."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+    def take(self) -> bytes:
+        data: bytes = self.value()  # type: ignore[no-untyped-call]
+        self.clear()  # type: ignore[no-untyped-call]
+        return data
+
+
+def test_the_clock_of_the_factory_is_that_of_its_tls_too(files: Files) -> None:
+    """Newer Twisted waits with small writes until the clock goes on."""
+    clock = Clock()
+    client, wire = TLSClient(files.context(), HEADER), Wire()
+    client.makeConnection(wire)  # type: ignore[no-untyped-call]
+    server = accept(wrap(AppFactory(read=answering), clock=clock, tls=files.options()), Wire())
+
+    def exchange() -> None:
+        while data := wire.take():
+            server.receive(data)
+            clock.advance(0)
+            if answer := server.take():
+                client.dataReceived(answer)
+
+    exchange()
+    client.say(b"question")
+    exchange()
+    assert client.received == b"answer to question"
 
 
 def test_an_application_is_told_of_the_handshake(reactor: Any, files: Files) -> None:

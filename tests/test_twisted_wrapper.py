@@ -7,10 +7,10 @@ import weakref
 from typing import Any
 
 import pytest
-from twisted.internet.address import IPv4Address
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolNegotiationFactory
 from twisted.internet.task import Clock
 from twisted.protocols.policies import ThrottlingFactory, TimeoutFactory
+from zope.interface import implementer
 
 from proxyprotocol import HeaderPolicy, ProxyProtocolNoop, ProxyProtocolV1, ProxyProtocolV2, Receiver
 from proxyprotocol.twisted import ProxyProtocolWrapper, ProxyProtocolWrapperFactory, proxy_result
@@ -114,6 +114,19 @@ def test_nothing_is_between_the_transport_and_the_application_any_more() -> None
     try:
         transport.receive(HEADER + PAYLOAD)
         assert wrapper() is None, "the wrapper is still referred to, or is in a cycle"
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("pieces", [[b"GET /"], [b"P", b"OST /"], [V2_HEADER[:9], b"?"]])
+def test_nothing_is_left_either_of_a_header_that_might_have_come(pieces: list[bytes]) -> None:
+    """That it was none is an error to the parser, whose traceback held wrapper and transport."""
+    transport = accept(wrap(AppFactory(), policy=HeaderPolicy.OPTIONAL))
+    wrapper = weakref.ref(transport.protocol)
+    gc.disable()
+    try:
+        transport.receive(*pieces)
+        assert wrapper() is None
     finally:
         gc.enable()
 
@@ -333,13 +346,13 @@ def test_the_wrapper_itself_takes_no_half_close() -> None:
     assert not IHalfCloseableProtocol.providedBy(wrap(AppFactory()).buildProtocol(PROXY))
 
 
-def test_two_headers_are_read_by_two_wrappers() -> None:
-    """As behind two proxies of which the second relays the first's header as data."""
-    factory = AppFactory()
-    transport = accept(wrap(wrap(factory)))
-    inner = b"PROXY TCP4 203.0.113.9 198.51.100.2 5 6\r\n"
+def test_the_factory_tells_what_the_application_speaks_where_that_tells() -> None:
+    """For TLS around the header. TLS behind it asks the application's factory itself."""
 
-    transport.receive(HEADER + inner + PAYLOAD)
+    @implementer(IProtocolNegotiationFactory)
+    class Negotiating(AppFactory):
+        def acceptableProtocols(self) -> list[bytes]:
+            return [b"h2"]
 
-    assert factory.app.peer == IPv4Address("TCP", "203.0.113.9", 5)
-    assert factory.app.received == PAYLOAD
+    assert IProtocolNegotiationFactory(wrap(Negotiating())).acceptableProtocols() == [b"h2"]
+    assert not IProtocolNegotiationFactory.providedBy(wrap(AppFactory()))

@@ -157,7 +157,7 @@ def test_a_header_over_the_limit_is_refused_as_soon_as_its_length_is_there() -> 
     assert V2.measure(fixed[:15], max_header=16) == 16
     with pytest.raises(ProxyProtocolLimitError) as caught:
         V2.measure(fixed, max_header=4111)
-    assert str(caught.value) == "The header has 4112 bytes where 4111 are allowed (at byte 14)"
+    assert str(caught.value) == "The header has 4112 bytes where max_header allows 4111 (at byte 14)"
 
 
 def test_unpack_itself_has_no_limit_but_that_of_the_length_field() -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
-    SSL4ServerEndpoint,
     StandardIOEndpoint,
     TCP4ServerEndpoint,
     TCP6ServerEndpoint,
@@ -17,8 +16,9 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, ISSLTr
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from proxyprotocol.receiver import Receiver, ReceiverKeywords
+from proxyprotocol.receiver import Receiver, ReceiverKeywords, describe_address
 
+from ._addresses import to_sockaddr
 from .wrapper import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ProxyProtocolServerEndpoint:
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
 
     Raises:
-        TypeError: There are a receiver and its keywords, a keyword is none, or TLS is asked for twice.
+        TypeError: There are a receiver and its keywords, a keyword is none, or TLS or the header is asked for twice.
         ValueError: A keyword's value is out of range.
     """
 
@@ -70,10 +70,16 @@ class ProxyProtocolServerEndpoint:
         self._endpoint = endpoint
         self._tls = tls
         self._inside_tls = inside_tls
-        if isinstance(endpoint, SSL4ServerEndpoint) and not inside_tls:
+        if isinstance(endpoint, ProxyProtocolServerEndpoint):
+            # who is trusted with the second would be told by the first
+            raise TypeError("The endpoint reads a header already, and a connection has one")
+        if inside_tls:
+            if tls is not None:
+                raise TypeError("tls= does TLS behind the header, inside_tls= is for a header that comes inside of it")
+        elif (taken := _take_tls(endpoint)) is not None:
             if tls is not None:
                 raise TypeError("The endpoint does TLS already: tls= is for one that does not")
-            self._endpoint, self._tls = _take_tls(endpoint)
+            self._endpoint, self._tls = taken
 
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Begin to listen.
@@ -82,7 +88,7 @@ class ProxyProtocolServerEndpoint:
             factory: The application's factory.
         """
         wrapper = ProxyProtocolWrapperFactory(factory, tls=self._tls, receiver=self._receiver)
-        if not self._inside_tls and not isinstance(self._endpoint, _PLAIN_ENDPOINTS):
+        if not self._inside_tls and type(self._endpoint) not in _PLAIN_ENDPOINTS:
             wrapper.protocol = _OutsideTLS
         listening: Deferred[IListeningPort] = self._endpoint.listen(wrapper)
         return listening
@@ -94,19 +100,21 @@ class _OutsideTLS(ProxyProtocolWrapper):
     def makeConnection(self, transport: Any) -> None:
         if ISSLTransport.providedBy(transport):
             _log.error(
-                "The header comes before TLS, but this endpoint has begun TLS already. Use an endpoint without TLS and "
-                "tls= for the context; or inside_tls= (ppInsideTLS=yes), if the sender puts the header inside of TLS"
+                "Refused a connection from {peer}: the header comes before TLS, but this endpoint has begun TLS. "
+                "Use an endpoint without TLS, and tls= for the context; or inside_tls= (ppInsideTLS=yes), if the "
+                "sender puts the header inside of TLS",
+                peer=describe_address(to_sockaddr(transport.getPeer())),
             )
             transport.abortConnection()
         else:
             super().makeConnection(transport)
 
 
-def _take_tls(endpoint: SSL4ServerEndpoint) -> tuple[TCP4ServerEndpoint, Any]:
-    """Part an ``ssl:`` endpoint into one for TCP and its context.
+def _take_tls(endpoint: IStreamServerEndpoint) -> tuple[IStreamServerEndpoint, Any] | None:
+    """Part an ``ssl:`` or ``tls:`` endpoint into one without TLS and its context; None for any other endpoint.
 
-    Twisted has no public way to ask for these, so its private attributes are named here, once. A Twisted without them
-    must be an error: the other way round, TLS first, would be another protocol.
+    Twisted has no public way to ask for these, so its private names are named here, once. A Twisted without them must
+    be an error: the other way round, TLS first, would be another protocol.
 
     Args:
         endpoint: The endpoint.
@@ -114,11 +122,18 @@ def _take_tls(endpoint: SSL4ServerEndpoint) -> tuple[TCP4ServerEndpoint, Any]:
     Raises:
         TypeError: This Twisted keeps them elsewhere.
     """
+    name = f"{type(endpoint).__module__}.{type(endpoint).__qualname__}"
     try:
-        tcp = TCP4ServerEndpoint(endpoint._reactor, endpoint._port, endpoint._backlog, endpoint._interface)
-        return tcp, endpoint._sslContextFactory
+        if name == "twisted.internet.endpoints.SSL4ServerEndpoint":
+            private: Any = endpoint
+            tcp = TCP4ServerEndpoint(private._reactor, private._port, private._backlog, private._interface)
+            return tcp, private._sslContextFactory
+        if name == "twisted.protocols._sni.TLSServerEndpoint":
+            private = endpoint
+            return private.endpoint, private.connectionCreator
     except AttributeError as error:
         raise TypeError(
-            f"This version of Twisted keeps the context of an ssl: endpoint elsewhere ({error}): use a tcp: endpoint, "
-            "and tls= for the context"
+            f"This version of Twisted keeps the context of an ssl: or tls: endpoint elsewhere ({error}): use a tcp: "
+            "endpoint, and tls= for the context"
         ) from error
+    return None

@@ -20,7 +20,10 @@ from .endpoints import ProxyProtocolServerEndpoint
 
 __all__ = ["ServerStringParser", "server_from_options"]
 
+_NAME = "proxyprotocol"
 _PREFIX = "pp"
+# who is trusted with a second header would be told by the first
+_READ_HEADERS = (_NAME, "haproxy")
 _INSIDE_TLS = "ppInsideTLS"
 _YES_NO = {"yes": True, "no": False}
 
@@ -54,10 +57,16 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     if unknown:
         raise ValueError(f"{unknown}: there is no such option, but {', '.join([*_SERVER_OPTIONS, _INSIDE_TLS])}")
     receiver = parse_receiver({_SERVER_OPTIONS[name]: value for name, value in options.items()}, _spell)
+    if description.partition(":")[0] in _READ_HEADERS:
+        raise ValueError(f"{description} reads a header already, and a connection has one")
     try:
         endpoint = serverFromString(reactor, description)
     except TypeError as error:  # so Twisted answers for a part that is missing, and for an option that is none
-        raise ValueError(f"{description} does not describe an endpoint: {error}") from error
+        hint = f"{error}; the options of {_NAME}: begin with {_PREFIX}"
+        raise ValueError(f"{description} does not describe an endpoint: {hint}") from error
+    except (ImportError, NameError) as error:  # so for TLS without pyOpenSSL
+        hint = "TLS needs pyOpenSSL and service_identity, which the extra proxyprotocol[tls] installs"
+        raise ValueError(f"{description} cannot be listened on: {error}. {hint}") from error
     return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls)
 
 
@@ -65,7 +74,7 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
 class ServerStringParser:
     """Parses the server's strings, found by Twisted as a plugin."""
 
-    prefix = "proxyprotocol"
+    prefix = _NAME
 
     def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> IStreamServerEndpoint:
         """Make a server endpoint.

@@ -10,12 +10,13 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IProtocol,
     IProtocolFactory,
+    IProtocolNegotiationFactory,
     IReactorTime,
 )
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
-from zope.interface import directlyProvides, providedBy
+from zope.interface import alsoProvides, directlyProvides, providedBy
 
 from proxyprotocol._errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_refusal
@@ -193,7 +194,8 @@ class ProxyProtocolWrapper(ProtocolWrapper):
 class ProxyProtocolWrapperFactory(WrappingFactory):
     """Puts a header in front of every connection of a factory.
 
-    It is used wherever a server factory is, as in ``reactor.listenTCP(8080, ProxyProtocolWrapperFactory(site))``.
+    It is used wherever a server factory is, as in ``reactor.listenTCP(8080, ProxyProtocolWrapperFactory(site))``. Not
+    with ``reactor.listenSSL``, which does TLS first: a balancer's header comes in front of it, so it is *tls* here.
 
     Args:
         wrapped_factory: The application's factory. Its ``buildProtocol`` is given the client's address.
@@ -221,7 +223,13 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         super().__init__(  # type: ignore[no-untyped-call]
             wrapped_factory if tls is None else _tls_factory(tls, wrapped_factory, clock)
         )
+        if isinstance(wrapped_factory, ProxyProtocolWrapperFactory):
+            # who is trusted with the second would be told by the first
+            raise TypeError("The factory reads a header already, and a connection has one")
         self.receiver = Receiver.of(receiver, keywords)
+        if IProtocolNegotiationFactory.providedBy(self.wrappedFactory):
+            # TLS around the header asks for it, and newer Twisted refuses whoever offers a protocol where it is missing
+            alsoProvides(self, IProtocolNegotiationFactory)
         self._clock = clock
         # All connections wait equally long, so the first to come is the first to be late: one timer serves them all,
         # at a tenth of the cost of one for each.
@@ -236,6 +244,11 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
             addr: The address that connected.
         """
         return self.protocol(self)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Tell TLS around the header what the application speaks, where its factory tells."""
+        protocols: list[bytes] = self.wrappedFactory.acceptableProtocols()
+        return protocols
 
     def stopFactory(self) -> None:
         """Abort the connections that are still in their header: nobody listens any more."""
