@@ -21,7 +21,6 @@ from .result import ProxyResult
 
 __all__: list[str] = []
 
-_SIGNATURE_LENGTH = 8  # what the established codecs are asked to recognise themselves by
 _SHOWN = 16  # how much of a peer's bytes a message shows
 _TLS_HANDSHAKE = 0x16
 
@@ -153,9 +152,9 @@ class ProxyProtocol(ABC):
         Returns:
             Whether they hold the signature of a header; None while that is open.
         """
-        if len(data) < _SIGNATURE_LENGTH:
+        if len(data) < _wire.TELLING_LENGTH:
             return None
-        return self.is_valid(bytes(data[:_SIGNATURE_LENGTH]))
+        return self.is_valid(bytes(data[: _wire.TELLING_LENGTH]))
 
 
 def _after(data: bytes | bytearray, size: int, want: ProxyProtocolWantRead) -> int:

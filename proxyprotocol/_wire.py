@@ -25,6 +25,10 @@ V1_MIN_LENGTH: Final = 15
 
 V2_SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 V2_SIGNATURE_LENGTH: Final = 12
+# where the other parts of the fixed part are, counted from 0
+V2_COMMAND_AT: Final = 12
+V2_FAMILY_AT: Final = 13
+V2_LENGTH_AT: Final = 14
 # signature, version and command, family and protocol, length: 12+1+1+2
 V2_FIXED_LENGTH: Final = 16
 # the length field has 16 bits, and does not count the fixed part
@@ -46,6 +50,9 @@ UNIX_PATH_LENGTH: Final = 108
 V2_BLOCK_LENGTH: Final = {V2_UNSPEC: 0, V2_INET: 2 * 4 + 2 * 2, V2_INET6: 2 * 16 + 2 * 2, V2_UNIX: 2 * UNIX_PATH_LENGTH}
 
 MAX_PORT: Final = 0xFFFF
+
+# "if the incoming byte count is 8 or above": what tells the versions apart
+TELLING_LENGTH: Final = 8
 
 # Section 2.2, TLV vectors: one byte of type, two of length
 

@@ -14,7 +14,6 @@ from .v2 import ProxyProtocolV2
 __all__ = ["ProxyProtocolDetect"]
 
 _SIGNATURES = (_wire.V1_SIGNATURE, _wire.V2_SIGNATURE)
-_SIGNATURE_LENGTH = 8  # what tells versions apart
 
 
 class ProxyProtocolDetect(ProxyProtocol):
@@ -69,9 +68,9 @@ class ProxyProtocolDetect(ProxyProtocol):
         """
         data = bytes(data)
         codec = self.choose(data)
-        if len(data) < _SIGNATURE_LENGTH:
+        if len(data) < _wire.TELLING_LENGTH:
             codec.measure(data)  # refuses what no header begins with
-            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_SIGNATURE_LENGTH - len(data)))
+            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_wire.TELLING_LENGTH - len(data)))
         return codec.unpack(data)
 
     def pack(self, result: ProxyResult) -> bytes:
@@ -101,7 +100,7 @@ class ProxyProtocolDetect(ProxyProtocol):
         if codec is not self:
             return codec.measure(data, max_header)
         # the shortest line of version 1 is shorter than the fixed part of version 2
-        return _wire.V1_MIN_LENGTH if self._own else _SIGNATURE_LENGTH
+        return _wire.V1_MIN_LENGTH if self._own else _wire.TELLING_LENGTH
 
     def read(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | None:
         """Read a header that is there in whole; see :meth:`.ProxyProtocol.read`.
@@ -146,8 +145,8 @@ class ProxyProtocolDetect(ProxyProtocol):
             if first == _wire.V1_SIGNATURE[0]:
                 return self._v1
             check_signature(data, *_SIGNATURES)
-        elif len(data) >= _SIGNATURE_LENGTH:
-            return self.choose_version(bytes(data[:_SIGNATURE_LENGTH]))
+        elif len(data) >= _wire.TELLING_LENGTH:
+            return self.choose_version(bytes(data[: _wire.TELLING_LENGTH]))
         return self
 
     def begins(self, data: bytes | bytearray) -> bool | None:

@@ -567,7 +567,8 @@ class ProxyProtocolTLV(TLV):
     @property
     def ext(self) -> ProxyProtocolExtTLV:
         """The extension of the established package in PP2_TYPE_NOOP; empty and false where there is none."""
-        return ProxyProtocolExtTLV(self.get(Type.PP2_TYPE_NOOP, b""))
+        found = map(ProxyProtocolExtTLV, self.getall(Type.PP2_TYPE_NOOP))  # padding may stand beside it
+        return next(filter(None, found), ProxyProtocolExtTLV())
 
     @property
     def aws_vpce_id(self) -> str | None:

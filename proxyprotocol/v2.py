@@ -35,7 +35,7 @@ __all__ = ["ProxyProtocolV2", "ProxyProtocolV2Header"]
 
 # signature, version and command with family and protocol as one number, length
 _FIXED: Final = struct.Struct("!12sHH")
-_read_code_and_length: Final = struct.Struct("!HH").unpack_from  # at byte 12
+_read_code_and_length: Final = struct.Struct("!HH").unpack_from
 
 _RESULTS: Final[dict[int, type[ProxyResultIPv4 | ProxyResultIPv6 | ProxyResultUnix]]] = {
     _wire.V2_INET: ProxyResultIPv4,
@@ -146,7 +146,9 @@ class ProxyProtocolV2(ProxyProtocol):
         Args:
             signature: The first bytes of a connection, 8 at least.
         """
-        return len(signature) >= 8 and _wire.V2_SIGNATURE.startswith(signature[: _wire.V2_SIGNATURE_LENGTH])
+        return len(signature) >= _wire.TELLING_LENGTH and _wire.V2_SIGNATURE.startswith(
+            signature[: _wire.V2_SIGNATURE_LENGTH]
+        )
 
     def unpack(self, data: bytes) -> ProxyResult:
         """Read the header at the start of *data*, and ignore what follows it.
@@ -178,7 +180,7 @@ class ProxyProtocolV2(ProxyProtocol):
         check_signature(bytes(header_data[: _wire.V2_SIGNATURE_LENGTH]), _wire.V2_SIGNATURE)
         if len(header_data) < _wire.V2_FIXED_LENGTH:
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_wire.V2_FIXED_LENGTH - len(header_data)))
-        code, length = _read_code_and_length(header_data, _wire.V2_SIGNATURE_LENGTH)
+        code, length = _read_code_and_length(header_data, _wire.V2_COMMAND_AT)
         if code >> 12 != _wire.V2_VERSION >> 4:
             raise _refuse(code, length)
         return ProxyProtocolV2Header(
@@ -200,7 +202,7 @@ class ProxyProtocolV2(ProxyProtocol):
         known = len(header_data) >= _wire.V2_FIXED_LENGTH
         fixed = bytes(header_data[: _wire.V2_FIXED_LENGTH]) if known else _fixed(header._code(), len(data))
         whole = fixed + bytes(data)
-        code = _read_code_and_length(whole, _wire.V2_SIGNATURE_LENGTH)[0]
+        code = _read_code_and_length(whole, _wire.V2_COMMAND_AT)[0]
         kind = _KINDS.get(code)
         if kind is None or len(whole) < kind.least:
             raise _refuse(code, len(whole))
@@ -219,13 +221,15 @@ class ProxyProtocolV2(ProxyProtocol):
         """
         if len(data) < _wire.V2_FIXED_LENGTH or not data.startswith(_wire.V2_SIGNATURE):
             return _measure_begun(data)
-        code, length = _read_code_and_length(data, _wire.V2_SIGNATURE_LENGTH)
+        code, length = _read_code_and_length(data, _wire.V2_COMMAND_AT)
         size: int = _wire.V2_FIXED_LENGTH + length
         kind = _KINDS.get(code)
         if kind is None or size < kind.least:
             raise _refuse(code, size)
         if size > max_header:
-            raise ProxyProtocolLimitError(f"The header has {size} bytes where max_header allows {max_header}", 14)
+            raise ProxyProtocolLimitError(
+                f"The header has {size} bytes where max_header allows {max_header}", _wire.V2_LENGTH_AT
+            )
         return size
 
     def read(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | None:
@@ -241,7 +245,7 @@ class ProxyProtocolV2(ProxyProtocol):
         """
         if len(data) < _wire.V2_FIXED_LENGTH or not data.startswith(_wire.V2_SIGNATURE):
             return None
-        code, length = _read_code_and_length(data, _wire.V2_SIGNATURE_LENGTH)
+        code, length = _read_code_and_length(data, _wire.V2_COMMAND_AT)
         kind = _KINDS.get(code)
         size: int = _wire.V2_FIXED_LENGTH + length
         if kind is None or not kind.least <= size <= len(data) or size > max_header:
@@ -258,7 +262,7 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolSyntaxError: Its TLVs break a rule of the specification.
             ProxyProtocolChecksumError: Its CRC32C is not right.
         """
-        code, _ = _read_code_and_length(header, _wire.V2_SIGNATURE_LENGTH)
+        code, _ = _read_code_and_length(header, _wire.V2_COMMAND_AT)
         return _decode(_KINDS[code], header)
 
     def pack(self, result: ProxyResult) -> bytes:
@@ -272,7 +276,8 @@ class ProxyProtocolV2(ProxyProtocol):
                 of the addresses of another.
 
         Raises:
-            ValueError: A UNIX path is over 108 bytes, or the TLVs are such as no receiver would take.
+            KeyError: The protocol is neither stream nor datagram.
+            ValueError: A UNIX path does not fit, or no receiver would take the TLVs.
         """
         return self._pack(result, _wire.V2_STREAM)
 
@@ -318,23 +323,24 @@ def _refuse(code: int, size: int) -> ProxyProtocolSyntaxError:
     if kind is not None:
         least, length = kind.least - _wire.V2_FIXED_LENGTH, size - _wire.V2_FIXED_LENGTH
         return ProxyProtocolSyntaxError(
-            f"The addresses of its family take {least} bytes where its length is {length}", 14
+            f"The addresses of its family take {least} bytes where its length is {length}", _wire.V2_LENGTH_AT
         )
     command, family, protocol = code >> 8 & 0xF, code >> 4 & 0xF, code & 0xF
     if code >> 12 != _wire.V2_VERSION >> 4:
-        return ProxyProtocolSyntaxError(f"The version of a binary header is 2, not {code >> 12}", 12)
+        return ProxyProtocolSyntaxError(f"The version of a binary header is 2, not {code >> 12}", _wire.V2_COMMAND_AT)
     if command not in _COMMANDS:
-        return ProxyProtocolSyntaxError(f"The command is LOCAL (0) or PROXY (1), not {command}", 12)
+        return ProxyProtocolSyntaxError(f"The command is LOCAL (0) or PROXY (1), not {command}", _wire.V2_COMMAND_AT)
     if family not in _TYPES:
-        return ProxyProtocolSyntaxError(f"The address family is one of 0 to 3, not {family}", 13)
-    return ProxyProtocolSyntaxError(f"The transport protocol is one of 0 to 2, not {protocol}", 13)
+        return ProxyProtocolSyntaxError(f"The address family is one of 0 to 3, not {family}", _wire.V2_FAMILY_AT)
+    return ProxyProtocolSyntaxError(f"The transport protocol is one of 0 to 2, not {protocol}", _wire.V2_FAMILY_AT)
 
 
 def _measure_begun(data: bytes | bytearray) -> int:
     """Refuse what cannot become the fixed part of a header."""
     check_signature(data, _wire.V2_SIGNATURE)
-    if len(data) > 12:
-        code = data[12] << 8 | (data[13] if len(data) > 13 else _wire.V2_UNSPEC)
+    if len(data) > _wire.V2_COMMAND_AT:
+        family = data[_wire.V2_FAMILY_AT] if len(data) > _wire.V2_FAMILY_AT else _wire.V2_UNSPEC
+        code = data[_wire.V2_COMMAND_AT] << 8 | family
         if code not in _KINDS:
             raise _refuse(code, len(data))
     return _wire.V2_FIXED_LENGTH

@@ -360,3 +360,10 @@ def test_without_a_checksum_nothing_is_wrong_and_with_a_malformed_one_it_is() ->
 def test_the_checksum_of_a_header_verifies_by_the_bytes_before_its_tlvs() -> None:
     header = V2_CRC.pack(ProxyResultIPv4(*IPV4, tlv=ProxyProtocolTLV(alpn=b"h2")))
     assert V2_CRC.unpack(header).tlv.verify_checksum(header[:16], header[16:28])
+
+
+def test_the_extension_is_found_beside_padding() -> None:
+    extension = bytes(ProxyProtocolTLV(ext=ProxyProtocolExtTLV(dnsbl="listed")))
+    padding = bytes(ProxyProtocolTLV(init={Type.PP2_TYPE_NOOP: bytes(5)}))
+    for wire in (extension + padding, padding + extension):
+        assert ProxyProtocolTLV(wire).ext.dnsbl == "listed"
