@@ -266,13 +266,22 @@ class ReceiverConnection(HeaderBuffer):
 
 
 def describe_refusal(error: ProxyProtocolError, peer: SockAddr) -> str:
-    """Put into one line of text that a connection was refused, and why.
+    """Put into one line of text that a connection was refused, and why; the error's tracebacks are let go.
 
     Args:
         error: Why. What the peer sent is in it escaped.
         peer: Who connected, as the socket module gives it.
     """
+    _drop_tracebacks(error)
     return f"Refused a connection from {describe_address(peer)}: {error}"
+
+
+def _drop_tracebacks(error: BaseException | None) -> None:
+    # Their frames hold the connection and the connection holds its error: all of it, and a closed socket's transport,
+    # would stay until the next garbage collection, for each peer that knocks.
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def describe_address(address: SockAddr) -> str:

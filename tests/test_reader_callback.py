@@ -8,6 +8,7 @@ import gc
 import logging
 import socket
 import struct
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -284,3 +285,18 @@ def test_a_unix_socket_is_trusted_as_such(tmp_path: Path) -> None:
 
     asyncio.run(asyncio.wait_for(main(), 30), debug=True)
     assert peers == [("192.0.2.1", 1000)]
+
+
+@in_a_loop
+async def test_a_refused_connection_is_gone_without_the_garbage_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        reader, writer, _ = streams(fed(b"GET / HTTP/1.1\r\n"))
+        gone = weakref.ref(reader)
+        await ProxyProtocolReader().get_callback(print)(reader, writer)
+        del reader, writer, _
+        await settle()
+        assert gone() is None
+    finally:
+        gc.enable()

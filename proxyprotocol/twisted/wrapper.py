@@ -149,7 +149,6 @@ class ProxyProtocolWrapper(ProtocolWrapper):
         self.abort()
 
     def _log_refusal(self, error: ProxyProtocolError) -> None:
-        _drop_tracebacks(error)
         log = _log.debug if error.routine else _log.warn
         log("{refusal}", refusal=describe_refusal(error, to_sockaddr(self.transport.getPeer())), error=error)
 
@@ -299,14 +298,6 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
             except Exception:
                 # the application's: a server that speaks first begins here
                 _log.failure("An application has raised as it began")
-
-
-def _drop_tracebacks(error: BaseException | None) -> None:
-    # Their frames hold the connection and the connection holds its error: all of it, and a closed socket's transport,
-    # would stay until the next garbage collection, for each peer that knocks.
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__context__
 
 
 def _tls_factory(tls: Any, wrapped_factory: IProtocolFactory, clock: IReactorTime | None) -> IProtocolFactory:
