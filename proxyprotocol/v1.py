@@ -268,8 +268,8 @@ def _read_address(family: _Family, fields: list[str], index: int) -> None:
     try:
         _inet_pton(family.number, fields[index])
     except (OSError, ValueError):  # a NUL is a ValueError
-        version = 4 if family.number is AF_INET else 6
-        raise _wrong(fields, index, f"is not an IPv{version} address in its canonical form") from None
+        kind = "an IPv4 address in its canonical form" if family.number is AF_INET else "an IPv6 address"
+        raise _wrong(fields, index, f"is not {kind}") from None
 
 
 def _read_port(fields: list[str], index: int) -> None:

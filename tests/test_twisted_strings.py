@@ -319,3 +319,8 @@ def test_on_a_unix_socket_the_peers_are_unix(reactor: Any, short_path: Path) -> 
 
     run(reactor, scenario())
     assert factory.app.peer == CLIENT
+
+
+def test_an_ipv6_network_with_bare_colons_is_told_how_colons_are_written() -> None:
+    with pytest.raises(ValueError, match=r"a colon in a value is written \\:"):
+        serverFromString(MemoryReactorClock(), "proxyprotocol:tcp:0:ppTrusted=2001:db8::/32")

@@ -56,7 +56,10 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     unknown = ", ".join(sorted(options.keys() - _SERVER_OPTIONS.keys()))
     if unknown:
         raise ValueError(f"{unknown}: there is no such option, but {', '.join([*_SERVER_OPTIONS, _INSIDE_TLS])}")
-    receiver = parse_receiver({_SERVER_OPTIONS[name]: value for name, value in options.items()}, _spell)
+    try:
+        receiver = parse_receiver({_SERVER_OPTIONS[name]: value for name, value in options.items()}, _spell)
+    except ValueError as error:  # an IPv6 address is easily cut
+        raise ValueError(f"{error} (a colon in a value is written \\:)") from None
     if description.partition(":")[0] in _READ_HEADERS:
         raise ValueError(f"{description} reads a header already, and a connection has one")
     try:
