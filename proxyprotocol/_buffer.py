@@ -63,7 +63,7 @@ class HeaderBuffer:
                 return self._parse(received)
             return self._parse(self._continue(data))
         except ProxyProtocolError as error:
-            self._error, self._size = error, 0
+            self._fail(error)
             raise
 
     def _parse(self, received: bytes | bytearray) -> ProxyResult | None:
@@ -85,13 +85,16 @@ class HeaderBuffer:
 
     def _end(self) -> None:
         """Take the end of the stream, which is an error unless the header is complete."""
-        if self._error is None and self.needed:
-            if self._buffer:
-                self._error = ProxyProtocolIncompleteError(ProxyProtocolWantRead(self.needed))
-            else:
-                self._error = ProxyProtocolMissingError()
+        needed = self.needed
+        if needed:
+            incomplete = ProxyProtocolIncompleteError(ProxyProtocolWantRead(needed))
+            self._fail(incomplete if self._buffer else ProxyProtocolMissingError())
         if self._error is not None:
             raise self._error
+
+    def _fail(self, error: ProxyProtocolError) -> None:
+        """Make this the answer to whatever comes: it is not the first piece any more, and the error is final."""
+        self._error, self._size = error, 0
 
 
 def check_max_header(max_header: int) -> None:

@@ -191,7 +191,7 @@ class ReceiverConnection(HeaderBuffer):
         """How many bytes are missing at least. Whoever reads so many at most never reads past the header."""
         if self.begun:
             return 0
-        if self._undecided and self._buffer:
+        if self._undecided and self._buffer and self._error is None:
             return max(_wire.V1_MIN_LENGTH - len(self._buffer), 1)
         return super().needed
 
@@ -210,7 +210,7 @@ class ReceiverConnection(HeaderBuffer):
         """
         if self.begun:
             raise RuntimeError("The application has begun: what comes is the application's")
-        if self._undecided:
+        if self._undecided and self._error is None:
             return self._feed_undecided(data)
         self.begun = self._take(data) is not None
         return self.begun
@@ -256,8 +256,8 @@ class ReceiverConnection(HeaderBuffer):
         """
         if not self.begun and not self._may_begin_plainly():
             if self._error is None:
-                self._error, self._size = ProxyProtocolTimeoutError(self._timeout, len(self._buffer)), 0
-            raise self._error
+                self._fail(ProxyProtocolTimeoutError(self._timeout, len(self._buffer)))
+            self._end()
         return True
 
     def _may_begin_plainly(self) -> bool:

@@ -398,3 +398,16 @@ def test_a_refusal_is_one_line_with_the_peer_and_the_reason() -> None:
         "Refused a connection from 192.0.2.9:40000: "
         "There is no PROXY protocol header, the connection begins with b'\\x1b[2J\\n\\xff' (at byte 0)"
     )
+
+
+@pytest.mark.parametrize("end", ["eof", "timed_out"])
+def test_a_connection_that_was_refused_undecided_stays_refused(end: str) -> None:
+    connection = connect(OPTIONAL)
+    assert not connection.feed(b"PRO")
+    with pytest.raises(ProxyProtocolError) as refused:
+        getattr(connection, end)()
+    for late in (b"GRAMME", b"XY UNKNOWN\r\n"):
+        with pytest.raises(ProxyProtocolError) as again:
+            connection.feed(late)
+        assert again.value is refused.value
+    assert (connection.begun, connection.trailing, connection.needed) == (False, b"", 0)
