@@ -25,11 +25,10 @@ class SocketInfo(ABC):
         transport: The connection's transport or stream writer.
     """
 
-    __slots__ = ("_header", "_transport")
+    __slots__ = ("_transport",)
 
     def __init__(self, transport: TransportProtocol) -> None:
         self._transport = transport
-        self._header: ProxyResult | None = None
 
     @classmethod
     def get(
@@ -174,7 +173,8 @@ class SocketInfo(ABC):
     @property
     def result(self) -> ProxyResult | None:
         """What the header said, TLVs included, also where it does not count; None where there was none."""
-        return self._header
+        # not abstract: a class of somebody's own, written for the established package, has no such property
+        return None
 
     def _ip_port(self, name: SockAddr) -> tuple[str, int] | None:
         if isinstance(name, tuple) and self.family in (socket.AF_INET, socket.AF_INET6):
@@ -218,15 +218,21 @@ class SocketInfoLocal(SocketInfo):
         dnsbl: What a DNS block list said of the peer.
     """
 
-    __slots__ = ("_dnsbl", "_unique_id")
+    __slots__ = ("_dnsbl", "_header", "_unique_id")
 
     def __init__(self, transport: TransportProtocol, *, unique_id: bytes = b"", dnsbl: str | None = None) -> None:
         super().__init__(transport)
         self._unique_id = unique_id
         self._dnsbl = dnsbl
+        self._header: ProxyResult | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} peername={self.peername_str!r} sockname={self.sockname_str!r}>"
+
+    @property
+    def result(self) -> ProxyResult | None:
+        """A header that does not count, such as LOCAL; None where there was none."""
+        return self._header
 
     @property
     def family(self) -> AddressFamily:
@@ -294,7 +300,7 @@ class SocketInfoProxy(SocketInfo):
 
     def __init__(self, transport: TransportProtocol, result: ProxyResult) -> None:
         super().__init__(transport)
-        self._result = self._header = result
+        self._result = result
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -302,6 +308,11 @@ class SocketInfoProxy(SocketInfo):
             return f"<{name} peername={self.peername_str!r} sockname={self.sockname_str!r}>"
         exception = self._result.exception if is_unknown(self._result) else None
         return f"<{name}>" if exception is None else f"<{name} exc={exception!r}>"
+
+    @property
+    def result(self) -> ProxyResult:
+        """What the header said, TLVs included."""
+        return self._result
 
     @property
     def family(self) -> AddressFamily:

@@ -202,11 +202,8 @@ class ProxyProtocolV2(ProxyProtocol):
         known = len(header_data) >= _wire.V2_FIXED_LENGTH
         fixed = bytes(header_data[: _wire.V2_FIXED_LENGTH]) if known else _fixed(header._code(), len(data))
         whole = fixed + bytes(data)
-        code = _read_code_and_length(whole, _wire.V2_COMMAND_AT)[0]
-        kind = _KINDS.get(code)
-        if kind is None or len(whole) < kind.least:
-            raise _refuse(code, len(whole))
-        return _decode(kind, whole, verify=known)
+        code, _ = _read_code_and_length(whole, _wire.V2_COMMAND_AT)
+        return _decode(_kind(code, len(whole)), whole, verify=known)
 
     def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
         """Say how long the header is that begins with these bytes; see :meth:`.ProxyProtocol.measure`.
@@ -223,9 +220,7 @@ class ProxyProtocolV2(ProxyProtocol):
             return _measure_begun(data)
         code, length = _read_code_and_length(data, _wire.V2_COMMAND_AT)
         size: int = _wire.V2_FIXED_LENGTH + length
-        kind = _KINDS.get(code)
-        if kind is None or size < kind.least:
-            raise _refuse(code, size)
+        _kind(code, size)
         if size > max_header:
             raise ProxyProtocolLimitError(
                 f"The header has {size} bytes where max_header allows {max_header}", _wire.V2_LENGTH_AT
@@ -315,6 +310,14 @@ def _code_of(result: ProxyResult, unsaid: int) -> int:
     if family == _wire.V2_UNSPEC:
         return _code(_wire.V2_PROXY if result.proxied else _wire.V2_LOCAL, family, _wire.V2_UNSPEC)
     return _code(_wire.V2_PROXY, family, unsaid if result.protocol is None else _NIBBLES[result.protocol])
+
+
+def _kind(code: int, size: int) -> _Kind:
+    """Look a header up by its code, and refuse one that is none or too short for its family."""
+    kind = _KINDS.get(code)
+    if kind is None or size < kind.least:
+        raise _refuse(code, size)
+    return kind
 
 
 def _refuse(code: int, size: int) -> ProxyProtocolSyntaxError:
