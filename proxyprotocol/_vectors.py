@@ -6,7 +6,8 @@ values to those that do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Container, Iterable, Iterator
 from itertools import chain, takewhile
 from typing import Final
 
@@ -16,13 +17,15 @@ from .checksum import crc32c
 
 __all__: list[str] = []
 
+_read_head: Final = struct.Struct("!BH").unpack_from
+_read_crc32c: Final = struct.Struct("!I").unpack_from
 _CHECKED_TYPES: Final = frozenset({_wire.TYPE_CRC32C, _wire.TYPE_UNIQUE_ID, _wire.TYPE_SSL})
 _NO_CRC32C: Final = -1
 _ZEROS: Final = bytes(_wire.CRC32C_LENGTH)
 _EMPTY_CRC32C: Final = bytes((_wire.TYPE_CRC32C, 0, _wire.CRC32C_LENGTH)) + _ZEROS
 
 
-def check_tlvs(data: bytes, start: int, end: int) -> int:
+def check_tlvs(data: bytes, start: int, end: int, checked: Container[int] = _CHECKED_TYPES) -> int:
     """Hold the vectors in a stretch of bytes against the specification, decoding nothing.
 
     They must fill the stretch exactly; CRC32C has 4 bytes and comes once at most, UNIQUE_ID has 128 at most, SSL at
@@ -32,6 +35,7 @@ def check_tlvs(data: bytes, start: int, end: int) -> int:
         data: Where the stretch is.
         start: Its first byte.
         end: The byte behind its last.
+        checked: The types whose values are held against their rules; none of them inside of SSL.
 
     Returns:
         Where the value of the CRC32C is in *data*, or -1 where there is none.
@@ -41,20 +45,24 @@ def check_tlvs(data: bytes, start: int, end: int) -> int:
     """
     crc_at = _NO_CRC32C
     while start < end:
-        # _end_of_tlv() is not called here: in this loop, which every header goes through, the call is half the cost
+        # _end_of_tlv() is not called here: in this loop, which every header goes through, calls are half the cost
         value = start + _wire.TLV_HEAD_LENGTH
-        after = value + (data[start + 1] << 8 | data[start + 2]) if value <= end else value
+        if value > end:
+            raise _cut(data, start, end)
+        kind, length = _read_head(data, start)
+        after = value + length
         if after > end:
             raise _cut(data, start, end)
-        kind = data[start]
-        if kind in _CHECKED_TYPES:
-            if kind == _wire.TYPE_CRC32C:
-                _check_crc32c(crc_at, start, after - value)
-                crc_at = value
-            elif kind == _wire.TYPE_UNIQUE_ID:
-                _check_unique_id(start, after - value)
-            else:
+        if kind in checked:
+            if kind == _wire.TYPE_SSL:
                 check_ssl(data, start, value, after)
+            elif kind == _wire.TYPE_UNIQUE_ID:
+                if length > _wire.UNIQUE_ID_MAX_LENGTH:
+                    raise _long_unique_id(start, length)
+            elif length == _wire.CRC32C_LENGTH and crc_at < 0:
+                crc_at = value
+            else:
+                raise _wrong_crc32c(crc_at, start, length)
         start = after
     return crc_at
 
@@ -63,7 +71,7 @@ def _end_of_tlv(data: bytes, start: int, end: int) -> int:
     """Give the byte behind the vector at *start*."""
     value = start + _wire.TLV_HEAD_LENGTH
     if value <= end:
-        after = value + (data[start + 1] << 8 | data[start + 2])
+        after: int = value + _read_head(data, start)[1]
         if after <= end:
             return after
     raise _cut(data, start, end)
@@ -79,17 +87,15 @@ def _cut(data: bytes, start: int, end: int) -> ProxyProtocolSyntaxError:
     )
 
 
-def _check_crc32c(earlier: int, start: int, length: int) -> None:
+def _wrong_crc32c(earlier: int, start: int, length: int) -> ProxyProtocolSyntaxError:
     if earlier != _NO_CRC32C:
-        raise ProxyProtocolSyntaxError("The header has a second CRC32C", start)
-    if length != _wire.CRC32C_LENGTH:
-        raise ProxyProtocolSyntaxError(f"A CRC32C of {length} bytes where it has {_wire.CRC32C_LENGTH}", start)
+        return ProxyProtocolSyntaxError("The header has a second CRC32C", start)
+    return ProxyProtocolSyntaxError(f"A CRC32C of {length} bytes where it has {_wire.CRC32C_LENGTH}", start)
 
 
-def _check_unique_id(start: int, length: int) -> None:
-    if length > _wire.UNIQUE_ID_MAX_LENGTH:
-        limit = _wire.UNIQUE_ID_MAX_LENGTH
-        raise ProxyProtocolSyntaxError(f"A UNIQUE_ID of {length} bytes where {limit} are the most", start)
+def _long_unique_id(start: int, length: int) -> ProxyProtocolSyntaxError:
+    limit = _wire.UNIQUE_ID_MAX_LENGTH
+    return ProxyProtocolSyntaxError(f"A UNIQUE_ID of {length} bytes where {limit} are the most", start)
 
 
 def check_ssl(data: bytes, start: int, value: int, after: int) -> None:
@@ -98,8 +104,7 @@ def check_ssl(data: bytes, start: int, value: int, after: int) -> None:
     if position > after:
         raise ProxyProtocolSyntaxError(f"An SSL TLV of {after - value} bytes where 5 are the least", start)
     # An SSL inside an SSL is opaque: no recursion that a sender could drive.
-    while position < after:
-        position = _end_of_tlv(data, position, after)
+    check_tlvs(data, position, after, checked=())
 
 
 def crc32c_matches(header: bytes, crc_at: int) -> bool:
@@ -111,9 +116,8 @@ def crc32c_matches(header: bytes, crc_at: int) -> bool:
     """
     if crc_at < 0:
         return True
-    after = crc_at + _wire.CRC32C_LENGTH
-    zeroed = header[:crc_at] + _ZEROS + header[after:]
-    return crc32c(zeroed) == int.from_bytes(header[crc_at:after], "big")
+    zeroed = header[:crc_at] + _ZEROS + header[crc_at + _wire.CRC32C_LENGTH :]
+    return _read_crc32c(header, crc_at) == (crc32c(zeroed),)
 
 
 def place_crc32c(wire: bytes) -> tuple[bytes, int]:

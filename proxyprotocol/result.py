@@ -11,7 +11,7 @@ import struct
 from abc import ABC, abstractmethod
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
-from socket import AF_INET, AF_INET6, AddressFamily, SocketKind, inet_ntop
+from socket import AF_INET6, AddressFamily, SocketKind, inet_ntoa, inet_ntop
 from typing import Any, ClassVar, Final, Literal, TypeGuard, TypeVar
 
 from . import _wire
@@ -300,13 +300,13 @@ class ProxyResultIPv4(_ProxyResultInet):
     def peername(self) -> tuple[str, int]:
         """:attr:`source` as :meth:`socket.socket.getpeername` would give it."""
         host, port = _IPV4_SOURCE(self._block)
-        return inet_ntop(AF_INET, host), port
+        return inet_ntoa(host), port
 
     @property
     def sockname(self) -> tuple[str, int]:
         """:attr:`dest` as :meth:`socket.socket.getsockname` would give it."""
         host, port = _IPV4_DEST(self._block)
-        return inet_ntop(AF_INET, host), port
+        return inet_ntoa(host), port
 
 
 class ProxyResultIPv6(_ProxyResultInet):

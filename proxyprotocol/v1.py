@@ -33,7 +33,6 @@ from .result import (
 
 __all__ = ["ProxyProtocolV1"]
 
-_pack_ports: Final = struct.Struct("!HH").pack
 # "PROXY TCP6 :: :: 0 0" and CRLF; "PROXY TCP4 0.0.0.0 0.0.0.0 0 0" and CRLF
 _LEAST_LENGTH: Final = {_wire.V1_UNKNOWN: _wire.V1_MIN_LENGTH, _wire.V1_TCP6: 22, _wire.V1_TCP4: 32}
 _FIELDS: Final = ("source address", "destination address", "source port", "destination port")
@@ -53,9 +52,10 @@ _FAMILIES: Final = {_wire.V1_TCP4: _Family(AF_INET, (7, 7, 1, 1)), _wire.V1_TCP6
 _match_line: Final = re.compile(
     r"PROXY (TCP4|TCP6) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})\r\n"
 ).match
-_RESULTS: Final[dict[str, tuple[int, type[ProxyResultIPv4 | ProxyResultIPv6]]]] = {
-    "TCP4": (int(AF_INET), ProxyResultIPv4),
-    "TCP6": (int(AF_INET6), ProxyResultIPv6),
+# the family, what puts its address block together, and the kind of result
+_RESULTS: Final[dict[str, tuple[int, Callable[..., bytes], type[ProxyResultIPv4 | ProxyResultIPv6]]]] = {
+    "TCP4": (int(AF_INET), struct.Struct("!4s4sHH").pack, ProxyResultIPv4),
+    "TCP6": (int(AF_INET6), struct.Struct("!16s16sHH").pack, ProxyResultIPv6),
 }
 
 
@@ -105,10 +105,10 @@ class ProxyProtocolV1(ProxyProtocol):
             ProxyProtocolIncompleteError: More of the line is needed.
             ProxyProtocolSyntaxError: There is no such line.
         """
+        data = data if type(data) is bytes else bytes(data)
         whole = self.read(data)
         if whole is not None:
             return whole[0]
-        data = bytes(data)
         size = self.measure(data)
         if size > len(data):
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(want_line=True))
@@ -160,14 +160,13 @@ class ProxyProtocolV1(ProxyProtocol):
             data: The first bytes of a connection.
             max_header: Not looked at: the specification's 107 bytes hold.
         """
-        found = _match_line(str(data[: _wire.V1_MAX_LENGTH], "latin-1"))
+        found = _match_line(data[: _wire.V1_MAX_LENGTH].decode("latin-1"))
         if found is None:
             return None
         name, source, dest, source_port, dest_port = found.groups()
-        number, result = _RESULTS[name]
+        number, pack, result = _RESULTS[name]
         try:
-            ports = _pack_ports(int(source_port), int(dest_port))
-            block = _inet_pton(number, source) + _inet_pton(number, dest) + ports
+            block = pack(_inet_pton(number, source), _inet_pton(number, dest), int(source_port), int(dest_port))
         except (OSError, struct.error):
             return None
         return result._from_wire(block, SOCK_STREAM, b""), found.end()

@@ -1,12 +1,13 @@
 """Floor 2: version 2, the binary format (section 2.2).
 
-The two bytes of command and family decide everything about a header but its TLVs, so one look-up by them gives what
-there is to know.
+The signature and the two bytes of command and family decide everything about a header but its length and its TLVs, so
+one look-up by those 14 bytes gives what there is to know.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from socket import SOCK_DGRAM, SOCK_STREAM, SocketKind
 from typing import Final, NamedTuple
 
@@ -35,7 +36,6 @@ __all__ = ["ProxyProtocolV2", "ProxyProtocolV2Header"]
 
 # signature, version and command with family and protocol as one number, length
 _FIXED: Final = struct.Struct("!12sHH")
-_read_code_and_length: Final = struct.Struct("!HH").unpack_from
 
 _RESULTS: Final[dict[int, type[ProxyResultIPv4 | ProxyResultIPv6 | ProxyResultUnix]]] = {
     _wire.V2_INET: ProxyResultIPv4,
@@ -63,16 +63,20 @@ class _Kind(NamedTuple):
     least: int  # bytes that it has at least
     block: int  # bytes that the addresses of its family take
     unspec: bool  # whether the family byte is 0, so that nothing but TLVs can follow
-    result: type[ProxyResult]
-    protocol: SocketKind | None
+    make: Callable[..., ProxyResult]
+    protocol: SocketKind | None  # None where there are no addresses to go by
 
 
 def _code(command: int, family: int, protocol: int) -> int:
     return (_wire.V2_VERSION | command) << 8 | family << 4 | protocol
 
 
-def _kinds() -> dict[int, _Kind]:
-    """List every code that a receiver must accept."""
+def _beginning(code: int) -> bytes:
+    return _wire.V2_SIGNATURE + code.to_bytes(2, "big")
+
+
+def _kinds() -> dict[bytes, _Kind]:
+    """List every beginning of a header that a receiver must accept, up to its length."""
     fixed = _wire.V2_FIXED_LENGTH
     kinds = {}
     for family in range(16):
@@ -80,18 +84,25 @@ def _kinds() -> dict[int, _Kind]:
         for protocol in range(16):
             unspec = family == _wire.V2_UNSPEC
             # "discard the protocol block including the family which is ignored"
-            kinds[_code(_wire.V2_LOCAL, family, protocol)] = _Kind(fixed, block, unspec, ProxyResultLocal, None)
+            local = _code(_wire.V2_LOCAL, family, protocol)
+            kinds[_beginning(local)] = _Kind(fixed, block, unspec, ProxyResultLocal, None)
             if family not in _TYPES or protocol not in _PROTOCOLS:
                 continue
             if _wire.V2_UNSPEC in (family, protocol):
                 kind = _Kind(fixed, block, unspec, ProxyResultUnknown, None)
             else:
-                kind = _Kind(fixed + block, block, unspec, _RESULTS[family], _PROTOCOLS[protocol])
-            kinds[_code(_wire.V2_PROXY, family, protocol)] = kind
+                kind = _Kind(fixed + block, block, unspec, _RESULTS[family]._from_wire, _PROTOCOLS[protocol])
+            kinds[_beginning(_code(_wire.V2_PROXY, family, protocol))] = kind
     return kinds
 
 
 _KINDS: Final = _kinds()
+# the headers with addresses and nothing else, as most are: the whole fixed part tells all about them
+_BARE: Final = {
+    beginning + (kind.least - _wire.V2_FIXED_LENGTH).to_bytes(2, "big"): (kind.least, kind.make, kind.protocol)
+    for beginning, kind in _KINDS.items()
+    if kind.protocol is not None
+}
 
 
 class ProxyProtocolV2Header:
@@ -180,7 +191,7 @@ class ProxyProtocolV2(ProxyProtocol):
         check_signature(bytes(header_data[: _wire.V2_SIGNATURE_LENGTH]), _wire.V2_SIGNATURE)
         if len(header_data) < _wire.V2_FIXED_LENGTH:
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_wire.V2_FIXED_LENGTH - len(header_data)))
-        code, length = _read_code_and_length(header_data, _wire.V2_COMMAND_AT)
+        _, code, length = _FIXED.unpack_from(header_data)
         if code >> 12 != _wire.V2_VERSION >> 4:
             raise _refuse(code, length)
         return ProxyProtocolV2Header(
@@ -202,8 +213,7 @@ class ProxyProtocolV2(ProxyProtocol):
         known = len(header_data) >= _wire.V2_FIXED_LENGTH
         fixed = bytes(header_data[: _wire.V2_FIXED_LENGTH]) if known else _fixed(header._code(), len(data))
         whole = fixed + bytes(data)
-        code, _ = _read_code_and_length(whole, _wire.V2_COMMAND_AT)
-        return _decode(_kind(code, len(whole)), whole, verify=known)
+        return _decode(_kind(whole, len(whole)), whole, verify=known)
 
     def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
         """Say how long the header is that begins with these bytes; see :meth:`.ProxyProtocol.measure`.
@@ -218,9 +228,8 @@ class ProxyProtocolV2(ProxyProtocol):
         """
         if len(data) < _wire.V2_FIXED_LENGTH or not data.startswith(_wire.V2_SIGNATURE):
             return _measure_begun(data)
-        code, length = _read_code_and_length(data, _wire.V2_COMMAND_AT)
-        size: int = _wire.V2_FIXED_LENGTH + length
-        _kind(code, size)
+        size = _size(data)
+        _kind(data, size)
         if size > max_header:
             raise ProxyProtocolLimitError(
                 f"The header has {size} bytes where max_header allows {max_header}", _wire.V2_LENGTH_AT
@@ -238,12 +247,17 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolSyntaxError: Its TLVs break a rule of the specification.
             ProxyProtocolChecksumError: Its CRC32C is not right.
         """
-        if len(data) < _wire.V2_FIXED_LENGTH or not data.startswith(_wire.V2_SIGNATURE):
+        bare = _BARE.get(data[: _wire.V2_FIXED_LENGTH])
+        if bare is not None:
+            size, make, protocol = bare
+            if size > len(data) or size > max_header:
+                return None
+            return make(data[_wire.V2_FIXED_LENGTH : size], protocol, b""), size
+        kind = _KINDS.get(data[: _wire.V2_LENGTH_AT])
+        if kind is None or len(data) < _wire.V2_FIXED_LENGTH:
             return None
-        code, length = _read_code_and_length(data, _wire.V2_COMMAND_AT)
-        kind = _KINDS.get(code)
-        size: int = _wire.V2_FIXED_LENGTH + length
-        if kind is None or not kind.least <= size <= len(data) or size > max_header:
+        size = _size(data)
+        if not kind.least <= size <= len(data) or size > max_header:
             return None
         return _decode(kind, data[:size]), size
 
@@ -257,8 +271,7 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolSyntaxError: Its TLVs break a rule of the specification.
             ProxyProtocolChecksumError: Its CRC32C is not right.
         """
-        code, _ = _read_code_and_length(header, _wire.V2_COMMAND_AT)
-        return _decode(_KINDS[code], header)
+        return _decode(_KINDS[header[: _wire.V2_LENGTH_AT]], header)
 
     def pack(self, result: ProxyResult) -> bytes:
         """Write a header.
@@ -312,17 +325,23 @@ def _code_of(result: ProxyResult, unsaid: int) -> int:
     return _code(_wire.V2_PROXY, family, unsaid if result.protocol is None else _NIBBLES[result.protocol])
 
 
-def _kind(code: int, size: int) -> _Kind:
-    """Look a header up by its code, and refuse one that is none or too short for its family."""
-    kind = _KINDS.get(code)
+def _size(data: bytes | bytearray) -> int:
+    """Give the length of a whole header from its fixed part."""
+    return _wire.V2_FIXED_LENGTH + (data[_wire.V2_LENGTH_AT] << 8 | data[_wire.V2_LENGTH_AT + 1])
+
+
+def _kind(data: bytes | bytearray, size: int) -> _Kind:
+    """Look a header up by its beginning, and refuse one that is none or too short for its family."""
+    beginning = bytes(data[: _wire.V2_LENGTH_AT])
+    kind = _KINDS.get(beginning)
     if kind is None or size < kind.least:
-        raise _refuse(code, size)
+        raise _refuse(int.from_bytes(beginning[_wire.V2_COMMAND_AT :], "big"), size)
     return kind
 
 
 def _refuse(code: int, size: int) -> ProxyProtocolSyntaxError:
     """Say what is wrong with the fixed part of a header."""
-    kind = _KINDS.get(code)
+    kind = _KINDS.get(_beginning(code))
     if kind is not None:
         least, length = kind.least - _wire.V2_FIXED_LENGTH, size - _wire.V2_FIXED_LENGTH
         return ProxyProtocolSyntaxError(
@@ -344,22 +363,19 @@ def _measure_begun(data: bytes | bytearray) -> int:
     if len(data) > _wire.V2_COMMAND_AT:
         family = data[_wire.V2_FAMILY_AT] if len(data) > _wire.V2_FAMILY_AT else _wire.V2_UNSPEC
         code = data[_wire.V2_COMMAND_AT] << 8 | family
-        if code not in _KINDS:
+        if _beginning(code) not in _KINDS:
             raise _refuse(code, len(data))
     return _wire.V2_FIXED_LENGTH
 
 
 def _decode(kind: _Kind, header: bytes, verify: bool = True) -> ProxyResult:
-    end, protocol = kind.least, kind.protocol
-    if protocol is None:
+    end = kind.least
+    if kind.protocol is None:
         return _decode_without_addresses(kind, header, verify)
-    make = kind.result._from_wire  # type: ignore[attr-defined]
-    result: ProxyResult
     if len(header) == end:
-        result = make(header[_wire.V2_FIXED_LENGTH :], protocol, b"")
-        return result
+        return kind.make(header[_wire.V2_FIXED_LENGTH :], kind.protocol, b"")
     crc_at = _vectors.check_tlvs(header, end, len(header))
-    result = make(header[_wire.V2_FIXED_LENGTH : end], protocol, header[end:])
+    result = kind.make(header[_wire.V2_FIXED_LENGTH : end], kind.protocol, header[end:])
     if crc_at >= 0 and verify and not _vectors.crc32c_matches(header, crc_at):
         raise ProxyProtocolChecksumError(result)
     return result
@@ -407,4 +423,4 @@ def _clean(header: bytes, start: int, verify: bool) -> int | None:
 
 
 def _result(kind: _Kind, vectors: bytes) -> ProxyResult:
-    return kind.result(tlv=ProxyProtocolTLV._from_checked(vectors))  # type: ignore[call-arg]
+    return kind.make(tlv=ProxyProtocolTLV._from_checked(vectors))

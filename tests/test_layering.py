@@ -23,7 +23,7 @@ FLOORS = (
     ("_errors", "_wire", "typing", "checksum"),
     ("_vectors", "tlv", "result"),
     ("_base", "v1", "v2", "noop", "detect", "version"),
-    ("_buffer", "parser", "policy", "receiver", "options", "datagram"),
+    ("_buffer", "parser", "policy", "receiver", "_sender", "options", "datagram"),
     ("_facts", "build", "sock"),
     ("reader", "asyncio", "twisted", "sync", "dnsbl"),
     ("server", "cli"),
@@ -40,7 +40,7 @@ IMPURE = {
 }
 # Constants, types and the text of addresses: nothing that touches a socket, a file or the environment.
 ALLOWED_NAMES = {
-    "socket": re.compile(r"AF_[A-Z0-9]+|SOCK_[A-Z]+|AddressFamily|SocketKind|inet_pton|inet_ntop"),
+    "socket": re.compile(r"AF_[A-Z0-9]+|SOCK_[A-Z]+|AddressFamily|SocketKind|inet_pton|inet_ntop|inet_ntoa"),
     "os": re.compile(r"fsencode|fsdecode|PathLike"),
 }
 SOCKET_IO = {
