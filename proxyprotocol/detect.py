@@ -24,14 +24,15 @@ class ProxyProtocolDetect(ProxyProtocol):
             and 1 unless given. Headers are written by the first.
     """
 
-    __slots__ = ("_own", "_v1", "_v2", "versions")
+    __slots__ = ("_by_first_byte", "versions")
 
     versions: Sequence[ProxyProtocol]
 
     def __init__(self, *versions: ProxyProtocol) -> None:
-        self._v1, self._v2 = ProxyProtocolV1(), ProxyProtocolV2()
-        self._own = not versions
-        self.versions = versions or [self._v2, self._v1]
+        v2, v1 = ProxyProtocolV2(), ProxyProtocolV1()
+        # the first byte tells the versions of the specification apart; it tells nothing of codecs of others
+        self._by_first_byte = {} if versions else {_wire.V2_SIGNATURE[:1]: v2, _wire.V1_SIGNATURE[:1]: v1}
+        self.versions = versions or [v2, v1]
 
     def is_valid(self, signature: bytes) -> bool:
         """Tell whether a header of one of the versions begins so.
@@ -100,7 +101,7 @@ class ProxyProtocolDetect(ProxyProtocol):
         if codec is not self:
             return codec.measure(data, max_header)
         # the shortest line of version 1 is shorter than the fixed part of version 2
-        return _wire.V1_MIN_LENGTH if self._own else _wire.TELLING_LENGTH
+        return _wire.V1_MIN_LENGTH if self._by_first_byte else _wire.TELLING_LENGTH
 
     def read(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | None:
         """Read a header that is there in whole; see :meth:`.ProxyProtocol.read`.
@@ -113,7 +114,7 @@ class ProxyProtocolDetect(ProxyProtocol):
             ProxyProtocolSyntaxError: No header begins so, or it breaks a rule of the specification.
             ProxyProtocolChecksumError: The header's CRC32C is not right.
         """
-        codec = self.choose(data)
+        codec = self._by_first_byte.get(data[:1]) or self.choose(data)
         return None if codec is self else codec.read(data, max_header)
 
     def decode(self, header: bytes) -> ProxyResult:
@@ -138,12 +139,10 @@ class ProxyProtocolDetect(ProxyProtocol):
         Raises:
             ProxyProtocolSyntaxError: It is none of the versions.
         """
-        if self._own:
-            first = data[0] if data else None
-            if first == _wire.V2_SIGNATURE[0]:
-                return self._v2
-            if first == _wire.V1_SIGNATURE[0]:
-                return self._v1
+        if self._by_first_byte:
+            codec = self._by_first_byte.get(bytes(data[:1]))
+            if codec is not None:
+                return codec
             check_signature(data, *_SIGNATURES)
         elif len(data) >= _wire.TELLING_LENGTH:
             return self.choose_version(bytes(data[: _wire.TELLING_LENGTH]))
@@ -155,7 +154,7 @@ class ProxyProtocolDetect(ProxyProtocol):
         Args:
             data: The first bytes of a connection.
         """
-        if self._own:
+        if self._by_first_byte:
             return signature_begins(data, *_SIGNATURES)
         answers = [version.begins(data) for version in self.versions]
         return True if True in answers else None if None in answers else False

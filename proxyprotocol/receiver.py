@@ -16,7 +16,7 @@ from ._base import ProxyProtocol, signature_begins
 from ._buffer import DETECT, HeaderBuffer, check_max_header
 from ._errors import ProxyProtocolError, ProxyProtocolTimeoutError, ProxyProtocolUntrustedError
 from .policy import HeaderPolicy, PolicyCallable
-from .result import ProxyResult, is_local, is_unknown
+from .result import ProxyResult
 from .typing import SockAddr
 
 __all__ = [
@@ -175,16 +175,17 @@ class ReceiverConnection(HeaderBuffer):
         That is so without a header, for LOCAL, UNKNOWN and UNSPEC, and under the policy IGNORE.
         """
         result = self.result
-        if result is None or self.policy is _IGNORE or is_local(result) or is_unknown(result):
+        if result is None or self.policy is _IGNORE or result._family == _wire.V2_UNSPEC:
             return None
         return result
 
     @property
     def trailing(self) -> bytes:
         """The application's first bytes, those that came with the header."""
-        if self.begun:
-            return bytes(self._buffer if self.result is None else self._buffer[self._size :])
-        return b""
+        if not self.begun:
+            return b""
+        trailing = self._buffer if self.result is None else self._buffer[self._size :]
+        return trailing if type(trailing) is bytes else bytes(trailing)
 
     @property
     def needed(self) -> int:
@@ -265,15 +266,16 @@ class ReceiverConnection(HeaderBuffer):
         return self.begun
 
 
-def describe_refusal(error: ProxyProtocolError, peer: SockAddr) -> str:
+def describe_refusal(error: ProxyProtocolError, peer: SockAddr, what: str = "a connection") -> str:
     """Put into one line of text that a connection was refused, and why; the error's tracebacks are let go.
 
     Args:
         error: Why. What the peer sent is in it escaped.
         peer: Who connected, as the socket module gives it.
+        what: What was refused, where it was no connection.
     """
     _drop_tracebacks(error)
-    return f"Refused a connection from {describe_address(peer)}: {error}"
+    return f"Refused {what} from {describe_address(peer)}: {error}"
 
 
 def _drop_tracebacks(error: BaseException | None) -> None:

@@ -218,16 +218,23 @@ class ProxyResultUnknown(ProxyResult):
 class _ProxyResultInet(ProxyResult):
     """What IPv4 and IPv6 results have in common: the address block (section 2.2, ``union proxy_addr``)."""
 
-    __slots__ = ("_block", "_protocol")
+    __slots__ = ("_block", "_peername", "_protocol")
 
     _block: bytes
+    _peername: Any  # None until somebody asks for it
     _protocol: SocketKind | None
 
     @classmethod
-    def _from_wire(cls: type[_InetT], block: bytes, protocol: SocketKind | None, vectors: bytes) -> _InetT:
-        """Make one of a block that has the right size and of vectors that have been checked."""
+    def _from_wire(
+        cls: type[_InetT], block: bytes, protocol: SocketKind | None, vectors: bytes, peername: Any = None
+    ) -> _InetT:
+        """Make one of a block that has the right size and of vectors that have been checked.
+
+        A version 1 line has the text of the address, just as :attr:`peername` would give it for IPv4.
+        """
         self = _new(cls)
         self._block = block
+        self._peername = peername
         self._protocol = protocol
         self._tlv = vectors
         return self
@@ -281,6 +288,7 @@ class ProxyResultIPv4(_ProxyResultInet):
         tlv: ProxyProtocolTLV = _NO_TLV,
     ) -> None:
         self._block = _pack_inet(IPv4Address, source, dest)
+        self._peername = None
         self._protocol = protocol
         self._tlv = tlv
 
@@ -299,8 +307,11 @@ class ProxyResultIPv4(_ProxyResultInet):
     @property
     def peername(self) -> tuple[str, int]:
         """:attr:`source` as :meth:`socket.socket.getpeername` would give it."""
-        host, port = _IPV4_SOURCE(self._block)
-        return inet_ntoa(host), port
+        if self._peername is None:
+            host, port = _IPV4_SOURCE(self._block)
+            self._peername = inet_ntoa(host), port
+        peername: tuple[str, int] = self._peername
+        return peername
 
     @property
     def sockname(self) -> tuple[str, int]:
@@ -336,6 +347,7 @@ class ProxyResultIPv6(_ProxyResultInet):
         tlv: ProxyProtocolTLV = _NO_TLV,
     ) -> None:
         self._block = _pack_inet(IPv6Address, source, dest)
+        self._peername = None
         self._protocol = protocol
         self._tlv = tlv
 
@@ -354,8 +366,11 @@ class ProxyResultIPv6(_ProxyResultInet):
     @property
     def peername(self) -> tuple[str, int, int, int]:
         """:attr:`source` as :meth:`socket.socket.getpeername` would give it, flow info and scope id being 0."""
-        host, port = _IPV6_SOURCE(self._block)
-        return inet_ntop(AF_INET6, host), port, 0, 0
+        if self._peername is None:
+            host, port = _IPV6_SOURCE(self._block)
+            self._peername = inet_ntop(AF_INET6, host), port, 0, 0
+        peername: tuple[str, int, int, int] = self._peername
+        return peername
 
     @property
     def sockname(self) -> tuple[str, int, int, int]:

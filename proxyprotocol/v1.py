@@ -52,10 +52,10 @@ _FAMILIES: Final = {_wire.V1_TCP4: _Family(AF_INET, (7, 7, 1, 1)), _wire.V1_TCP6
 _match_line: Final = re.compile(
     r"PROXY (TCP4|TCP6) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})\r\n"
 ).match
-# the family, what puts its address block together, and the kind of result
-_RESULTS: Final[dict[str, tuple[int, Callable[..., bytes], type[ProxyResultIPv4 | ProxyResultIPv6]]]] = {
-    "TCP4": (int(AF_INET), struct.Struct("!4s4sHH").pack, ProxyResultIPv4),
-    "TCP6": (int(AF_INET6), struct.Struct("!16s16sHH").pack, ProxyResultIPv6),
+# the family, what puts its address block together, and what makes the result
+_RESULTS: Final[dict[str, tuple[int, Callable[..., bytes], Callable[..., ProxyResult]]]] = {
+    "TCP4": (int(AF_INET), struct.Struct("!4s4sHH").pack, ProxyResultIPv4._from_wire),
+    "TCP6": (int(AF_INET6), struct.Struct("!16s16sHH").pack, ProxyResultIPv6._from_wire),
 }
 
 
@@ -164,12 +164,14 @@ class ProxyProtocolV1(ProxyProtocol):
         if found is None:
             return None
         name, source, dest, source_port, dest_port = found.groups()
-        number, pack, result = _RESULTS[name]
+        number, pack, make = _RESULTS[name]
+        port = int(source_port)
         try:
-            block = pack(_inet_pton(number, source), _inet_pton(number, dest), int(source_port), int(dest_port))
+            block = pack(_inet_pton(number, source), _inet_pton(number, dest), port, int(dest_port))
         except (OSError, struct.error):
             return None
-        return result._from_wire(block, SOCK_STREAM, b""), found.end()
+        # an IPv4 address can be written in one way only, and an IPv6 address in many
+        return make(block, SOCK_STREAM, b"", (source, port) if name == "TCP4" else None), found.end()
 
     def decode(self, header: bytes) -> ProxyResult:
         """Say what a line says.

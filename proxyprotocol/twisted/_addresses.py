@@ -35,8 +35,8 @@ def from_sockaddr(address: Any, kind: Literal["TCP", "UDP"] = "TCP") -> IAddress
         address: What a result's ``peername`` or ``sockname`` gave, not None.
         kind: The kind of the real transport, which the answer has too.
     """
-    if isinstance(address, str):
+    if type(address) is str:
         return UNIXAddress(os.fsencode(address) or None)
     if len(address) == 2:
-        return IPv4Address(kind, *address)
+        return IPv4Address(kind, address[0], address[1])
     return IPv6Address(kind, *address)

@@ -167,16 +167,10 @@ class ProxyProtocolWrapper(ProtocolWrapper):
             slot = _handover.find_slot(transport, self)
             if slot is None:
                 transport, slot = self._stay(protocol), _handover.IN_A_LAYER
-            setattr(transport, slot, protocol)
             # For a transport that stands in front of another and answers with that one's protocol: it was not replaced
             # there, and what comes comes here.
             self.wrappedProtocol = protocol
-            if connection.result is not None:
-                setattr(transport, _handover.RESULT, connection.result)
-            if addresses is not None:
-                _handover.answer(transport, peer, addresses)
-            _handover.rename_in_log(transport, slot, protocol, peer)
-            _handover.connect(transport, slot, protocol, connection.trailing)
+            _handover.hand_over(transport, slot, protocol, peer, connection)
         except BaseException:
             # the application's; outside of the reactor's read nobody else would drop the connection
             _handover.abort(transport)
