@@ -1,4 +1,4 @@
-"""Floor 3: a Receiver from strings, as endpoint strings and environment variables give them.
+"""Floor 3: a Receiver, and what a client sends, from strings, as endpoint strings and environment variables give them.
 
 The options have the same names and values everywhere, only their spelling differs: ``trusted`` is ``ppTrusted`` in an
 endpoint string.
@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
+from . import _wire
 from ._base import ProxyProtocol
 from .policy import HeaderPolicy, PolicyCallable, TrustedProxies
 from .receiver import Receiver
+from .result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
 from .version import ProxyProtocolVersion
 
-__all__ = ["OPTIONS", "choose", "parse_receiver"]
+__all__ = ["OPTIONS", "SENDER_OPTIONS", "choose", "parse_receiver", "parse_sender"]
 
 _T = TypeVar("_T")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+)):(?P<port>0|[1-9][0-9]{0,4})")
 
 _VERSIONS: dict[str, ProxyProtocol] = {name: ProxyProtocolVersion.get(name) for name in ("detect", "v1", "v2")}
+_SENT_VERSIONS = {name: _VERSIONS[name] for name in ("v1", "v2")}
 _POLICIES = {policy.value: policy for policy in (HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE)}
 _UNTRUSTED = {"reject": HeaderPolicy.REJECT, "direct": HeaderPolicy.SKIP}
 
@@ -32,6 +37,13 @@ OPTIONS: Mapping[str, str] = {
     "policy": "require, optional or ignore",
     "timeout": "a number of seconds above 0",
     "max_header": "a number of bytes, 16 at least",
+}
+
+#: The options of a client, each with what it takes.
+SENDER_OPTIONS: Mapping[str, str] = {
+    "version": "v1 or v2",
+    "source": "an IP address and a port, such as 203.0.113.7:5678 or [2001:db8::1]:443",
+    "dest": "an IP address and a port, such as 198.51.100.9:443 or [2001:db8::2]:443",
 }
 
 
@@ -82,6 +94,58 @@ def _number(
     except ValueError:
         raise ValueError(f"{spell(name)} takes {OPTIONS[name]}, not {options[name]!r}") from None
     return number
+
+
+def parse_sender(
+    options: Mapping[str, str], spell: Callable[[str], str] = str
+) -> tuple[ProxyProtocol, ProxyResult | None]:
+    """Say what a client sends in front of its connections.
+
+    Args:
+        options: Values by the names of :data:`SENDER_OPTIONS`; what is not there has its default.
+        spell: Gives the name of an option as its user wrote it, for messages.
+
+    Returns:
+        The codec, and what the header says: None for a client that speaks for itself.
+
+    Raises:
+        ValueError: A value is wrong, or the two addresses are not both there and of one family. The message names the
+            option and what it takes.
+    """
+    version = choose(spell("version"), options.get("version", "v2"), _SENT_VERSIONS)
+    missing = [name for name in ("source", "dest") if name not in options]
+    if len(missing) == 1:
+        raise ValueError(
+            f"{spell('source')} and {spell('dest')} are given together: {spell(missing[0])} is missing, which takes "
+            f"{SENDER_OPTIONS[missing[0]]}"
+        )
+    return version, None if missing else _named_client(options, spell)
+
+
+def _named_client(options: Mapping[str, str], spell: Callable[[str], str]) -> ProxyResult:
+    (source, source_port), (dest, dest_port) = (_address(options, name, spell) for name in ("source", "dest"))
+    if isinstance(source, IPv4Address) and isinstance(dest, IPv4Address):
+        return ProxyResultIPv4((source, source_port), (dest, dest_port))
+    if isinstance(source, IPv6Address) and isinstance(dest, IPv6Address):
+        return ProxyResultIPv6((source, source_port), (dest, dest_port))
+    raise ValueError(
+        f"{spell('source')} and {spell('dest')} take addresses of one family, not {options['source']!r} and "
+        f"{options['dest']!r}"
+    )
+
+
+def _address(
+    options: Mapping[str, str], name: str, spell: Callable[[str], str]
+) -> tuple[IPv4Address | IPv6Address, int]:
+    try:
+        parts = _ADDRESS.fullmatch(options[name])
+        # IPv6Address() alone takes zones, which no header has room for
+        if parts is None or int(parts["port"]) > _wire.MAX_PORT:
+            raise ValueError
+        host = IPv6Address(parts["ipv6"]) if parts["ipv6"] else IPv4Address(parts["ipv4"])
+    except ValueError:
+        raise ValueError(f"{spell(name)} takes {SENDER_OPTIONS[name]}, not {options[name]!r}") from None
+    return host, int(parts["port"])
 
 
 def choose(option: str, value: str, choices: Mapping[str, _T]) -> _T:

@@ -107,6 +107,24 @@ def test_an_example_echoes_and_says_who_the_client_is(name: str) -> None:
         assert exchange(int(match[1]), HEADER + b"hello\n", b"\n") == b"hello\n"
 
 
+def test_the_client_example_gets_a_page_for_somebody_else() -> None:
+    port = free_port()
+    listen = ["--listen", f"proxyprotocol:tcp:{port}:interface=127.0.0.1", "--path", "."]
+    named = r"ppSource=203.0.113.7\:5678:ppDest=198.51.100.9\:443"
+    endpoint = f"proxyprotocol:tcp:127.0.0.1:{port}:{named}"
+    with running([sys.executable, "-m", "twisted", "web", *listen]) as output:
+        connect(port).close()  # it listens now
+        done = subprocess.run(
+            [sys.executable, "examples/treq_client.py", endpoint, "http://app.example/LICENSE"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=60,
+        )
+        assert done.stdout == f"200 {(ROOT / 'LICENSE').read_text('utf-8')}\n", done.stderr
+        assert any("203.0.113.7" in line for line in output)
+
+
 def test_the_demonstration_shows_what_each_server_saw_of_each_version() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "ignore::ResourceWarning", "examples/demo.py"],

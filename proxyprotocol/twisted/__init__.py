@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from .client import ProxyProtocolClientEndpoint
+from .datagram import IProxiedDatagramTransport, ProxyProtocolDatagramWrapper
 from .endpoints import ProxyProtocolServerEndpoint
 from .interfaces import IProxiedTransport, proxy_result
 from .wrapper import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
 
 __all__ = [
+    "IProxiedDatagramTransport",
     "IProxiedTransport",
+    "ProxyProtocolClientEndpoint",
+    "ProxyProtocolDatagramWrapper",
     "ProxyProtocolServerEndpoint",
     "ProxyProtocolWrapper",
     "ProxyProtocolWrapperFactory",

@@ -19,6 +19,7 @@ from zope.interface import implementer
 from proxyprotocol.receiver import Receiver, ReceiverKeywords, describe_address
 
 from ._addresses import to_sockaddr
+from ._parting import part_server
 from .wrapper import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class ProxyProtocolServerEndpoint:
         if inside_tls:
             if tls is not None:
                 raise TypeError("tls= does TLS behind the header, inside_tls= is for a header that comes inside of it")
-        elif (taken := _take_tls(endpoint)) is not None:
+        elif (taken := part_server(endpoint)) is not None:
             if tls is not None:
                 raise TypeError("The endpoint does TLS already: tls= is for one that does not")
             self._endpoint, self._tls = taken
@@ -108,32 +109,3 @@ class _OutsideTLS(ProxyProtocolWrapper):
             transport.abortConnection()
         else:
             super().makeConnection(transport)
-
-
-def _take_tls(endpoint: IStreamServerEndpoint) -> tuple[IStreamServerEndpoint, Any] | None:
-    """Part an ``ssl:`` or ``tls:`` endpoint into one without TLS and its context; None for any other endpoint.
-
-    Twisted has no public way to ask for these, so its private names are named here, once. A Twisted without them must
-    be an error: the other way round, TLS first, would be another protocol.
-
-    Args:
-        endpoint: The endpoint.
-
-    Raises:
-        TypeError: This Twisted keeps them elsewhere.
-    """
-    name = f"{type(endpoint).__module__}.{type(endpoint).__qualname__}"
-    try:
-        if name == "twisted.internet.endpoints.SSL4ServerEndpoint":
-            private: Any = endpoint
-            tcp = TCP4ServerEndpoint(private._reactor, private._port, private._backlog, private._interface)
-            return tcp, private._sslContextFactory
-        if name == "twisted.protocols._sni.TLSServerEndpoint":
-            private = endpoint
-            return private.endpoint, private.connectionCreator
-    except AttributeError as error:
-        raise TypeError(
-            f"This version of Twisted keeps the context of an ssl: or tls: endpoint elsewhere ({error}): use a tcp: "
-            "endpoint, and tls= for the context"
-        ) from error
-    return None

@@ -1,25 +1,33 @@
 """Floor 5: endpoint strings, ``proxyprotocol:`` in front of any endpoint's description.
 
-``proxyprotocol:tcp:8080``, ``proxyprotocol:unix:/run/app.sock``, ``proxyprotocol:ssl:443:privateKey=key.pem``, each
-with options whose names begin with ``pp``.
+``proxyprotocol:tcp:8080``, ``proxyprotocol:unix:/run/app.sock``, ``proxyprotocol:ssl:443:privateKey=key.pem`` for
+servers, ``proxyprotocol:tcp:app.example:8080``, ``proxyprotocol:tls:app.example:443`` for clients, each with options
+whose names begin with ``pp``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint, IStreamServerEndpointStringParser
+from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.interfaces import (
+    IStreamClientEndpoint,
+    IStreamClientEndpointStringParserWithReactor,
+    IStreamServerEndpoint,
+    IStreamServerEndpointStringParser,
+)
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from proxyprotocol.options import OPTIONS, choose, parse_receiver
+from proxyprotocol.options import OPTIONS, SENDER_OPTIONS, choose, parse_receiver, parse_sender
 
+from .client import ProxyProtocolClientEndpoint
 from .endpoints import ProxyProtocolServerEndpoint
 
-__all__ = ["ServerStringParser", "server_from_options"]
+__all__ = ["ClientStringParser", "ServerStringParser", "client_from_options", "server_from_options"]
 
+_T = TypeVar("_T")
 _NAME = "proxyprotocol"
 _PREFIX = "pp"
 # who is trusted with a second header would be told by the first
@@ -29,15 +37,16 @@ _YES_NO = {"yes": True, "no": False}
 
 
 def _spell(option: str) -> str:
-    """Give the name of a receiver's option in an endpoint string: ``max_header`` is ``ppMaxHeader``.
+    """Give the name of an option in an endpoint string: ``max_header`` is ``ppMaxHeader``.
 
     Args:
-        option: The name in :data:`proxyprotocol.options.OPTIONS`.
+        option: The name in :mod:`proxyprotocol.options`.
     """
     return _PREFIX + "".join(word.capitalize() for word in option.split("_"))
 
 
 _SERVER_OPTIONS = {_spell(option): option for option in OPTIONS}
+_CLIENT_OPTIONS = {_spell(option): option for option in SENDER_OPTIONS}
 
 
 def server_from_options(reactor: Any, description: str, options: Mapping[str, str]) -> IStreamServerEndpoint:
@@ -53,24 +62,73 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     """
     options = dict(options)
     inside_tls = choose(_INSIDE_TLS, options.pop(_INSIDE_TLS, "no"), _YES_NO)
-    unknown = ", ".join(sorted(options.keys() - _SERVER_OPTIONS.keys()))
-    if unknown:
-        raise ValueError(f"{unknown}: there is no such option, but {', '.join([*_SERVER_OPTIONS, _INSIDE_TLS])}")
+    receiver = _parse_options(parse_receiver, options, _SERVER_OPTIONS, _INSIDE_TLS)
+    if _prefix_of(description) in _READ_HEADERS:
+        raise ValueError(f"{description} reads a header already, and a connection has one")
+    endpoint = _parse_endpoint(serverFromString, reactor, description, "listened on")
+    return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls)
+
+
+def client_from_options(reactor: Any, description: str, options: Mapping[str, str]) -> IStreamClientEndpoint:
+    """Make a client endpoint.
+
+    Args:
+        reactor: The reactor.
+        description: The description of the endpoint that it connects to.
+        options: The options, by their names in endpoint strings.
+
+    Raises:
+        ValueError: An option, its value or the description is wrong.
+    """
+    version, result = _parse_options(parse_sender, options, _CLIENT_OPTIONS)
+    if _prefix_of(description) == _NAME:
+        raise ValueError(f"{description} sends a header already, and a connection has one")
+    endpoint = _parse_endpoint(clientFromString, reactor, description, "connected to")
     try:
-        receiver = parse_receiver({_SERVER_OPTIONS[name]: value for name, value in options.items()}, _spell)
+        return ProxyProtocolClientEndpoint(endpoint, result, pp=version)
+    except TypeError as error:  # a second one, within the description of a tls: endpoint
+        raise ValueError(f"{description} cannot be connected to: {error}") from error
+
+
+def _parse_options(
+    parse: Callable[[Mapping[str, str], Callable[[str], str]], _T],
+    options: Mapping[str, str],
+    names: Mapping[str, str],
+    *others: str,
+) -> _T:
+    """Parse options by their names in endpoint strings, and refuse those that are none.
+
+    Raises:
+        ValueError: An option or its value is wrong.
+    """
+    unknown = ", ".join(sorted(options.keys() - names.keys()))
+    if unknown:
+        raise ValueError(f"{unknown}: there is no such option, but {', '.join([*names, *others])}")
+    try:
+        return parse({names[name]: value for name, value in options.items()}, _spell)
     except ValueError as error:  # an IPv6 address is easily cut
         raise ValueError(f"{error} (a colon in a value is written \\:)") from None
-    if description.partition(":")[0] in _READ_HEADERS:
-        raise ValueError(f"{description} reads a header already, and a connection has one")
+
+
+def _parse_endpoint(parse: Callable[[Any, str], _T], reactor: Any, description: str, use: str) -> _T:
+    """Give the endpoint that is described.
+
+    Raises:
+        ValueError: The description is wrong, or there is no such endpoint here.
+    """
     try:
-        endpoint = serverFromString(reactor, description)
-    except TypeError as error:  # so Twisted answers for a part that is missing, and for an option that is none
+        return parse(reactor, description)
+    except (TypeError, ValueError) as error:  # the first for a part that is missing, and for an option that is none
         hint = f"{error}; the options of {_NAME}: begin with {_PREFIX}"
         raise ValueError(f"{description} does not describe an endpoint: {hint}") from error
     except (ImportError, NameError) as error:  # so for TLS without pyOpenSSL
         hint = "TLS needs pyOpenSSL and service_identity, which the extra proxyprotocol[tls] installs"
-        raise ValueError(f"{description} cannot be listened on: {error}. {hint}") from error
-    return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls)
+        raise ValueError(f"{description} cannot be {use}: {error}. {hint}") from error
+
+
+def _prefix_of(description: str) -> str:
+    # in upper or lower case, as Twisted looks for plugins
+    return description.partition(":")[0].lower()
 
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
@@ -90,10 +148,37 @@ class ServerStringParser:
         Raises:
             ValueError: An option, its value or the description is wrong.
         """
-        options = {name: value for name, value in kwargs.items() if name.startswith(_PREFIX)}
-        return server_from_options(
-            reactor, _describe(args, {k: v for k, v in kwargs.items() if k not in options}), options
-        )
+        return server_from_options(reactor, *_part_string(args, kwargs))
+
+
+@implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
+class ClientStringParser:
+    """Parses the client's strings, found by Twisted as a plugin."""
+
+    prefix = _NAME
+
+    def parseStreamClient(self, reactor: Any, *args: Any, **kwargs: Any) -> IStreamClientEndpoint:
+        """Make a client endpoint.
+
+        Args:
+            reactor: The reactor.
+            args: The positional parts of the string behind its prefix.
+            kwargs: Its options.
+
+        Raises:
+            ValueError: An option, its value or the description is wrong.
+        """
+        return client_from_options(reactor, *_part_string(args, kwargs))
+
+
+def _part_string(args: tuple[str, ...], kwargs: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
+    """Part a string into the other endpoint's description and our options.
+
+    Raises:
+        ValueError: There is no other endpoint.
+    """
+    options = {name: value for name, value in kwargs.items() if name.startswith(_PREFIX)}
+    return _describe(args, {name: value for name, value in kwargs.items() if name not in options}), options
 
 
 def _describe(args: tuple[str, ...], kwargs: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from proxyprotocol.twisted.strings import ServerStringParser
+from proxyprotocol.twisted.strings import ClientStringParser, ServerStringParser
 
 server_string_parser = ServerStringParser()
+client_string_parser = ClientStringParser()

@@ -1,0 +1,82 @@
+"""Floor 3: what a connection that is made here says of itself. Every client of ours is driven by a Sender."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, TypeAlias
+
+from ._base import ProxyProtocol
+from .result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, ProxyResultLocal, ProxyResultUnknown
+from .typing import SockAddr
+from .v2 import ProxyProtocolV2
+
+__all__: list[str] = []
+
+#: What a header is to say: a result, a function of the new connection that gives one, or None for a client that speaks
+#: for itself.
+ResultSource: TypeAlias = "ProxyResult | Callable[[Any], ProxyResult | None] | None"
+
+_DEFAULT = ProxyProtocolV2()
+
+
+@dataclass(frozen=True)
+class Sender:
+    """What is sent in front of connections, one object for all connections of a client.
+
+    Args:
+        result: What the header says, or a function that is given the new connection and says it. With None, the
+            function's None too, the client speaks for itself: LOCAL, or the connection's own two addresses where the
+            codec has no way to say LOCAL.
+        pp: The codec; version 2 unless given.
+
+    Raises:
+        TypeError: An argument is of another type.
+    """
+
+    result: ResultSource = None
+    _: KW_ONLY
+    pp: ProxyProtocol | None = None
+
+    def __post_init__(self) -> None:
+        if self.pp is not None and not isinstance(self.pp, ProxyProtocol):
+            raise TypeError(f"pp is a codec, such as ProxyProtocolV2(), not {self.pp!r}")
+        if self.result is not None and not isinstance(self.result, ProxyResult) and not callable(self.result):
+            raise TypeError(f"result is a ProxyResult, or a function that gives one, not {self.result!r}")
+
+    def header(self, connection: Any, local: SockAddr, peer: SockAddr) -> bytes:
+        """Write the header of one connection. It must be sent before anything else, and in one piece.
+
+        Args:
+            connection: What the function is given that says what the header says: a transport or a socket.
+            local: The connection's own address, as the socket module gives it.
+            peer: The address that it has connected to, likewise.
+
+        Raises:
+            KeyError: The format has no way to say this.
+            ValueError: The format has no way to say this, or an address or a TLV does not fit in a header.
+            TypeError: The function has given something else.
+            Exception: Whatever the function raises.
+        """
+        codec = _DEFAULT if self.pp is None else self.pp
+        result = self.result
+        if result is not None and not isinstance(result, ProxyResult):
+            result = result(connection)
+            if result is not None and not isinstance(result, ProxyResult):
+                raise TypeError(f"The result function must give a ProxyResult or None, not {result!r}")
+        if result is not None:
+            return codec.pack(result)
+        try:
+            return codec.pack(ProxyResultLocal())
+        except (KeyError, ValueError):
+            return codec.pack(_own_addresses(local, peer))
+
+
+def _own_addresses(local: SockAddr, peer: SockAddr) -> ProxyResult:
+    """Name the two ends of a connection, which are not known to a header where they are no IP addresses."""
+    if isinstance(local, tuple) and isinstance(peer, tuple):
+        if len(local) == len(peer) == 2:
+            return ProxyResultIPv4((IPv4Address(local[0]), local[1]), (IPv4Address(peer[0]), peer[1]))
+        return ProxyResultIPv6((IPv6Address(local[0]), local[1]), (IPv6Address(peer[0]), peer[1]))
+    return ProxyResultUnknown()

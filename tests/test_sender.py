@@ -1,0 +1,105 @@
+"""What a connection that is made here says of itself."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+
+from proxyprotocol import (
+    ProxyProtocol,
+    ProxyProtocolNoop,
+    ProxyProtocolV1,
+    ProxyProtocolV2,
+    ProxyResult,
+    ProxyResultIPv4,
+    ProxyResultLocal,
+    ProxyResultUnix,
+)
+from proxyprotocol._sender import Sender
+from proxyprotocol.typing import SockAddr
+
+HERE, THERE = ("192.0.2.1", 1000), ("198.51.100.2", 2000)
+NAMED = ProxyResultIPv4((IPv4Address("203.0.113.7"), 5678), (IPv4Address("198.51.100.9"), 443))
+
+
+def test_it_speaks_version_2_unless_told_otherwise() -> None:
+    assert Sender(NAMED).header(None, HERE, THERE) == ProxyProtocolV2().pack(NAMED)
+    assert Sender(NAMED, pp=ProxyProtocolV1()).header(None, HERE, THERE) == ProxyProtocolV1().pack(NAMED)
+
+
+def test_who_speaks_for_itself_says_local() -> None:
+    assert Sender().header(None, HERE, THERE) == ProxyProtocolV2().pack(ProxyResultLocal())
+
+
+@pytest.mark.parametrize(
+    ("local", "peer", "line"),
+    [
+        (HERE, THERE, b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"),
+        (("2001:db8::1", 1, 0, 0), ("2001:db8::2", 2, 0, 0), b"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n"),
+        (("fe80::1%eth0", 1, 0, 2), ("fe80::2%eth0", 2, 0, 2), b"PROXY TCP6 fe80::1 fe80::2 1 2\r\n"),
+        (("::ffff:192.0.2.1", 1, 0, 0), ("::1", 2, 0, 0), b"PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2\r\n"),
+        ("", "/run/app.sock", b"PROXY UNKNOWN\r\n"),
+        (None, None, b"PROXY UNKNOWN\r\n"),
+    ],
+)
+def test_where_local_cannot_be_said_the_connections_own_addresses_are(
+    local: SockAddr, peer: SockAddr, line: bytes
+) -> None:
+    assert Sender(pp=ProxyProtocolV1()).header(None, local, peer) == line
+
+
+class Terse(ProxyProtocol):
+    """A codec of somebody's own, which has no way to say LOCAL and says so as the package always did."""
+
+    is_valid = unpack = None  # type: ignore[assignment]
+
+    def pack(self, result: ProxyResult) -> bytes:
+        return {ProxyResultIPv4: b"four"}[type(result)]  # type: ignore[index]
+
+
+Terse.__abstractmethods__ = frozenset()
+
+
+def test_a_codec_of_ones_own_may_be_unable_to_say_local_too() -> None:
+    assert Sender(pp=Terse()).header(None, HERE, THERE) == b"four"
+
+
+def test_the_codec_of_no_header_writes_none() -> None:
+    assert Sender(pp=ProxyProtocolNoop()).header(None, HERE, THERE) == b""
+
+
+def test_a_function_is_given_the_connection() -> None:
+    given: list[Any] = []
+
+    def say(connection: Any) -> ProxyResult | None:
+        given.append(connection)
+        return NAMED if connection == "known" else None
+
+    sender = Sender(say)
+    assert sender.header("known", HERE, THERE) == ProxyProtocolV2().pack(NAMED)
+    assert sender.header("other", HERE, THERE) == ProxyProtocolV2().pack(ProxyResultLocal())
+    assert given == ["known", "other"]
+
+
+def test_what_was_asked_for_and_cannot_be_said_is_an_error() -> None:
+    """LOCAL is exchanged for addresses only where nobody has asked for it."""
+    with pytest.raises(ValueError, match="cannot say LOCAL"):
+        Sender(ProxyResultLocal(), pp=ProxyProtocolV1()).header(None, HERE, THERE)
+    with pytest.raises(KeyError):
+        Sender(ProxyResultUnix("", "/run/app.sock"), pp=ProxyProtocolV1()).header(None, HERE, THERE)
+
+
+@pytest.mark.parametrize("wrong", ["v2", ProxyProtocolV2, 2])
+def test_what_is_no_codec_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="pp is a codec, such as ProxyProtocolV2"):
+        Sender(pp=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["192.0.2.1", ("192.0.2.1", 1), b"PROXY"])
+def test_what_is_no_result_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="result is a ProxyResult, or a function that gives one, not"):
+        Sender(wrong)
+    with pytest.raises(TypeError, match="The result function must give a ProxyResult or None, not"):
+        Sender(lambda connection: wrong).header(None, HERE, THERE)
