@@ -78,6 +78,14 @@ class Program:
         assert line is not None, f"the program wrote no line; it is {self._process.args!r}, and said:\n{self.errors()}"
         return line
 
+    def remaining_lines(self) -> list[str]:
+        """Take what is left of the output of a program that has been stopped."""
+        lines = []
+        with contextlib.suppress(queue.Empty):  # if its end was taken already
+            while (line := self._lines.get_nowait()) is not None:
+                lines.append(line)
+        return lines
+
     def stop(self) -> str:
         """End the program.
 

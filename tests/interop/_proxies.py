@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import socket
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -127,3 +128,59 @@ def _load_stream(executable: str) -> str:
     if "--with-stream=dynamic" not in built or not module.exists():
         pytest.skip("this nginx has no stream module")
     return f"load_module {module};"
+
+
+class DNSdist:
+    """dnsdist: one listener, for UDP and TCP, and one server, ``useProxyProtocol``.
+
+    Args:
+        stack: What ends with the test.
+        directory: Where the configuration is written.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack, directory: Path) -> None:
+        self._executable = find_program("dnsdist")
+        self._stack = stack
+        self._directory = directory
+
+    def start(self, server: str, *, host: str = "127.0.0.1", more: str = "") -> int:
+        """Start it, and wait until it listens. Its first question to the server is a check, which goes on every second.
+
+        Args:
+            server: The server's address.
+            host: The listener's host.
+            more: More lines for the configuration.
+
+        Returns:
+            The listener's port.
+        """
+        with contextlib.ExitStack() as until_listening:
+            port = _reserve_both(until_listening, host)
+            path = self._directory / f"dnsdist-{port}.conf"
+            local = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            path.write_text(
+                # what it looks up there is whether it is out of date
+                'setSecurityPollSuffix("")\n'
+                f'setLocal("{local}", {{reusePort=true}})\nsetACL({{"127.0.0.0/8", "::1/128"}})\n'
+                f'newServer({{address="{server}", useProxyProtocol=true}})\n{more}\n'
+            )
+            program = Program([self._executable, "--supervised", "--disable-syslog", "-C", str(path)], self._directory)
+            self._stack.callback(program.stop)
+            wait_until_listening(program, (host, port))
+        return port
+
+
+def _reserve_both(stack: contextlib.ExitStack, host: str) -> int:
+    """Reserve a port for streams and for datagrams, until the program listens: of the latter we would get a part."""
+    while True:
+        with contextlib.ExitStack() as attempt:
+            port = attempt.enter_context(reserved_port(host))
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            holder = attempt.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            try:
+                holder.bind((host, port))
+            except OSError:
+                continue  # somebody has this number for datagrams
+            stack.enter_context(attempt.pop_all())
+            return port
