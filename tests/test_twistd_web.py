@@ -6,16 +6,14 @@ import contextlib
 import os
 import re
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.interop._applications import twistd
 from tests.interop._programs import Program, connect, receive_all
 from tests.vectors import IPV4_BLOCK, IPV6_BLOCK, LOCAL, PROXY, v2
-
-TWISTD = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
 
 
 class Web:
@@ -25,8 +23,8 @@ class Web:
         (directory / "site").mkdir()
         (directory / "site" / "hello.txt").write_text("hello, client")
         self.pid = directory / "twistd.pid"
-        web = ["web", "--listen", "proxyprotocol:tcp:0:interface=127.0.0.1", "--path", "site"]
-        self.program = Program([sys.executable, "-c", TWISTD, "-n", "--pidfile", self.pid.name, *web], directory)
+        command = twistd("web", "--listen", "proxyprotocol:tcp:0:interface=127.0.0.1", "--path", "site")
+        self.program = Program(command, directory)
         self.port = int(self.logged(" starting on ").rpartition(" ")[2])
 
     def logged(self, text: str) -> str:
@@ -85,7 +83,7 @@ def test_without_a_header_it_serves_nothing(web: Web) -> None:
         web.get(b"")
 
     line = web.logged("Refused a connection from 127.0.0.1:")
-    assert "There is no PROXY protocol header, the connection begins with b'GET /hello.txt H'" in line
+    assert "There is no PROXY protocol header, what came begins with b'GET /hello.txt H'" in line
 
 
 def test_it_ends_at_a_signal_with_connections_in_their_header(tmp_path: Path) -> None:

@@ -60,17 +60,21 @@ class HAProxy:
         program = Program([self._executable, "-db", "-f", str(path)], self._directory)
         self._stack.callback(program.stop)
         # Asked of the statistics and not of the frontend, where the question would reach our server. HAProxy binds all
-        # addresses before it serves any.
+        # addresses before it serves any; that this one is bound, and takes connections, is not enough.
         wait_until_listening(program, ("127.0.0.1", self._statistics_port))
+        self._ask("show info")
         return port
 
     def statistics(self) -> Statistics:
         """Ask the statistics socket for the server."""
-        with connect(("127.0.0.1", self._statistics_port)) as client, client.makefile() as answer:
-            client.sendall(b"show stat\n")
-            rows = csv.DictReader(answer.read().lstrip("# ").splitlines())
+        rows = csv.DictReader(self._ask("show stat").lstrip("# ").splitlines())
         (row,) = (row for row in rows if row["svname"] == "server")
         return Statistics(row["status"], row["check_status"], int(row["chkfail"]), int(row["chkdown"]))
+
+    def _ask(self, question: str) -> str:
+        with connect(("127.0.0.1", self._statistics_port)) as client, client.makefile() as answer:
+            client.sendall(f"{question}\n".encode())
+            return answer.read()
 
 
 class Nginx:
@@ -113,8 +117,10 @@ class Nginx:
         program = Program(command, self._directory)
         self._stack.callback(program.stop)
         # Asked there and not of the listener, where the question would reach our server. nginx binds all addresses
-        # before it serves any.
+        # before it serves any; that this one is bound, and takes connections, is not enough.
         wait_until_listening(program, ("127.0.0.1", ready))
+        with connect(("127.0.0.1", ready)) as client:
+            assert client.recv(1)
         return port
 
 

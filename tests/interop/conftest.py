@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ._applications import HEADERS, Way
 from ._certificates import Certificates, make_certificates
-from ._programs import Program
+from ._programs import Address, Program
 from ._proxies import HAProxy, Nginx
 from ._servers import Quickstart, Server, TwistedServer
 
@@ -57,6 +58,19 @@ def haproxy(tmp_path: Path) -> Iterator[HAProxy]:
     """A HAProxy that is yet to be started."""
     with contextlib.ExitStack() as stack:
         yield HAProxy(stack, tmp_path)
+
+
+#: Where HAProxy listens, in the ways through it.
+FRONTENDS = {"HAProxy": "127.0.0.1", "HAProxy-IPv6": "::1"}
+
+
+@pytest.fixture(params=[*HEADERS, *FRONTENDS])
+def way_to(request: pytest.FixtureRequest) -> Callable[[int], Way]:
+    """Each way to the application at a port of this machine, in turn."""
+    if request.param in HEADERS:
+        return lambda port: Way(Address("127.0.0.1", port), *HEADERS[request.param])
+    host, haproxy = FRONTENDS[request.param], request.getfixturevalue("haproxy")
+    return lambda port: Way(Address(host, haproxy.start(f"127.0.0.1:{port} send-proxy-v2", bind=f"{host}:{{port}}")))
 
 
 @pytest.fixture
