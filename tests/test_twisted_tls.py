@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
@@ -85,6 +93,52 @@ def test_tls_behind_the_header_for_a_factory_and_for_an_endpoint(reactor: Any, f
 
     run(reactor, scenario())
     assert (factory.app.peer, client.received) == (CLIENT, b"answer to question")
+
+
+# the group ffdhe2048 of RFC 7919: to make one takes seconds
+DH_PARAMETERS = """-----BEGIN DH PARAMETERS-----
+MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
++8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
+87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
+YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
+7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
+ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
+-----END DH PARAMETERS-----
+"""
+
+
+def rsa_certificate() -> bytes:
+    """A key and its own certificate, in PEM."""
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, SERVER_NAME)])
+    now, lifetime = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1).not_valid_before(now - lifetime)
+    certificate = builder.not_valid_after(now + lifetime).sign(key, SHA256())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return private + certificate.public_bytes(Encoding.PEM)
+
+
+def test_dh_parameters_of_a_string_are_used_behind_the_header(reactor: Any, tmp_path: Path) -> None:
+    """A client that can do nothing but DHE, of which there is none without parameters."""
+    server, parameters = tmp_path / "server.pem", tmp_path / "dh.pem"
+    server.write_bytes(rsa_certificate())
+    parameters.write_text(DH_PARAMETERS)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("DHE-RSA-AES128-GCM-SHA256")
+    factory, client = AppFactory(read=answering), TLSClient(context, HEADER)
+
+    async def scenario() -> None:
+        string = f"proxyprotocol:ssl:0:interface=127.0.0.1:privateKey={server}:dhParameters={parameters}"
+        port = await serverFromString(reactor, string).listen(factory)
+        await served(reactor, port, client, b"question")
+
+    run(reactor, scenario())
+    assert (factory.app.peer, client.received) == (CLIENT, b"answer to question")
+    cipher = client.tls.cipher()
+    assert cipher is not None
+    assert cipher[0] == "DHE-RSA-AES128-GCM-SHA256"
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["header first", "header inside"])
