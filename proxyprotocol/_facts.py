@@ -26,3 +26,20 @@ def extra_info(transport: TransportProtocol, name: str) -> Any:
 def decode_path(name: bytes | str) -> str:
     """Decode the name of a UNIX socket; the socket module gives abstract ones as bytes, with the leading NUL."""
     return os.fsdecode(name)
+
+
+def is_foreign(address: Any, family: int) -> bool:
+    """Tell whether a socket cannot send to an address, which is of another family.
+
+    Args:
+        address: The address. A host's name is none.
+        family: The socket's family.
+    """
+    is_path = isinstance(address, (str, bytes))
+    if is_path or family == AF_UNIX:
+        return not (is_path and family == AF_UNIX)
+    try:
+        socket.inet_pton(socket.AF_INET if family == socket.AF_INET6 else socket.AF_INET6, address[0])
+    except OSError:
+        return False
+    return True

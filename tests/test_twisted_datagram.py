@@ -178,6 +178,24 @@ def test_a_client_is_forgotten_in_time_and_room_is_made_for_the_newest(reactor: 
     run(reactor, scenario())
 
 
+@pytest.mark.parametrize("header", [HEADER6, v2(PROXY, 0x32, paths(b"/client", b"/server"))], ids=["IPv6", "UNIX"])
+def test_a_late_answer_to_a_forgotten_client_of_another_family_is_lost(reactor: Any, header: bytes) -> None:
+    """Twisted's own port would raise into the application for it."""
+
+    async def scenario() -> None:
+        app, clock = App(), Clock()
+        port = listen(reactor, app, clock=clock, client_timeout=60)
+        proxy = peer_of(reactor, port)
+        await ask(reactor, proxy, header + b"question")
+        ((_, client),) = app.datagrams
+        clock.advance(60)
+        app.transport.write(b"late", client)
+        await ask(reactor, proxy, HEADER + b"next")
+        assert proxy.received[-1] == b"re: next"
+
+    run(reactor, scenario())
+
+
 # the application
 
 

@@ -11,8 +11,9 @@ from twisted.logger import Logger
 from zope.interface import Interface, directlyProvides, providedBy
 
 from proxyprotocol._errors import ProxyProtocolError
+from proxyprotocol._facts import is_foreign
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
-from proxyprotocol.receiver import Receiver, ReceiverKeywords
+from proxyprotocol.receiver import Receiver, ReceiverKeywords, describe_address
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
@@ -138,6 +139,7 @@ class _Transport:
     def __init__(self, port: Any, wrapper: ProxyProtocolDatagramWrapper) -> None:
         directlyProvides(self, IProxiedDatagramTransport, providedBy(port))
         self._port = port
+        self._family: int | None = getattr(port, "addressFamily", None)
         self._datagrams, self._now = wrapper._datagrams, wrapper._now
 
     def __getattr__(self, name: str) -> Any:
@@ -148,13 +150,18 @@ class _Transport:
 
         Args:
             datagram: The datagram.
-            addr: The client's address; None for the one that the port is connected to.
+            addr: The client's address; None for the one that the port is connected to. Where nobody speaks for it
+                any more, and the port is of another family, the datagram is lost.
         """
         to = addr
         if addr is not None:
             to = self._datagrams.reply_to(addr, self._now())
             if to is None:
                 # a UNIX socket without a name cannot be sent to: it is lost, as datagrams are
+                return
+            if self._family is not None and is_foreign(to, self._family):
+                # a client that is forgotten by now, of which Twisted's port would raise into the application
+                _log.debug("No proxy speaks for {peer}, whose family is not the port's", peer=describe_address(to))
                 return
         self._port.write(datagram, to)
 
