@@ -70,13 +70,18 @@ class Sender:
         try:
             return codec.pack(ProxyResultLocal())
         except (KeyError, ValueError):
-            return codec.pack(_own_addresses(local, peer))
+            return codec.pack(name_ends(local, peer))
 
 
-def _own_addresses(local: SockAddr, peer: SockAddr) -> ProxyResult:
-    """Name the two ends of a connection, which are not known to a header where they are no IP addresses."""
-    if isinstance(local, tuple) and isinstance(peer, tuple):
-        if len(local) == len(peer) == 2:
-            return ProxyResultIPv4((IPv4Address(local[0]), local[1]), (IPv4Address(peer[0]), peer[1]))
-        return ProxyResultIPv6((IPv6Address(local[0]), local[1]), (IPv6Address(peer[0]), peer[1]))
+def name_ends(source: SockAddr, dest: SockAddr) -> ProxyResult:
+    """Name the two ends of a connection, in a way that both versions have: what is no IP address is unknown.
+
+    Args:
+        source: The end that has connected, as the socket module gives it.
+        dest: The end that it has connected to, likewise.
+    """
+    if isinstance(source, tuple) and isinstance(dest, tuple):
+        if len(source) == len(dest) == 2:
+            return ProxyResultIPv4((IPv4Address(source[0]), source[1]), (IPv4Address(dest[0]), dest[1]))
+        return ProxyResultIPv6((IPv6Address(source[0]), source[1]), (IPv6Address(dest[0]), dest[1]))
     return ProxyResultUnknown()

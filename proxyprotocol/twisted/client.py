@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -74,6 +76,18 @@ class ProxyProtocolClientEndpoint:
         if isinstance(self._endpoint, ProxyProtocolClientEndpoint):
             # receivers take the second for what the client says
             raise TypeError("The endpoint sends a header already, and a connection has one")
+
+    def speaking_for(self, result: ProxyResult) -> ProxyProtocolClientEndpoint:
+        """Give an endpoint whose header says this, where this one was not told what to say; else this one.
+
+        Args:
+            result: Who the client is, as whoever relays for it was told.
+        """
+        if self._sender.result is not None:
+            return self
+        endpoint = copy(self)
+        endpoint._sender = replace(self._sender, result=result)
+        return endpoint
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect, and send the header.

@@ -121,6 +121,8 @@ def _parse_endpoint(parse: Callable[[Any, str], _T], reactor: Any, description: 
     except (TypeError, ValueError) as error:  # the first for a part that is missing, and for an option that is none
         hint = f"{error}; the options of {_NAME}: begin with {_PREFIX}"
         raise ValueError(f"{description} does not describe an endpoint: {hint}") from error
+    except LookupError as error:
+        raise ValueError(f"{description} does not describe an endpoint: systemd has passed no such socket") from error
     except (ImportError, NameError) as error:  # so for TLS without pyOpenSSL
         hint = "TLS needs pyOpenSSL and service_identity, which the extra proxyprotocol[tls] installs"
         raise ValueError(f"{description} cannot be {use}: {error}. {hint}") from error

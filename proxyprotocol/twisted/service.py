@@ -1,0 +1,239 @@
+"""Floor 5: ``twistd proxyprotocol``: a relay and an echo server between any two of Twisted's endpoints.
+
+Either side may be an endpoint string of ours. The client of an incoming header is the client of the outgoing one, with
+all that else was said of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from twisted.application import strports
+from twisted.application.service import IService
+from twisted.internet import endpoints
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    ISSLTransport,
+    IStreamClientEndpoint,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from proxyprotocol._sender import name_ends
+from proxyprotocol.receiver import describe_address
+from proxyprotocol.result import ProxyResult
+
+from . import _handover
+from ._addresses import to_sockaddr
+from .client import ProxyProtocolClientEndpoint
+from .interfaces import proxy_result
+
+__all__ = ["EchoFactory", "Options", "RelayFactory", "makeService"]
+
+_log = Logger(namespace="proxyprotocol.twisted")
+
+
+class _ListenOptions(usage.Options):
+    optParameters: ClassVar = [
+        ["listen", "l", None, "Where to listen: an endpoint string, such as proxyprotocol:tcp:8080"]
+    ]
+    _parsers: ClassVar[dict[str, Callable[[Any, str], Any]]] = {"listen": endpoints.serverFromString}
+
+    def postOptions(self) -> None:
+        """Try the endpoint strings.
+
+        Raises:
+            UsageError: One is missing, or wrong.
+        """
+        from twisted.internet import reactor
+
+        for name, parse in self._parsers.items():
+            if self[name] is None:
+                raise usage.UsageError(f"--{name} is missing: which endpoint?")
+            try:
+                parse(reactor, self[name])
+            except (LookupError, TypeError, ValueError) as error:  # the first for a socket that systemd has not passed
+                raise usage.UsageError(f"--{name} {self[name]}: {error}") from error
+
+
+class _EchoOptions(_ListenOptions):
+    longdesc = "Sends back what it is sent, behind a line that says who the client is."
+
+
+class _RelayOptions(_ListenOptions):
+    longdesc = (
+        "Relays every connection. With a proxyprotocol: string for --listen it reads a header from each, with one for "
+        "--connect it sends one: that of the client, whom the first has named."
+    )
+    optParameters: ClassVar = [
+        ["connect", "c", None, "Where to connect: an endpoint string, such as tcp:127.0.0.1:8080"]
+    ]
+    _parsers: ClassVar = {**_ListenOptions._parsers, "connect": endpoints.clientFromString}
+
+
+class Options(usage.Options):
+    """The command line of ``twistd proxyprotocol``."""
+
+    synopsis = "[options] echo|relay --listen ENDPOINT [--connect ENDPOINT]"
+    subCommands: ClassVar = [
+        ["echo", None, _EchoOptions, "Send back what comes."],
+        ["relay", None, _RelayOptions, "Relay every connection."],
+    ]
+
+    def postOptions(self) -> None:
+        """Refuse a command line without a command.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if self.subCommand is None:
+            raise usage.UsageError("Which command: echo or relay?")
+
+
+def makeService(options: Options) -> IService:
+    """Make the service of a command line.
+
+    Args:
+        options: The command line.
+    """
+    from twisted.internet import reactor
+
+    chosen = options.subOptions
+    factory: Factory = EchoFactory()
+    if options.subCommand == "relay":
+        factory = RelayFactory(endpoints.clientFromString(reactor, chosen["connect"]))
+    service: IService = strports.service(chosen["listen"], factory)
+    return service
+
+
+@implementer(IHalfCloseableProtocol)
+class _Echo(Protocol):
+    transport: Any
+
+    def connectionMade(self) -> None:
+        self.transport.registerProducer(self.transport, True)
+        client = describe_address(to_sockaddr(self.transport.getPeer()))
+        self.transport.write(f"You are {client}, {proxy_result(self.transport)!r}\n".encode())
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def readConnectionLost(self) -> None:
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Wait for the other half."""
+
+
+class EchoFactory(Factory):
+    """Sends back what comes, behind a line that says who the client is and what the header said."""
+
+    protocol = _Echo
+
+
+class RelayFactory(Factory):
+    """Relays every connection.
+
+    Args:
+        endpoint: Where to. Where it is a :class:`.ProxyProtocolClientEndpoint` that was not told what its header says,
+            that is who the client of the incoming connection is.
+    """
+
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        """Give the client's side of a connection.
+
+        Args:
+            addr: The client's address.
+        """
+        return _ClientSide(self._endpoint)
+
+
+@implementer(IHalfCloseableProtocol)
+class _Side(Protocol):
+    """One side of a relayed connection: what it is sent goes to the other, whose reader sets the pace."""
+
+    transport: Any
+    other: _Side | None = None
+
+    def join(self, other: _Side) -> None:
+        """Begin to send to the other side what comes."""
+        self.other = other
+        other.transport.registerProducer(self.transport, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.other is not None:
+            self.other.transport.write(data)
+
+    def readConnectionLost(self) -> None:
+        if self.other is not None:
+            self.other.end()
+
+    def writeConnectionLost(self) -> None:
+        """Wait for the other half."""
+
+    def end(self) -> None:
+        """Say that nothing more comes: TLS has no way to say so but to close."""
+        self.transport.unregisterProducer()
+        if ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(self.transport):
+            self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        other, self.other = self.other, None
+        if other is not None:
+            other.other = None
+            other.transport.unregisterProducer()
+            other.transport.loseConnection()
+
+
+class _ClientSide(_Side):
+    """The side that has connected to us."""
+
+    _connecting: Deferred[Any] | None = None
+
+    def __init__(self, endpoint: Any) -> None:
+        self._endpoint = endpoint
+
+    def connectionMade(self) -> None:
+        self.transport.pauseProducing()
+        endpoint = self._endpoint
+        if isinstance(endpoint, ProxyProtocolClientEndpoint):
+            endpoint = endpoint.speaking_for(self._client())
+        self._connecting = endpoint.connect(Factory.forProtocol(_Side))
+        self._connecting.addCallbacks(self._connected, self._refused)
+
+    def _client(self) -> ProxyResult:
+        result = proxy_result(self.transport)
+        if result is not None:
+            return result
+        return name_ends(to_sockaddr(self.transport.getPeer()), to_sockaddr(self.transport.getHost()))
+
+    def _connected(self, other: _Side) -> None:
+        self._connecting = None
+        self.join(other)
+        other.join(self)
+        self.transport.resumeProducing()
+
+    def _refused(self, failure: Failure) -> None:
+        self._connecting = None
+        if failure.check(CancelledError) is None:
+            client = describe_address(to_sockaddr(self.transport.getPeer()))
+            _log.warn("{client} cannot be relayed: {reason}", client=client, reason=failure.getErrorMessage())
+        _handover.abort(self.transport)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        if self._connecting is not None:
+            self._connecting.cancel()
+        super().connectionLost(reason)

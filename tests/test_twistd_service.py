@@ -1,0 +1,176 @@
+"""``twistd proxyprotocol``, as its user starts it: the echo server, the relay, and both in a chain."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.interop._applications import twistd
+from tests.interop._programs import PATIENCE, Program, connect, receive_all
+from tests.vectors import IPV4_BLOCK, LOCAL, PROXY, tlv, v2
+
+Start = Callable[..., int]
+
+TLVS = tlv(0x02, b"shop.example") + tlv(0xE4, b"\x01\x02")
+LOOPBACK = "tcp:0:interface=127.0.0.1"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start commands, and get the ports that they listen on."""
+    programs: list[Program] = []
+
+    def begin(*arguments: str) -> int:
+        directory = tmp_path / str(len(programs))
+        directory.mkdir()
+        program = Program(twistd("proxyprotocol", *arguments), directory)
+        programs.append(program)
+        while (listening := re.search(r" starting on (\d+)$", program.line())) is None:
+            pass
+        return int(listening[1])
+
+    yield begin
+    for program in reversed(programs):
+        assert "Traceback" not in program.stop()
+        assert not any("Traceback" in line for line in program.remaining_lines())
+
+
+def echoed(port: int, data: bytes) -> tuple[str, bytes]:
+    """Send bytes and an end; get the echo server's first line, and what comes behind it."""
+    with connect(("127.0.0.1", port)) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        line, _, rest = receive_all(client, 1 << 24).partition(b"\n")
+    return line.decode(), rest
+
+
+def test_echo_says_who_the_client_is_and_sends_back_what_comes(start: Start) -> None:
+    line, rest = echoed(start("echo", "--listen", f"proxyprotocol:{LOOPBACK}"), v2(PROXY, 0x11, IPV4_BLOCK) + b"hello")
+    assert line.startswith("You are 192.0.2.1:1000, ProxyResultIPv4(")
+    assert rest == b"hello"
+
+
+def test_echo_without_a_header(start: Start) -> None:
+    line, rest = echoed(start("echo", "--listen", LOOPBACK), b"hello")
+    assert re.fullmatch(r"You are 127\.0\.0\.1:\d+, None", line)
+    assert rest == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("header", "client"),
+    [(v2(PROXY, 0x11, IPV4_BLOCK, TLVS), "192.0.2.1:1000"), (v2(LOCAL, 0x00), r"127\.0\.0\.1:\d+")],
+    ids=["PROXY", "LOCAL"],
+)
+def test_a_relay_passes_on_what_it_was_told(start: Start, header: bytes, client: str) -> None:
+    """And the relay that has read no header names its own client."""
+    echo = start("echo", "--listen", f"proxyprotocol:{LOOPBACK}")
+    relay = start("relay", "--listen", f"proxyprotocol:{LOOPBACK}", "--connect", f"proxyprotocol:tcp:127.0.0.1:{echo}")
+    line, rest = echoed(relay, header + b"hello")
+    assert re.match(rf"You are {client}, ProxyResult", line)
+    assert ("shop.example" in line) == (TLVS in header)
+    assert rest == b"hello"
+
+
+def test_a_relay_in_front_names_the_client_that_has_connected_to_it(start: Start) -> None:
+    echo = start("echo", "--listen", f"proxyprotocol:{LOOPBACK}")
+    relay = start("relay", "--listen", LOOPBACK, "--connect", f"proxyprotocol:tcp:127.0.0.1:{echo}:ppVersion=v1")
+    with connect(("127.0.0.1", relay)) as client:
+        own = client.getsockname()[1]
+        client.shutdown(socket.SHUT_WR)
+        line = receive_all(client, 1 << 16).decode()
+    assert line.startswith(f"You are 127.0.0.1:{own}, ProxyResultIPv4(")
+    assert f"{relay}" in line
+
+
+def test_an_endpoint_that_was_told_what_to_say_says_that(start: Start) -> None:
+    echo = start("echo", "--listen", f"proxyprotocol:{LOOPBACK}")
+    said = r"ppSource=203.0.113.7\:5678:ppDest=198.51.100.9\:443"
+    relay = start("relay", "--listen", LOOPBACK, "--connect", f"proxyprotocol:tcp:127.0.0.1:{echo}:{said}")
+    assert echoed(relay, b"")[0].startswith("You are 203.0.113.7:5678, ")
+
+
+def test_megabytes_arrive_whole_and_the_answer_comes_after_the_end(start: Start) -> None:
+    """The client reads nothing until it has sent all: whoever did not wait for it would lose some, or hang."""
+    relay = start("relay", "--listen", LOOPBACK, "--connect", f"tcp:127.0.0.1:{start('echo', '--listen', LOOPBACK)}")
+    data = os.urandom(1 << 20) * 4
+    received = bytearray()
+    with connect(("127.0.0.1", relay)) as client:
+        client.setblocking(False)
+        unsent = memoryview(data)
+        while unsent:
+            with contextlib.suppress(BlockingIOError):
+                unsent = unsent[client.send(unsent[: 1 << 16]) :]
+            with contextlib.suppress(BlockingIOError):
+                received += client.recv(1 << 16)
+        client.setblocking(True)
+        client.settimeout(PATIENCE)
+        client.shutdown(socket.SHUT_WR)
+        received += receive_all(client, 1 << 24)
+    assert received.partition(b"\n")[2] == data
+
+
+def test_a_destination_that_refuses_drops_that_client_alone(start: Start) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and never listens
+        relay = start("relay", "--listen", LOOPBACK, "--connect", f"tcp:127.0.0.1:{free.getsockname()[1]}")
+        for _ in range(2):
+            with connect(("127.0.0.1", relay)) as client, contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Which command: echo or relay?"),
+        (("echo",), "--listen is missing: which endpoint?"),
+        (("relay", "--listen", "tcp:1"), "--connect is missing: which endpoint?"),
+        (("echo", "--listen", "proxyprotocol:tcp:1:ppFoo=1"), "ppFoo: there is no such option"),
+        (("relay", "--listen", "tcp:1", "--connect", "tcp"), "--connect tcp: "),
+        (("echo", "--listen", "systemd:domain=INET:index=0"), "list index out of range"),
+        (("echo", "--listen", "proxyprotocol:systemd:domain=INET:index=0"), "systemd has passed no such socket"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_a_sentence(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    command = twistd("proxyprotocol", *arguments)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    output = ended.stdout + ended.stderr
+    assert ended.returncode == 1
+    assert message in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+
+AS_SYSTEMD_STARTS = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="relay.socket", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_sockets_of_systemd_can_be_listened_on(tmp_path: Path) -> None:
+    """As in examples/proxyprotocol-relay.service: systemd passes a listening socket as descriptor 3."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        command = twistd("proxyprotocol", "echo", "--listen", "proxyprotocol:systemd:domain=INET:index=0")
+        process = subprocess.Popen(
+            [sys.executable, "-c", AS_SYSTEMD_STARTS, str(listener.fileno()), *command],
+            cwd=tmp_path,
+            pass_fds=[listener.fileno()],
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            line, rest = echoed(listener.getsockname()[1], v2(PROXY, 0x11, IPV4_BLOCK) + b"hello")
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+    assert line.startswith("You are 192.0.2.1:1000, ")
+    assert rest == b"hello"
