@@ -188,6 +188,14 @@ class ReceiverConnection(HeaderBuffer):
         return trailing if type(trailing) is bytes else bytes(trailing)
 
     @property
+    def undecided(self) -> bool:
+        """Whether what has come may still be the application's: who cannot give :attr:`trailing` back only looks at it.
+
+        That is so under OPTIONAL, until the first byte that differs from the signatures, or the end of one.
+        """
+        return self._undecided and not self.begun
+
+    @property
     def needed(self) -> int:
         """How many bytes are missing at least. Whoever reads so many at most never reads past the header."""
         if self.begun:

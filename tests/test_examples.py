@@ -125,6 +125,22 @@ def test_the_client_example_gets_a_page_for_somebody_else() -> None:
         assert any("203.0.113.7" in line for line in output)
 
 
+@pytest.mark.parametrize("name", ["http_client.py", "urllib3_client.py"])
+def test_a_blocking_client_gets_a_page_for_somebody_else_from_the_blocking_server(name: str) -> None:
+    with running([sys.executable, "examples/http_server.py", "0"]) as output:
+        match = re.fullmatch(r"Listening on 127\.0\.0\.1 (\d+)\n", output.readline())
+        assert match is not None
+        done = subprocess.run(
+            [sys.executable, f"examples/{name}", f"http://127.0.0.1:{match[1]}/LICENSE"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=60,
+        )
+        assert done.stdout == f"200 {(ROOT / 'LICENSE').read_text('utf-8')}\n", done.stderr
+        assert output.readline().startswith("203.0.113.7 - - [")
+
+
 def test_the_demonstration_shows_what_each_server_saw_of_each_version() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "ignore::ResourceWarning", "examples/demo.py"],

@@ -390,13 +390,32 @@ def test_an_address_is_put_into_text_that_stays_on_its_line(address: Any, text: 
     assert describe_address(address) == text
 
 
+@pytest.mark.parametrize(("pieces", "undecided"), [([], [True]), ([b"P", b"ROXY", b" "], [True, True, True, False])])
+def test_it_tells_for_how_long_what_comes_may_still_be_the_applications(
+    pieces: list[bytes], undecided: list[bool]
+) -> None:
+    connection = Receiver(policy=OPTIONAL).connection(PEER, LOCAL)
+    told = [connection.undecided]
+    for piece in pieces:
+        connection.feed(piece)
+        told.append(connection.undecided)
+    assert told == undecided
+
+
+def test_what_is_decided_is_no_longer_undecided() -> None:
+    plain = Receiver(policy=OPTIONAL).connection(PEER, LOCAL)
+    assert plain.feed(b"POST")
+    for connection in (plain, *(Receiver(policy=policy).connection(PEER, LOCAL) for policy in (REQUIRE, SKIP))):
+        assert not connection.undecided
+
+
 def test_a_refusal_is_one_line_with_the_peer_and_the_reason() -> None:
     connection = connect(REQUIRE)
     with pytest.raises(ProxyProtocolSyntaxError) as caught:
         connection.feed(b"\x1b[2J\n\xff")
     assert describe_refusal(caught.value, PEER) == (
         "Refused a connection from 192.0.2.9:40000: "
-        "There is no PROXY protocol header, the connection begins with b'\\x1b[2J\\n\\xff' (at byte 0)"
+        "There is no PROXY protocol header, what came begins with b'\\x1b[2J\\n\\xff' (at byte 0)"
     )
 
 

@@ -67,15 +67,22 @@ def make_certificates(directory: Path) -> Certificates:
             .not_valid_before(now - lifetime)
             .not_valid_after(now + lifetime)
         )
-        for extension in extensions:
-            builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        # without these Python 3.13 trusts nobody
+        identifiers = (
+            x509.SubjectKeyIdentifier.from_public_key(public),
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
+        )
+        for extension in (*identifiers, *extensions):
+            critical = isinstance(extension, (x509.BasicConstraints, x509.KeyUsage))
+            builder = builder.add_extension(extension, critical)
         return builder.sign(authority_key, hashes.SHA256())
 
     # The authority signs with RSA and the server has an RSA key, which gives the TLVs for both well-known values.
     authority_key = rsa.generate_private_key(65537, 2048)
     server_key = rsa.generate_private_key(65537, 2048)
     client_key = ec.generate_private_key(ec.SECP256R1())
-    authority = issue("authority", authority_key.public_key(), x509.BasicConstraints(ca=True, path_length=None))
+    signs = x509.KeyUsage(False, False, False, False, False, True, False, False, False)
+    authority = issue("authority", authority_key.public_key(), x509.BasicConstraints(ca=True, path_length=None), signs)
     server = issue("server", server_key.public_key(), x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]))
     client = issue(CLIENT_NAME, client_key.public_key())
     return Certificates(

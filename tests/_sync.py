@@ -1,0 +1,156 @@
+"""What the tests of blocking sockets share: connections of every family, a peer that drips, and a client of TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from tests.interop._certificates import SERVER_NAME, Certificates, make_certificates
+
+PATIENCE = 10.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
+SHORT = 0.2  # seconds; what is to run out does it soon
+
+HEADER = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
+CLIENT, DESTINATION = ("192.0.2.1", 1000), ("198.51.100.2", 2000)
+
+FAMILIES = ["IPv4", "IPv6", "UNIX"]
+
+
+@contextlib.contextmanager
+def free_address(family: str) -> Iterator[tuple[str, int] | str]:
+    """Give an address to listen at; the path of a UNIX socket is a short one, and goes with the block."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield {"IPv4": ("127.0.0.1", 0), "IPv6": ("::1", 0)}.get(family, f"{directory}/socket")
+
+
+@contextlib.contextmanager
+def connected(family: str) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Make a connection; gives the server's end and the client's."""
+    kind = {"IPv4": socket.AF_INET, "IPv6": socket.AF_INET6}.get(family, socket.AF_UNIX)
+    with free_address(family) as address, socket.socket(kind) as listener, socket.socket(kind) as client:
+        listener.bind(address)
+        listener.listen()
+        for sock in (listener, client):
+            sock.settimeout(PATIENCE)
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        if kind != socket.AF_UNIX:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with server:
+            server.settimeout(PATIENCE)
+            yield server, client
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a connection without a word, so that its other end is told of a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@contextlib.contextmanager
+def meanwhile(action: Callable[[], object]) -> Iterator[None]:
+    """Do something in a thread beside the block, which it must not survive; to lose the connection is no failure."""
+
+    def act() -> None:
+        with contextlib.suppress(OSError):
+            action()
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def dripping(client: socket.socket, pieces: Sequence[bytes], every: float = 0.001) -> Iterator[threading.Event]:
+    """Send piece by piece beside the block, with so many seconds behind each, until it ends or sets the event."""
+    stop = threading.Event()
+
+    def drip() -> None:
+        for piece in pieces:
+            client.sendall(piece)
+            if stop.wait(every):
+                break
+
+    with meanwhile(drip):
+        try:
+            yield stop
+        finally:
+            stop.set()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """The certificates, made once."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def server_context(certificates: Certificates) -> ssl.SSLContext:
+    """What a server does TLS with."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.server)
+    return context
+
+
+class TLSClient:
+    """A client that does TLS by itself, to say what goes into which segment.
+
+    Args:
+        sock: Its socket, connected.
+        certificates: Whom it trusts.
+    """
+
+    def __init__(self, sock: socket.socket, certificates: Certificates) -> None:
+        self._sock = sock
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = certificates.client_context()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=SERVER_NAME)
+
+    def greeting(self) -> bytes:
+        """Give the ClientHello, which is to be sent by whoever asks."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        return self._outgoing.read()
+
+    def shake_hands(self, message: bytes) -> None:
+        """Do the handshake to its end, and send a message together with it."""
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._more()
+        self._tls.write(message)
+        self._sock.sendall(self._outgoing.read())
+
+    def read(self) -> bytes:
+        """Receive to the end that TLS tells of; an end of the connection alone is an SSLEOFError."""
+        received = b""
+        while True:
+            try:
+                data = self._tls.read()
+            except ssl.SSLWantReadError:
+                self._more()
+                continue
+            if not data:
+                return received
+            received += data
+
+    def _more(self) -> None:
+        if self._outgoing.pending:
+            self._sock.sendall(self._outgoing.read())
+        data = self._sock.recv(65536)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
