@@ -1,7 +1,10 @@
 """Floor 5: asking a DNS block list (RFC 5782) about a client, for the relay.
 
-Addresses of IPv4 are looked up, also mapped into IPv6; for every other the answer is None, as for a list that cannot
-be reached: a block list that is down blocks nobody.
+Addresses of IPv4, also mapped into IPv6, and of IPv6 are looked up; for a client without one the answer is None, as for
+a list that cannot be reached: a block list that is down blocks nobody.
+
+With dnspython (``pip install 'proxyprotocol[dnsbl]'``) a time-out ends the question too. Without it the resolver of the
+system is asked, in a thread that no time-out can stop.
 """
 
 from __future__ import annotations
@@ -10,11 +13,19 @@ import asyncio
 from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import AF_INET, SOCK_STREAM
 from typing import Final
 
 from .sock import SocketInfo
+
+try:
+    from dns import asyncresolver
+    from dns.exception import DNSException
+except ImportError:
+    _HAS_DNSPYTHON = False
+else:
+    _HAS_DNSPYTHON = True
 
 __all__ = ["BasicDnsbl", "Dnsbl", "NoopDnsbl", "SpamhausDnsbl"]
 
@@ -37,7 +48,8 @@ class Dnsbl(ABC):
 
         Args:
             host: The domain of the block list, such as ``"zen.spamhaus.org"``, or None to ask nobody.
-            timeout: How long to wait for an answer, in seconds, or None to wait as long as the resolver does.
+            timeout: How long to wait for an answer, in seconds, or None to wait as long as the resolver does: 5 seconds
+                with dnspython.
         """
         if host is None:
             return NoopDnsbl()
@@ -49,7 +61,7 @@ class Dnsbl(ABC):
 
         Args:
             sock_info: The connection.
-            loop: The loop whose resolver is asked, the running one by default.
+            loop: A loop whose own resolver is asked, with or without dnspython. Best left out.
 
         Returns:
             Under what the client is listed, or None if it is not, or if that could not be found out.
@@ -94,25 +106,42 @@ class BasicDnsbl(Dnsbl):
 
         No failure to get an answer raises: the client then counts as not listed. Only a cancellation goes through.
 
-        The time-out bounds this wait, not the look-up: the loop's resolver runs in a thread, which cannot be stopped
-        and stays busy until the resolver of the system gives up. With a name server that is down, and many clients,
-        all threads of the loop's default executor may be busy that way, and later look-ups then time out in its queue.
+        By dnspython the default resolver is asked, ``dns.asyncresolver.get_default_resolver()``, which reads the
+        system's name servers when it is first used; it asks for no other name than this one, and nothing is left of a
+        question when its time-out is over.
+
+        Without dnspython, and where *loop* is given, the time-out bounds the wait and not the look-up: a loop's own
+        resolver runs in a thread, which cannot be stopped and stays busy until the resolver of the system gives up.
+        With a name server that is down, and many clients, all threads of the loop's default executor may be busy that
+        way, and later look-ups then time out in its queue.
 
         Args:
             sock_info: The connection.
-            loop: The loop whose resolver is asked, the running one by default.
+            loop: A loop whose own resolver is asked, with or without dnspython. Best left out.
 
         Returns:
             What :meth:`map_results` makes of the answer.
         """
         ip = sock_info.peername_ip
-        if not isinstance(ip, IPv4Address):
+        if ip is None:
             return None
-        addresses = await self._resolve(ip, loop or asyncio.get_running_loop())
+        name = f"{_reversed(ip)}.{self.host}"
+        if _HAS_DNSPYTHON and loop is None:
+            addresses = await self._resolve(name)
+        else:
+            addresses = await self._resolve_in_thread(name, loop or asyncio.get_running_loop())
         return None if addresses is None else self.map_results(addresses)
 
-    async def _resolve(self, ip: IPv4Address, loop: AbstractEventLoop) -> list[IPv4Address] | None:
-        name = ".".join(reversed(str(ip).split("."))) + f".{self.host}"
+    async def _resolve(self, name: str) -> list[IPv4Address] | None:
+        try:
+            resolver = asyncresolver.get_default_resolver()
+            answer = await resolver.resolve(name, "A", search=False, lifetime=self.timeout)
+        except (DNSException, OSError, ValueError):
+            # In this order: not listed, no answer, too slow, or a host that is no name; no socket; no name either.
+            return None
+        return [IPv4Address(record.address) for record in answer]
+
+    async def _resolve_in_thread(self, name: str, loop: AbstractEventLoop) -> list[IPv4Address] | None:
         try:
             answers = await asyncio.wait_for(loop.getaddrinfo(name, 0, family=AF_INET, type=SOCK_STREAM), self.timeout)
         except (asyncio.TimeoutError, OSError, RuntimeError, ValueError):
@@ -130,6 +159,13 @@ class BasicDnsbl(Dnsbl):
             Under what the client is listed: the host of the list; None without an address.
         """
         return self.host if addresses else None
+
+
+def _reversed(ip: IPv4Address | IPv6Address) -> str:
+    """Give what stands in front of the list's domain: the numbers or, for IPv6, the hexadecimal digits, last first."""
+    # As for the look-up of the address's own name, whose domain is taken away. Anew from its bytes, because a zone, which
+    # no list knows, is more than reverse_pointer can take.
+    return ip_address(ip.packed).reverse_pointer.rsplit(".", 2)[0]
 
 
 class SpamhausDnsbl(BasicDnsbl):

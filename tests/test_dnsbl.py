@@ -1,9 +1,11 @@
-"""Asking a DNS block list about a client."""
+"""Asking a DNS block list about a client, by a loop's own resolver; tests/test_dnsbl_server.py asks a real server."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv6Address
@@ -11,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from proxyprotocol import dnsbl
 from proxyprotocol.dnsbl import BasicDnsbl, Dnsbl, NoopDnsbl, SpamhausDnsbl
 from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnix, ProxyResultUnknown
-from proxyprotocol.sock import SocketInfo, SocketInfoProxy
+from proxyprotocol.sock import SocketInfo, SocketInfoLocal, SocketInfoProxy
 
 
 class Transport:
@@ -61,18 +64,18 @@ def ipv6(address: str) -> SocketInfo:
     return info_of(ProxyResultIPv6((IPv6Address(address), 5), (IPv6Address("2001:db8::2"), 25)))
 
 
-def ask(dnsbl: Dnsbl, info: SocketInfo, loop: Loop) -> str | None:
-    return asyncio.run(dnsbl.lookup(info, loop=loop))  # type: ignore[arg-type]
+def ask(block_list: Dnsbl, info: SocketInfo, loop: Loop) -> str | None:
+    return asyncio.run(block_list.lookup(info, loop=loop))  # type: ignore[arg-type]
 
 
 # Which list
 
 
 def test_without_a_host_nobody_is_asked() -> None:
-    dnsbl = Dnsbl.load(None, timeout=3)
+    block_list = Dnsbl.load(None, timeout=3)
     loop = answering("127.0.0.2")
-    assert isinstance(dnsbl, NoopDnsbl)
-    assert ask(dnsbl, ipv4(), loop) is None
+    assert isinstance(block_list, NoopDnsbl)
+    assert ask(block_list, ipv4(), loop) is None
     assert loop.questions == []
 
 
@@ -89,16 +92,16 @@ def test_without_a_host_nobody_is_asked() -> None:
     ],
 )
 def test_a_host_of_spamhaus_gets_its_own_kind(host: str, kind: type[BasicDnsbl]) -> None:
-    dnsbl = Dnsbl.load(host, timeout=3)
-    assert type(dnsbl) is kind
-    assert isinstance(dnsbl, BasicDnsbl)
-    assert (dnsbl.host, dnsbl.timeout) == (host, 3)
+    block_list = Dnsbl.load(host, timeout=3)
+    assert type(block_list) is kind
+    assert isinstance(block_list, BasicDnsbl)
+    assert (block_list.host, block_list.timeout) == (host, 3)
 
 
 def test_there_is_no_timeout_by_default() -> None:
-    dnsbl = Dnsbl.load("bl.example")
-    assert isinstance(dnsbl, BasicDnsbl)
-    assert dnsbl.timeout is None
+    block_list = Dnsbl.load("bl.example")
+    assert isinstance(block_list, BasicDnsbl)
+    assert block_list.timeout is None
 
 
 # Questions
@@ -111,17 +114,35 @@ def test_an_ipv4_client_is_asked_for_with_its_numbers_reversed(info: SocketInfo)
     assert loop.questions == [("1.2.0.192.bl.example", 0, socket.AF_INET, socket.SOCK_STREAM)]
 
 
-@pytest.mark.parametrize(
-    "info", [ipv6("2001:db8::1"), info_of(ProxyResultUnix("/c", "/s")), info_of(ProxyResultUnknown())]
-)
-def test_a_client_without_an_ipv4_address_is_not_listed_and_nobody_is_asked(info: SocketInfo) -> None:
+def test_an_ipv6_client_is_asked_for_with_its_digits_reversed() -> None:
+    loop = answering("127.0.0.2")
+    assert ask(Dnsbl.load("bl.example"), ipv6("2001:db8::567:89ab"), loop) == "bl.example"
+    digits = "b.a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2"  # of RFC 3596, section 2.5
+    assert loop.questions == [(f"{digits}.bl.example", 0, socket.AF_INET, socket.SOCK_STREAM)]
+
+
+def test_the_zone_of_a_client_is_no_part_of_the_question() -> None:
+    class LinkLocal(Transport):
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return {"peername": ("fe80::1%eth0", 5, 0, 2), "socket": self}.get(name, default)
+
+        family = socket.AF_INET6
+
+    loop = answering("127.0.0.2")
+    assert ask(Dnsbl.load("bl.example"), SocketInfoLocal(LinkLocal()), loop) == "bl.example"
+    assert loop.questions[0][0].startswith("1.0.0.0.0.")
+
+
+@pytest.mark.parametrize("info", [info_of(ProxyResultUnix("/c", "/s")), info_of(ProxyResultUnknown())])
+def test_a_client_without_an_ip_address_is_not_listed_and_nobody_is_asked(info: SocketInfo) -> None:
     loop = answering("127.0.0.2")
     assert ask(Dnsbl.load("bl.example"), info, loop) is None
     assert loop.questions == []
 
 
-def test_the_running_loop_is_asked_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dnspython_the_running_loop_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     stub = answering("127.0.0.2")
+    monkeypatch.setattr(dnsbl, "_HAS_DNSPYTHON", False)
 
     async def lookup() -> str | None:
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", stub.getaddrinfo)
@@ -199,8 +220,23 @@ def test_a_client_is_not_listed_when_the_resolver_fails(exception: Exception, ho
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "nul\0.example"])
 def test_a_host_that_is_no_name_lists_nobody(host: str) -> None:
-    # the real resolver: it refuses these before it sends anything
-    assert asyncio.run(Dnsbl.load(host).lookup(ipv4())) is None
+    async def lookup() -> str | None:
+        return await Dnsbl.load(host).lookup(ipv4(), loop=asyncio.get_running_loop())
+
+    # the system's resolver: it refuses these before it sends anything
+    assert asyncio.run(lookup()) is None
+
+
+def test_without_dnspython_everything_else_is_the_same() -> None:
+    # where an import of it fails, as it does where it is not installed
+    program = """if True:
+        import sys
+        sys.modules["dns"] = None
+        from proxyprotocol import dnsbl
+        print(type(dnsbl.Dnsbl.load("bl.example")).__name__, dnsbl._HAS_DNSPYTHON)
+    """
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.stdout == "BasicDnsbl False\n", run.stderr
 
 
 def test_a_cancellation_goes_through() -> None:

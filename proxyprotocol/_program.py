@@ -1,0 +1,114 @@
+"""Floor 6: what all commands have in common: one sentence on standard error for a mistake, never a traceback.
+
+The exit status is 0 for a good answer, 1 for a bad one (a header that is wrong), 2 where the command could not do its
+work (an argument that is wrong, a file that is missing), and the shell's own for a command that was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from io import TextIOWrapper
+from typing import Final, NoReturn
+
+__all__: list[str] = []
+
+BAD_ANSWER: Final = 1
+TROUBLE: Final = 2
+# what a shell makes of a program that was ended by SIGINT and by SIGPIPE
+_INTERRUPTED: Final = 128 + 2
+_BROKEN_PIPE: Final = 128 + 13
+
+
+class ProgramError(Exception):
+    """The command cannot go on; its text is the sentence for the user, who wrote the argument or named the file."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, where argparse prints the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the sentence.
+
+        Args:
+            message: What argparse found to be wrong.
+
+        Raises:
+            ProgramError: Always.
+        """
+        raise ProgramError(f"{message} (see {self.prog} --help)")
+
+
+def escape(text: str) -> str:
+    """Make text harmless that others wrote: a terminal obeys control characters, and a log is read by lines.
+
+    Args:
+        text: The text.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def run_program(name: str, command: Callable[[], int]) -> int:
+    """Run a command to its end.
+
+    Args:
+        name: What the user calls it, for messages.
+        command: The command; it gives its exit status.
+
+    Returns:
+        The exit status.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal that knows no such character is no reason for a traceback
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = _run(command)
+        # here, where it can still be answered for
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_unwritten()
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except ProgramError as error:
+        return _complain(name, str(error))
+    except OSError as error:
+        _forget_unwritten()
+        return _complain(name, describe_os_error(error))
+    return status
+
+
+def describe_os_error(error: OSError) -> str:
+    """Put what the system said into words.
+
+    Args:
+        error: The error.
+    """
+    reason = error.strerror or str(error) or type(error).__name__
+    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
+
+
+def _run(command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except SystemExit as end:  # argparse's --help and --version
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _complain(name: str, sentence: str) -> int:
+    print(f"{name}: {escape(sentence)}", file=sys.stderr)
+    return TROUBLE
+
+
+def _forget_unwritten() -> None:
+    """Let go what nobody takes: Python flushes at its end once more, and would complain of it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

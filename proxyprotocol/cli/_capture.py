@@ -1,0 +1,161 @@
+"""The headers in a capture. Scapy reads the file and takes the packets apart; it is asked for nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Final, NamedTuple
+
+from .. import _wire
+from .._errors import ProxyProtocolError, ProxyProtocolSyntaxError
+from .._program import ProgramError
+from ..datagram import unpack_datagram
+from ..receiver import describe_address
+from ._headers import Description, describe_error, read_header
+from ._streams import Begun, Flow, Segment, StreamHeaders
+
+__all__: list[str] = []
+
+_PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
+# both byte orders, with microseconds and with nanoseconds
+_PCAP: Final = (b"\xa1\xb2\xc3\xd4", b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x4d\x3c\xb2\xa1")
+# A block of a capture says itself how long it is, up to 4 GiB; no packet and no list of names comes near to this.
+_MAX_READ: Final = 16 * 1024 * 1024
+
+_SYN, _ACK, _END = 0x02, 0x10, 0x01 | 0x04  # FIN or RST
+
+
+class Found(NamedTuple):
+    """A header in a capture, right or wrong.
+
+    Attributes:
+        packet: The number of the packet that it begins in, from 1 on.
+        transport: ``"TCP"`` or ``"UDP"``.
+        sender: Who sent it.
+        receiver: To whom.
+        described: What it says.
+        data: Its bytes, and what came with it.
+    """
+
+    packet: int
+    transport: str
+    sender: str
+    receiver: str
+    described: Description
+    data: bytes
+
+
+def is_capture(first: bytes) -> bool:
+    """Tell whether a file is a capture.
+
+    Args:
+        first: Its first bytes, 4 at least.
+    """
+    return first.startswith((_PCAPNG, *_PCAP))
+
+
+def read_capture(first: bytes, file: BinaryIO) -> Capture:
+    """Open a capture.
+
+    Args:
+        first: The first bytes, which have been read from the file already.
+        file: The rest.
+
+    Raises:
+        ProgramError: Scapy is missing, or cannot read this.
+    """
+    try:
+        from . import _scapy
+    except ImportError as error:
+        raise ProgramError(
+            f"a capture is read by Scapy, which is not installed ({error}): pip install 'proxyprotocol[pcap]'"
+        ) from None
+    # its remarks on a file that is cut would stand between ours
+    logging.getLogger("scapy").setLevel(logging.CRITICAL)
+    return Capture(_scapy.packets(_Limited(first, file)))
+
+
+class _Limited:
+    """A file some of which has been read already, and from which nobody reads gigabytes at once."""
+
+    def __init__(self, first: bytes, file: BinaryIO) -> None:
+        self._first = first
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        if size > _MAX_READ:
+            raise ProgramError(f"the capture is damaged: it has a block that says of itself to have {size} bytes")
+        first, self._first = self._first[:size], self._first[size:]
+        return first + self._file.read(size - len(first))
+
+
+class Capture:
+    """The headers in a capture, as they come; iterate once.
+
+    Args:
+        found: The payloads of its packets.
+
+    Attributes:
+        packets: How many packets have been read.
+    """
+
+    def __init__(self, found: Iterator[Any]) -> None:
+        self.packets = 0
+        self._payloads = found
+        self._streams = StreamHeaders()
+        self._datagrams_without = 0
+        self._others = 0
+
+    @property
+    def summary(self) -> str:
+        """What else was in it."""
+        return (
+            f"{self._streams.without} TCP streams and {self._datagrams_without} datagrams without one, "
+            f"{self._others} packets that are neither TCP nor UDP"
+        )
+
+    def __iter__(self) -> Iterator[Found]:
+        for payload in self._payloads:
+            self.packets += 1
+            found = self._look(payload)
+            if found is not None:
+                yield found
+        for begun in self._streams.rest():
+            yield _found_in_stream(begun)
+
+    def _look(self, payload: Any) -> Found | None:
+        if payload is None:
+            self._others += 1
+            return None
+        if payload.tcp_flags is None:
+            return self._look_into_datagram(payload.flow, payload.data)
+        begins = payload.tcp_flags & (_SYN | _ACK) == _SYN
+        ends = bool(payload.tcp_flags & _END)
+        begun = self._streams.add(Segment(self.packets, payload.flow, payload.sequence, begins, ends, payload.data))
+        return None if begun is None else _found_in_stream(begun)
+
+    def _look_into_datagram(self, flow: Flow, data: bytes) -> Found | None:
+        if not data.startswith((_wire.V2_SIGNATURE, _wire.V1_SIGNATURE)):
+            self._datagrams_without += 1
+            return None
+        return _found(self.packets, "UDP", flow, _read_datagram(data), data)
+
+
+def _read_datagram(data: bytes) -> Description:
+    try:
+        unpack_datagram(data)
+    except ProxyProtocolSyntaxError as error:  # version 1 has no place here
+        return describe_error(data, error)
+    except ProxyProtocolError:
+        pass  # a wrong checksum, of which there is more to say
+    return read_header(data)
+
+
+def _found_in_stream(begun: Begun) -> Found:
+    return _found(begun.packet, "TCP", begun.flow, read_header(begun.data), begun.data)
+
+
+def _found(packet: int, transport: str, flow: Flow, described: Description, data: bytes) -> Found:
+    sender, receiver = describe_address(flow[:2]), describe_address(flow[2:])
+    where = {"packet": packet, "transport": transport, "from": sender, "to": receiver}
+    return Found(packet, transport, sender, receiver, where | described, data)

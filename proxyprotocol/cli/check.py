@@ -1,0 +1,185 @@
+"""``proxyprotocol check``: does this server want a header, and which does it take?"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import socket
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from .. import _wire
+from .._program import BAD_ANSWER, escape
+from .._sender import name_ends
+from ..result import ProxyResult, ProxyResultLocal, ProxyResultUnknown
+from ..v1 import ProxyProtocolV1
+from ..v2 import ProxyProtocolV2
+from ._hex import read_escapes
+from ._probe import Outcome, Target, connect, probe
+from ._show import bold, green, red
+
+__all__ = ["add_arguments", "run"]
+
+_DESCRIPTION: Final = """\
+Find out whether a server wants a PROXY protocol header, and which it takes: connect to it a few times, with headers
+that name this machine itself, and compare its answers. Exit status 0: it takes a header of one version at least; 1: it
+takes none, or that cannot be told; 2: it cannot be reached.
+"""
+_SEND_HELP: Final = (
+    "what to send behind the header so that the server answers, with escapes such as \\r\\n; a request by HTTP unless "
+    "given, and nothing to a server that speaks first"
+)
+# How long a server that speaks first has for its first word, in seconds, within the time-out.
+_FIRST_WORD: Final = 1.0
+_ADDRESS: Final = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})")
+
+_V1: Final = ProxyProtocolV1()
+_V2: Final = ProxyProtocolV2()
+
+
+class _Probe(NamedTuple):
+    name: str
+    header: Callable[[ProxyResult], bytes]
+
+
+def _wrong_v1(own: ProxyResult) -> bytes:
+    return _V1.pack(own).replace(b"TCP", b"TCX", 1)
+
+
+def _wrong_v2(own: ProxyResult) -> bytes:
+    header = bytearray(_V2.pack(own))
+    header[_wire.V2_COMMAND_AT] ^= 0xF0  # another version, which every receiver must look at
+    return bytes(header)
+
+
+_WITHOUT: Final = _Probe("without a header", lambda own: b"")
+_VERSION_1: Final = _Probe("version 1", _V1.pack)
+_VERSION_2: Final = _Probe("version 2", _V2.pack)
+_LOCAL: Final = _Probe("version 2, LOCAL", lambda own: _V2.pack(ProxyResultLocal()))
+_UNKNOWN: Final = _Probe("version 1, UNKNOWN", lambda own: _V1.pack(ProxyResultUnknown()))
+_WRONG_V1: Final = _Probe("version 1, wrong", _wrong_v1)
+_WRONG_V2: Final = _Probe("version 2, wrong", _wrong_v2)
+_PROBES: Final = (_WITHOUT, _VERSION_1, _UNKNOWN, _WRONG_V1, _VERSION_2, _LOCAL, _WRONG_V2)
+
+_Outcomes = dict[_Probe, Outcome]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the subcommand takes.
+
+    Args:
+        parser: The subcommand's.
+    """
+    parser.description = _DESCRIPTION
+    parser.add_argument("server", metavar="HOST:PORT", type=_server, help="the server; an IPv6 address in brackets")
+    parser.add_argument("--tls", action="store_true", help="speak TLS behind the header; certificates are not checked")
+    parser.add_argument("--send", metavar="TEXT", type=read_escapes, help=_SEND_HELP)
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, default=3.0, help="how long each connection may take (3)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check.
+
+    Args:
+        options: The arguments.
+
+    Returns:
+        0 if the server takes a header, else 1.
+    """
+    host, port = options.server
+    target = Target(host, port, options.send or b"", options.tls, options.timeout)
+    first = _listen_first(target)
+    if not (options.tls or options.send is not None or first.answer):
+        target = target._replace(message=_request(host))
+    outcomes: _Outcomes = {}
+    for each in _PROBES:
+        with connect(target) as connection:
+            outcomes[each] = probe(connection, target, each.header(_own(connection)))
+        print(f"  {each.name:<20}{escape(str(outcomes[each]))}", flush=True)
+    taken = [version for version in (_VERSION_1, _VERSION_2) if _takes(version, outcomes)]
+    print()
+    for sentence in _conclude(first, outcomes, taken):
+        print(sentence)
+    return 0 if taken else BAD_ANSWER
+
+
+def _listen_first(target: Target) -> Outcome:
+    """Find out whether the server speaks first."""
+    silent = target._replace(message=b"", tls=False, timeout=min(_FIRST_WORD, target.timeout))
+    with connect(target) as connection:
+        print(bold(escape(f"{target.host}, port {target.port} ({connection.getpeername()[0]})")), flush=True)
+        return probe(connection, silent, b"")
+
+
+def _request(host: str) -> bytes:
+    name = f"[{host}]" if ":" in host else host
+    return f"GET / HTTP/1.1\r\nHost: {name}\r\nUser-Agent: proxyprotocol\r\nConnection: close\r\n\r\n".encode(
+        "ascii", "replace"
+    )
+
+
+def _own(connection: socket.socket) -> ProxyResult:
+    return name_ends(connection.getsockname(), connection.getpeername())
+
+
+def _takes(version: _Probe, outcomes: _Outcomes) -> bool:
+    """Tell whether a header was taken for a header: answered as without one, and otherwise than a wrong one."""
+    outcome, without = outcomes[version], outcomes[_WITHOUT]
+    wrong = outcomes[_WRONG_V1 if version is _VERSION_1 else _WRONG_V2]
+    if not outcome.answered or (wrong.answered and wrong.shape == outcome.shape):
+        return False
+    return not without.answered or without.shape == outcome.shape
+
+
+def _conclude(first: Outcome, outcomes: _Outcomes, taken: list[_Probe]) -> Iterator[str]:
+    without = outcomes[_WITHOUT]
+    if taken:
+        yield from _conclude_taken(without, outcomes, taken)
+    elif not any(outcome.answered for outcome in outcomes.values()):
+        yield red("Nothing was answered, whatever was sent: nothing can be told.")
+        if any(outcome.reason for outcome in outcomes.values()):
+            yield "It seems to speak no TLS: ask without --tls."
+        elif first.ending:
+            yield "It lets connections go before it has read anything: if it trusts its proxies alone, ask from one."
+        else:
+            yield "It may want other bytes behind the header (--send, --tls), or trust none but its proxies."
+    elif without.answered and all(outcome.shape == without.shape for outcome in outcomes.values()):
+        yield red("It answers the same whatever is sent: nothing can be told. Something else may help, by --send.")
+    elif without.answered:
+        yield red("It wants no header: it answers without one, and takes a header for its client's own bytes.")
+    else:
+        yield red("It takes no header: what it answered shows that it took headers for its client's own bytes.")
+
+
+def _conclude_taken(without: Outcome, outcomes: _Outcomes, taken: list[_Probe]) -> Iterator[str]:
+    versions = "versions 1 and 2" if len(taken) == 2 else f"{taken[0].name} only"
+    if without.answered:
+        yield green(f"It takes a header, {versions}, and connections without one too.")
+        yield "Who can reach it chooses whether to name a client: it should trust none but its proxies."
+    else:
+        yield green(f"It wants a header, and takes {versions}. Without one it {without}.")
+    for special, version, meaning in (
+        (_LOCAL, _VERSION_2, "LOCAL, which health checks send"),
+        (_UNKNOWN, _VERSION_1, "UNKNOWN, for clients that have no IP address"),
+    ):
+        if version in taken:
+            served = outcomes[special].shape == outcomes[version].shape
+            yield f"{meaning}: {'served too' if served else f'not served, it {outcomes[special]}'}."
+    for wrong, version in ((_WRONG_V1, _VERSION_1), (_WRONG_V2, _VERSION_2)):
+        if version in taken:
+            yield f"A wrong header of {version.name}: it {outcomes[wrong]}."
+
+
+def _server(text: str) -> tuple[str, int]:
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 0 < int(match["port"]) <= _wire.MAX_PORT:
+        raise argparse.ArgumentTypeError(f"it is HOST:PORT, such as localhost:8080 or [::1]:8080, not {text!r}")
+    return match["ipv6"] or match["host"], int(match["port"])
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]+)?", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"it is a number of seconds above 0, not {text!r}")
+    return float(text)
