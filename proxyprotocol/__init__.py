@@ -18,7 +18,7 @@ from ._errors import (
     ProxyProtocolUntrustedError,
     ProxyProtocolWantRead,
 )
-from .datagram import pack_datagram, unpack_datagram
+from .datagram import Datagram, DatagramReceiver, pack_datagram, unpack_datagram
 from .detect import ProxyProtocolDetect
 from .noop import ProxyProtocolNoop
 from .parser import HeaderParser
@@ -44,6 +44,8 @@ from .v2 import ProxyProtocolV2
 from .version import ProxyProtocolVersion
 
 __all__ = [
+    "Datagram",
+    "DatagramReceiver",
     "HeaderParser",
     "HeaderPolicy",
     "PolicyCallable",

@@ -187,7 +187,7 @@ def check_signature(data: bytes | bytearray, *signatures: bytes) -> bool:
 
 def _describe(data: bytes) -> str:
     hint = ": that is TLS, whose place is behind the header" if data[0] == _TLS_HANDSHAKE else ""
-    return f"There is no PROXY protocol header, the connection begins with {data!r}{hint}"
+    return f"There is no PROXY protocol header, what came begins with {data!r}{hint}"
 
 
 def signature_begins(data: bytes | bytearray, *signatures: bytes) -> bool | None:

@@ -26,7 +26,7 @@ FLOORS = (
     ("_buffer", "parser", "policy", "receiver", "_sender", "options", "datagram"),
     ("_facts", "build", "sock"),
     ("reader", "asyncio", "twisted", "sync", "dnsbl"),
-    ("server", "cli"),
+    ("_program", "server", "cli", "__main__"),
 )
 ADAPTERS = 5  # the floor whose units never import one another
 ORDER = [unit for floor in FLOORS for unit in floor]

@@ -1,4 +1,4 @@
-"""A real dnsdist in front of a DNS server of twisted.names: the server knows who asked, and the answer arrives."""
+"""A real dnsdist in front of DNS servers on Twisted, asyncio and uvloop: they know who asked, and it is answered."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ from ._programs import PATIENCE, Program, connect, receive_all, wait_for
 from ._proxies import DNSdist
 from ._servers import HERE
 
+SERVERS = {
+    "twisted": ["dns_server.py"],
+    "asyncio": ["asyncio_dns_server.py", "asyncio"],
+    "uvloop": ["asyncio_dns_server.py", "uvloop"],
+}
 AGAIN = 0.5  # seconds after which a question is asked again: dnsdist may not have found its server yet
 
 
@@ -34,8 +39,9 @@ class NameServer(NamedTuple):
     port: int
 
 
-def serve(stack: contextlib.ExitStack, directory: Path, trusted: str = "127.0.0.0/8") -> NameServer:
-    program = Program([sys.executable, str(HERE / "dns_server.py"), trusted], directory)
+def serve(kind: str, stack: contextlib.ExitStack, directory: Path, trusted: str = "127.0.0.0/8") -> NameServer:
+    script, *arguments = SERVERS[kind]
+    program = Program([sys.executable, str(HERE / script), *arguments, trusted], directory)
 
     def end() -> None:
         survived = program.running()
@@ -47,9 +53,15 @@ def serve(stack: contextlib.ExitStack, directory: Path, trusted: str = "127.0.0.
     return NameServer(program, int(program.line()))
 
 
+@pytest.fixture(params=SERVERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """What the server is made with."""
+    return str(request.param)
+
+
 @pytest.fixture
-def server(programs: contextlib.ExitStack, tmp_path: Path) -> NameServer:
-    return serve(programs, tmp_path)
+def server(kind: str, programs: contextlib.ExitStack, tmp_path: Path) -> NameServer:
+    return serve(kind, programs, tmp_path)
 
 
 @pytest.fixture
@@ -152,9 +164,9 @@ def test_two_dnsdists_in_front_of_one_server_both_get_their_answers(server: Name
 
 
 def test_a_dnsdist_that_is_not_trusted_gets_no_answer(
-    programs: contextlib.ExitStack, tmp_path: Path, dnsdist: DNSdist
+    kind: str, programs: contextlib.ExitStack, tmp_path: Path, dnsdist: DNSdist
 ) -> None:
-    server = serve(programs, tmp_path, trusted="192.0.2.0/24")
+    server = serve(kind, programs, tmp_path, trusted="192.0.2.0/24")
     port = dnsdist.start(f"127.0.0.1:{server.port}")
 
     with datagrams_to("127.0.0.1", port) as client:

@@ -1,0 +1,163 @@
+"""Floor 5: connections that begin with a header of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl as _ssl
+from collections.abc import Callable
+from typing import Any
+
+from proxyprotocol._base import ProxyProtocol
+from proxyprotocol._facts import extra_info
+from proxyprotocol._sender import Sender
+from proxyprotocol.asyncio._streams import STREAM_LIMIT
+from proxyprotocol.asyncio._tls import TLS
+from proxyprotocol.result import ProxyResult
+
+__all__ = ["create_connection", "open_connection"]
+
+
+async def create_connection(
+    protocol_factory: Callable[[], asyncio.BaseProtocol],
+    host: Any = None,
+    port: Any = None,
+    *,
+    result: ProxyResult | Callable[[asyncio.Transport], ProxyResult | None] | None = None,
+    pp: ProxyProtocol | None = None,
+    ssl: _ssl.SSLContext | bool | None = None,
+    server_hostname: str | None = None,
+    ssl_handshake_timeout: float | None = None,
+    ssl_shutdown_timeout: float | None = None,
+    **keywords: Any,
+) -> tuple[asyncio.Transport, Any]:
+    """Connect, as ``loop.create_connection`` does, and send a header before anything else, before TLS too.
+
+    Args:
+        protocol_factory: Makes the application's protocol, which is connected when the header has been sent.
+        host: Where to connect, as ``loop.create_connection`` takes it.
+        port: Likewise.
+        result: What the header says, or a function that is given the connection's transport and says it. With None,
+            the function's None too, the client speaks for itself: version 2 says LOCAL, version 1 names the
+            connection's own two addresses.
+        pp: The codec; version 2 unless given.
+        ssl: What TLS *behind* the header is done with; True for :func:`ssl.create_default_context`.
+        server_hostname: The name that the server must have; *host* unless given.
+        ssl_handshake_timeout: How long the handshake may take, in seconds; asyncio's 60 unless given.
+        ssl_shutdown_timeout: How long the end of TLS may take, in seconds; asyncio's 30 unless given. From Python 3.11.
+        keywords: All others of ``loop.create_connection``.
+
+    Returns:
+        The transport and the protocol. The addresses are those of the real connection.
+
+    Raises:
+        TypeError: An argument is of another type.
+        ValueError: There is a keyword of TLS without *ssl*, or *ssl* without a name for the server; or the header
+            cannot say this, as version 1 cannot say LOCAL: a KeyError then, from some codecs.
+        OSError: There is no connection, or no TLS.
+        Exception: What *result* or the application raises as it begins. The connection is aborted then.
+    """
+    sender = Sender(result, pp=pp)
+    tls = waiter = None
+    if ssl:
+        if server_hostname is None and not host:
+            raise ValueError("server_hostname must be given for ssl without a host")
+        context = _ssl.create_default_context() if ssl is True else ssl
+        hostname = host if server_hostname is None else server_hostname
+        tls = TLS(context, ssl_handshake_timeout, ssl_shutdown_timeout, hostname)
+        waiter = asyncio.get_running_loop().create_future()
+    elif any(given is not None for given in (server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)):
+        raise ValueError("server_hostname, ssl_handshake_timeout and ssl_shutdown_timeout mean nothing without ssl")
+    opening = _Opening(protocol_factory, sender, tls, waiter)
+    transport, _ = await asyncio.get_running_loop().create_connection(lambda: opening, host, port, **keywords)
+    try:
+        return await opening.opened()
+    except BaseException:
+        transport.abort()
+        raise
+
+
+async def open_connection(
+    host: Any = None, port: Any = None, *, limit: int = STREAM_LIMIT, **keywords: Any
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect, as :func:`asyncio.open_connection` does, and send a header before anything else, before TLS too.
+
+    Args:
+        host: Where to connect, as ``loop.create_connection`` takes it.
+        port: Likewise.
+        limit: The most bytes that the reader buffers is twice this.
+        keywords: Those of :func:`create_connection`, such as ``result``, ``pp`` and ``ssl``.
+
+    Raises:
+        Exception: As :func:`create_connection`.
+    """
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=limit, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await create_connection(lambda: protocol, host, port, **keywords)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+class _Opening(asyncio.Protocol):
+    """Sends the header of one connection, then hands the connection over to the application and is gone.
+
+    Args:
+        protocol_factory: Makes the application's protocol.
+        sender: What is sent.
+        tls: How TLS is done behind the header, if it is.
+        waiter: Gets the outcome of its handshake.
+    """
+
+    _error: Exception | None = None
+    _opened: tuple[asyncio.Transport, Any] | None = None
+
+    def __init__(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sender: Sender,
+        tls: TLS | None,
+        waiter: asyncio.Future[None] | None,
+    ) -> None:
+        self._protocol_factory = protocol_factory
+        self._sender = sender
+        self._tls = tls
+        self._waiter = waiter
+        self._sent = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Send the header and begin TLS; when that is done, or where there is none, begin the application."""
+        try:
+            if self._sent:  # TLS calls, and this is its transport
+                self._begin(transport)
+                return
+            self._sent = True
+            local, peer = extra_info(transport, "sockname"), extra_info(transport, "peername")
+            transport.write(self._sender.header(transport, local, peer))
+            if self._tls is None:
+                self._begin(transport)
+            else:
+                self._tls.begin(transport, self, server_side=False, waiter=self._waiter)
+        except Exception as error:
+            # for whoever waits for the connection, and then aborts it: raised here it would be the loop's to log
+            self._error = error
+
+    def _begin(self, transport: asyncio.Transport) -> None:
+        protocol: Any = self._protocol_factory()
+        transport.set_protocol(protocol)
+        self._opened = transport, protocol
+        protocol.connection_made(transport)
+
+    async def opened(self) -> tuple[asyncio.Transport, Any]:
+        """Wait for the application to begin.
+
+        Raises:
+            OSError: The connection was lost before.
+            Exception: Why it could not begin.
+        """
+        if self._waiter is not None and self._error is None:
+            await self._waiter
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if self._opened is None:
+            raise ConnectionAbortedError("The connection was lost in the TLS handshake")
+        return self._opened

@@ -1,0 +1,174 @@
+"""Floor 5: event loops whose listeners read headers, for servers that cannot be told to, such as uvicorn's command.
+
+``uvicorn --loop proxyprotocol.asyncio:new_event_loop app:app`` needs no change to the application. Environment
+variables say how headers are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from proxyprotocol import _wire
+from proxyprotocol._facts import AF_UNIX
+from proxyprotocol.asyncio._streams import start_tls
+from proxyprotocol.asyncio.factory import ProxyProtocolFactory
+from proxyprotocol.asyncio.server import _listen
+from proxyprotocol.options import OPTIONS, parse_receiver
+
+__all__ = ["new_event_loop", "new_uvloop_event_loop"]
+
+# The status by which gunicorn's and uvicorn's workers tell that the next one would fail likewise. With another they are
+# started again and again.
+_STARTUP_FAILURE = 3
+
+_PREFIX = "PROXYPROTOCOL_"
+_UNIX = "unix"
+# as the text of a listener's own number is: 080 would be none
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
+
+
+def _spell(option: str) -> str:
+    """Give the name of an option in the environment: ``max_header`` is ``PROXYPROTOCOL_MAX_HEADER``."""
+    return _PREFIX + option.upper()
+
+
+_PORTS = _spell("ports")
+_VARIABLES = {_spell(option): option for option in OPTIONS}
+
+
+class _Configuration:
+    """What the environment says.
+
+    Args:
+        environment: The variables.
+
+    Raises:
+        ValueError: A value is wrong, or a variable that begins as ours is none of them.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        given = {name: value for name, value in environment.items() if name.startswith(_PREFIX)}
+        ports = given.pop(_PORTS, None)
+        # with a slip in the name of _TRUSTED everybody would be trusted
+        unknown = ", ".join(sorted(given.keys() - _VARIABLES.keys()))
+        if unknown:
+            raise ValueError(f"{unknown}: there is no such variable, but {', '.join([*_VARIABLES, _PORTS])}")
+        self.receiver = parse_receiver({_VARIABLES[name]: value for name, value in given.items()}, _spell)
+        self._ports = None if ports is None else frozenset(map(_parse_port, ports.split(",")))
+
+    def covers(self, port: str) -> bool:
+        """Tell whether the connections of a listener begin with a header.
+
+        Args:
+            port: Its port, or ``unix``.
+        """
+        return self._ports is None or port in self._ports
+
+
+def _parse_port(text: str) -> str:
+    text = text.strip()
+    if text != _UNIX and not (_PORT.fullmatch(text) and int(text) <= _wire.MAX_PORT):
+        raise ValueError(f"{_PORTS} takes port numbers and unix, with commas between them, not {text!r}")
+    return text
+
+
+if TYPE_CHECKING:
+    _AnyLoop = asyncio.SelectorEventLoop
+else:
+    _AnyLoop = object
+
+
+class _Listeners(_AnyLoop):
+    """What stands in front of a class of loops: it reads headers on every listener that is opened."""
+
+    _configuration: _Configuration
+
+    async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **keywords: Any) -> Any:
+        sock = keywords.get("sock")
+        name = _name(port) if sock is None else _name_of_socket(sock)
+        return await self._listen(super().create_server, protocol_factory, name, host, port, **keywords)
+
+    async def create_unix_server(self, protocol_factory: Any, path: Any = None, **keywords: Any) -> Any:
+        return await self._listen(super().create_unix_server, protocol_factory, _UNIX, path, **keywords)
+
+    async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
+        return await start_tls(self, super().start_tls, transport, *args, **keywords)
+
+    async def _listen(self, begin: Any, protocol_factory: Any, name: str, *args: Any, **keywords: Any) -> Any:
+        configuration = self._configuration
+        # whoever listens with our own functions has said more than the environment does
+        if isinstance(protocol_factory, ProxyProtocolFactory) or not configuration.covers(name):
+            return await begin(protocol_factory, *args, **keywords)
+        return await _listen(begin, protocol_factory, *args, receiver=configuration.receiver, **keywords)
+
+
+class _EventLoop(_Listeners, asyncio.SelectorEventLoop):
+    """asyncio's own loop."""
+
+
+def _name(port: Any) -> str:
+    """Name a port as the variable does, where it was given as a loop takes it: a number, a text, or None."""
+    return str(port or 0)
+
+
+def _name_of_socket(sock: socket.socket) -> str:
+    return _UNIX if sock.family == AF_UNIX else str(sock.getsockname()[1])
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Make one of asyncio's event loops, whose listeners read a header at the front of every connection.
+
+    Which, and how, is said by environment variables. They take what the options of endpoint strings take:
+    ``PROXYPROTOCOL_VERSION``, ``_TRUSTED``, ``_UNTRUSTED``, ``_POLICY``, ``_TIMEOUT`` and ``_MAX_HEADER``; and
+    ``PROXYPROTOCOL_PORTS`` takes the ports whose connections begin with a header, with commas between them, and
+    ``unix`` for all UNIX sockets. Without it all listeners are meant that are opened through the loop. Those that are
+    opened with the functions of this package go by their own arguments.
+
+    Raises:
+        SystemExit: A variable is wrong. It ends the program with a sentence that names the variable and what it takes.
+    """
+    return _configure(_EventLoop)
+
+
+def new_uvloop_event_loop() -> asyncio.AbstractEventLoop:
+    """Make one of uvloop's event loops, for the rest as :func:`new_event_loop`.
+
+    Raises:
+        SystemExit: A variable is wrong, or there is no uvloop.
+    """
+    try:
+        import uvloop
+    except ImportError as error:
+        raise _stop(f"There is no uvloop here ({error}): the extra proxyprotocol[uvloop] installs it") from None
+
+    class UvloopEventLoop(_Listeners, uvloop.Loop):  # type: ignore[misc]
+        """uvloop's own loop."""
+
+    return _configure(UvloopEventLoop)
+
+
+def _configure(kind: type[_Listeners]) -> asyncio.AbstractEventLoop:
+    # An exit, and not the ValueError: who runs a server by its command wants the sentence, and no server catches it on
+    # its way to show a traceback. Before the loop is made, which would have to be closed.
+    try:
+        configuration = _Configuration(os.environ)
+    except ValueError as error:
+        raise _stop(str(error)) from None
+    loop = kind()
+    loop._configuration = configuration
+    return loop
+
+
+def _stop(sentence: str) -> SystemExit:
+    """Say why there can be no loop, and make the exit."""
+    print(sentence, file=sys.stderr)
+    stop = SystemExit(sentence)
+    # Left alone it is the sentence, to be printed, and the status 1.
+    stop.code = _STARTUP_FAILURE
+    return stop

@@ -1,0 +1,187 @@
+"""Floor 5: the transport that an application is given, which tells the client's addresses in place of the proxy's."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+# Not public. Without it sendfile over TLS is refused: asyncio asks for just this class.
+from asyncio.transports import _FlowControlMixin
+from typing import Any
+
+from proxyprotocol._facts import AF_UNIX
+from proxyprotocol.asyncio._delivery import deliver
+from proxyprotocol.receiver import describe_address
+from proxyprotocol.result import ProxyResult
+from proxyprotocol.typing import SockAddr
+
+__all__ = ["ProxyProtocolTransport"]
+
+
+class _Below:
+    """A method of the transport below.
+
+    It becomes an attribute of the overlay when it is first asked for: most applications use three of them, and from
+    then on a call costs what it costs without us.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, overlay: Any, owner: type | None = None) -> Any:
+        if overlay is None:
+            return self
+        method = overlay.__dict__[self._name] = getattr(overlay._below, self._name)
+        return method
+
+
+# asyncio.Transport's constructor, which this does not call, would only hide the attributes of the transport below.
+class ProxyProtocolTransport(_FlowControlMixin, asyncio.Transport):
+    """A connection's transport with the client's addresses; everything else is the real transport's own.
+
+    :meth:`get_extra_info` tells ``"peername"`` and ``"sockname"`` as the header says them, and ``"socket"`` is one
+    whose ``getpeername()``, ``getsockname()`` and ``family`` agree. Where the header gives no address, as LOCAL and
+    UNKNOWN do not, all of them are the real connection's. ``"proxy_protocol"`` is the :class:`.ProxyResult`, None
+    where there was no header, and ``"proxy_peername"`` who really connected.
+
+    Args:
+        transport: The real transport.
+        result: What the header said, if there was one.
+        addresses: The result again, where its addresses are the connection's.
+        proxy_peername: Who connected, as the socket module gives it.
+    """
+
+    abort: Any = _Below()
+    can_write_eof: Any = _Below()
+    close: Any = _Below()
+    get_protocol: Any = _Below()
+    get_write_buffer_limits: Any = _Below()
+    get_write_buffer_size: Any = _Below()
+    is_closing: Any = _Below()
+    set_protocol: Any = _Below()
+    set_write_buffer_limits: Any = _Below()
+    write: Any = _Below()
+    write_eof: Any = _Below()
+    writelines: Any = _Below()
+
+    # asked for by asyncio's start_tls, which needs nothing that uvloop's transports lack but this
+    _start_tls_compatible = True
+
+    _held = b""
+    _release: asyncio.Handle | None = None
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        result: ProxyResult | None,
+        addresses: ProxyResult | None,
+        proxy_peername: SockAddr,
+    ) -> None:
+        self._below = transport
+        self._result = result
+        self._addresses = addresses
+        self._proxy_peername = proxy_peername
+
+    def __getattr__(self, name: str) -> Any:
+        # asyncio itself asks its transports for more than is public: for start_tls, for sendfile, when TLS fails
+        return getattr(self._below, name)
+
+    def __repr__(self) -> str:
+        client = "" if self._addresses is None else f" for {describe_address(self._addresses.peername)}"
+        return f"<{type(self).__name__}{client} over {self._below!r}>"
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Tell a fact about the connection.
+
+        Args:
+            name: Which one, such as ``"peername"``.
+            default: What to answer where it is not known.
+        """
+        addresses = self._addresses
+        if name == "proxy_protocol":
+            return default if self._result is None else self._result
+        if name == "proxy_peername" or (name == "peername" and addresses is None):
+            return default if self._proxy_peername is None else self._proxy_peername
+        if addresses is not None:
+            if name == "peername":
+                return addresses.peername
+            if name == "sockname":
+                return addresses.sockname
+            if name == "socket":
+                sock = self._below.get_extra_info(name)
+                return default if sock is None else _ClientSocket(sock, addresses)
+        return self._below.get_extra_info(name, default)
+
+    def is_reading(self) -> bool:
+        """Tell whether the application is given what comes."""
+        return self._release is not None or self._below.is_reading()
+
+    def pause_reading(self) -> None:
+        """Give the application nothing until :meth:`resume_reading`, nor what came with the header."""
+        if self._release is not None:
+            self._release.cancel()
+            self._release = None
+        self._below.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Give the application what comes, and first what came with the header."""
+        if not self._held:
+            self._below.resume_reading()
+        elif self._release is None:
+            # not from inside of an application's call, which expects no data yet
+            self._release = asyncio.get_running_loop().call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._release = None
+        self._below.resume_reading()
+        held, self._held = self._held, b""
+        try:
+            self._deliver(held)
+        except BaseException:
+            # the application's; this is not the transport's read, and nobody else would drop the connection
+            self._below.abort()
+            raise
+
+    def _begin(self, protocol: Any, data: bytes = b"") -> None:
+        """Begin an application: from here on nothing of ours stands between the transport below and its protocol."""
+        self._below.set_protocol(protocol)
+        protocol.connection_made(self)
+        if data:
+            self._deliver(data)
+
+    def _deliver(self, data: bytes) -> None:
+        """Give the application bytes that came with the header; while it has paused they are held."""
+        rest = deliver(self._below, data)
+        if rest and not self._below.is_closing():
+            self._held = rest
+
+
+class _ClientSocket:
+    """A connection's socket with the client's addresses: servers ask the socket rather than the transport."""
+
+    __slots__ = ("_addresses", "_socket")
+
+    def __init__(self, sock: Any, addresses: ProxyResult) -> None:
+        self._socket = sock
+        self._addresses = addresses
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} for {describe_address(self._addresses.peername)} over {self._socket!r}>"
+
+    @property
+    def family(self) -> int:
+        return self._addresses.family
+
+    def getpeername(self) -> SockAddr:
+        return self._addresses.peername
+
+    def getsockname(self) -> SockAddr:
+        return self._addresses.sockname
+
+    def setsockopt(self, level: int, *arguments: Any) -> None:
+        # Who is told of a client on TCP sets TCP's options, such as TCP_NODELAY, and a proxy on a UNIX socket has none.
+        if level != socket.IPPROTO_TCP or self._socket.family != AF_UNIX:
+            self._socket.setsockopt(level, *arguments)
