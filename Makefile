@@ -43,7 +43,7 @@ docs: $(VENV)/.installed-test
 	@$(BIN)/python -m sphinx -q -E -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 
 bench: $(VENV)/.installed-test
-	@set -e; for script in benchmarks/codecs.py benchmarks/wrapper.py benchmarks/servers.py; do $(BIN)/python $$script; done
+	@set -e; for script in benchmarks/codecs.py benchmarks/wrapper.py benchmarks/servers.py benchmarks/relay.py; do $(BIN)/python $$script; done
 
 # A candidate counts only once it has run: pyenv puts names on PATH that refuse to.
 test-pythons:

@@ -179,6 +179,7 @@ def started(python: str, more: list[str]) -> Iterator[tuple[Proxy, Proxy]]:
         proxies = start_haproxy(directory, backends), start_relay(python, backends, more)
         for proxy in proxies:
             stack.callback(end, proxy.process)
+        for proxy in proxies:
             wait_for(proxy)
         yield proxies
 

@@ -145,6 +145,11 @@ SURFACE: dict[str, dict[str, Class | str | None]] = {
             "(host, timeout)", "BasicDnsbl Dnsbl", (*DNSBL, "map_results(self, addresses)"), "host timeout"
         ),
     },
+    "proxyprotocol.server": {
+        "Address": Class("(addr, *, server=False)", readable="host port pp ssl query server url"),
+    },
+    "proxyprotocol.server.main": {"main": "()"},
+    "proxyprotocol.server.echo": {"main": "()"},
 }
 
 NUMBERS = {

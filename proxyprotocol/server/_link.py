@@ -1,0 +1,252 @@
+"""Floor 6: a connection that is being relayed: two ends, and two flows of bytes between them.
+
+Memory is bounded by one chunk a flow: all flows read into the same buffer, what the other end does not take at once is
+kept, and nothing more is read before it has gone. The kernel's own buffers do the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from proxyprotocol.server._metrics import BYTES_DOWN, BYTES_UP
+from proxyprotocol.server._streams import Stream, describe_error
+from proxyprotocol.server._timers import Timed, Wheel
+
+__all__: list[str] = []
+
+_NOTHING: Final = memoryview(b"")
+_RESET: Final = struct.pack("ii", 1, 0)
+
+
+class Flow:
+    """The bytes from one end to the other.
+
+    Args:
+        link: The connection.
+        source: Where they come from.
+        target: Where they go.
+        counter: Which of the counters counts them.
+    """
+
+    __slots__ = ("broken", "counter", "ended", "link", "pending", "source", "target")
+
+    def __init__(self, link: Link, source: Stream, target: Stream, counter: int) -> None:
+        self.link = link
+        self.source, self.target = source, target
+        self.counter = counter
+        #: What was read and has not been taken.
+        self.pending = _NOTHING
+        #: Whether the source has said all, or the target is gone.
+        self.ended = False
+        #: Whether it is the target.
+        self.broken = False
+
+    def readable(self) -> None:
+        """Move one chunk."""
+        link = self.link
+        # also called by itself where the selector cannot know, and the link may have changed meanwhile
+        if self.ended or link.closed or self.pending or self.target.unsent:
+            return
+        try:
+            size = self.source.recv_into(link.buffer)
+        except (BlockingIOError, InterruptedError):
+            if self.source.unsent:
+                link.watch_both()
+            return
+        except OSError as error:
+            link.fail(error)
+            return
+        link.touch()
+        if size:
+            link.values[self.counter] += size
+            self.push(link.buffer[:size])
+            if self.source.buffered or self.source.unsent:
+                link.watch_both()
+        else:
+            self._end()
+
+    def push(self, data: memoryview) -> None:
+        """Give bytes to the target, and keep those that it does not take.
+
+        Args:
+            data: The bytes, which may change when this has returned.
+        """
+        try:
+            sent = self.target.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._break()
+            return
+        if sent < len(data):
+            self.pending = memoryview(bytes(data[sent:]))
+        if self.pending or self.target.unsent:
+            self.link.watch_both()
+
+    def flush(self) -> None:
+        """Give the target what is pending, and read again when it has taken it all."""
+        link = self.link
+        try:
+            self.target.flush()
+            if self.pending:
+                self.pending = self.pending[self.target.send(self.pending) :]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self._break()
+            return
+        link.touch()
+        if not self.pending and not self.target.unsent:
+            link.settle()
+
+    def _end(self) -> None:
+        """Pass the end of the source on."""
+        self.ended = True
+        with contextlib.suppress(OSError):  # a target that is gone has no end to be told
+            self.target.end()
+        self.link.settle()
+
+    def _break(self) -> None:
+        """Take that the target is gone: what it has said before can still be read, and nothing else is of use."""
+        self.ended = self.broken = True
+        self.pending = _NOTHING
+        self.link.settle()
+
+
+class Link(Timed):
+    """A connection that is being relayed.
+
+    Args:
+        loop: The loop.
+        wheel: Keeps its deadline.
+        buffer: What all connections read into.
+        values: What counts the bytes, by the numbers of ``_metrics``.
+        idle_timeout: How long nothing may move, in seconds; None for no limit.
+        ended: Called once when it is over, with the reason where that is not that both ends have said all.
+    """
+
+    __slots__ = ("_down", "_ended", "_idle_timeout", "_loop", "_up", "_wheel", "buffer", "closed", "values")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        wheel: Wheel,
+        buffer: memoryview,
+        values: memoryview,
+        idle_timeout: float | None,
+        ended: Callable[[str | None], None],
+    ) -> None:
+        super().__init__()
+        self._loop, self._wheel = loop, wheel
+        self._idle_timeout = idle_timeout
+        self._ended = ended
+        self.buffer, self.values = buffer, values
+        self.closed = False
+
+    def begin(self, client: Stream, server: Stream, header: bytes, first: bytes) -> None:
+        """Begin to relay.
+
+        Args:
+            client: The end of who has connected.
+            server: The end of who was connected to.
+            header: What goes to the server before anything else.
+            first: What the client has sent by now, which goes with it.
+        """
+        self._up = Flow(self, client, server, BYTES_UP)
+        self._down = Flow(self, server, client, BYTES_DOWN)
+        self._wheel.set(self, self._idle_timeout)
+        self.values[BYTES_UP] += len(first)
+        if header or first:
+            self._up.push(memoryview(header + first))
+        self.watch_both()
+
+    def touch(self) -> None:
+        """Take that something has moved."""
+        if self._idle_timeout is not None:
+            self.deadline = self._loop.time() + self._idle_timeout
+
+    def settle(self) -> None:
+        """Take that one flow has ended; when both have, and everything is sent, the connection is over."""
+        if all(flow.ended and (flow.broken or not flow.target.unsent) for flow in (self._up, self._down)):
+            self.close(None)
+        else:
+            self.watch_both()
+
+    def watch_both(self) -> None:
+        """Ask the selector for just what there is to do."""
+        self._watch(self._up.source, self._up, self._down)
+        self._watch(self._up.target, self._down, self._up)
+
+    def fail(self, error: OSError) -> None:
+        """Take that an end was lost in the midst of what it had to say, which the other end must not take for all.
+
+        Args:
+            error: How it was lost.
+        """
+        self.abort(describe_error(error))
+
+    def expired(self) -> None:
+        """Take that nothing has moved for too long."""
+        self.abort(f"nothing has moved for {self._idle_timeout:g} seconds")
+
+    def abort(self, reason: str) -> None:
+        """Reset both ends.
+
+        Args:
+            reason: Why.
+        """
+        if self.closed:
+            return
+        for stream in (self._up.source, self._up.target):
+            with contextlib.suppress(OSError):  # a peer that is gone, or no TCP
+                stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.close(reason)
+
+    def close(self, reason: str | None) -> None:
+        """Close both ends.
+
+        Args:
+            reason: Why, if it is not that both have said all.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        self._wheel.discard(self)
+        for stream in (self._up.source, self._up.target):
+            if stream.reading:
+                self._loop.remove_reader(stream.fd)
+            if stream.writing:
+                self._loop.remove_writer(stream.fd)
+            stream.sock.close()
+        self._ended(reason)
+
+    def _watch(self, stream: Stream, inward: Flow, outward: Flow) -> None:
+        """Do that for one end, where one flow comes from and the other goes to."""
+        if self.closed:
+            return
+        read = not (inward.ended or inward.pending or inward.target.unsent or stream.choked)
+        write = not outward.broken and (bool(outward.pending) or stream.unsent)
+        if read is not stream.reading:
+            stream.reading = read
+            if read:
+                self._loop.add_reader(stream.fd, inward.readable)
+            else:
+                self._loop.remove_reader(stream.fd)
+        if write is not stream.writing:
+            stream.writing = write
+            if write:
+                self._loop.add_writer(stream.fd, self._writable, outward)
+            else:
+                self._loop.remove_writer(stream.fd)
+        if read and stream.buffered:
+            self._loop.call_soon(inward.readable)
+
+    def _writable(self, outward: Flow) -> None:
+        outward.flush()
+        # who was choked may be read again
+        self.watch_both()

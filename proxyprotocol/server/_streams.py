@@ -1,0 +1,104 @@
+"""Floor 6: the two ends that a relayed connection has, each as bytes in and bytes out."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Protocol
+
+__all__: list[str] = []
+
+
+class Stream(Protocol):
+    """One end: a socket that does not block, or TLS on one.
+
+    ``recv_into`` and ``send`` are a socket's: they raise BlockingIOError where there is nothing to do yet, and any
+    other OSError when the connection is lost. The first gives 0 at the end of what the peer has to say.
+    """
+
+    sock: socket.socket
+    #: The socket's file descriptor. By it the selector knows the socket: asked for one by its object that it does not
+    #: know, which happens for every connection, it writes down the socket's addresses for an error that nobody sees.
+    fd: int
+    #: Whether the selector is asked if the peer has sent something, and if it takes something: kept by the link.
+    reading: bool
+    writing: bool
+
+    @property
+    def recv_into(self) -> Callable[[memoryview], int]:
+        """Takes bytes from the peer."""
+        ...
+
+    @property
+    def send(self) -> Callable[[memoryview], int]:
+        """Gives bytes to the peer."""
+        ...
+
+    @property
+    def unsent(self) -> bool:
+        """Whether bytes that ``send`` has taken are still here: more are taken when :meth:`flush` got rid of them."""
+        ...
+
+    @property
+    def choked(self) -> bool:
+        """Whether nothing is to be read before :meth:`flush` has got rid of what is unsent."""
+        ...
+
+    @property
+    def buffered(self) -> bool:
+        """Whether there is something to read of which the selector does not know."""
+        ...
+
+    def flush(self) -> None:
+        """Send what is unsent, as far as the peer takes it.
+
+        Raises:
+            OSError: The connection is lost.
+        """
+
+    def end(self) -> None:
+        """Tell the peer that this was all; what it has to say still comes.
+
+        Raises:
+            OSError: The connection is lost.
+        """
+
+
+class PlainStream:
+    """A socket as it is.
+
+    Args:
+        sock: The socket, non-blocking.
+    """
+
+    __slots__ = ("fd", "reading", "recv_into", "send", "sock", "writing")
+
+    unsent = choked = buffered = False
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.fd = sock, sock.fileno()
+        self.reading = self.writing = False
+        # the socket's own methods: nothing of ours is called for bytes that pass
+        self.recv_into: Callable[[memoryview], int] = sock.recv_into
+        self.send: Callable[[memoryview], int] = sock.send
+
+    def flush(self) -> None:
+        """Nothing is ever unsent here."""
+
+    def end(self) -> None:
+        """Half-close the connection."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+
+def describe_error(error: OSError) -> str:
+    """Put into words what went wrong with a connection, for people who read one line of it.
+
+    Args:
+        error: What was raised.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not good: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return "the connection ended in it" if isinstance(error, ssl.SSLEOFError) else error.reason or str(error)
+    return error.strerror or str(error)

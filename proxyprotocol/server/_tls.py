@@ -1,0 +1,215 @@
+"""Floor 6: TLS on one end of a relayed connection.
+
+On an ``ssl.SSLObject``, which does no input and output of its own, because a relay has to pass half-closes on. Tried
+before: asyncio's transports close the connection when the peer's close_notify comes, so that an answer is lost; and
+``ssl.SSLSocket.unwrap()``, which sends one, reads from the socket too and throws away the answer that it meets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from typing import Any, Final
+
+__all__: list[str] = []
+
+_CIPHERTEXT: Final = 65536  # bytes; how much is read from a socket in one go
+# How much is encrypted in one go. What a peer does not take of it is kept here.
+_PLAINTEXT: Final = 65536
+# Answers to what the peer asks of TLS itself may come on top of that, and then it has to take some first.
+_MOST_UNSENT: Final = 2 * _PLAINTEXT
+
+
+class TLSStream:
+    """TLS on a socket. The handshake has to be brought to its end before anything else.
+
+    Args:
+        sock: The socket, non-blocking.
+        context: What TLS is done with.
+        server_side: Whether it is the peer who speaks first.
+        server_hostname: For a client: the name that the server must have.
+        first: What goes out in front of TLS, in one piece with its first bytes.
+        data: The peer's first bytes, where they have been read already.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_incoming",
+        "_outgoing",
+        "_read_ahead",
+        "_unsent",
+        "fd",
+        "reading",
+        "sock",
+        "tls",
+        "writing",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+        first: bytes = b"",
+        data: bytes = b"",
+    ) -> None:
+        self.sock, self.fd = sock, sock.fileno()
+        self.reading = self.writing = False
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
+        self._incoming.write(data)
+        self._unsent = memoryview(first)
+        self._read_ahead = b""
+        self._ended = False
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the peer has to take something first."""
+        return bool(self._unsent or self._outgoing.pending)
+
+    @property
+    def choked(self) -> bool:
+        """Whether it has to take so much that nothing it says can be answered."""
+        return len(self._unsent) + self._outgoing.pending > _MOST_UNSENT
+
+    @property
+    def buffered(self) -> bool:
+        """Whether there is something to read in here, the end included."""
+        return bool(self._ended or self._read_ahead or self._incoming.pending)
+
+    def handshake(self) -> bool:
+        """Take the next step of the handshake.
+
+        Returns:
+            Whether it is done.
+
+        Raises:
+            ssl.SSLError: It has failed. The peer is told why.
+            OSError: The connection is lost.
+        """
+        try:
+            while True:
+                try:
+                    self.tls.do_handshake()
+                    return True
+                except ssl.SSLWantReadError:
+                    # what is to be said has to be out before the answer can come
+                    self.flush()
+                    if not self._fetch():
+                        return False
+        finally:
+            with contextlib.suppress(OSError):
+                self.flush()
+
+    def recv_into(self, view: memoryview) -> int:
+        """Give as much as there is.
+
+        Args:
+            view: Where to.
+
+        Returns:
+            How many bytes; 0 at the end, with the peer's close_notify or without.
+
+        Raises:
+            BlockingIOError: There is nothing.
+            OSError: The connection is lost, or what has come is no TLS.
+        """
+        size = self._take_read_ahead(view)
+        while size < len(view) and not self._ended and not self.choked:
+            try:
+                got: Any = self.tls.read(len(view) - size, view[size:])
+                self._ended = not got
+                size += got
+            except ssl.SSLWantReadError:
+                if not self._fetch():
+                    break
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                self._ended = True
+        if self._outgoing.pending:
+            with contextlib.suppress(OSError):  # which the next write meets too: what has come still counts
+                self.flush()
+        if not size and not self._ended:
+            raise BlockingIOError
+        return size
+
+    def send(self, view: memoryview) -> int:
+        """Encrypt some of the bytes, and send as much as the peer takes.
+
+        Args:
+            view: The bytes.
+
+        Returns:
+            How many bytes are on their way. Some of them may be unsent.
+
+        Raises:
+            BlockingIOError: There is something unsent.
+            OSError: The connection is lost.
+        """
+        self.flush()
+        if self.unsent:
+            raise BlockingIOError
+        size = self.tls.write(view[:_PLAINTEXT])
+        self.flush()
+        return size
+
+    def flush(self) -> None:
+        """Send what is unsent, as far as the peer takes it.
+
+        Raises:
+            OSError: The connection is lost.
+        """
+        while self.unsent:
+            if self._outgoing.pending:
+                # behind what has been waiting; in the handshake that is a header, so that both leave in one piece
+                self._unsent = memoryview(bytes(self._unsent) + self._outgoing.read())
+            try:
+                self._unsent = self._unsent[self.sock.send(self._unsent) :]
+            except (BlockingIOError, InterruptedError):
+                return
+
+    def end(self) -> None:
+        """Send a close_notify; what the peer has to say can still be read.
+
+        Raises:
+            OSError: The connection is lost.
+        """
+        # OpenSSL looks for the peer's, and a record that it meets on the way would be lost
+        self._read_ahead += self._decrypt_all()
+        with contextlib.suppress(ssl.SSLError):
+            self.tls.unwrap()
+        self.flush()
+
+    def _take_read_ahead(self, view: memoryview) -> int:
+        size = min(len(self._read_ahead), len(view))
+        view[:size] = self._read_ahead[:size]
+        self._read_ahead = self._read_ahead[size:]
+        return size
+
+    def _decrypt_all(self) -> bytes:
+        """Give what has come and was not read. That is not more than was read from the socket in one go."""
+        plain = []
+        while not self._ended:
+            try:
+                data = self.tls.read(_CIPHERTEXT)
+                self._ended = not data
+                plain.append(data)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLError:  # the end, or what the next read will say
+                self._ended = True
+        return b"".join(plain)
+
+    def _fetch(self) -> bool:
+        """Read from the socket; give whether there was anything, the end included."""
+        try:
+            data = self.sock.recv(_CIPHERTEXT)
+        except (BlockingIOError, InterruptedError):
+            return False
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        return True

@@ -1,0 +1,207 @@
+"""Floor 6: the addresses that the commands take."""
+
+from __future__ import annotations
+
+import ssl as _ssl
+from pathlib import Path
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from proxyprotocol._base import ProxyProtocol
+from proxyprotocol.options import choose
+from proxyprotocol.receiver import describe_address
+from proxyprotocol.version import ProxyProtocolVersion
+
+__all__ = ["TLS_OPTIONS", "Address"]
+
+#: The options of an address that say how TLS is done.
+TLS_OPTIONS = ("cert", "key", "verify", "cafile", "capath")
+
+_CODECS: dict[str, ProxyProtocol] = {codec.name.lower(): codec.value for codec in ProxyProtocolVersion}
+_VERIFY_MODES = {mode.name.lower(): mode for mode in _ssl.VerifyMode}
+_SCHEMES = ("", "ssl", "unix")
+_FORMS = "HOST:PORT, ssl://HOST:PORT or unix:PATH"
+
+
+class Address:
+    """An address on the command line, such as:
+
+    * ``HOST:PORT``, with an IPv6 address in brackets
+    * ``HOST:PORT?pp=v1``
+    * ``ssl://HOST:PORT``, on the listening side with ``?cert=cert.pem&key=key.pem``
+    * ``ssl://HOST:PORT?cert=cert.pem&verify=CERT_REQUIRED&cafile=authority.pem``
+    * ``unix:/run/app.sock``, or ``unix:@name`` for an abstract socket
+
+    The constructor takes any text, as the established one does. The properties say what is wrong with it, and so does
+    :meth:`check`, at once.
+
+    Args:
+        addr: The text.
+        server: Whether it is listened on; otherwise it is connected to.
+
+    Attributes:
+        url: The text in its parts.
+        query: The options; of several of one name the last counts.
+        server: The argument.
+    """  # noqa: D415  # ends in a list
+
+    __slots__ = ("_text", "query", "server", "url")
+
+    def __init__(self, addr: str, *, server: bool = False) -> None:
+        self._text = addr
+        self.server = server
+        if addr.startswith("unix:"):
+            path, _, query = addr.removeprefix("unix:").partition("?")
+            self.url = SplitResult("unix", "", path, query, "")
+        else:
+            try:
+                self.url = urlsplit(addr if "://" in addr else f"//{addr}")
+            except ValueError as error:  # a bracket that is not closed
+                raise ValueError(f"{addr!r} is no address, which is {_FORMS}: {error}") from None
+        self.query = parse_qs(self.url.query, keep_blank_values=True)
+
+    def __str__(self) -> str:
+        """Give the text in a form that names host and port in front of the options."""
+        return f"unix:{self.url.path}" if self.url.scheme == "unix" else self.url.geturl()
+
+    def option(self, name: str) -> str | None:
+        """Give the value of an option; None where it is not there.
+
+        Args:
+            name: Its name.
+        """
+        values = self.query.get(name)
+        return values[-1] if values else None
+
+    @property
+    def host(self) -> str:
+        """The host, without brackets; empty for every address of this machine, and for a UNIX socket."""
+        netloc = self.url.netloc.rpartition("@")[2]
+        if netloc.startswith("["):
+            return netloc[1:].partition("]")[0]
+        return netloc.partition(":")[0]
+
+    @property
+    def port(self) -> int | None:
+        """The port; None where there is none.
+
+        Raises:
+            ValueError: It is no number from 0 to 65535.
+        """
+        try:
+            return self.url.port
+        except ValueError:
+            raise ValueError(f"{self._text!r} is no address, which is {_FORMS}: its port is no port") from None
+
+    @property
+    def path(self) -> str | None:
+        """The path of a UNIX socket; an abstract one begins with a NUL. None for any other address."""
+        if self.url.scheme != "unix":
+            return None
+        path = self.url.path
+        return "\0" + path[1:] if path.startswith("@") else path
+
+    @property
+    def name(self) -> str:
+        """The address for people: what it is without its options."""
+        if self.path is not None:
+            return describe_address(self.path)
+        return describe_address((self.host or "*", self.port))
+
+    @property
+    def pp(self) -> ProxyProtocol:
+        """The codec that ``pp=`` names; version 1 or 2, whichever comes, without it. That packs version 2.
+
+        Raises:
+            ValueError: There is no such codec.
+        """
+        return choose("pp=", self.option("pp") or "detect", _CODECS)
+
+    @property
+    def ssl(self) -> _ssl.SSLContext | None:
+        """What TLS is done with, made anew from the files each time it is asked for; None without ``ssl://``.
+
+        Raises:
+            ValueError: A file cannot be read, there is no certificate to listen with, or *verify* is wrong.
+        """
+        if self.url.scheme != "ssl":
+            return None
+        context = _ssl.create_default_context(
+            _ssl.Purpose.CLIENT_AUTH if self.server else _ssl.Purpose.SERVER_AUTH, **self._authorities()
+        )
+        # a peer that could begin another handshake could make a write wait for a read
+        context.options |= _ssl.OP_NO_RENEGOTIATION
+        self._load_certificate(context)
+        self._set_verification(context)
+        return context
+
+    def check(self, known: tuple[str, ...]) -> None:
+        """Refuse what the constructor has let through.
+
+        Args:
+            known: The names of the options that may be there, beside those of TLS.
+
+        Raises:
+            ValueError: What is wrong, as a sentence.
+        """
+        url = self.url
+        if url.scheme not in _SCHEMES or url.fragment or "@" in url.netloc:
+            raise ValueError(f"{self._text!r} is no address, which is {_FORMS}")
+        if url.scheme == "unix":
+            if not url.path.strip("@"):
+                raise ValueError(f"{self._text!r} names no UNIX socket: unix:/run/app.sock is one")
+        elif url.path or self.port is None:
+            raise ValueError(f"{self._text!r} is no address, which is {_FORMS}")
+        allowed = (*known, *TLS_OPTIONS) if url.scheme == "ssl" else known
+        for name in self.query:
+            if name not in allowed:
+                hint = ", which is for ssl:// addresses" if name in TLS_OPTIONS else ""
+                raise ValueError(f"{self._text!r} has an option {name!r}{hint}; it may have {', '.join(allowed)}")
+
+    def _authorities(self) -> dict[str, str]:
+        found = {}
+        for name in ("cafile", "capath"):
+            path = self.option(name)
+            if path is not None:
+                _check_readable(name, path)
+                found[name] = path
+        return found
+
+    def _load_certificate(self, context: _ssl.SSLContext) -> None:
+        cert, key = self.option("cert"), self.option("key")
+        if cert is None:
+            if self.server:
+                raise ValueError(f"{self._text!r} needs cert=, the file of the certificate to serve with")
+            if key is not None:
+                raise ValueError(f"{self._text!r} has key= without cert=, the file of the certificate")
+            return
+        for name, path in (("cert", cert), ("key", key)):
+            if path is not None:
+                _check_readable(name, path)
+        try:
+            # a password that is asked for at the terminal would stop a service from starting
+            context.load_cert_chain(cert, key, password=b"")
+        except (_ssl.SSLError, ValueError) as error:
+            files = cert if key is None else f"{cert} with the key {key}"
+            raise ValueError(f"The certificate {files} cannot be used: {error}") from None
+
+    def _set_verification(self, context: _ssl.SSLContext) -> None:
+        verify = self.option("verify")
+        if verify is None:
+            return
+        mode = choose("verify=", verify, _VERIFY_MODES)
+        if mode is _ssl.CERT_NONE:
+            context.check_hostname = False
+        elif self.server and not {"cafile", "capath"} & self.query.keys():
+            raise ValueError(f"verify={verify} needs cafile= or capath=: whose certificates are good?")
+        context.verify_mode = mode
+
+
+def _check_readable(name: str, path: str) -> None:
+    try:
+        file = Path(path)
+        if name == "capath":
+            next(file.iterdir(), None)
+        else:
+            file.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"The file that {name}= names cannot be read: {path}: {error.strerror}") from None

@@ -1,0 +1,162 @@
+"""Floor 6: the ``proxyprotocol-echo`` command: it sends back what comes, and logs who the client is."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from proxyprotocol._facts import AF_UNIX
+from proxyprotocol._program import ArgumentParser, ProgramError, run_program
+from proxyprotocol.asyncio import ProxyProtocolServer, start_server, start_unix_server
+from proxyprotocol.receiver import describe_address
+from proxyprotocol.server._options import Listening, parse_listener
+from proxyprotocol.server._sockets import listen, unlink
+
+__all__ = ["add_arguments", "main", "run"]
+
+_log = logging.getLogger("proxyprotocol.server")
+
+_NAME: Final = "proxyprotocol-echo"
+_DEFAULT: Final = ":10007"
+_CHUNK: Final = 65536  # bytes
+_IDLE: Final = 3600.0  # seconds
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Those behind the command's name; the process's own unless given.
+
+    Returns:
+        The exit status: 0 when the server was ended by a signal, 2 where it could not begin.
+    """
+    return run_program(_NAME, lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    parser = ArgumentParser(prog=_NAME, description="A PROXY protocol echo server.", allow_abbrev=False)
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what arguments the command takes.
+
+    Args:
+        parser: The command's.
+    """
+    parser.add_argument(
+        "address",
+        nargs="?",
+        default=_DEFAULT,
+        metavar="HOST:PORT",
+        help="where to listen (%(default)s); ssl://HOST:PORT?cert=FILE and unix:PATH too, and pp=noop takes no header",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until a signal ends it.
+
+    Args:
+        options: The arguments.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ProgramError: The address is wrong, or cannot be had.
+    """
+    try:
+        listening = parse_listener(options.address)
+    except ValueError as error:
+        raise ProgramError(str(error)) from None
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    sockets = listen(listening)
+    asyncio.run(_Server(listening).serve(sockets))
+    return 0
+
+
+class _Server:
+    """The server, on all its sockets.
+
+    Args:
+        listening: The address.
+    """
+
+    def __init__(self, listening: Listening) -> None:
+        self._listening = listening
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def serve(self, sockets: list[socket.socket]) -> None:
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ended.set)
+        servers = [await self._start(sock) for sock in sockets]
+        await ended.wait()
+        for server, sock in zip(servers, sockets, strict=True):
+            unlink(sock)
+            server.close()
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients)
+
+    async def _start(self, sock: socket.socket) -> ProxyProtocolServer:
+        listening = self._listening
+        start = start_unix_server if sock.family == AF_UNIX else start_server
+        server: ProxyProtocolServer = await start(
+            self._echo, sock=sock, ssl=listening.tls, receiver=listening.receiver, backlog=listening.backlog
+        )
+        _log.info("Listening on %s", describe_address(sock.getsockname()))
+        return server
+
+    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one client."""
+        task: Any = asyncio.current_task()
+        self._clients.add(task)
+        name = _name(writer)
+        _log.info("Opened %s", name)
+        try:
+            reason = await _serve(reader, writer)
+        except asyncio.CancelledError:  # the server ends, and waits for this
+            writer.transport.abort()
+            reason = "the server ends"
+        _log.info("Closed %s: %s", name, reason)
+        self._clients.discard(task)
+
+
+async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    """Send back what comes; give the reason why it is over."""
+    reason = "it has said all"
+    try:
+        while data := await asyncio.wait_for(reader.read(_CHUNK), _IDLE):
+            writer.write(data)
+            await asyncio.wait_for(writer.drain(), _IDLE)
+    except asyncio.TimeoutError:
+        writer.transport.abort()
+        reason = f"nothing has moved for {_IDLE:g} seconds"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return reason
+
+
+def _name(writer: asyncio.StreamWriter) -> str:
+    peer, proxy = (writer.get_extra_info(name) for name in ("peername", "proxy_peername"))
+    if peer == proxy:
+        return describe_address(peer)
+    return f"{describe_address(peer)} (relayed by {describe_address(proxy)})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""Floor 6: the ``proxyprotocol-server`` command: a relay that tells the destination who the client is."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from proxyprotocol._program import ArgumentParser, ProgramError, run_program
+from proxyprotocol.dnsbl import Dnsbl
+from proxyprotocol.server import _metrics
+from proxyprotocol.server._sockets import listen, share, unlink
+from proxyprotocol.server._workers import Workers
+from proxyprotocol.server.relay import BUFFER_LENGTH, Relay, Service, parse_service
+
+__all__ = ["add_arguments", "main", "run"]
+
+_log = logging.getLogger("proxyprotocol.server")
+
+_NAME: Final = "proxyprotocol-server"
+_DESCRIPTION: Final = (
+    "Relays connections, and tells the destination in a PROXY protocol header who the client is. An address is "
+    "HOST:PORT, ssl://HOST:PORT or unix:PATH, with options behind a question mark: accept=detect&trusted=::1 for "
+    "a source that stands behind a proxy itself, pp=v1 for a destination that wants version 1, cert=FILE for TLS."
+)
+_BUFFER_LENGTHS: Final = (4096, 1 << 24)
+_MOST_WORKERS: Final = 256
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Those behind the command's name; the process's own unless given.
+
+    Returns:
+        The exit status: 0 when the relay was ended by a signal, 2 where it could not begin.
+    """
+    return run_program(_NAME, lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    parser = ArgumentParser(prog=_NAME, description=_DESCRIPTION, allow_abbrev=False)
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what arguments the command takes.
+
+    Args:
+        parser: The command's.
+    """
+    add = parser.add_argument
+    add(
+        "--service",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("SOURCE:PORT", "DEST:PORT"),
+        help="where to listen, and where to connect to; several are possible",
+    )
+    add("--buf-len", type=_buffer_length, default=BUFFER_LENGTH, metavar="BYTES", help="moved in one go (%(default)s)")
+    add("-q", "--quiet", action="store_true", help="log only what goes wrong, not every connection")
+    add("--dnsbl", metavar="HOST", help="a DNS block list that is asked about each client")
+    add("--dnsbl-timeout", type=_seconds, default=5.0, metavar="SECONDS", help="for its answer (%(default)s)")
+    add("--connect-timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for a destination (%(default)s)")
+    add(
+        "--idle-timeout",
+        type=_seconds_or_none,
+        default=3600.0,
+        metavar="SECONDS",
+        help="how long nothing may move on a connection, 0 for no limit (%(default)s)",
+    )
+    add(
+        "--drain",
+        type=_seconds_or_none,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long open connections may go on after SIGTERM (%(default)s)",
+    )
+    add("--workers", type=_workers, default=1, metavar="N", help="processes that share the work (%(default)s)")
+    add("--metrics", metavar="[HOST:]PORT", help="where Prometheus is answered, on 127.0.0.1 without a host")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Relay until a signal ends it.
+
+    Args:
+        options: The arguments.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ProgramError: An argument is wrong, or an address cannot be had.
+    """
+    if not options.service:
+        raise ProgramError("At least one --service is needed: where to listen, and where to connect to")
+    services = [_parse(*addresses) for addresses in options.service]
+    logging.basicConfig(
+        level=logging.WARNING if options.quiet else logging.INFO,
+        format="%(asctime)s %(process)d %(message)s" if options.workers > 1 else "%(asctime)s %(message)s",
+    )
+    return _Program(services, options).run()
+
+
+def _parse(source: str, destination: str) -> Service:
+    try:
+        return parse_service(source, destination)
+    except ValueError as error:
+        raise ProgramError(str(error)) from None
+
+
+class _Program:
+    """Everything that is opened before the first connection is accepted, so that what is wrong is told at once.
+
+    Args:
+        services: What is relayed.
+        options: The arguments.
+    """
+
+    def __init__(self, services: list[Service], options: argparse.Namespace) -> None:
+        self._services, self._options = services, options
+        self._counters = _metrics.Counters(options.workers)
+        self._metrics = _listen_for_metrics(options.metrics)
+        # of each worker: the sockets of each service
+        first = [listen(service.source, reuse_port=options.workers > 1) for service in services]
+        self._sockets = [first, *(self._share(first) for _ in range(1, options.workers))]
+
+    def _share(self, first: list[list[socket.socket]]) -> list[list[socket.socket]]:
+        pairs = zip(self._services, first, strict=True)
+        return [[share(sock, service.source.backlog) for sock in sockets] for service, sockets in pairs]
+
+    def run(self) -> int:
+        if self._options.workers == 1:
+            return self._work(0, -1)
+        workers = Workers(self._options.workers, self._work, self._stop_listening, self._forget)
+        return workers.run()
+
+    def _forget(self, worker: int) -> None:
+        _metrics.reset_open(self._counters.of(worker))
+
+    def _stop_listening(self) -> None:
+        for sock in self._all_sockets():
+            unlink(sock)
+            sock.close()
+
+    def _all_sockets(self) -> list[socket.socket]:
+        return [sock for worker in self._sockets for service in worker for sock in service]
+
+    def _work(self, worker: int, parent: int) -> int:
+        own = {sock for service in self._sockets[worker] for sock in service}
+        for sock in self._all_sockets():
+            if sock not in own:
+                sock.close()
+        if self._metrics is not None:
+            if worker:
+                self._metrics.close()
+            else:
+                _metrics.serve(self._metrics, self._counters)
+        asyncio.run(self._serve(worker, parent))
+        return 0
+
+    async def _serve(self, worker: int, parent: int) -> None:
+        options = self._options
+        relay = Relay(
+            buffer_length=options.buf_len,
+            connect_timeout=options.connect_timeout,
+            idle_timeout=options.idle_timeout,
+            dnsbl=Dnsbl.load(options.dnsbl, timeout=options.dnsbl_timeout) if options.dnsbl else None,
+            counters=self._counters.of(worker),
+        )
+        signals = _Signals(relay, parent)
+        for service, sockets in zip(self._services, self._sockets[worker], strict=True):
+            relay.listen(service, sockets)
+        await signals.first.wait()
+        relay.stop_listening()
+        for sock in (sock for service in self._sockets[worker] for sock in service):
+            if options.workers == 1:  # of several none removes the path that all have
+                unlink(sock)
+            sock.close()
+        await _first_of(relay.drain(), signals.second.wait(), options.drain or 0)
+        relay.close()
+
+
+class _Signals:
+    """What the relay is told by signals: SIGTERM and SIGINT to end, and again to end at once; SIGHUP to reload.
+
+    Args:
+        relay: The relay.
+        parent: Readable when the parent is gone, which is told as SIGTERM is; -1 for none.
+    """
+
+    def __init__(self, relay: Relay, parent: int) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        loop.add_signal_handler(signal.SIGHUP, relay.reload)
+        if parent >= 0:
+            loop.add_reader(parent, self._orphaned, loop, parent)
+
+    def _end(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+    def _orphaned(self, loop: asyncio.AbstractEventLoop, parent: int) -> None:
+        loop.remove_reader(parent)
+        self._end()
+
+
+async def _first_of(one: Any, other: Any, seconds: float) -> None:
+    """Wait for the first of two coroutines, and not longer than so many seconds."""
+    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
+    _, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+
+
+def _listen_for_metrics(where: str | None) -> socket.socket | None:
+    if where is None:
+        return None
+    _metrics.check_installed()
+    host, _, port = where.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ProgramError(f"--metrics takes a port, with a host and a colon in front of it or without, not {where!r}")
+    try:
+        return socket.create_server((host.strip("[]") or "127.0.0.1", int(port)))
+    except OSError as error:
+        # not its own text, which create_server() has made longer
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ProgramError(f"Cannot listen for --metrics on {where}: {reason}") from None
+
+
+def _number(convert: Callable[[str], float], least: float, most: float, what: str) -> Callable[[str], Any]:
+    def parse(text: str) -> float:
+        try:
+            number = convert(text)
+            if least <= number <= most:
+                return number
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{what}, not {text!r}")
+
+    return parse
+
+
+_buffer_length = _number(int, *_BUFFER_LENGTHS, "it takes a number of bytes from {} to {}".format(*_BUFFER_LENGTHS))
+_workers = _number(int, 1, _MOST_WORKERS, f"it takes a number from 1 to {_MOST_WORKERS}")
+_seconds = _number(float, 0.001, 1e9, "it takes a number of seconds above 0")
+_or_none = _number(float, 0, 1e9, "it takes a number of seconds")
+
+
+def _seconds_or_none(text: str) -> float | None:
+    return _or_none(text) or None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

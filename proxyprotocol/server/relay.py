@@ -1,0 +1,227 @@
+"""Floor 6: the relay: it takes connections, and gives each of them a header and a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from proxyprotocol.dnsbl import Dnsbl
+from proxyprotocol.receiver import describe_address
+from proxyprotocol.server import _metrics
+from proxyprotocol.server._connection import Connection
+from proxyprotocol.server._names import Places
+from proxyprotocol.server._options import Destination, Listening, parse_destination, parse_source
+from proxyprotocol.server._timers import Wheel
+
+__all__ = ["BUFFER_LENGTH", "Relay", "Service", "parse_service"]
+
+_log = logging.getLogger("proxyprotocol.server")
+
+#: How many bytes are moved in one go, unless told otherwise. What a connection may keep for a slow reader is under
+#: 256 KiB with it; more is faster, and 64 KiB are slower than HAProxy.
+BUFFER_LENGTH = 196608
+_ACCEPTS: Final = 64  # in one go: those that are relayed already want their turn too
+_PAUSE: Final = 1.0  # seconds until it is tried again to accept where the system had no resources for it
+_SILENCE: Final = 60.0  # seconds between two complaints about that
+# What a process has open beside its connections: standard streams, listeners, the selector, a resolver.
+_OTHER_FILES: Final = 32
+_SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+@dataclass(frozen=True)
+class Service:
+    """Where connections come to, and where they go.
+
+    Args:
+        source: The address that is listened on.
+        destination: The address that is connected to.
+    """
+
+    source: Listening
+    destination: Destination
+
+
+def parse_service(source: str, destination: str) -> Service:
+    """Read a service from its two addresses, as the command line has them.
+
+    Args:
+        source: The address to listen on.
+        destination: The address to connect to.
+
+    Raises:
+        ValueError: What is wrong, as a sentence.
+    """
+    return Service(parse_source(source), parse_destination(destination))
+
+
+@dataclass(eq=False)
+class _Listener:
+    sock: socket.socket
+    service: Service
+    places: Places
+
+
+class Relay:
+    """Relays connections, on the running loop, until it is closed.
+
+    Every connection costs two file descriptors; no more are accepted than there are descriptors for, the others wait
+    in the system's queue.
+
+    Args:
+        buffer_length: How many bytes are moved in one go: that much, at most, is kept for a flow whose target is slow.
+        connect_timeout: How long a destination may take to accept a connection and do its TLS, in seconds.
+        idle_timeout: How long nothing may move on a connection, in seconds; None for no limit.
+        dnsbl: Asked about each client; None for nobody.
+        counters: What is counted, as ``_metrics`` numbers it; a new one unless given.
+    """
+
+    def __init__(
+        self,
+        *,
+        buffer_length: int = BUFFER_LENGTH,
+        connect_timeout: float = 10.0,
+        idle_timeout: float | None = 3600.0,
+        dnsbl: Dnsbl | None = None,
+        counters: memoryview | None = None,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.wheel = Wheel(self.loop)
+        self.buffer = memoryview(bytearray(buffer_length))
+        self.connect_timeout, self.idle_timeout = connect_timeout, idle_timeout
+        self.dnsbl = dnsbl
+        self.values = _metrics.Counters(1).of(0) if counters is None else counters
+        self._listeners: list[_Listener] = []
+        self._connections: set[Connection] = set()
+        self._most = _most_connections()
+        self._paused = False
+        self._resume: asyncio.TimerHandle | None = None
+        self._silent_until = 0.0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def listen(self, service: Service, sockets: Sequence[socket.socket]) -> None:
+        """Accept the connections of a service.
+
+        Args:
+            service: The service.
+            sockets: Its listening sockets, non-blocking. They stay the caller's to close.
+        """
+        places = Places(service.destination.address)
+        for sock in sockets:
+            listener = _Listener(sock, service, places)
+            self._listeners.append(listener)
+            self.loop.add_reader(sock, self._accept, listener)
+            _log.info("Listening on %s for %s", describe_address(sock.getsockname()), service.destination.address.name)
+
+    def stop_listening(self) -> None:
+        """Accept nobody any more, but those who are connected already and wait in the system's queue."""
+        for listener in self._listeners:
+            self.loop.remove_reader(listener.sock)
+        self._cancel_resume()
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            self._accept(listener)
+
+    async def drain(self) -> None:
+        """Wait until no connection is open."""
+        await self._empty.wait()
+
+    def close(self, reason: str = "the relay ends") -> None:
+        """End everything at once.
+
+        Args:
+            reason: What the log is told.
+        """
+        self.stop_listening()
+        for connection in list(self._connections):
+            connection.abort(reason)
+        self.wheel.close()
+
+    def reload(self) -> None:
+        """Read the files of TLS again. Those that cannot be used are told to the log, and the old ones stay in use."""
+        for service in dict.fromkeys(listener.service for listener in self._listeners):
+            for end in (service.source, service.destination):
+                try:
+                    end.reload()
+                except ValueError as error:
+                    _log.error("%s keeps its certificates: %s", end.address.name, error)
+
+    def forget(self, connection: Connection) -> None:
+        """Take that a connection is over.
+
+        Args:
+            connection: The connection.
+        """
+        self._connections.discard(connection)
+        self.values[_metrics.OPEN] -= 1
+        if not self._connections:
+            self._empty.set()
+        if self._paused:
+            self._go_on()
+
+    def _accept(self, listener: _Listener) -> None:
+        for _ in range(_ACCEPTS):
+            if len(self._connections) >= self._most:
+                self._pause(f"{self._most} connections are open, for more there are no file descriptors")
+                return
+            try:
+                sock, peer = listener.sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in _SHORT_OF:
+                    raise
+                self._pause(error.strerror or str(error), _PAUSE)
+                return
+            sock.setblocking(False)
+            self._begin(listener, sock, peer)
+
+    def _begin(self, listener: _Listener, sock: socket.socket, peer: object) -> None:
+        service = listener.service
+        connection = Connection(self, service.source, service.destination, listener.places, sock, peer)  # type: ignore[arg-type]
+        self._connections.add(connection)
+        self._empty.clear()
+        self.values[_metrics.CONNECTIONS] += 1
+        self.values[_metrics.OPEN] += 1
+        connection.begin()
+
+    def _pause(self, reason: str, seconds: float | None = None) -> None:
+        """Accept nobody until a connection has ended or some time has passed: to try again at once is to spin."""
+        self._paused = True
+        self._cancel_resume()  # of another listener, which has met the same
+        for listener in self._listeners:
+            self.loop.remove_reader(listener.sock)
+        if seconds is not None:
+            self._resume = self.loop.call_later(seconds, self._go_on)
+        now = self.loop.time()
+        if now >= self._silent_until:
+            self._silent_until = now + _SILENCE
+            _log.warning("No more connections are accepted for now: %s", reason)
+
+    def _go_on(self) -> None:
+        self._cancel_resume()
+        self._paused = False
+        for listener in self._listeners:
+            self.loop.add_reader(listener.sock, self._accept, listener)
+
+    def _cancel_resume(self) -> None:
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+
+
+def _most_connections() -> int:
+    """Say for how many connections there are file descriptors."""
+    # here, because not every system has it on which an Address is to be read
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else max((limit - _OTHER_FILES) // 2, 1)

@@ -1,0 +1,353 @@
+"""TLS on either side of the relay, and on both: always behind the header."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4
+from tests._relay import (
+    PATIENCE,
+    Accepted,
+    Backend,
+    Relaying,
+    certificates,
+    fill,
+    in_thread,
+    lines,
+    receive_all,
+    relaying,
+)
+from tests.interop._certificates import CLIENT_NAME, SERVER_NAME, Certificates
+from tests.test_server_header import closed, result
+
+__all__ = ["certificates", "relaying"]  # fixtures
+
+
+def source(certificates: Certificates, more: str = "") -> str:
+    return f"ssl://127.0.0.1:0?cert={certificates.server}{more}"
+
+
+def destination(backend: Backend, certificates: Certificates, more: str = "") -> str:
+    return f"ssl://{backend.address}?cafile={certificates.authority}&server_name={SERVER_NAME}{more}"
+
+
+def server_context(certificates: Certificates) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.server)
+    return context
+
+
+class Encrypted:
+    """A socket with TLS that can be half-closed, which Python's own cannot: for the ends of these tests.
+
+    Args:
+        sock: The socket.
+        context: What TLS is done with.
+        server_side: Whether it is the server's.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server_side: bool) -> None:
+        self._sock = sock
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        name = None if server_side else SERVER_NAME
+        self.tls = context.wrap_bio(self._in, self._out, server_side, name)
+        self._do(self.tls.do_handshake)
+
+    def _do(self, step: Any, *arguments: Any) -> Any:
+        while True:
+            try:
+                return step(*arguments)
+            except ssl.SSLWantReadError:
+                self.flush()
+                data = self._sock.recv(65536)
+                if data:
+                    self._in.write(data)
+                else:
+                    self._in.write_eof()
+            finally:
+                self.flush()
+
+    def flush(self) -> None:
+        if self._out.pending:
+            self._sock.sendall(self._out.read())
+
+    def sendall(self, data: bytes) -> None:
+        for at in range(0, len(data), 65536):
+            self.tls.write(data[at : at + 65536])
+            self.flush()
+
+    def recv(self, size: int) -> bytes:
+        try:
+            data: bytes = self._do(self.tls.read, size)
+        except ssl.SSLZeroReturnError:
+            return b""
+        return data
+
+    def say_all(self, data: bytes) -> None:
+        self.sendall(data)
+        self.half_close()
+
+    def half_close(self) -> None:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        self.flush()
+
+
+def accept_tls(backend: Backend, certificates: Certificates) -> tuple[Accepted, Encrypted]:
+    accepted = backend.accept_exactly()
+    return accepted, Encrypted(accepted.sock, server_context(certificates), server_side=True)
+
+
+def test_tls_that_ends_at_the_relay(relaying: Relaying, certificates: Certificates) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, source(certificates))
+    client = relaying.keep(running.connect_tls(certificates.client_context(), SERVER_NAME))
+    client.sendall(b"x" * 1_000_000)
+    accepted = backend.accept()
+    received = len(accepted.first)
+    while received < 1_000_000:
+        received += len(accepted.sock.recv(1 << 20))
+    accepted.sock.sendall(b"thanks")
+    assert client.recv(100) == b"thanks"
+
+    assert accepted.result is not None
+    facts = accepted.result.tlv.ssl
+    assert (facts.has_ssl, facts.version, facts.cipher) == (True, client.version(), client.cipher()[0])
+    assert not facts.has_cert_conn
+    assert (facts.cn, facts.client_cert) == (None, None)
+    assert accepted.result.tlv.authority is None
+
+
+def test_tls_that_begins_at_the_relay(relaying: Relaying, certificates: Certificates) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(destination(backend, certificates))
+    client = relaying.keep(running.connect_and_send(b"hello"))
+    accepted, server = accept_tls(backend, certificates)
+
+    assert accepted.result is not None
+    assert accepted.result.peername == client.getsockname()
+    assert server.recv(100) == b"hello"
+    server.sendall(b"y" * 1_000_000)
+    received = 0
+    while received < 1_000_000:
+        received += len(client.recv(1 << 20))
+
+
+def test_the_header_and_the_client_hello_leave_in_one_piece(relaying: Relaying, certificates: Certificates) -> None:
+    backend = relaying.backend()
+    relaying.keep(relaying.relay(destination(backend, certificates)).connect())
+    assert backend.accept().first[:1] == b"\x16"
+
+
+def test_tls_on_both_sides_and_both_half_closes(relaying: Relaying, certificates: Certificates) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(destination(backend, certificates), source(certificates))
+    raw = relaying.keep(running.connect())
+    ends: list[Encrypted] = []
+    thread = in_thread(lambda: ends.append(accept_tls(backend, certificates)[1]))
+    client = Encrypted(raw, certificates.client_context(), server_side=False)
+    thread.join(PATIENCE)
+    (server,) = ends
+
+    client.sendall(b"question")
+    client.half_close()
+    assert receive_all(server) == b"question"  # type: ignore[arg-type]
+    thread = in_thread(lambda: server.say_all(b"answer" * 100_000))
+    assert receive_all(client) == b"answer" * 100_000  # type: ignore[arg-type]
+    thread.join(PATIENCE)
+    running.wait_until_empty()
+
+
+def test_a_half_close_loses_nothing_of_what_comes_the_other_way(relaying: Relaying, certificates: Certificates) -> None:
+    # what sends the close_notify would throw away a record that has come meanwhile
+    backend = relaying.backend()
+    running = relaying.relay(destination(backend, certificates))
+    client = relaying.keep(running.connect())
+    _, server = accept_tls(backend, certificates)
+    thread = in_thread(lambda: server.say_all(b"z" * 5_000_000))
+    received = b""
+    while len(received) < 1_000_000:
+        received += client.recv(65536)
+    client.shutdown(socket.SHUT_WR)
+    received += receive_all(client)
+    thread.join(PATIENCE)
+    assert received == b"z" * 5_000_000
+
+
+@pytest.mark.parametrize("piece", [1000, 100_000])
+def test_a_reader_that_stalls_stops_the_sender_with_tls_too(
+    relaying: Relaying, certificates: Certificates, piece: int
+) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, source(certificates))
+    # little room in the system's own buffer, which what is accepted inherits: TLS is left with bytes of its own
+    running.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    client = relaying.keep(running.connect_tls(certificates.client_context(), SERVER_NAME))
+    server = backend.accept().sock
+    sent = fill(server, piece)
+    (connection,) = running.relay._connections
+    assert connection._link is not None
+    kept = len(connection._link._down.pending) + len(connection._client._unsent)  # type: ignore[attr-defined]
+    assert 0 < kept <= 196608 + 2 * 65536
+
+    server.settimeout(PATIENCE)
+    server.shutdown(socket.SHUT_WR)
+    assert len(receive_all(client)) == sent
+
+
+def test_an_end_without_a_close_notify_is_passed_on_as_an_end(relaying: Relaying, certificates: Certificates) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, source(certificates))
+    client = running.connect_tls(certificates.client_context(), SERVER_NAME)
+    server = backend.accept().sock
+    client.sendall(b"bye")
+    # it takes the session tickets first, or its system would answer them with a reset
+    client.settimeout(0.1)
+    with contextlib.suppress(TimeoutError):
+        client.recv(1)
+    client.close()
+    assert receive_all(server) == b"bye"
+
+
+def test_a_client_s_certificate_and_the_name_it_asked_for(relaying: Relaying, certificates: Certificates) -> None:
+    backend = relaying.backend()
+    address = backend.address + "?tlv=ssl,client-cert,authority"
+    listener = source(certificates, f"&verify=CERT_REQUIRED&cafile={certificates.authority}")
+    running = relaying.relay(address, listener)
+    client = relaying.keep(running.connect_tls(certificates.client_context(certified=True), SERVER_NAME))
+    client.sendall(b"x")
+    got = backend.accept().result
+
+    assert got is not None
+    assert got.tlv.authority == SERVER_NAME
+    assert got.tlv.ssl.client_verified
+    assert got.tlv.ssl.cn == CLIENT_NAME
+    pem = certificates.client.read_text()
+    assert got.tlv.ssl.client_cert == ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERT") :])
+    assert got.tlv.unique_id == b""
+    assert not got.tlv.ext
+
+
+def test_a_client_without_the_certificate_it_needs_is_refused(
+    relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = source(certificates, f"&verify=CERT_REQUIRED&cafile={certificates.authority}")
+    running = relaying.relay(relaying.backend().address, listener)
+    client = relaying.keep(running.connect_tls(certificates.client_context(), SERVER_NAME))
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        client.recv(10)
+    running.wait_until_empty()
+    (line,) = lines(caplog)
+    assert "the TLS handshake failed: PEER_DID_NOT_RETURN_A_CERTIFICATE" in line
+
+
+def test_a_header_and_tls_behind_it(relaying: Relaying, certificates: Certificates) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, source(certificates, "&accept=v2"))
+    raw = relaying.keep(running.connect())
+    context = certificates.client_context()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=SERVER_NAME)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    # header and ClientHello in one segment
+    raw.sendall(ProxyProtocolV2().pack(result()) + outgoing.read())
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            incoming.write(raw.recv(65536))
+    tls.write(b"hello")
+    raw.sendall(outgoing.read())
+    accepted = backend.accept()
+    assert isinstance(accepted.result, ProxyResultIPv4)
+    assert accepted.result.peername == ("192.0.2.1", 1000)
+    # byte for byte means that nothing is added unasked
+    assert set(accepted.result.tlv) == {3}
+
+
+def test_who_speaks_no_tls_is_refused_in_one_line(
+    relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = relaying.relay(relaying.backend().address, source(certificates))
+    client = relaying.keep(running.connect_and_send(b"GET / HTTP/1.0\r\n\r\n"))
+    receive = b"x"
+    while receive:  # an alert, perhaps
+        try:
+            receive = client.recv(100)
+        except ConnectionResetError:
+            break
+    running.wait_until_empty()
+    (line,) = lines(caplog)
+    assert "the TLS handshake failed: HTTP_REQUEST" in line
+
+
+def test_a_handshake_has_a_deadline(
+    relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = relaying.relay(relaying.backend().address, source(certificates, "&timeout=0.3"))
+    assert closed(relaying.keep(running.connect()))
+    assert lines(caplog)[-1].endswith("it was not done within 0.3 seconds")
+
+
+def test_a_destination_with_the_wrong_certificate_is_not_spoken_to(
+    relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(f"ssl://{backend.address}?cafile={certificates.authority}&server_name=other.example")
+    client = relaying.keep(running.connect_and_send(b"secret"))
+    accepted = backend.accept_exactly()
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        Encrypted(accepted.sock, server_context(certificates), server_side=True).recv(10)
+    assert closed(client)
+    assert "the certificate is not good: Hostname mismatch" in lines(caplog)[-1]
+
+
+def test_a_destination_that_does_no_tls_in_time_is_given_up(
+    relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(destination(backend, certificates), connect_timeout=0.3)
+    client = relaying.keep(running.connect())
+    backend.accept()
+    assert closed(client)
+    assert lines(caplog)[-1].endswith("it did not answer within 0.3 seconds")
+
+
+def test_new_certificates_are_read_and_bad_ones_are_not_used(
+    relaying: Relaying, certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pem = tmp_path / "served.pem"
+    shutil.copy(certificates.client, pem)
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, f"ssl://127.0.0.1:0?cert={pem}")
+
+    def served() -> bytes:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with running.connect_tls(context, SERVER_NAME) as client:
+            der = client.getpeercert(True)
+        assert der is not None
+        return der
+
+    first = served()
+    shutil.copy(certificates.server, pem)
+    assert served() == first
+    running.call(running.relay.reload)
+    second = served()
+    assert second != first
+
+    pem.write_text("no certificate")
+    running.call(running.relay.reload)
+    assert served() == second
+    (line,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+    assert "keeps its certificates" in line
+    assert str(pem) in line
