@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -18,6 +19,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+TWISTD, UVICORN, COMMANDS = SHELL
 HEADER = b"PROXY TCP4 203.0.113.7 198.51.100.9 56324 443\r\n"
 
 
@@ -73,10 +76,8 @@ def exchange(port: int, data: bytes, until: bytes = b"") -> bytes:
         return answer
 
 
-def test_the_readme_has_three_short_examples() -> None:
-    shown = [*blocks("sh"), *blocks("python")]
-    assert len(shown) == 3
-    assert all(len(block.splitlines()) <= 15 for block in shown)
+def test_the_readmes_examples_are_short() -> None:
+    assert all(len(block.splitlines()) <= 15 for block in [*SHELL, *blocks("python")])
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=["twisted", "asyncio"])
@@ -90,13 +91,51 @@ def test_the_readme_s_servers_see_the_client(block: str) -> None:
 
 
 def test_the_readme_s_command_serves_files_and_logs_the_client() -> None:
-    (block,) = blocks("sh")
     port = free_port()
-    arguments = block.replace("8080", f"{port}:interface=127.0.0.1").split()
+    arguments = TWISTD.replace("8080", f"{port}:interface=127.0.0.1").split()
     assert arguments.pop(0) == "twistd"
     with running([sys.executable, "-m", "twisted", *arguments[1:]]) as output:
         assert b"proxyprotocol" in exchange(port, HEADER + b"GET /README.md HTTP/1.0\r\n\r\n")
         assert any("203.0.113.7" in line for line in output)
+
+
+APP = """
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": repr(scope["client"]).encode()})
+"""
+
+
+def test_the_readme_s_uvicorn_tells_its_application_who_the_client_is(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    port = free_port()
+    variable, command, *arguments = UVICORN.split()
+    assert command == "uvicorn"
+    arguments += ["--lifespan", "off", "--port", str(port), "--app-dir", str(tmp_path)]
+    name, _, value = variable.partition("=")
+    with running([sys.executable, "-m", "uvicorn", *arguments], env={**os.environ, name: value}):
+        answer = exchange(port, HEADER + b"GET / HTTP/1.0\r\n\r\n")
+    assert b"('203.0.113.7', 56324)" in answer
+
+
+def run_command(command: str, data: bytes = b"") -> bytes:
+    """Run what stands between the pipes of the README's commands, and get what it writes."""
+    name, *arguments = command.partition("#")[0].split()
+    assert name == "proxyprotocol"
+    done = subprocess.run(
+        [sys.executable, "-m", name, *arguments], input=data, capture_output=True, cwd=ROOT, timeout=60, check=True
+    )
+    return done.stdout
+
+
+def test_the_readme_s_commands_encode_decode_and_check() -> None:
+    encode, decode, check = COMMANDS.splitlines()
+    header = run_command(encode.partition("|")[0])
+    assert b"203.0.113.7:5678" in run_command(decode.partition("|")[2], header)
+    port = free_port()
+    with running([sys.executable, "examples/twisted_echo.py", str(port)]):
+        connect(port).close()
+        assert b"version 2" in run_command(check.replace("app.example:8080", f"127.0.0.1:{port}"))
 
 
 @pytest.mark.parametrize("name", ["asyncio_echo.py", "twisted_echo.py"])
