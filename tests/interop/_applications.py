@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 from tests.vectors import IPV6_BLOCK, PROXY, v2
 
@@ -23,6 +26,9 @@ HEADERS = {
     "v1": (b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n", Address("192.0.2.1", 1000)),
     "v2-IPv6": (v2(PROXY, 0x21, IPV6_BLOCK), Address("2001:db8::1", 1000)),
 }
+
+#: Each of them in turn, as header and client.
+every_header = pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
 
 
 def twistd(*arguments: str) -> list[str]:
@@ -64,19 +70,25 @@ def find_line(program: Program, text: str) -> str:
 
 
 def ports_in_the_log(program: Program, listeners: int) -> list[int]:
-    """Where an application listens, from Twisted's log on its standard output."""
+    """Where an application listens, from its standard output: Twisted's log, or what writes the same words."""
     return [int(find_line(program, " starting on ").rpartition(" ")[2]) for _ in range(listeners)]
 
 
-def ports_told_by_daphne(program: Program, listeners: int) -> list[int]:
-    """Where daphne listens, which it writes to its standard error."""
+def ports_told(pattern: str) -> Callable[[Program, int], list[int]]:
+    """What finds out where an application listens that writes it to its standard error, in the group of the pattern."""
 
-    def told() -> list[str]:
-        assert program.running(), program.errors()
-        return re.findall(r"Listening on TCP address 127.0.0.1:(\d+)\n", program.errors())
+    def find(program: Program, listeners: int) -> list[int]:
+        def told() -> list[str]:
+            assert program.running(), program.errors()
+            return re.findall(pattern, program.errors())
 
-    wait_for(lambda: len(told()) == listeners)
-    return list(map(int, told()))
+        wait_for(lambda: len(told()) == listeners)
+        return list(map(int, told()))
+
+    return find
+
+
+ports_told_by_daphne = ports_told(r"Listening on TCP address 127.0.0.1:(\d+)\n")
 
 
 @contextlib.contextmanager
@@ -136,3 +148,31 @@ class Way(NamedTuple):
         connection, client = self.connect(request)
         with connection, connection.makefile("rb") as answer:
             return answer.read(), client
+
+
+class Listener(NamedTuple):
+    """One of the places where an application listens.
+
+    Attributes:
+        application: The application.
+        port: The port, on this machine.
+        context: What its clients do TLS with; None where they do none.
+    """
+
+    application: Application
+    port: int
+    context: ssl.SSLContext | None = None
+
+    @property
+    def address(self) -> Address:
+        """Where to connect."""
+        return Address("127.0.0.1", self.port)
+
+    @property
+    def answer(self) -> str:
+        """How an application writes the client's host and port, and how it was asked."""
+        return "{} {} " + ("http" if self.context is None else "https")
+
+    def way(self, header: tuple[bytes, Address] = HEADERS["v1"]) -> Way:
+        """The way straight there, with a header that names this client."""
+        return Way(self.address, *header)

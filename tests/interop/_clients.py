@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import smtplib
+import socket
 import ssl
+import struct
+from collections.abc import Callable
 from http.client import HTTPConnection
 
 import httpx
 from websockets.asyncio.client import connect as connect_websocket
 
-from ._applications import Way
+from tests._loops import connected
+
+from ._applications import HEADERS, Listener, Way
 from ._certificates import SERVER_NAME
-from ._programs import PATIENCE, Address
+from ._programs import PATIENCE, Address, connect, wait_for
 
 
 def assert_http(way: Way, context: ssl.SSLContext | None = None, *, answer: str = "{} {}") -> None:
@@ -69,3 +76,71 @@ def assert_websocket(way: Way, context: ssl.SSLContext | None = None) -> None:
                 assert await websocket.recv() == f"{client.host} {client.port} {message}"
 
     asyncio.run(asyncio.wait_for(converse(), PATIENCE))
+
+
+def converse(
+    way: Way, cut: Callable[[bytes], list[bytes]], data: bytes, end: bytes, context: ssl.SSLContext | None = None
+) -> bytes:
+    """Connect, say everything at once, and listen until the answer ends so.
+
+    Args:
+        way: The way to the application, straight there.
+        cut: How everything is cut that is sent. In one piece, the header is in a segment with the first bytes behind
+            it: those of the data, or a ClientHello.
+        data: What is said.
+        end: The end of the answer.
+        context: What to do TLS with.
+    """
+
+    async def talk() -> bytes:
+        async with connected(tuple(way.address), cut=cut, context=context) as peer:
+            await peer.begin(way.header, data)
+            try:
+                return await peer.hear(end)
+            except asyncio.TimeoutError:
+                raise AssertionError(f"the answer does not end with {end!r}: {peer.received!r}") from None
+
+    return asyncio.run(asyncio.wait_for(talk(), PATIENCE))
+
+
+def assert_bad_peers_are_dropped(listener: Listener) -> None:
+    """Send what a server must not take, in the header or in the handshake behind it, and see each connection end.
+
+    Args:
+        listener: Where the application listens. It goes on, and has said in its log what it refused.
+    """
+    header, _ = HEADERS["v1"]
+    version2 = b"\r\n\r\n\0\r\nQUIT\n"
+    request = b"GET / HTTP/1.1\r\n\r\n"
+    wrong = [request, b"\x16\x03\x01\x02\x00", header[:-2] + b"\n" + request, version2 + b"\x31\x11\0\x0c" + bytes(12)]
+    for data in wrong:
+        with connect(listener.address) as peer, contextlib.suppress(ConnectionError):
+            peer.sendall(data)
+            assert peer.recv(1) == b""
+    cut = [b"", header[:20], version2 + b"\x21\x11"]
+    if listener.context is not None:
+        cut += [header, header + request, header + b"\x16\x03\x01\x02\x00\x01"]
+    for data in cut:
+        with connect(listener.address) as peer, contextlib.suppress(ConnectionError):
+            peer.sendall(data)
+            peer.shutdown(socket.SHUT_WR)
+            while peer.recv(1000):  # of TLS it is told what was wrong
+                pass
+    for data in [*cut, header]:
+        with connect(listener.address) as peer:
+            peer.sendall(data)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    program = listener.application.program
+    wait_for(lambda: program.errors().count("Refused a connection from 127.0.0.1:") >= len(wrong))
+    assert "There is no PROXY protocol header, what came begins with b'GET / HTTP" in program.errors()
+
+
+class MailClient(smtplib.SMTP):
+    """A client on a connection that is there already."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        super().__init__(SERVER_NAME, local_hostname="client.example.com", timeout=PATIENCE)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        return self._connection

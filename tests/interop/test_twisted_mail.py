@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import smtplib
-import socket
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from ._applications import HEADERS, LOOPBACK, Application, Way, application, running, tls_endpoint
 from ._certificates import SERVER_NAME, Certificates
+from ._clients import MailClient
 from ._programs import PATIENCE, Address, connect
 
 WayTo = Callable[[int], Way]
@@ -20,17 +19,6 @@ BANNER = re.compile(rb"220 .* ESMTP\r\n")
 
 # one server, for all tests on one worker
 pytestmark = pytest.mark.xdist_group("twisted-mail")
-
-
-class Client(smtplib.SMTP):
-    """A client on a connection that is there already."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        super().__init__(SERVER_NAME, local_hostname="client.example.com", timeout=PATIENCE)
-
-    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        return self._connection
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates)
         yield server
 
 
-def assert_delivered(server: Application, client: Client, sender: Address, text: str) -> None:
+def assert_delivered(server: Application, client: MailClient, sender: Address, text: str) -> None:
     """Send a message, that is to name its sender."""
     with client:
         client.sendmail("bob@example.org", "alice@example.com", f"Subject: {text}\r\n\r\n{text}\r\n")
@@ -56,14 +44,14 @@ def assert_delivered(server: Application, client: Client, sender: Address, text:
 def test_a_message_names_the_client_it_came_from(server: Application, way_to: WayTo) -> None:
     connection, sender = way_to(server.ports[0]).connect()
 
-    assert_delivered(server, Client(connection), sender, "plain")
+    assert_delivered(server, MailClient(connection), sender, "plain")
 
 
 def test_a_message_names_the_client_it_came_from_behind_starttls(
     server: Application, way_to: WayTo, certificates: Certificates
 ) -> None:
     connection, sender = way_to(server.ports[0]).connect()
-    client = Client(connection)
+    client = MailClient(connection)
 
     client.starttls(context=certificates.client_context())
 
@@ -76,7 +64,7 @@ def test_a_message_names_the_client_it_came_from_in_tls(
     connection, sender = way_to(server.ports[1]).connect()
     encrypted = certificates.client_context().wrap_socket(connection, server_hostname=SERVER_NAME)
 
-    assert_delivered(server, Client(encrypted), sender, "TLS")
+    assert_delivered(server, MailClient(encrypted), sender, "TLS")
 
 
 def test_the_server_says_nothing_before_the_header(server: Application) -> None:

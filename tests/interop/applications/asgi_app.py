@@ -1,4 +1,4 @@
-"""An ASGI application for daphne: it answers a request, and every message of a WebSocket, with who its client is."""
+"""An ASGI application: it answers a request, and every message of a WebSocket, with who its client is."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ async def application(
     host, port = scope["client"]
     client = f"{host} {port}"
     if scope["type"] == "http":
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": f"{client} {scope['scheme']}".encode()})
+        body = f"{client} {scope['scheme']}".encode()
+        headers = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
         return
     while (event := await receive())["type"] != "websocket.disconnect":
         if event["type"] == "websocket.connect":

@@ -1,0 +1,210 @@
+"""The helper for tornado, which reads its headers by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
+from tornado.netutil import bind_sockets, bind_unix_socket
+from tornado.tcpserver import TCPServer
+from tornado.web import Application, RequestHandler
+
+from proxyprotocol import HeaderPolicy, TrustedProxies
+from proxyprotocol.asyncio.tornado import add_sockets, proxy_result
+from tests import _loops
+from tests._loops import CLIENT, HEADER, PATIENCE, Log, Run, connected, server_context, until
+
+from ._certificates import Certificates
+from ._programs import connect
+
+run, log, certificates, security = _loops.run, _loops.log, _loops.certificates, _loops.security
+pytestmark = [pytest.mark.usefixtures("log"), pytest.mark.xdist_group("asyncio-tornado")]
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: app.example.com\r\nConnection: close\r\n\r\n"
+
+
+class WhoIsIt(RequestHandler):
+    def get(self) -> None:
+        connection: Any = self.request.connection
+        result = proxy_result(connection.stream)
+        self.write(f"{self.request.remote_ip} {'plain' if result is None else result.peername}")
+
+
+@contextlib.asynccontextmanager
+async def tornado(*sockets: socket.socket, server: TCPServer | None = None, **keywords: Any) -> AsyncIterator[Any]:
+    """A tornado server on these sockets, or on a free port; gives the address of the first, and the end of it all."""
+    listening = list(sockets) or bind_sockets(0, "127.0.0.1")
+    address = listening[0].getsockname()
+    server = server or HTTPServer(Application([("/", WhoIsIt)]), ssl_options=keywords.pop("ssl", None))
+    stop = add_sockets(server, listening, **keywords)
+    try:
+        yield address, stop
+    finally:
+        stop()
+        if isinstance(server, HTTPServer):
+            await server.close_all_connections()
+
+
+TOLD = b"192.0.2.1 ('192.0.2.1', 1000)"
+PLAIN = b"127.0.0.1 plain"
+OPTIONAL: dict[str, Any] = {"policy": HeaderPolicy.OPTIONAL}
+
+
+async def assert_asked(address: Any, answer: bytes, *pieces: bytes, **keywords: Any) -> None:
+    """Send pieces, over TLS in front of the handshake, then a request, and compare the answer."""
+    async with connected(address, **keywords) as peer:
+        await peer.send(*pieces)
+        if keywords.get("context"):
+            await peer.shake_hands()
+        await peer.say(REQUEST)
+        assert (await asyncio.wait_for(peer.hear(answer), PATIENCE)).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_tornado_reads_a_header(run: Run, security: _loops.Security) -> None:
+    async def story() -> None:
+        async with tornado(**security.server) as (address, _):
+            await assert_asked(address, TOLD, HEADER, **security.client)
+
+    run(story)
+
+
+def test_tornado_on_a_unix_socket_sees_the_client(
+    run: Run, security: _loops.Security, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # its path may be too long for an address
+
+    async def story() -> None:
+        async with tornado(bind_unix_socket("site.sock"), **security.server) as (address, _):
+            await assert_asked(address, TOLD, HEADER, **security.client)
+
+    run(story)
+
+
+@pytest.mark.parametrize("pieces", [[HEADER], [HEADER[:3], HEADER[3:9], HEADER[9:]]], ids=["whole", "cut"])
+def test_tornado_finds_out_that_a_header_has_come(run: Run, security: _loops.Security, pieces: list[bytes]) -> None:
+    async def story() -> None:
+        async with tornado(**OPTIONAL, **security.server) as (address, _):
+            await assert_asked(address, TOLD, *pieces, **security.client)
+
+    run(story)
+
+
+def test_tornado_finds_out_that_none_has_come(run: Run, security: _loops.Security) -> None:
+    async def story() -> None:
+        async with tornado(**OPTIONAL, **security.server) as (address, _):
+            await assert_asked(address, PLAIN, **security.client)
+
+    run(story)
+
+
+def test_what_begins_like_a_header_is_still_tornado_s_if_it_is_none(run: Run) -> None:
+    class Methods(RequestHandler):
+        SUPPORTED_METHODS = ("PROPFIND",)
+
+        def propfind(self) -> None:
+            self.write("found")
+
+    async def story() -> None:
+        server = HTTPServer(Application([("/", Methods)]))
+        async with tornado(server=server, **OPTIONAL) as (address, _), connected(address) as peer:
+            await peer.send(b"PRO")
+            await asyncio.sleep(0.03)  # longer than it rests between two looks
+            await peer.send(b"PFIND / HTTP/1.1\r\nConnection: close\r\nHost: app.example.com\r\n\r\n")
+            assert (await peer.hear_all()).endswith(b"found")
+
+    run(story)
+
+
+@pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL])
+def test_tornado_drops_whoever_is_late(run: Run, log: Log, policy: HeaderPolicy) -> None:
+    async def story() -> None:
+        async with tornado(policy=policy, timeout=0.1) as (address, _), connected(address) as peer:
+            await peer.send(HEADER[:4])
+            assert await asyncio.wait_for(peer.hear_all(), PATIENCE) == b""
+        ((level, line),) = log.lines
+        assert level == "WARNING"
+        assert line.endswith("No complete PROXY protocol header came within 0.1 seconds, only 4 bytes")
+
+    run(story)
+
+
+BAD = {
+    "no header": (REQUEST, {}, "There is no PROXY protocol header"),
+    "cut": (HEADER[:20], {}, "is incomplete"),
+    "untrusted": (HEADER, {"policy": TrustedProxies(["192.0.2.1"])}, "not one of the trusted"),
+    "cut, optional": (HEADER[:20], OPTIONAL, "is incomplete"),
+    "wrong, optional": (HEADER[:6] + REQUEST, OPTIONAL, "header"),
+}
+
+
+@pytest.mark.parametrize(("data", "keywords", "reason"), BAD.values(), ids=BAD)
+def test_tornado_refuses_a_bad_header(run: Run, log: Log, data: bytes, keywords: Any, reason: str) -> None:
+    async def story() -> None:
+        async with tornado(**keywords) as (address, _), connected(address) as peer:
+            await peer.send(data)
+            with contextlib.suppress(OSError):  # the connection may have been dropped already
+                peer.sock.shutdown(socket.SHUT_WR)
+            assert await asyncio.wait_for(peer.hear_all(), PATIENCE) == b""
+            await until(lambda: log.lines)
+        ((level, line),) = log.lines
+        assert level == "WARNING"
+        assert reason in line
+
+    run(story)
+
+
+@pytest.mark.parametrize("data", [b"", HEADER], ids=["silent", "in the handshake"])
+def test_whoever_has_left_tornado_is_worth_no_warning(
+    run: Run, log: Log, certificates: Certificates, data: bytes
+) -> None:
+    async def story() -> None:
+        async with tornado(ssl=server_context(certificates)) as (address, _):
+            async with connected(address) as peer:
+                await peer.send(data)
+                peer.reset()
+            await assert_asked(address, TOLD, HEADER, context=certificates.client_context())
+        assert {level for level, _ in log.lines} <= {"DEBUG"}
+
+    run(story)
+
+
+def test_a_connection_of_tornado_s_that_has_not_begun_is_dropped_by_its_end(run: Run) -> None:
+    async def story() -> None:
+        async with tornado() as (address, stop), connected(address) as peer:
+            await peer.send(HEADER[:9])
+            await asyncio.sleep(0.01)
+            stop()
+            stop()  # does no harm
+            assert await asyncio.wait_for(peer.hear_all(), PATIENCE) == b""
+            with pytest.raises(ConnectionRefusedError):
+                connect(address)
+
+    run(story)
+
+
+def test_what_a_coroutine_of_tornado_s_raises_is_logged_by_tornado(run: Run, log: Log) -> None:
+    class Failing(TCPServer):
+        async def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+            await stream.write(repr(address).encode())
+            stream.close()
+            raise LookupError("the application's")
+
+    async def story() -> None:
+        async with tornado(server=Failing()) as (address, _), connected(address) as peer:
+            await peer.send(HEADER)
+            assert await peer.hear_all() == repr(CLIENT).encode()
+            await until(lambda: log.records)
+
+    run(story)
+    (record,) = log.records
+    log.records.clear()
+    assert record.name == "tornado.application"
+    assert record.exc_info
+    assert record.exc_info[0] is LookupError
