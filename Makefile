@@ -61,7 +61,7 @@ test-pythons:
 # With warnings shown, not raised, on the oldest: old dependencies warn of what their successors have mended.
 test-python: $(VENV)/.installed-unit
 	@echo "$(VENV): $$($(BIN)/python --version), Twisted $$($(BIN)/python -c 'import twisted; print(twisted.__version__)')"
-	@$(BIN)/python -m pytest --quiet $(if $(IS_OLDEST),-W default) $(UNIT_TESTS)
+	@$(BIN)/python -m pytest --quiet --reactors=select,asyncio $(if $(IS_OLDEST),-W default) $(UNIT_TESTS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \

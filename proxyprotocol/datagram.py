@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -18,7 +19,7 @@ from . import _wire
 from ._base import ProxyProtocol
 from ._errors import ProxyProtocolError, ProxyProtocolSyntaxError
 from .detect import ProxyProtocolDetect
-from .policy import HeaderPolicy
+from .policy import HeaderPolicy, lets_plain_in
 from .receiver import Receiver, describe_refusal
 from .result import ProxyResult
 from .typing import SockAddr
@@ -116,7 +117,7 @@ class _Known(NamedTuple):
 
     sender: SockAddr
     result: ProxyResult | None
-    used: float
+    heard: float
 
 
 class DatagramReceiver:
@@ -127,7 +128,7 @@ class DatagramReceiver:
 
     A datagram with a header makes its sender the one that speaks for its client, the newest winning. One without, from
     whom the policy lets send such, changes nothing that is remembered: senders of datagrams are easily forged. What is
-    remembered is bounded: the client that was not heard of, nor answered, for the longest time goes first.
+    remembered is bounded: the client that was not heard of for the longest time goes first.
 
     It has no clock: *now* is always the time in seconds, by any clock that goes forward. If it is set back, clients are
     remembered for that much longer.
@@ -136,7 +137,7 @@ class DatagramReceiver:
         receiver: The policy, the codec and the limit of a header's length. Its time-out means nothing to datagrams. A
             codec that reads both versions reads version 2 alone.
         max_clients: How many clients are remembered at most.
-        client_timeout: How long a client is remembered from the last datagram from or to it, in seconds.
+        client_timeout: How long a client is remembered from the last datagram from it, in seconds.
 
     Raises:
         TypeError: A number is none.
@@ -160,9 +161,11 @@ class DatagramReceiver:
             raise ValueError(f"client_timeout is a number of seconds above 0, not {client_timeout!r}")
         self._codec = _datagram_codec(receiver.pp)
         self._receiver = replace(receiver, pp=self._codec)
+        self._direct = lets_plain_in(receiver.policy) or self._receiver.reads_nothing
         self._max_clients = max_clients
         self._client_timeout = client_timeout
-        # in the order of their use; a plain dict takes ever longer to find its first one when those before are deleted
+        # in the order in which they were heard; a plain dict takes ever longer to find its first one when those before
+        # are deleted
         self._clients: OrderedDict[object, _Known] = OrderedDict()
         self._answering: Datagram | None = None
         self._logged: float | None = None
@@ -187,7 +190,8 @@ class DatagramReceiver:
         """
         datagram = self._read(data, sender, local)
         if datagram.result is not None:
-            self._remember(_key(datagram.client), _Known(sender, datagram.result, now))
+            # A copy, because an application that asks for TLVs makes the result thrice as big, and may have thousands.
+            self._remember(_key(datagram.client), _Known(sender, copy(datagram.result), now))
         return datagram
 
     def _read(self, data: bytes, sender: SockAddr, local: SockAddr) -> Datagram:
@@ -215,20 +219,22 @@ class DatagramReceiver:
             self._answering = before
 
     def reply_to(self, client: SockAddr, now: float) -> SockAddr:
-        """Say where an answer goes: to the proxy that spoke for the client, or to the client where none did.
+        """Say where an answer goes: to the proxy that spoke for the client.
+
+        Where none did, or it is forgotten, it goes to the client - if anybody can come without a header here. Else the
+        address is one that only a header has named: what is sent there goes past the proxy, to whom a forger likes.
 
         Args:
             client: The client's address, as the application was given it.
             now: The time in seconds.
 
         Returns:
-            The address; None where a proxy on a UNIX socket has none: then nothing can be sent.
+            The address; None where there is none, as of a proxy on an unnamed UNIX socket: then send nothing.
         """
-        key = _key(client)
-        known = self._find(key, now)
-        if isinstance(known, _Known):
-            self._remember(key, known._replace(used=now))
-        return client if known is None else known.sender
+        known = self._find(_key(client), now)
+        if known is None:
+            return client if self._direct else None
+        return known.sender
 
     def result_for(self, client: SockAddr, now: float) -> ProxyResult | None:
         """Tell what the newest header for a client said; None where there was none, or it is forgotten.
@@ -238,6 +244,8 @@ class DatagramReceiver:
             now: The time in seconds.
         """
         known = self._find(_key(client), now)
+        if isinstance(known, _Known):
+            return copy(known.result)
         return None if known is None else known.result
 
     def describe_refusal(self, error: ProxyProtocolError, sender: SockAddr, now: float) -> str | None:
@@ -269,12 +277,12 @@ class DatagramReceiver:
     def _remember(self, key: object, known: _Known) -> None:
         self._clients[key] = known
         self._clients.move_to_end(key)
-        self._forget_expired(known.used)
+        self._forget_expired(known.heard)
         if len(self._clients) > self._max_clients:
             self._clients.popitem(last=False)
 
     def _forget_expired(self, now: float) -> None:
-        while self._clients and now - next(iter(self._clients.values())).used >= self._client_timeout:
+        while self._clients and now - next(iter(self._clients.values())).heard >= self._client_timeout:
             self._clients.popitem(last=False)
 
 

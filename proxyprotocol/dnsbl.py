@@ -163,7 +163,7 @@ class BasicDnsbl(Dnsbl):
 
 def _reversed(ip: IPv4Address | IPv6Address) -> str:
     """Give what stands in front of the list's domain: the numbers or, for IPv6, the hexadecimal digits, last first."""
-    # As for the look-up of the address's own name, whose domain is taken away. Anew from its bytes, because a zone, which
+    # As for the look-up of the address itself, whose domain is taken away. Anew from its bytes, because a zone, which
     # no list knows, is more than reverse_pointer can take.
     return ip_address(ip.packed).reverse_pointer.rsplit(".", 2)[0]
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from .typing import SockAddr
 
-__all__ = ["HeaderPolicy", "PolicyCallable", "TrustedProxies"]
+__all__ = ["HeaderPolicy", "PolicyCallable", "TrustedProxies", "lets_plain_in"]
 
 _IPV4_MAPPED = bytes(10) + b"\xff\xff"
 _UNIX = "unix"
@@ -91,6 +91,11 @@ class TrustedProxies:
         networks = self._ipv4 if len(packed) == 4 else self._ipv6
         networks.setdefault(shift, set()).add(int.from_bytes(packed, "big") >> shift)
 
+    @property
+    def policies(self) -> frozenset[HeaderPolicy]:
+        """What can be decided."""
+        return frozenset({self._trusted, self._otherwise})
+
     def __call__(self, peer: SockAddr, local: SockAddr) -> HeaderPolicy:
         """Decide.
 
@@ -149,3 +154,18 @@ def _packed_host(peer: SockAddr) -> bytes | None:
     except (OSError, ValueError):
         return None
     return packed[len(_IPV4_MAPPED) :] if packed.startswith(_IPV4_MAPPED) else packed
+
+
+def lets_plain_in(policy: HeaderPolicy | PolicyCallable) -> bool:
+    """Tell whether a policy may let anybody in without a header. Of a function of the user's that is not known: it may.
+
+    Args:
+        policy: The policy.
+    """
+    if isinstance(policy, TrustedProxies):
+        policies = policy.policies
+    elif isinstance(policy, HeaderPolicy):
+        policies = frozenset({policy})
+    else:
+        return True
+    return not policies.isdisjoint({HeaderPolicy.OPTIONAL, HeaderPolicy.SKIP})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -104,6 +104,10 @@ class Receiver:
             TypeError: There are both, or a keyword is none.
         """
         if receiver is None:
+            names = [field.name for field in fields(cls)]
+            for name in keywords:
+                if name not in names:
+                    raise TypeError(f"There is no keyword {name}=, but {', '.join(f'{name}=' for name in names)}")
             return cls(**keywords)
         if keywords:
             others = ", ".join(f"{name}=" for name in sorted(keywords))

@@ -234,18 +234,10 @@ def install(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["twisted.internet"], "reactor", reactor, raising=False)
 
 
-@pytest.fixture(params=list(REACTORS))
-def each_reactor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Each kind of reactor in turn: a new one, that is the global one during the test."""
-    with _built_reactor(request.param) as reactor:
-        install(reactor, monkeypatch)
-        yield reactor
-
-
 @pytest.fixture
-def reactor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A new reactor, that is the global one during the test; for tests to which its kind is the same."""
-    with _built_reactor("select") as reactor:
+def reactor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Each kind of reactor in turn, see conftest.py: a new one, that is the global one during the test."""
+    with _built_reactor(request.param) as reactor:
         install(reactor, monkeypatch)
         yield reactor
 

@@ -11,6 +11,9 @@ from typing import TypeVar
 import pytest
 from hypothesis import settings
 
+# where Twisted keeps them is for tests/_twisted.py to know
+REACTORS = ("select", "poll", "epoll", "asyncio")
+
 _ROOT = Path(__file__).parent.parent
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 
@@ -51,6 +54,18 @@ def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     return _skip_is_failure((yield))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests of Twisted run on one kind of reactor alone, where the time for all is not to be had."""
+    parser.addoption("--reactors", default=",".join(REACTORS), help="the kinds of reactors to test on, with commas")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every test of Twisted on every kind of reactor, unless it says itself on which."""
+    chosen = any("reactor" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize"))
+    if "reactor" in metafunc.fixturenames and not chosen:
+        metafunc.parametrize("reactor", metafunc.config.getoption("reactors").split(","), indirect=True)
 
 
 def _walk(directory: Path, ignored: list[str]) -> Iterator[Path]:

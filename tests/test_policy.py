@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from proxyprotocol import HeaderPolicy, TrustedProxies
+from proxyprotocol.policy import lets_plain_in
 
 LOCAL = ("192.0.2.254", 443)
 
@@ -190,3 +191,16 @@ def test_a_network_that_would_be_widened_or_is_no_network_is_refused(network: An
 def test_a_lone_byte_string_is_not_taken_for_five_networks() -> None:
     with pytest.raises(ValueError):
         TrustedProxies(b"10.0.0.0/8")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("policy", list(HeaderPolicy))
+def test_optional_and_skip_let_somebody_in_without_a_header_whoever_they_are_for(policy: HeaderPolicy) -> None:
+    expected = policy in (HeaderPolicy.OPTIONAL, HeaderPolicy.SKIP)
+    assert lets_plain_in(policy) is expected
+    assert lets_plain_in(TrustedProxies(["10.0.0.0/8"], trusted=policy)) is expected
+    assert lets_plain_in(TrustedProxies(["10.0.0.0/8"], otherwise=policy)) is expected
+
+
+def test_trusted_proxies_alone_let_nobody_in_without_a_header_and_of_a_function_it_is_not_known() -> None:
+    assert not lets_plain_in(TrustedProxies(["10.0.0.0/8", "unix"]))
+    assert lets_plain_in(lambda peer, local: HeaderPolicy.REQUIRE)

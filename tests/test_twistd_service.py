@@ -141,8 +141,7 @@ def test_a_destination_that_refuses_drops_that_client_alone(start: Start) -> Non
 def test_a_wrong_command_line_is_told_in_a_sentence(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     command = twistd("proxyprotocol", *arguments)
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    output = ended.stdout + ended.stderr
-    assert ended.returncode == 1
+    output = ended.stdout + ended.stderr  # the status is Twisted's: 1, and 0 of the oldest
     assert message in output.splitlines()[-1]
     assert "Traceback" not in output
 

@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
     TCP6ClientEndpoint,
     TCP6ServerEndpoint,
     UNIXClientEndpoint,
@@ -46,7 +47,7 @@ from tests._twisted import (
 )
 from tests._twisted_client import LOCAL, NAMED, HalfCloseable, endpoint_of, failing, peers, saying
 
-log, reactor, each_reactor = _twisted.log, _twisted.reactor, _twisted.each_reactor
+log, reactor = _twisted.log, _twisted.reactor
 pytestmark = pytest.mark.usefixtures("log")
 
 RESULTS = {
@@ -63,15 +64,15 @@ def test_it_is_an_endpoint(reactor: Any) -> None:
     assert verifyObject(IStreamClientEndpoint, endpoint)
 
 
-def test_the_header_comes_first_and_in_one_segment_with_what_the_application_says(each_reactor: Any) -> None:
+def test_the_header_comes_first_and_in_one_segment_with_what_the_application_says(reactor: Any) -> None:
     server, client = peers(read=lambda app: app.transport.write(b"welcome")), AppFactory(begin=saying(b"hello"))
 
     async def scenario() -> None:
-        app = await endpoint_of(each_reactor, listen(each_reactor, server)).connect(client)
+        app = await endpoint_of(reactor, listen(reactor, server)).connect(client)
         assert app is client.app
-        await until(each_reactor, lambda: client.app.received)
+        await until(reactor, lambda: client.app.received)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert server.app.segments == [LOCAL + b"hello"]
     assert client.app.received == b"welcome"
 
@@ -87,13 +88,13 @@ def test_the_header_does_not_wait_for_an_application_that_listens_first(reactor:
     assert server.app.segments == [LOCAL]
 
 
-def test_nothing_of_ours_is_left_on_the_connection(each_reactor: Any) -> None:
+def test_nothing_of_ours_is_left_on_the_connection(reactor: Any) -> None:
     server, client = peers(), AppFactory()
 
     async def scenario() -> None:
-        port = listen(each_reactor, server)
-        app: Any = await endpoint_of(each_reactor, port).connect(client)
-        await until(each_reactor, lambda: server.apps)
+        port = listen(reactor, server)
+        app: Any = await endpoint_of(reactor, port).connect(client)
+        await until(reactor, lambda: server.apps)
         transport = app.transport
         assert transport.protocol is app
         assert type(transport).__module__ == "twisted.internet.tcp"
@@ -104,7 +105,7 @@ def test_nothing_of_ours_is_left_on_the_connection(each_reactor: Any) -> None:
         # nor is there anything in front of its methods
         assert not {"write", "getPeer", "getHost", "stopReading", "dataReceived"} & vars(transport).keys()
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
 
 
 @pytest.mark.parametrize("pp", [ProxyProtocolV1(), ProxyProtocolV2(), ProxyProtocolV2(checksum=False)])
@@ -207,17 +208,17 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
 
 @pytest.mark.parametrize(("result", "pp", "error", "sentence"), WRONG.values(), ids=WRONG)
 def test_a_header_that_cannot_be_written_fails_the_connection(
-    each_reactor: Any, result: Any, pp: Any, error: type[Exception], sentence: str
+    reactor: Any, result: Any, pp: Any, error: type[Exception], sentence: str
 ) -> None:
     """With the real exception, where it was asked for, and not in the log. Nothing is sent, and nobody told."""
     server, client = peers(), AppFactory()
 
     async def scenario() -> None:
         with pytest.raises(error, match=sentence):
-            await endpoint_of(each_reactor, listen(each_reactor, server), result, pp=pp).connect(client)
-        await until(each_reactor, lambda: server.apps and server.app.lost)
+            await endpoint_of(reactor, listen(reactor, server), result, pp=pp).connect(client)
+        await until(reactor, lambda: server.apps and server.app.lost)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert (server.app.received, client.apps) == (b"", [])
 
 
@@ -227,6 +228,12 @@ def test_wrong_arguments_are_refused_at_once(reactor: Any) -> None:
         ProxyProtocolClientEndpoint(plain, "v2")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"pp is a codec, such as .*, not 'v2'"):
         ProxyProtocolClientEndpoint(plain, pp="v2")  # type: ignore[arg-type]
+    other: Any
+    for other in ("tcp:h:1", None, AppFactory(), TCP4ServerEndpoint(reactor, 0)):
+        with pytest.raises(
+            TypeError, match=r"The endpoint is one to connect with, such as clientFromString\(\) gives, "
+        ):
+            ProxyProtocolClientEndpoint(other)
 
 
 def test_a_header_twice_is_refused(reactor: Any) -> None:
@@ -245,17 +252,17 @@ def test_a_connection_that_is_refused_fails_as_without_us(reactor: Any) -> None:
     run(reactor, scenario())
 
 
-def test_a_connection_that_is_given_up_is_cancelled(each_reactor: Any) -> None:
+def test_a_connection_that_is_given_up_is_cancelled(reactor: Any) -> None:
     server, client = peers(), AppFactory()
 
     async def scenario() -> None:
-        connecting = endpoint_of(each_reactor, listen(each_reactor, server)).connect(client)
+        connecting = endpoint_of(reactor, listen(reactor, server)).connect(client)
         connecting.cancel()
         with pytest.raises(ConnectingCancelledError):
             await connecting
-        await turns(each_reactor)
+        await turns(reactor)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert client.built == []
     assert [app.received for app in server.apps] in ([], [b""])
 
@@ -292,15 +299,15 @@ def test_an_application_that_raises_as_it_begins_is_logged_and_dropped(reactor: 
 # What must survive
 
 
-def test_half_closing_goes_on_working(each_reactor: Any) -> None:
+def test_half_closing_goes_on_working(reactor: Any) -> None:
     server = peers(begin=lambda app: app.transport.loseWriteConnection())
     client = AppFactory(kind=HalfCloseable)
 
     async def scenario() -> None:
-        await endpoint_of(each_reactor, listen(each_reactor, server)).connect(client)
-        await until(each_reactor, lambda: server.apps and server.app.lost)
+        await endpoint_of(reactor, listen(reactor, server)).connect(client)
+        await until(reactor, lambda: server.apps and server.app.lost)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert server.app.received == LOCAL + b"still here"
     assert client.app.ended == 1
 

@@ -13,12 +13,12 @@ from tests import _twisted
 from tests._twisted import CLIENT, DESTINATION, HEADER, AppFactory, connect, listen, run, until, wrap
 from tests._twisted_client import NAMED, endpoint_of, peers, saying
 
-log, reactor, each_reactor = _twisted.log, _twisted.reactor, _twisted.each_reactor
+log, reactor = _twisted.log, _twisted.reactor
 pytestmark = pytest.mark.usefixtures("log")
 
 
 @pytest.mark.parametrize("pp", [ProxyProtocolV1(), ProxyProtocolV2()], ids=["v1", "v2"])
-def test_our_server_sees_who_was_named(each_reactor: Any, pp: Any) -> None:
+def test_our_server_sees_who_was_named(reactor: Any, pp: Any) -> None:
     server, given = peers(), []
 
     def name(transport: Any) -> ProxyResult:
@@ -26,12 +26,12 @@ def test_our_server_sees_who_was_named(each_reactor: Any, pp: Any) -> None:
         return NAMED
 
     async def scenario() -> None:
-        port = listen(each_reactor, wrap(server, clock=each_reactor))
-        app: Any = await endpoint_of(each_reactor, port, name, pp=pp).connect(AppFactory(begin=saying(b"hello")))
-        await until(each_reactor, lambda: server.apps and server.app.received)
+        port = listen(reactor, wrap(server, clock=reactor))
+        app: Any = await endpoint_of(reactor, port, name, pp=pp).connect(AppFactory(begin=saying(b"hello")))
+        await until(reactor, lambda: server.apps and server.app.received)
         assert given == [app.transport]
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert (server.app.peer, server.app.host, server.app.received) == (CLIENT, DESTINATION, b"hello")
 
 

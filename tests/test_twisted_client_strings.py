@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from ipaddress import IPv4Address, IPv6Address
@@ -152,6 +153,8 @@ WRONG = {
     "ppSource=203.0.113.7:1:ppDest=198.51.100.9:2": rf"ppSource {TAKES}.* '203\.0\.113\.7' \(a colon .* written \\:\)",
     r"ppSource=203.0.113.7\:1:ppDest=/run/app": f"ppDest {TAKES}.*, not '/run/app'",
     "ppSuorce=1": "ppSuorce: there is no such option, but ppVersion, ppSource, ppDest",
+    "ppVersion": "^ppVersion takes a value: ppVersion=...$",
+    "ppTrusted": "^ppTrusted takes a value: ppTrusted=...$",
     "ppTrusted=10.0.0.0/8": "ppTrusted: there is no such option, but ppVersion, ppSource, ppDest",
     "ppInsideTLS=yes": "ppInsideTLS: there is no such option, but ppVersion, ppSource, ppDest",
     "backlog=5": "tcp:127.0.0.1:80:backlog=5 does not describe an endpoint: .*'backlog'.* begin with pp",
@@ -184,6 +187,32 @@ def test_a_wrong_option_is_named_with_what_it_takes(options: str, sentence: str)
 def test_a_wrong_description_is_refused(description: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         clientFromString(MemoryReactorClock(), description)
+
+
+@pytest.mark.parametrize("version", ["detect", "v3"])
+def test_where_no_colon_can_have_been_meant_nothing_is_told_of_colons(version: str) -> None:
+    with pytest.raises(ValueError, match=f"^ppVersion takes v1 or v2, not '{version}'$"):
+        clientFromString(MemoryReactorClock(), f"proxyprotocol:tcp:127.0.0.1:80:ppVersion={version}")
+
+
+BAD_FILES = {
+    "trust roots that are not there": "tls:app.example:443:trustRoots={directory}/nowhere",
+    "a certificate that is not there": "tls:app.example:443:certificate={directory}/nowhere.pem:privateKey={key}",
+    "a certificate that is none": "tls:app.example:443:certificate={directory}/text.pem:privateKey={key}",
+    "a key that is not there": "ssl:127.0.0.1:443:privateKey={directory}/nowhere.pem:certKey={certificate}",
+    "a key that is none": "ssl:127.0.0.1:443:privateKey={directory}/text.pem:certKey={certificate}",
+}
+
+
+@pytest.mark.parametrize("description", BAD_FILES.values(), ids=BAD_FILES)
+def test_a_file_that_tls_cannot_be_done_with_is_told_with_the_description(
+    files: Files, tmp_path: Path, description: str
+) -> None:
+    """Some were errors of the file system or of pyOpenSSL, which say nothing of the string."""
+    (tmp_path / "text.pem").write_text("no key, and no certificate")
+    described = description.format(directory=tmp_path, key=files.key, certificate=files.certificate)
+    with pytest.raises(ValueError, match=f"^{re.escape(described)} (cannot be connected to|does not describe)"):
+        clientFromString(MemoryReactorClock(), f"proxyprotocol:{described}")
 
 
 @pytest.mark.parametrize("description", ["PROXYPROTOCOL:tcp:80", "HAProxy:tcp:80"])

@@ -37,7 +37,7 @@ from tests._twisted import (
 from tests._twisted_client import LOCAL, NAMED, endpoint_of, failing, peers
 from tests._twisted_tls import SERVER_NAME, Files, answering
 
-log, reactor, each_reactor = _twisted.log, _twisted.reactor, _twisted.each_reactor
+log, reactor = _twisted.log, _twisted.reactor
 files = _twisted_tls.files
 pytestmark = [pytest.mark.usefixtures("log"), _twisted_tls.OLD_WAYS]
 
@@ -114,14 +114,14 @@ class Listening(App):
 
 @WAYS
 @pytest.mark.parametrize("context", [options, unnamed])
-def test_tls_is_done_behind_the_header(each_reactor: Any, files: Files, way: Any, context: Context) -> None:
+def test_tls_is_done_behind_the_header(reactor: Any, files: Files, way: Any, context: Context) -> None:
     server, client = AppFactory(read=answering), AppFactory(kind=Listening)
 
     async def scenario() -> None:
-        port = await served(each_reactor, files, server)
-        app: Any = await way(each_reactor, port, context(files), NAMED).connect(client)
+        port = await served(reactor, files, server)
+        app: Any = await way(reactor, port, context(files), NAMED).connect(client)
         assert app is client.app
-        await until(each_reactor, lambda: app.received)
+        await until(reactor, lambda: app.received)
         assert ISSLTransport.providedBy(app.transport)
         transport: Any = app.transport
         assert transport.getPeerCertificate().to_cryptography().subject.rfc4514_string() == f"CN={SERVER_NAME}"
@@ -129,7 +129,7 @@ def test_tls_is_done_behind_the_header(each_reactor: Any, files: Files, way: Any
         # nothing between TLS and the socket, either
         assert transport.transport.protocol is transport
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert (server.app.peer, server.app.host) == (CLIENT, DESTINATION)
     assert (client.app.negotiated, client.app.received) == (b"greek", b"answer to question")
 
@@ -183,7 +183,7 @@ def test_a_layer_of_tls_may_be_put_around_it(reactor: Any, files: Files) -> None
     assert server.app.peer == CLIENT
 
 
-def test_an_application_may_start_tls_as_it_begins(each_reactor: Any, files: Files) -> None:
+def test_an_application_may_start_tls_as_it_begins(reactor: Any, files: Files) -> None:
     server = AppFactory(read=answering)
 
     def begin(app: Any) -> None:
@@ -191,12 +191,12 @@ def test_an_application_may_start_tls_as_it_begins(each_reactor: Any, files: Fil
         app.transport.write(b"question")
 
     async def scenario() -> None:
-        port = await served(each_reactor, files, server)
-        app: Any = await endpoint_of(each_reactor, port, NAMED).connect(AppFactory(begin=begin))
-        await until(each_reactor, lambda: app.received)
+        port = await served(reactor, files, server)
+        app: Any = await endpoint_of(reactor, port, NAMED).connect(AppFactory(begin=begin))
+        await until(reactor, lambda: app.received)
         assert app.received == b"answer to question"
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert server.app.peer == CLIENT
 
 

@@ -19,7 +19,7 @@ from tests._twisted import Log, run, turns, until
 from tests._twisted_datagrams import CLIENT, HEADER, App, Peer, ask, keep_quiet, listen, peer_of
 from tests.vectors import IPV4_BLOCK, IPV6_BLOCK, LOCAL, PROXY, paths, tlv, v2
 
-log, reactor, each_reactor = _twisted.log, _twisted.reactor, _twisted.each_reactor
+log, reactor = _twisted.log, _twisted.reactor
 short_path = test_twisted_addresses.short_path
 pytestmark = pytest.mark.usefixtures("log")
 
@@ -27,12 +27,12 @@ CLIENT6 = ("2001:db8::1", 1000)
 HEADER6 = v2(PROXY, 0x22, IPV6_BLOCK)
 
 
-def test_the_application_sees_the_client_and_its_answer_goes_to_the_proxy(each_reactor: Any) -> None:
+def test_the_application_sees_the_client_and_its_answer_goes_to_the_proxy(reactor: Any) -> None:
     async def scenario() -> None:
         app = App()
-        port = listen(each_reactor, app)
-        proxy = peer_of(each_reactor, port)
-        assert await ask(each_reactor, proxy, HEADER + b"a", HEADER6 + b"b") == [b"re: a", b"re: b"]
+        port = listen(reactor, app)
+        proxy = peer_of(reactor, port)
+        assert await ask(reactor, proxy, HEADER + b"a", HEADER6 + b"b") == [b"re: a", b"re: b"]
         assert app.datagrams == [(b"a", CLIENT), (b"b", CLIENT6)]
         assert [result.sockname for result in app.results if result] == [
             ("198.51.100.2", 2000),
@@ -42,7 +42,7 @@ def test_the_application_sees_the_client_and_its_answer_goes_to_the_proxy(each_r
         await port.stopListening()
         assert app.events == [("start", True), ("stop", False)]
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
 
 
 @pytest.fixture
@@ -141,14 +141,46 @@ def test_a_client_that_comes_directly_is_answered_directly_though_a_proxy_spoke_
     run(reactor, scenario())
 
 
-def test_whom_nobody_spoke_for_is_written_to_directly(reactor: Any) -> None:
+def test_whom_nobody_spoke_for_is_written_to_directly_where_clients_may_come_directly(reactor: Any) -> None:
     async def scenario() -> None:
         app = App(keep_quiet)
-        port = listen(reactor, app)
+        port = listen(reactor, app, policy=HeaderPolicy.OPTIONAL)
         stranger = peer_of(reactor, port)
         here = stranger.transport.getHost()
         app.transport.write(b"hello", (here.host, here.port))
         await until(reactor, lambda: stranger.received == [b"hello"])
+
+    run(reactor, scenario())
+
+
+def test_a_late_answer_is_not_sent_past_the_proxy_to_an_address_that_only_a_header_has_named(
+    reactor: Any, log: Log
+) -> None:
+    """It was: whoever can send one datagram would have had the application speak to any address."""
+
+    async def scenario() -> None:
+        app, clock = App(keep_quiet), Clock()
+        port = listen(reactor, app, clock=clock, client_timeout=60)
+        proxy, named = peer_of(reactor, port), peer_of(reactor, port)
+        here = named.transport.getHost()
+        number = here.port.to_bytes(2, "big")
+        proxy.transport.write(
+            v2(PROXY, 0x12, socket.inet_aton("127.0.0.1"), IPV4_BLOCK[4:8], number, IPV4_BLOCK[10:]) + b"a"
+        )
+        await until(reactor, lambda: app.datagrams == [(b"a", (here.host, here.port))])
+        client = app.datagrams[0][1]
+        app.transport.write(b"in time", client)
+        clock.advance(60)
+        app.transport.write(b"late", client)
+        app.transport.writeSequence([b"later"], client)
+        # who is heard later is sent to later: it would have come by then
+        proxy.transport.write(v2(LOCAL, 0x00) + b"b")
+        await until(reactor, lambda: len(app.datagrams) == 2)
+        app.transport.write(b"last", app.datagrams[1][1])
+        await until(reactor, lambda: proxy.received == [b"in time", b"last"])
+        await turns(reactor)
+        assert named.received == []
+        assert log.lines == [("debug", f"No proxy speaks for 127.0.0.1:{here.port}: the answer is lost")] * 2
 
     run(reactor, scenario())
 
@@ -178,20 +210,32 @@ def test_a_client_is_forgotten_in_time_and_room_is_made_for_the_newest(reactor: 
     run(reactor, scenario())
 
 
-@pytest.mark.parametrize("header", [HEADER6, v2(PROXY, 0x32, paths(b"/client", b"/server"))], ids=["IPv6", "UNIX"])
-def test_a_late_answer_to_a_forgotten_client_of_another_family_is_lost(reactor: Any, header: bytes) -> None:
+@pytest.mark.parametrize(
+    ("header", "client"),
+    [(HEADER6, "[2001:db8::1]:1000"), (v2(PROXY, 0x32, paths(b"/client", b"/server")), "UNIX socket '/client'")],
+    ids=["IPv6", "UNIX"],
+)
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [(HeaderPolicy.REQUIRE, ": the answer is lost"), (HeaderPolicy.OPTIONAL, ", whose family is not the port's")],
+    ids=["REQUIRE", "OPTIONAL"],
+)
+def test_a_late_answer_to_a_forgotten_client_of_another_family_is_lost(
+    reactor: Any, header: bytes, client: str, policy: HeaderPolicy, reason: str, log: Log
+) -> None:
     """Twisted's own port would raise into the application for it."""
 
     async def scenario() -> None:
         app, clock = App(), Clock()
-        port = listen(reactor, app, clock=clock, client_timeout=60)
+        port = listen(reactor, app, clock=clock, client_timeout=60, policy=policy)
         proxy = peer_of(reactor, port)
         await ask(reactor, proxy, header + b"question")
-        ((_, client),) = app.datagrams
+        ((_, address),) = app.datagrams
         clock.advance(60)
-        app.transport.write(b"late", client)
+        app.transport.write(b"late", address)
         await ask(reactor, proxy, HEADER + b"next")
         assert proxy.received[-1] == b"re: next"
+        assert log.lines == [("debug", f"No proxy speaks for {client}{reason}")]
 
     run(reactor, scenario())
 
@@ -246,6 +290,19 @@ def test_a_port_that_is_connected_to_its_proxy_writes_to_it_with_an_address_or_w
         app.transport.write(b"unasked")
         app.transport.writeSequence([b"again"])
         await until(reactor, lambda: proxy.received[1:] == [b"unasked", b"again"])
+
+    run(reactor, scenario())
+
+
+# The reactors that poll take the refusal for the port's end, of a port without us too, and close it.
+@pytest.mark.parametrize("reactor", ["select", "asyncio"], indirect=True)
+def test_the_application_is_told_that_nobody_listens_where_a_connected_port_sends_to(reactor: Any) -> None:
+    async def scenario() -> None:
+        app = App()
+        port = listen(reactor, app)
+        proxy = peer_of(reactor, port)
+        here = proxy.transport.getHost()
+        app.transport.connect(here.host, here.port)
         await proxy.transport.stopListening()
         app.transport.write(b"gone")
         await until(reactor, lambda: "refused" in app.events)
@@ -335,7 +392,7 @@ def test_the_keywords_are_those_of_every_adapter(reactor: Any, log: Log) -> None
     [
         ({"pp": ProxyProtocolV1()}, ValueError, "Version 1 is for streams alone"),
         ({"receiver": Receiver(), "max_header": 30}, TypeError, "max_header= cannot be given with it"),
-        ({"max_headers": 30}, TypeError, "max_headers"),
+        ({"max_headers": 30}, TypeError, "There is no keyword max_headers=, but pp=, policy=, timeout=, max_header="),
         ({"max_clients": 0}, ValueError, "max_clients is 1 at least"),
         ({"client_timeout": -1}, ValueError, "client_timeout is a number of seconds above 0"),
     ],

@@ -31,7 +31,7 @@ def test_without_a_header_a_datagram_is_dropped_and_told_in_the_log(reactor: Any
             (
                 "warn",
                 f"Refused a datagram from 127.0.0.1:{here.port}: There is no PROXY protocol header, "
-                "the connection begins with b'\\x1b[2J\\n' (at byte 0)",
+                "what came begins with b'\\x1b[2J\\n' (at byte 0)",
             )
         ]
 

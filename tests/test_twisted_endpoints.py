@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.address import UNIXAddress
 from twisted.internet.endpoints import (
     SSL4ServerEndpoint,
+    TCP4ClientEndpoint,
     TCP4ServerEndpoint,
     TCP6ServerEndpoint,
     UNIXServerEndpoint,
@@ -19,6 +20,7 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.testing import MemoryReactorClock
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -77,10 +79,17 @@ def test_wrong_keywords_are_refused_before_it_listens() -> None:
     plain = TCP4ServerEndpoint(MemoryReactorClock(), 80)
     with pytest.raises(TypeError, match="policy="):
         ProxyProtocolServerEndpoint(plain, receiver=Receiver(), policy=HeaderPolicy.SKIP)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="There is no keyword timeuot=, but pp=, policy=, timeout=, max_header="):
         ProxyProtocolServerEndpoint(plain, timeuot=3)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="max_header"):
         ProxyProtocolServerEndpoint(plain, max_header=15)
+
+
+def test_what_is_no_endpoint_to_listen_on_is_refused_at_once() -> None:
+    other: Any
+    for other in ("tcp:80", None, AppFactory(), TCP4ClientEndpoint(MemoryReactorClock(), "127.0.0.1", 80)):
+        with pytest.raises(TypeError, match=r"The endpoint is one to listen on, such as serverFromString\(\) gives, "):
+            ProxyProtocolServerEndpoint(other)
 
 
 def test_it_serves_the_client_of_the_header(reactor: Any) -> None:
@@ -170,6 +179,20 @@ def test_tls_twice_is_refused() -> None:
     ssl = SSL4ServerEndpoint(MemoryReactorClock(), 8443, CONTEXT)
     with pytest.raises(TypeError, match="does TLS already"):
         ProxyProtocolServerEndpoint(ssl, tls=CONTEXT)
+
+
+PLAIN = ["tcp:80", "tcp6:80", "unix:/nowhere", "stdio"]
+
+
+@pytest.mark.parametrize("description", PLAIN)
+def test_a_header_inside_of_tls_that_nobody_does_is_refused(description: str) -> None:
+    """It would be read in clear, from whoever sends it so."""
+    plain = serverFromString(MemoryReactorClock(), description)
+    sentence = "is for an endpoint that does TLS, and this one does none$"
+    with pytest.raises(TypeError, match=rf"^inside_tls= \(ppInsideTLS=yes\) {sentence}"):
+        ProxyProtocolServerEndpoint(plain, inside_tls=True)
+    with pytest.raises(ValueError, match=rf"^{description} cannot be listened on: .* {sentence}"):
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:{description}:ppInsideTLS=yes")
 
 
 @pytest.mark.parametrize("attribute", ["_reactor", "_port", "_backlog", "_interface", "_sslContextFactory"])
@@ -277,7 +300,42 @@ def test_a_tls_endpoint_is_listened_on_without_tls_too(reactor: Any, files: File
         assert (factory.built, client.received, log.lines) == ([CLIENT], b"answer to question", [])
 
 
-def test_a_factory_that_reads_a_header_is_not_wrapped_again() -> None:
-    # who is trusted with the second would be told by the first
-    with pytest.raises(TypeError, match="reads a header already"):
-        ProxyProtocolWrapperFactory(ProxyProtocolWrapperFactory(AppFactory()))
+@pytest.mark.parametrize("reading", [ProxyProtocolWrapperFactory, HAProxyWrappingFactory])
+def test_a_factory_that_reads_a_header_is_not_listened_with(reading: Any) -> None:
+    """It fails as every other trouble of ``listen`` does."""
+    reactor = MemoryReactorClock()
+    failures: list[Any] = []
+    listening: Any = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 80)).listen(reading(AppFactory()))
+    listening.addErrback(failures.append)
+
+    assert [failure.type for failure in failures] == [TypeError]
+    assert failures[0].getErrorMessage() == "The factory reads a header already, and a connection has one"
+    assert reactor.tcpServers == []
+
+
+def test_an_endpoint_that_reads_a_header_within_ours_serves_nobody(reactor: Any, log: Log) -> None:
+    """By Twisted's own parser anybody would be told to be trusted: nothing tells of such an endpoint what it does."""
+    factory = AppFactory()
+
+    async def scenario() -> None:
+        haproxy = serverFromString(reactor, "haproxy:tcp:0:interface=127.0.0.1")
+        port = await ProxyProtocolServerEndpoint(haproxy, policy=HeaderPolicy.SKIP).listen(factory)
+        for count in (1, 2):
+            client = await connect(reactor, port)
+            await until(reactor, lambda: client.lost)  # noqa: B023 (it is of this turn that it is asked)
+            assert len(log.lines) == count
+
+    run(reactor, scenario())
+    assert factory.built == []
+    assert {level for level, _ in log.lines} == {"error"}
+    for _, line in log.lines:
+        assert line.startswith("Refused a connection from 127.0.0.1:")
+        assert line.endswith(": this endpoint reads a header already, and a connection has one")
+
+
+def test_twisteds_own_header_in_front_of_ours_fails_to_listen(reactor: Any) -> None:
+    async def scenario() -> None:
+        with pytest.raises(TypeError, match="The factory reads a header already, and a connection has one"):
+            await serverFromString(reactor, "haproxy:proxyprotocol:tcp:0:interface=127.0.0.1").listen(AppFactory())
+
+    run(reactor, scenario())

@@ -32,7 +32,7 @@ from tests._twisted import (
 )
 from tests.vectors import single_bytes
 
-log, each_reactor = _twisted.log, _twisted.each_reactor
+log, reactor = _twisted.log, _twisted.reactor
 pytestmark = pytest.mark.usefixtures("log")
 
 # more than one read takes
@@ -52,7 +52,7 @@ class HalfCloseable(App):
         self.halves += "write "
 
 
-def test_a_header_byte_by_byte(each_reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_byte_by_byte(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     factory = AppFactory(read=lambda app: app.transport.write(app.received))
     reads = []
     feed = ProxyProtocolWrapper.dataReceived
@@ -64,29 +64,29 @@ def test_a_header_byte_by_byte(each_reactor: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ProxyProtocolWrapper, "dataReceived", count)
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory)
+        client = await connected(reactor, factory)
         client.transport.setTcpNoDelay(True)
         for number, byte in enumerate(single_bytes(HEADER), 1):
             assert factory.built == []
             client.transport.write(byte)
-            await until(each_reactor, lambda: len(reads) == number)  # noqa: B023 (it is of this turn that it is asked)
+            await until(reactor, lambda: len(reads) == number)  # noqa: B023 (it is of this turn that it is asked)
         assert factory.built == [CLIENT]
         client.transport.write(b"data")
-        await until(each_reactor, lambda: client.received == b"data")
+        await until(reactor, lambda: client.received == b"data")
         client.transport.loseConnection()
-        await until(each_reactor, lambda: factory.app.lost)
+        await until(reactor, lambda: factory.app.lost)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert reads == single_bytes(HEADER)
     assert (factory.app.peer, factory.app.host, len(factory.app.lost)) == (CLIENT, DESTINATION, 1)
 
 
-def test_the_transport_is_the_sockets_own(each_reactor: Any) -> None:
+def test_the_transport_is_the_sockets_own(reactor: Any) -> None:
     factory = AppFactory()
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"data")
-        await until(each_reactor, lambda: factory.apps)
+        client = await connected(reactor, factory, HEADER + b"data")
+        await until(reactor, lambda: factory.apps)
         transport = factory.app.transport
         assert transport.protocol is factory.app
         assert transport.logstr == f"App,{transport.sessionno},192.0.2.1"
@@ -99,35 +99,35 @@ def test_the_transport_is_the_sockets_own(each_reactor: Any) -> None:
         assert transport.getHandle().getpeername()[1] == client.transport.getHost().port
         assert watched(transport) == []
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
 
 
-def test_a_client_that_half_closes_after_its_request_still_gets_its_answer(each_reactor: Any) -> None:
+def test_a_client_that_half_closes_after_its_request_still_gets_its_answer(reactor: Any) -> None:
     factory = AppFactory(kind=HalfCloseable)
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"request")
+        client = await connected(reactor, factory, HEADER + b"request")
         client.transport.loseWriteConnection()
-        await until(each_reactor, lambda: client.lost)
+        await until(reactor, lambda: client.lost)
         assert client.received == b"answer"
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert (factory.app.received, factory.app.halves, len(factory.app.lost)) == (b"request", "read ", 1)
 
 
-def test_a_half_close_inside_the_header_ends_the_connection(each_reactor: Any, log: Log) -> None:
+def test_a_half_close_inside_the_header_ends_the_connection(reactor: Any, log: Log) -> None:
     factory = AppFactory(kind=HalfCloseable)
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER[:9])
+        client = await connected(reactor, factory, HEADER[:9])
         client.transport.loseWriteConnection()
-        await until(each_reactor, lambda: client.lost)
+        await until(reactor, lambda: client.lost)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert (factory.built, [level for level, line in log.lines]) == ([], ["warn"])
 
 
-def test_an_application_may_half_close_and_still_hears_its_client(each_reactor: Any) -> None:
+def test_an_application_may_half_close_and_still_hears_its_client(reactor: Any) -> None:
     @implementer(IHalfCloseableProtocol)
     class Listening(Client):
         ended = False
@@ -146,36 +146,36 @@ def test_an_application_may_half_close_and_still_hears_its_client(each_reactor: 
     client = Listening()
 
     async def scenario() -> None:
-        port = listen(each_reactor, wrap(factory, clock=each_reactor))
-        await connect(each_reactor, port, client)
+        port = listen(reactor, wrap(factory, clock=reactor))
+        await connect(reactor, port, client)
         client.transport.write(HEADER)
-        await until(each_reactor, lambda: client.ended)
+        await until(reactor, lambda: client.ended)
         client.transport.write(b"last words")
-        await until(each_reactor, lambda: factory.app.received == b"last words")
+        await until(reactor, lambda: factory.app.received == b"last words")
         client.transport.loseConnection()
-        await until(each_reactor, lambda: factory.app.lost)
+        await until(reactor, lambda: factory.app.lost)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert client.received == b"greeting"
     assert factory.app.halves == "write read "
 
 
 @pytest.mark.parametrize("when", ["begin", "read"])
-def test_an_application_may_hand_the_connection_to_another_protocol(each_reactor: Any, when: str) -> None:
+def test_an_application_may_hand_the_connection_to_another_protocol(reactor: Any, when: str) -> None:
     """As an upgrade to WebSocket does."""
     other = App()
     other.factory = AppFactory()
     factory = AppFactory(**{when: lambda app: setattr(app.transport, "protocol", other)})  # type: ignore[arg-type]
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"one ")
-        await until(each_reactor, lambda: factory.apps and (factory.app.received or other.received))
+        client = await connected(reactor, factory, HEADER + b"one ")
+        await until(reactor, lambda: factory.apps and (factory.app.received or other.received))
         client.transport.write(b"two")
-        await until(each_reactor, lambda: other.received.endswith(b"two"))
+        await until(reactor, lambda: other.received.endswith(b"two"))
         client.transport.loseConnection()
-        await until(each_reactor, lambda: other.lost)
+        await until(reactor, lambda: other.lost)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert (factory.app.received, other.received) == ((b"", b"one two") if when == "begin" else (b"one ", b"two"))
     assert (len(factory.app.lost), len(other.lost)) == (0, 1)
 
@@ -211,64 +211,64 @@ class Source:
 
 @pytest.mark.parametrize("streaming", [True, False], ids=["push", "pull"])
 def test_a_producer_that_is_registered_as_the_application_begins_gives_everything(
-    each_reactor: Any, streaming: bool
+    reactor: Any, streaming: bool
 ) -> None:
     sources: list[Source] = []
     factory = AppFactory(begin=lambda app: sources.append(Source(app, streaming)))
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"data")
-        await until(each_reactor, lambda: client.lost)
+        client = await connected(reactor, factory, HEADER + b"data")
+        await until(reactor, lambda: client.lost)
         assert client.received == LONG * 8
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert factory.app.received == (b"data" if not streaming else factory.app.received)
     assert bool(sources[0].pauses) == streaming
 
 
-def test_twisteds_port_forwarding_loses_nothing_behind_a_header(each_reactor: Any) -> None:
+def test_twisteds_port_forwarding_loses_nothing_behind_a_header(reactor: Any) -> None:
     """It pauses as it begins, until its own connection stands, and has nowhere to put data before."""
     behind = AppFactory(read=lambda app: app.transport.write(app.received[-4:]))
 
     async def scenario() -> None:
-        forwarding = ProxyFactory("127.0.0.1", listen(each_reactor, behind).getHost().port)
+        forwarding = ProxyFactory("127.0.0.1", listen(reactor, behind).getHost().port)
         forwarding.noisy = False
         forwarding.protocol.noisy = False
-        client = await connected(each_reactor, forwarding, HEADER + LONG)
-        await until(each_reactor, lambda: behind.apps and len(behind.app.received) == len(LONG))
+        client = await connected(reactor, forwarding, HEADER + LONG)
+        await until(reactor, lambda: behind.apps and len(behind.app.received) == len(LONG))
         assert behind.app.received == LONG
-        await until(each_reactor, lambda: client.received.endswith(LONG[-4:]))
+        await until(reactor, lambda: client.received.endswith(LONG[-4:]))
         client.transport.loseConnection()
-        await until(each_reactor, lambda: behind.app.lost)
+        await until(reactor, lambda: behind.app.lost)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
 
 
-def test_a_long_request_comes_whole_and_in_order(each_reactor: Any) -> None:
+def test_a_long_request_comes_whole_and_in_order(reactor: Any) -> None:
     factory = AppFactory()
 
     async def scenario() -> None:
-        await connected(each_reactor, factory, HEADER + LONG)
-        await until(each_reactor, lambda: factory.apps and len(factory.app.received) >= len(LONG))
+        await connected(reactor, factory, HEADER + LONG)
+        await until(reactor, lambda: factory.apps and len(factory.app.received) >= len(LONG))
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert factory.app.received == LONG
 
 
-def test_the_end_is_told_once_with_data_right_before_it(each_reactor: Any) -> None:
+def test_the_end_is_told_once_with_data_right_before_it(reactor: Any) -> None:
     factory = AppFactory()
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"data")
+        client = await connected(reactor, factory, HEADER + b"data")
         client.transport.loseConnection()
-        await until(each_reactor, lambda: factory.apps and factory.app.lost)
-        await turns(each_reactor)
+        await until(reactor, lambda: factory.apps and factory.app.lost)
+        await turns(reactor)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert (factory.app.received, len(factory.app.lost)) == (b"data", 1)
 
 
-def test_any_protocol_of_twisteds_will_do(each_reactor: Any) -> None:
+def test_any_protocol_of_twisteds_will_do(reactor: Any) -> None:
     class Echo(Protocol):
         def dataReceived(self, data: bytes) -> None:
             assert self.transport is not None
@@ -279,7 +279,7 @@ def test_any_protocol_of_twisteds_will_do(each_reactor: Any) -> None:
             return Echo()
 
     async def scenario() -> None:
-        client = await connected(each_reactor, EchoFactory(), HEADER + b"data")
-        await until(each_reactor, lambda: client.received == b"data")
+        client = await connected(reactor, EchoFactory(), HEADER + b"data")
+        await until(reactor, lambda: client.received == b"data")
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())

@@ -11,7 +11,20 @@ from twisted.internet.interfaces import ISSLTransport
 
 from proxyprotocol.twisted import IProxiedTransport, proxy_result
 from tests import _twisted, _twisted_tls
-from tests._twisted import CLIENT, DESTINATION, HEADER, App, AppFactory, connect, run, turns, until
+from tests._twisted import (
+    CLIENT,
+    DESTINATION,
+    HEADER,
+    App,
+    AppFactory,
+    Log,
+    RefusingFactory,
+    connect,
+    run,
+    turns,
+    until,
+    wrap,
+)
 from tests._twisted_tls import CUTS, Files, TLSClient, answering
 
 log, reactor = _twisted.log, _twisted.reactor
@@ -19,10 +32,12 @@ files = _twisted_tls.files
 pytestmark = [pytest.mark.usefixtures("log"), _twisted_tls.OLD_WAYS]
 
 
+INSIDE = "proxyprotocol:ssl:0:interface=127.0.0.1:ppInsideTLS=yes"
+
+
 async def inside(reactor: Any, files: Files, factory: Any, client: TLSClient) -> None:
     """Connect to a string that says so, and do the handshake."""
-    endpoint = serverFromString(reactor, files.string("proxyprotocol:ssl:0:interface=127.0.0.1:ppInsideTLS=yes"))
-    await connect(reactor, await endpoint.listen(factory), client)
+    await connect(reactor, await serverFromString(reactor, files.string(INSIDE)).listen(factory), client)
     await until(reactor, lambda: client.ready)
 
 
@@ -49,17 +64,79 @@ def test_a_header_inside_of_tls_is_read_there(reactor: Any, files: Files, cut: C
     assert (factory.built, client.received, len(factory.app.lost)) == ([CLIENT], b"answer to question", 1)
 
 
-def test_a_header_in_front_of_tls_is_refused_where_it_must_be_inside(reactor: Any, files: Files) -> None:
+async def by_string(reactor: Any, files: Files, factory: Any) -> Any:
+    return await serverFromString(reactor, files.string(INSIDE)).listen(factory)
+
+
+async def by_listen_ssl(reactor: Any, files: Files, factory: Any) -> Any:
+    return reactor.listenSSL(0, wrap(factory, clock=reactor), files.options(), interface="127.0.0.1")
+
+
+WAYS = pytest.mark.parametrize("listening", [by_string, by_listen_ssl], ids=["ppInsideTLS=yes", "listenSSL"])
+
+
+@WAYS
+def test_a_header_in_front_of_tls_is_refused_where_it_must_be_inside(
+    reactor: Any, files: Files, listening: Any, log: Log
+) -> None:
+    """It was told at debug level, as a health check is."""
     factory = AppFactory()
     client = TLSClient(files.context(), HEADER)
 
     async def scenario() -> None:
-        endpoint = serverFromString(reactor, files.string("proxyprotocol:ssl:0:interface=127.0.0.1:ppInsideTLS=yes"))
-        await connect(reactor, await endpoint.listen(factory), client)
-        await until(reactor, lambda: client.lost)
+        await connect(reactor, await listening(reactor, files, factory), client)
+        await until(reactor, lambda: client.lost and log.lines)
 
     run(reactor, scenario())
     assert (factory.built, client.ready) == ([], False)
+    ((level, line),) = log.lines
+    assert level == "warn"
+    assert line.startswith("Refused a connection from 127.0.0.1:")
+    assert "TLS around the header has failed (" in line
+    assert line.endswith("put the header in front of TLS: leave out inside_tls= (ppInsideTLS=yes), and listenSSL")
+
+
+@WAYS
+def test_a_peer_that_closes_before_its_handshake_is_told_at_debug_only(
+    reactor: Any, files: Files, listening: Any, log: Log
+) -> None:
+    """As a TCP health check does."""
+    factory = AppFactory()
+
+    async def scenario() -> None:
+        client = await connect(reactor, await listening(reactor, files, factory))
+        client.transport.loseConnection()
+        await until(reactor, lambda: log.lines)
+
+    run(reactor, scenario())
+    ((level, line),) = log.lines
+    assert (level, factory.built) == ("debug", [])
+    assert "before the first byte" in line
+
+
+class Stubborn(TLSClient):
+    """A client that does not answer when the server ends TLS."""
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self.ready:
+            super().dataReceived(data)
+
+
+@WAYS
+def test_a_factory_that_takes_no_connection_is_rid_of_one_that_does_not_answer_the_end_of_tls(
+    reactor: Any, files: Files, listening: Any
+) -> None:
+    """TLS would wait for the answer for ever: the header's time is over, and there is no application to have one."""
+    factory, client = RefusingFactory(), Stubborn(files.context())
+
+    async def scenario() -> None:
+        await connect(reactor, await listening(reactor, files, factory), client)
+        await until(reactor, lambda: client.ready)
+        client.say(HEADER)
+        await until(reactor, lambda: client.lost)
+
+    run(reactor, scenario())
+    assert factory.built == [CLIENT]
 
 
 def test_an_application_that_pauses_inside_of_tls_gets_everything_in_order(reactor: Any, files: Files) -> None:

@@ -9,32 +9,32 @@ import pytest
 from tests import _twisted
 from tests._twisted import HEADER, App, AppFactory, Log, connected, run, turns, until, watched
 
-log, each_reactor = _twisted.log, _twisted.each_reactor
+log, reactor = _twisted.log, _twisted.reactor
 pytestmark = pytest.mark.usefixtures("log")
 
 
-def test_an_application_that_pauses_as_it_begins_gets_no_byte_until_it_resumes(each_reactor: Any) -> None:
+def test_an_application_that_pauses_as_it_begins_gets_no_byte_until_it_resumes(reactor: Any) -> None:
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing())
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"one ")
-        await until(each_reactor, lambda: factory.apps)
+        client = await connected(reactor, factory, HEADER + b"one ")
+        await until(reactor, lambda: factory.apps)
         client.transport.write(b"two ")
-        await turns(each_reactor)
+        await turns(reactor)
         assert factory.app.received == b""
 
         factory.app.transport.resumeProducing()
         assert factory.app.received == b"", "data from inside of resumeProducing"
-        await until(each_reactor, lambda: len(factory.app.received) >= 8)
+        await until(reactor, lambda: len(factory.app.received) >= 8)
         client.transport.write(b"three")
-        await until(each_reactor, lambda: len(factory.app.received) >= 13)
+        await until(reactor, lambda: len(factory.app.received) >= 13)
         assert factory.app.received == b"one two three"
         assert watched(factory.app.transport) == []
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
 
 
-def test_an_application_that_pauses_and_resumes_as_it_begins_gets_everything(each_reactor: Any) -> None:
+def test_an_application_that_pauses_and_resumes_as_it_begins_gets_everything(reactor: Any) -> None:
     def begin(app: App) -> None:
         app.transport.pauseProducing()
         app.transport.pauseProducing()
@@ -43,56 +43,56 @@ def test_an_application_that_pauses_and_resumes_as_it_begins_gets_everything(eac
     factory = AppFactory(begin=begin)
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"one ")
-        await until(each_reactor, lambda: factory.apps and factory.app.received)
+        client = await connected(reactor, factory, HEADER + b"one ")
+        await until(reactor, lambda: factory.apps and factory.app.received)
         client.transport.write(b"two")
-        await until(each_reactor, lambda: len(factory.app.received) >= 7)
+        await until(reactor, lambda: len(factory.app.received) >= 7)
         assert factory.app.received == b"one two"
         assert watched(factory.app.transport) == []
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
 
 
-def test_an_application_may_change_its_mind_before_the_bytes_have_come(each_reactor: Any) -> None:
+def test_an_application_may_change_its_mind_before_the_bytes_have_come(reactor: Any) -> None:
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing())
 
     async def scenario() -> None:
-        await connected(each_reactor, factory, HEADER + b"data")
-        await until(each_reactor, lambda: factory.apps)
+        await connected(reactor, factory, HEADER + b"data")
+        await until(reactor, lambda: factory.apps)
         factory.app.transport.resumeProducing()
         factory.app.transport.resumeProducing()
         factory.app.transport.pauseProducing()
-        await turns(each_reactor)
+        await turns(reactor)
         assert factory.app.received == b""
         factory.app.transport.resumeProducing()
-        await until(each_reactor, lambda: factory.app.received)
+        await until(reactor, lambda: factory.app.received)
         assert factory.app.received == b"data"
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
 
 
-def test_an_application_may_pause_again_at_the_bytes_that_waited(each_reactor: Any) -> None:
+def test_an_application_may_pause_again_at_the_bytes_that_waited(reactor: Any) -> None:
     factory = AppFactory(
         begin=lambda app: app.transport.pauseProducing(), read=lambda app: app.transport.pauseProducing()
     )
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"one ")
-        await until(each_reactor, lambda: factory.apps)
+        client = await connected(reactor, factory, HEADER + b"one ")
+        await until(reactor, lambda: factory.apps)
         client.transport.write(b"two")
         for received in (b"one ", b"one two"):
             factory.app.transport.resumeProducing()
-            await until(each_reactor, lambda: factory.app.received == received)  # noqa: B023
-            await turns(each_reactor)
+            await until(reactor, lambda: factory.app.received == received)  # noqa: B023
+            await turns(reactor)
             assert factory.app.received == received
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
 
 
 @pytest.mark.parametrize("end", ["loseConnection", "abortConnection"])
 @pytest.mark.parametrize("pauses", [False, True])
 def test_an_application_that_ends_the_connection_as_it_begins_gets_no_byte(
-    each_reactor: Any, end: str, pauses: bool
+    reactor: Any, end: str, pauses: bool
 ) -> None:
     def begin(app: App) -> None:
         if pauses:
@@ -102,11 +102,11 @@ def test_an_application_that_ends_the_connection_as_it_begins_gets_no_byte(
     factory = AppFactory(begin=begin)
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"data")
-        await until(each_reactor, lambda: client.lost and factory.app.lost)
-        await turns(each_reactor)
+        client = await connected(reactor, factory, HEADER + b"data")
+        await until(reactor, lambda: client.lost and factory.app.lost)
+        await turns(reactor)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert (factory.app.received, len(factory.app.lost)) == (b"", 1)
     assert watched(factory.app.transport) == []
 
@@ -114,27 +114,25 @@ def test_an_application_that_ends_the_connection_as_it_begins_gets_no_byte(
 @pytest.mark.parametrize("resumes", [False, True])
 @pytest.mark.parametrize("end", ["loseConnection", "abortConnection"])
 def test_an_application_that_ends_the_connection_while_bytes_wait_never_gets_them(
-    each_reactor: Any, end: str, resumes: bool
+    reactor: Any, end: str, resumes: bool
 ) -> None:
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing())
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"data")
-        await until(each_reactor, lambda: factory.apps)
+        client = await connected(reactor, factory, HEADER + b"data")
+        await until(reactor, lambda: factory.apps)
         if resumes:
             factory.app.transport.resumeProducing()
         getattr(factory.app.transport, end)()
-        await until(each_reactor, lambda: client.lost and factory.app.lost)
-        await turns(each_reactor)
+        await until(reactor, lambda: client.lost and factory.app.lost)
+        await turns(reactor)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert (factory.app.received, len(factory.app.lost)) == (b"", 1)
     assert watched(factory.app.transport) == []
 
 
-def test_a_mistake_in_dataReceived_drops_the_connection_where_the_bytes_had_to_wait_too(
-    each_reactor: Any, log: Log
-) -> None:
+def test_a_mistake_in_dataReceived_drops_the_connection_where_the_bytes_had_to_wait_too(reactor: Any, log: Log) -> None:
     """Nobody else would: it is not the reactor's read that delivers them."""
 
     def mistake(app: App) -> None:
@@ -143,16 +141,16 @@ def test_a_mistake_in_dataReceived_drops_the_connection_where_the_bytes_had_to_w
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing(), read=mistake)
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"data")
-        await until(each_reactor, lambda: factory.apps)
+        client = await connected(reactor, factory, HEADER + b"data")
+        await until(reactor, lambda: factory.apps)
         factory.app.transport.resumeProducing()
-        await until(each_reactor, lambda: client.lost)
+        await until(reactor, lambda: client.lost)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert (len(factory.app.lost), log.flush(ZeroDivisionError)) == (1, 1)
 
 
-def test_a_mistake_after_a_pause_leaves_nothing_of_ours_on_the_transport(each_reactor: Any, log: Log) -> None:
+def test_a_mistake_after_a_pause_leaves_nothing_of_ours_on_the_transport(reactor: Any, log: Log) -> None:
     def begin(app: App) -> None:
         app.transport.pauseProducing()
         raise ZeroDivisionError("in connectionMade")
@@ -160,25 +158,25 @@ def test_a_mistake_after_a_pause_leaves_nothing_of_ours_on_the_transport(each_re
     factory = AppFactory(begin=begin)
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"data")
-        await until(each_reactor, lambda: client.lost)
+        client = await connected(reactor, factory, HEADER + b"data")
+        await until(reactor, lambda: client.lost)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert watched(factory.app.transport) == []
     assert log.flush(ZeroDivisionError) == 1
 
 
-def test_an_end_behind_bytes_that_wait_does_not_overtake_them(each_reactor: Any) -> None:
+def test_an_end_behind_bytes_that_wait_does_not_overtake_them(reactor: Any) -> None:
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing())
 
     async def scenario() -> None:
-        client = await connected(each_reactor, factory, HEADER + b"data")
+        client = await connected(reactor, factory, HEADER + b"data")
         client.transport.loseConnection()
-        await until(each_reactor, lambda: factory.apps and client.lost)
-        await turns(each_reactor)
+        await until(reactor, lambda: factory.apps and client.lost)
+        await turns(reactor)
         assert (factory.app.received, factory.app.lost) == (b"", [])
         factory.app.transport.resumeProducing()
-        await until(each_reactor, lambda: factory.app.lost)
+        await until(reactor, lambda: factory.app.lost)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert (factory.app.received, len(factory.app.lost)) == (b"data", 1)

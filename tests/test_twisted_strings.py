@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,11 +25,12 @@ from zope.interface.verify import verifyObject
 from proxyprotocol import HeaderPolicy, ProxyProtocolDetect, ProxyProtocolV1, ProxyProtocolV2, Receiver
 from proxyprotocol.twisted import ProxyProtocolServerEndpoint
 from proxyprotocol.twisted.strings import ServerStringParser
-from tests import _twisted
+from tests import _twisted, _twisted_tls
 from tests._twisted import CLIENT, HEADER, AppFactory, Log, connect, run, until
+from tests._twisted_tls import Files
 
-log, reactor = _twisted.log, _twisted.reactor
-pytestmark = pytest.mark.usefixtures("log")
+log, reactor, files = _twisted.log, _twisted.reactor, _twisted_tls.files
+pytestmark = [pytest.mark.usefixtures("log"), _twisted_tls.OLD_WAYS]
 
 
 def receiver(options: str) -> Receiver:
@@ -119,6 +121,8 @@ WRONG = {
     "ppMaxHeader=4k": "ppMaxHeader takes a number of bytes, 16 at least, not '4k'",
     "ppMaxHeader=16.0": "ppMaxHeader takes a number of bytes, 16 at least, not '16.0'",
     "ppInsideTLS=maybe": "ppInsideTLS takes yes or no, not 'maybe'",
+    "ppTrusted": "^ppTrusted takes a value: ppTrusted=...$",
+    "ppInsideTLS:ppPolicy=ignore": "^ppInsideTLS takes a value: ppInsideTLS=...$",
     "ppTimeuot=5": "ppTimeuot: there is no such option, but ppVersion, ppTrusted, .*ppMaxHeader, ppInsideTLS",
     "pptimeout=5": "pptimeout: there is no such option",
     "ppB=1:ppA=2": "ppA, ppB: there is no such option",
@@ -324,3 +328,31 @@ def test_on_a_unix_socket_the_peers_are_unix(reactor: Any, short_path: Path) -> 
 def test_an_ipv6_network_with_bare_colons_is_told_how_colons_are_written() -> None:
     with pytest.raises(ValueError, match=r"a colon in a value is written \\:"):
         serverFromString(MemoryReactorClock(), "proxyprotocol:tcp:0:ppTrusted=2001:db8::/32")
+
+
+@pytest.mark.parametrize("options", ["ppTimeout=soon", "ppVersion=v3", "ppMaxHeader=15", "ppUntrusted=direct"])
+def test_where_no_colon_can_have_been_meant_nothing_is_told_of_colons(options: str) -> None:
+    with pytest.raises(ValueError, match=r"^pp\w+ (takes|means)") as caught:
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:tcp:0:{options}")
+    assert ("colon" in str(caught.value)) is ("ppTrusted" in str(caught.value))
+
+
+BAD_FILES = {
+    "a key that is not there": "ssl:443:privateKey={directory}/nowhere.pem",
+    "a key that is none": "ssl:443:privateKey={directory}/text.pem",
+    "a certificate that is not there": "ssl:443:privateKey={key}:certKey={directory}/nowhere.pem",
+    "a certificate that is none": "ssl:443:privateKey={key}:certKey={directory}/text.pem",
+    "a directory": "ssl:443:privateKey={directory}",
+}
+
+
+@pytest.mark.parametrize("inside", ["", ":ppInsideTLS=yes"], ids=["behind", "inside"])
+@pytest.mark.parametrize("description", BAD_FILES.values(), ids=BAD_FILES)
+def test_a_file_that_tls_cannot_be_done_with_is_told_with_the_description(
+    files: Files, tmp_path: Path, description: str, inside: str
+) -> None:
+    """Some were errors of the file system or of pyOpenSSL, which say nothing of the string."""
+    (tmp_path / "text.pem").write_text("no key, and no certificate")
+    described = description.format(directory=tmp_path, key=files.key, certificate=files.certificate)
+    with pytest.raises(ValueError, match=f"^{re.escape(described)} (cannot be listened on|does not describe)"):
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:{described}{inside}")

@@ -46,31 +46,31 @@ from tests._twisted import (
 )
 from tests._twisted_tls import CUTS, SERVER_NAME, Files, TLSClient, answering, served
 
-log, reactor, each_reactor = _twisted.log, _twisted.reactor, _twisted.each_reactor
+log, reactor = _twisted.log, _twisted.reactor
 files = _twisted_tls.files
 pytestmark = [pytest.mark.usefixtures("log"), _twisted_tls.OLD_WAYS]
 
 
 @CUTS
 def test_a_string_reads_the_header_and_then_does_tls(
-    each_reactor: Any, files: Files, cut: Callable[[bytes], list[bytes]]
+    reactor: Any, files: Files, cut: Callable[[bytes], list[bytes]]
 ) -> None:
     """Whole, the ClientHello is in the header's own segment."""
     factory = AppFactory(read=answering)
     client = TLSClient(files.context(), HEADER, cut)
 
     async def scenario() -> None:
-        endpoint = serverFromString(each_reactor, files.string("proxyprotocol:ssl:0:interface=127.0.0.1"))
-        await served(each_reactor, await endpoint.listen(factory), client, b"question")
+        endpoint = serverFromString(reactor, files.string("proxyprotocol:ssl:0:interface=127.0.0.1"))
+        await served(reactor, await endpoint.listen(factory), client, b"question")
         transport = factory.app.transport
         assert ISSLTransport.providedBy(transport)
         assert (transport.getPeer(), transport.getHost()) == (CLIENT, DESTINATION)
         assert IProxiedTransport(transport).getProxyPeer() == client.transport.getHost()
         assert IProxiedTransport(transport).getProxyResult() is proxy_result(transport) is not None
         client.transport.loseConnection()
-        await until(each_reactor, lambda: factory.app.lost)
+        await until(reactor, lambda: factory.app.lost)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert factory.built == [CLIENT]
     assert (factory.app.peer, factory.app.host, client.received) == (CLIENT, DESTINATION, b"answer to question")
     assert len(factory.app.lost) == 1
@@ -265,15 +265,15 @@ def begin_tls(files: Files) -> Callable[[Any], None]:
 
 @CUTS
 def test_an_application_may_start_tls_as_it_begins(
-    each_reactor: Any, files: Files, cut: Callable[[bytes], list[bytes]]
+    reactor: Any, files: Files, cut: Callable[[bytes], list[bytes]]
 ) -> None:
     """The ClientHello is in the header's own segment, and is not lost."""
     factory = AppFactory(begin=begin_tls(files), read=answering)
     client = TLSClient(files.context(), HEADER, cut)
 
     async def scenario() -> None:
-        port = listen(each_reactor, wrap(factory, clock=each_reactor))
-        await served(each_reactor, port, client, b"question")
+        port = listen(reactor, wrap(factory, clock=reactor))
+        await served(reactor, port, client, b"question")
         transport = factory.app.transport
         assert ISSLTransport.providedBy(transport)
         assert transport.getPeerCertificate() is not None
@@ -281,23 +281,23 @@ def test_an_application_may_start_tls_as_it_begins(
         assert IProxiedTransport(transport).getProxyPeer() == client.transport.getHost()
         assert proxy_result(transport) is not None
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert (factory.app.received, client.received) == (b"question", b"answer to question")
 
 
-def test_an_application_may_pause_and_start_tls_later(each_reactor: Any, files: Files) -> None:
+def test_an_application_may_pause_and_start_tls_later(reactor: Any, files: Files) -> None:
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing(), read=answering)
     client = TLSClient(files.context(), HEADER)
 
     async def scenario() -> None:
-        await connect(each_reactor, listen(each_reactor, wrap(factory, clock=each_reactor)), client)
-        await until(each_reactor, lambda: factory.apps)
-        await turns(each_reactor)
+        await connect(reactor, listen(reactor, wrap(factory, clock=reactor)), client)
+        await until(reactor, lambda: factory.apps)
+        await turns(reactor)
         factory.app.transport.startTLS(files.options())
         factory.app.transport.resumeProducing()
-        await until(each_reactor, lambda: client.ready)
+        await until(reactor, lambda: client.ready)
         client.say(b"question")
-        await until(each_reactor, lambda: client.received)
+        await until(reactor, lambda: client.received)
 
-    run(each_reactor, scenario())
+    run(reactor, scenario())
     assert client.received == b"answer to question"

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolNegotiationFactory
 from twisted.internet.task import Clock
-from twisted.protocols.policies import ThrottlingFactory, TimeoutFactory
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
+from twisted.protocols.policies import ThrottlingFactory, TimeoutFactory, WrappingFactory
 from zope.interface import implementer
 
 from proxyprotocol import HeaderPolicy, ProxyProtocolNoop, ProxyProtocolV1, ProxyProtocolV2, Receiver
 from proxyprotocol.twisted import ProxyProtocolWrapper, ProxyProtocolWrapperFactory, proxy_result
 from tests import _twisted
-from tests._twisted import CLIENT, DESTINATION, HEADER, PROXY, AppFactory, Log, MemoryTransport, accept, wrap
+from tests._twisted import CLIENT, DESTINATION, HEADER, PROXY, App, AppFactory, Log, MemoryTransport, accept, wrap
 from tests.vectors import PROXY as PROXY_COMMAND
 from tests.vectors import VECTORS, Vector, describe, single_bytes, splits, tlv, v2
 
@@ -282,8 +283,29 @@ def test_a_receiver_and_its_keywords_are_too_much() -> None:
 def test_a_wrong_keyword_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="timeout"):
         ProxyProtocolWrapperFactory(AppFactory(), timeout=0)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="There is no keyword timeuot=, but pp=, policy=, timeout=, max_header="):
         ProxyProtocolWrapperFactory(AppFactory(), timeuot=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("what", [App, AppFactory, App(), None, "tcp:80"], ids=lambda what: type(what).__name__)
+def test_what_is_no_factory_is_refused_at_once(what: Any) -> None:
+    with pytest.raises(TypeError, match="The wrapped factory is one that builds protocols, not "):
+        ProxyProtocolWrapperFactory(what)
+
+
+SECOND = {
+    "ours": ProxyProtocolWrapperFactory,
+    "haproxy:": HAProxyWrappingFactory,
+    "ours below a layer": lambda factory: WrappingFactory(ProxyProtocolWrapperFactory(factory)),
+    "haproxy: below a layer": lambda factory: WrappingFactory(HAProxyWrappingFactory(factory)),
+}
+
+
+@pytest.mark.parametrize("reading", SECOND.values(), ids=SECOND)
+def test_a_factory_that_reads_a_header_is_not_wrapped_again(reading: Any) -> None:
+    # who is trusted with the second would be told by the first
+    with pytest.raises(TypeError, match=r"^The factory reads a header already, and a connection has one$"):
+        ProxyProtocolWrapperFactory(reading(AppFactory()))
 
 
 def test_the_applications_factory_is_started_and_stopped_with_ours() -> None:

@@ -34,15 +34,16 @@ async def create_datagram_endpoint(
     """Open a socket for datagrams, as ``loop.create_datagram_endpoint`` does, and read a header at the front of each.
 
     The application's ``datagram_received`` is given what the client sent and the client's address, and its
-    ``transport.sendto(data, addr)`` sends to the proxy that spoke for that address last, without a header; directly
-    where none did. A refused datagram is dropped and told in the log.
+    ``transport.sendto(data, addr)`` sends to the proxy that spoke for that address last, without a header. Where none
+    did, it sends there directly if the policy lets anybody come without a header, and else the answer is lost. A
+    refused datagram is dropped and told in the log.
 
     Args:
         protocol_factory: Makes the application's protocol.
         local_addr: Where to receive, as ``loop.create_datagram_endpoint`` takes it.
         remote_addr: The proxy to connect to, likewise, if it is only one.
         max_clients: For how many clients the way back is remembered at most, see :class:`.DatagramReceiver`.
-        client_timeout: For how long it is, from the last datagram from or to the client, in seconds.
+        client_timeout: For how long it is, from the last datagram from the client, in seconds.
         receiver: How datagrams are received, in place of the keywords of :class:`.Receiver`.
         keywords: ``pp``, ``policy``, ``max_header`` (bytes), as :class:`.Receiver` takes them, and all others of
             ``loop.create_datagram_endpoint``. The receiver's ``timeout`` is taken too and means nothing here: a
@@ -165,12 +166,13 @@ class ProxyProtocolDatagramTransport(asyncio.DatagramTransport):
         return self._endpoint.datagrams.result_for(addr, self._endpoint.now())
 
     def sendto(self, data: Any, addr: Any = None) -> None:
-        """Send a datagram to the proxy that spoke for a client, or directly where none did.
+        """Send a datagram to the proxy that spoke for a client, or directly where clients may come without a header.
 
         Args:
             data: The datagram.
-            addr: The client's address; None for the one that the endpoint is connected to. Where nobody speaks for it
-                any more, and the socket is of another family, ``error_received`` is called.
+            addr: The client's address; None for the one that the endpoint is connected to. Where nobody speaks for it,
+                or no longer, and no client comes without a header, the datagram is lost, with a line in the log at
+                debug level; where some do, but the socket is of another family, ``error_received`` is called.
         """
         if addr is None:
             self._below.sendto(data)
@@ -178,7 +180,8 @@ class ProxyProtocolDatagramTransport(asyncio.DatagramTransport):
         endpoint = self._endpoint
         to = endpoint.datagrams.reply_to(addr, endpoint.now())
         if not to:
-            # a UNIX socket without a name cannot be sent to: it is lost, as datagrams are
+            # lost, as datagrams are; "" is a UNIX socket without a name
+            _log.debug("No proxy speaks for %s: the answer is lost", describe_address(addr))
             return
         if is_foreign(to, endpoint.family):
             # A client that is forgotten by now. asyncio's transport would be closed by it, and uvloop's raise.

@@ -92,7 +92,7 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, connection: R
     """
     setattr(transport, slot, protocol)
     if connection.result is not None:
-        transport._proxyprotocol_result = connection.result
+        setattr(transport, RESULT, connection.result)
     addresses = connection.addresses
     if addresses is not None:
         transport.getPeer = lambda: peer

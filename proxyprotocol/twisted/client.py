@@ -66,6 +66,8 @@ class ProxyProtocolClientEndpoint:
         pp: ProxyProtocol | None = None,
         tls: Any = None,
     ) -> None:
+        if not IStreamClientEndpoint.providedBy(endpoint):
+            raise TypeError(f"The endpoint is one to connect with, such as clientFromString() gives, not {endpoint!r}")
         self._sender = Sender(result, pp=pp)
         self._endpoint = endpoint
         self._layer = None if tls is None else tls_layer(tls)

@@ -47,14 +47,15 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
 
     It is used where a datagram protocol is, as in ``reactor.listenUDP(53, ProxyProtocolDatagramWrapper(protocol))``.
     The application's ``datagramReceived`` is given what the client sent and the client's address, and its
-    ``transport.write(data, addr)`` sends to the proxy that spoke for that address last, without a header; directly
-    where none did. All else of its transport is the real one's. A refused datagram is dropped and told in the log.
+    ``transport.write(data, addr)`` sends to the proxy that spoke for that address last, without a header. Where none
+    did, it sends there directly if the policy lets anybody come without a header, and else the answer is lost. All else
+    of its transport is the real one's. A refused datagram is dropped and told in the log.
 
     Args:
         wrapped_protocol: The application's protocol.
         clock: What tells the time; the reactor unless given.
         max_clients: For how many clients the way back is remembered at most, see :class:`.DatagramReceiver`.
-        client_timeout: For how long it is, from the last datagram from or to the client, in seconds.
+        client_timeout: For how long it is, from the last datagram from the client, in seconds.
         receiver: How datagrams are received, in place of the keywords of :class:`.Receiver`.
         keywords: ``pp``, ``policy``, ``max_header`` (bytes), as :class:`.Receiver` takes them. Its ``timeout`` is taken
             too and means nothing here: a datagram is whole when it comes.
@@ -146,18 +147,20 @@ class _Transport:
         return getattr(self._port, name)
 
     def write(self, datagram: bytes, addr: Any = None) -> None:
-        """Send a datagram to the proxy that spoke for a client, or directly where none did.
+        """Send a datagram to the proxy that spoke for a client, or directly where clients may come without a header.
 
         Args:
             datagram: The datagram.
-            addr: The client's address; None for the one that the port is connected to. Where nobody speaks for it
-                any more, and the port is of another family, the datagram is lost.
+            addr: The client's address; None for the one that the port is connected to. Where nobody speaks for it, or
+                no longer, and no client comes without a header, or the port is of another family, the datagram is lost,
+                with a line in the log at debug level.
         """
         to = addr
         if addr is not None:
             to = self._datagrams.reply_to(addr, self._now())
             if to is None:
-                # a UNIX socket without a name cannot be sent to: it is lost, as datagrams are
+                # lost, as datagrams are
+                _log.debug("No proxy speaks for {peer}: the answer is lost", peer=describe_address(addr))
                 return
             if self._family is not None and is_foreign(to, self._family):
                 # a client that is forgotten by now, of which Twisted's port would raise into the application

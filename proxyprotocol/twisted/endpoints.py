@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
     StandardIOEndpoint,
@@ -14,10 +14,12 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, ISSLTransport, IStreamServerEndpoint
 from twisted.logger import Logger
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # which has no public name
 from zope.interface import implementer
 
 from proxyprotocol.receiver import Receiver, ReceiverKeywords, describe_address
 
+from . import _handover
 from ._addresses import to_sockaddr
 from ._parting import part_server
 from .wrapper import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
@@ -67,6 +69,8 @@ class ProxyProtocolServerEndpoint:
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],
     ) -> None:
+        if not IStreamServerEndpoint.providedBy(endpoint):
+            raise TypeError(f"The endpoint is one to listen on, such as serverFromString() gives, not {endpoint!r}")
         self._receiver = Receiver.of(receiver, keywords)
         self._endpoint = endpoint
         self._tls = tls
@@ -77,6 +81,10 @@ class ProxyProtocolServerEndpoint:
         if inside_tls:
             if tls is not None:
                 raise TypeError("tls= does TLS behind the header, inside_tls= is for a header that comes inside of it")
+            if type(endpoint) in _PLAIN_ENDPOINTS:
+                raise TypeError(
+                    "inside_tls= (ppInsideTLS=yes) is for an endpoint that does TLS, and this one does none"
+                )
         elif (taken := part_server(endpoint)) is not None:
             if tls is not None:
                 raise TypeError("The endpoint does TLS already: tls= is for one that does not")
@@ -88,24 +96,42 @@ class ProxyProtocolServerEndpoint:
         Args:
             factory: The application's factory.
         """
-        wrapper = ProxyProtocolWrapperFactory(factory, tls=self._tls, receiver=self._receiver)
-        if not self._inside_tls and type(self._endpoint) not in _PLAIN_ENDPOINTS:
-            wrapper.protocol = _OutsideTLS
+        try:
+            wrapper = ProxyProtocolWrapperFactory(factory, tls=self._tls, receiver=self._receiver)
+        except TypeError:  # a factory that reads a header already
+            return fail()
+        if type(self._endpoint) not in _PLAIN_ENDPOINTS:
+            wrapper.protocol = _FirstInside if self._inside_tls else _FirstOutside
         listening: Deferred[IListeningPort] = self._endpoint.listen(wrapper)
         return listening
 
 
-class _OutsideTLS(ProxyProtocolWrapper):
-    """Refuses to begin inside of TLS, for endpoints of others, which may do TLS without a way to tell."""
+class _FirstInside(ProxyProtocolWrapper):
+    """Refuses to begin behind another header, for endpoints of others, which may read one without a way to tell."""
 
     def makeConnection(self, transport: Any) -> None:
-        if ISSLTransport.providedBy(transport):
-            _log.error(
-                "Refused a connection from {peer}: the header comes before TLS, but this endpoint has begun TLS. "
-                "Use an endpoint without TLS, and tls= for the context; or inside_tls= (ppInsideTLS=yes), if the "
-                "sender puts the header inside of TLS",
-                peer=describe_address(to_sockaddr(transport.getPeer())),
-            )
-            transport.abortConnection()
-        else:
+        refusal = self._refusal(transport)
+        if refusal is None:
             super().makeConnection(transport)
+        else:
+            peer = describe_address(to_sockaddr(transport.getPeer()))
+            _log.error("Refused a connection from {peer}: {refusal}", peer=peer, refusal=refusal)
+            _handover.abort(transport)
+
+    def _refusal(self, transport: Any) -> str | None:
+        # who is trusted with the second would be told by the first
+        if any(isinstance(layer, HAProxyProtocolWrapper) for layer in _handover.layers(transport)):
+            return "this endpoint reads a header already, and a connection has one"
+        return None
+
+
+class _FirstOutside(_FirstInside):
+    """Refuses to begin inside of TLS as well."""
+
+    def _refusal(self, transport: Any) -> str | None:
+        if ISSLTransport.providedBy(transport):
+            return (
+                "the header comes before TLS, but this endpoint has begun TLS. Use an endpoint without TLS, and tls= "
+                "for the context; or inside_tls= (ppInsideTLS=yes), if the sender puts the header inside of TLS"
+            )
+        return super()._refusal(transport)

@@ -45,6 +45,8 @@ def _spell(option: str) -> str:
     return _PREFIX + "".join(word.capitalize() for word in option.split("_"))
 
 
+# what may have an IPv6 address in it, which is easily cut
+_WITH_COLONS = ("trusted", "source", "dest")
 _SERVER_OPTIONS = {_spell(option): option for option in OPTIONS}
 _CLIENT_OPTIONS = {_spell(option): option for option in SENDER_OPTIONS}
 
@@ -66,7 +68,10 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     if _prefix_of(description) in _READ_HEADERS:
         raise ValueError(f"{description} reads a header already, and a connection has one")
     endpoint = _parse_endpoint(serverFromString, reactor, description, "listened on")
-    return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls)
+    try:
+        return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls)
+    except TypeError as error:  # no TLS to be inside of, or TLS that cannot be parted
+        raise ValueError(f"{description} cannot be listened on: {error}") from error
 
 
 def client_from_options(reactor: Any, description: str, options: Mapping[str, str]) -> IStreamClientEndpoint:
@@ -106,7 +111,9 @@ def _parse_options(
         raise ValueError(f"{unknown}: there is no such option, but {', '.join([*names, *others])}")
     try:
         return parse({names[name]: value for name, value in options.items()}, _spell)
-    except ValueError as error:  # an IPv6 address is easily cut
+    except ValueError as error:
+        if not any(_spell(option) in str(error) for option in _WITH_COLONS):
+            raise
         raise ValueError(f"{error} (a colon in a value is written \\:)") from None
 
 
@@ -126,6 +133,8 @@ def _parse_endpoint(parse: Callable[[Any, str], _T], reactor: Any, description: 
     except (ImportError, NameError) as error:  # so for TLS without pyOpenSSL
         hint = "TLS needs pyOpenSSL and service_identity, which the extra proxyprotocol[tls] installs"
         raise ValueError(f"{description} cannot be {use}: {error}. {hint}") from error
+    except Exception as error:  # of the file system, of pyOpenSSL, of whoever has written the endpoint
+        raise ValueError(f"{description} cannot be {use}: {error!r}") from error
 
 
 def _prefix_of(description: str) -> str:
@@ -179,6 +188,9 @@ def _part_string(args: tuple[str, ...], kwargs: Mapping[str, str]) -> tuple[str,
     Raises:
         ValueError: There is no other endpoint.
     """
+    for part in args:
+        if part in (*_SERVER_OPTIONS, *_CLIENT_OPTIONS, _INSIDE_TLS):
+            raise ValueError(f"{part} takes a value: {part}=...")
     options = {name: value for name, value in kwargs.items() if name.startswith(_PREFIX)}
     return _describe(args, {name: value for name, value in kwargs.items() if name not in options}), options
 

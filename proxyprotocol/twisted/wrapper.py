@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -14,12 +15,19 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.logger import Logger
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory  # which has no public name
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, providedBy
 
 from proxyprotocol._errors import ProxyProtocolError
-from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_refusal
+from proxyprotocol.receiver import (
+    Receiver,
+    ReceiverConnection,
+    ReceiverKeywords,
+    describe_address,
+    describe_refusal,
+)
 
 from . import _handover
 from ._addresses import from_sockaddr, to_sockaddr
@@ -113,7 +121,10 @@ class ProxyProtocolWrapper(ProtocolWrapper):
             try:
                 self._connection.eof()
             except ProxyProtocolError as error:
-                self._log_refusal(error)
+                if reason.check(ConnectionClosed) is None:
+                    self._log_broken_tls(reason)
+                else:
+                    self._log_refusal(error)
             self._forget()
 
     def readConnectionLost(self) -> None:
@@ -152,6 +163,14 @@ class ProxyProtocolWrapper(ProtocolWrapper):
         log = _log.debug if error.routine else _log.warn
         log("{refusal}", refusal=describe_refusal(error, to_sockaddr(self.transport.getPeer())), error=error)
 
+    def _log_broken_tls(self, reason: Failure) -> None:
+        _log.warn(
+            "Refused a connection from {peer}: TLS around the header has failed ({reason!r}). Most senders put the "
+            "header in front of TLS: leave out inside_tls= (ppInsideTLS=yes), and listenSSL",
+            peer=describe_address(to_sockaddr(self.transport.getPeer())),
+            reason=reason.value,
+        )
+
     def _hand_over(self, connection: ReceiverConnection) -> None:
         """Begin the application."""
         self._connection = None
@@ -162,7 +181,8 @@ class ProxyProtocolWrapper(ProtocolWrapper):
             peer = transport.getPeer() if addresses is None else from_sockaddr(addresses.peername)
             protocol = self.factory.wrappedFactory.buildProtocol(peer)
             if protocol is None:
-                transport.loseConnection()
+                # not in good order: below us TLS would wait for its peer, whose time is over with the header
+                _handover.abort(transport)
                 return
             slot = _handover.find_slot(transport, self)
             if slot is None:
@@ -213,12 +233,10 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],
     ) -> None:
+        _check_factory(wrapped_factory)
         super().__init__(  # type: ignore[no-untyped-call]
             wrapped_factory if tls is None else _tls_factory(tls, wrapped_factory, clock)
         )
-        if isinstance(wrapped_factory, ProxyProtocolWrapperFactory):
-            # who is trusted with the second would be told by the first
-            raise TypeError("The factory reads a header already, and a connection has one")
         self.receiver = Receiver.of(receiver, keywords)
         if IProtocolNegotiationFactory.providedBy(self.wrappedFactory):
             # TLS around the header asks for it, and newer Twisted refuses whoever offers a protocol where it is missing
@@ -292,6 +310,20 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
             except Exception:
                 # the application's: a server that speaks first begins here
                 _log.failure("An application has raised as it began")
+
+
+def _check_factory(factory: Any) -> None:
+    """Refuse what is no factory, and what reads a header already: by the first it would be told who is trusted with it.
+
+    Args:
+        factory: The application's factory, or one around it.
+    """
+    if isinstance(factory, type) or not hasattr(factory, "buildProtocol"):
+        raise TypeError(f"The wrapped factory is one that builds protocols, not {factory!r}")
+    while factory is not None:
+        if isinstance(factory, (ProxyProtocolWrapperFactory, HAProxyWrappingFactory)):
+            raise TypeError("The factory reads a header already, and a connection has one")
+        factory = getattr(factory, "wrappedFactory", None)
 
 
 def _tls_factory(tls: Any, wrapped_factory: IProtocolFactory, clock: IReactorTime | None) -> IProtocolFactory:
