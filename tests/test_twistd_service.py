@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop._applications import twistd
-from tests.interop._programs import PATIENCE, Program, connect, receive_all
+from tests.interop._programs import PATIENCE, Program, connect, receive_all, wait_for
 from tests.vectors import IPV4_BLOCK, LOCAL, PROXY, tlv, v2
 
 Start = Callable[..., int]
@@ -126,6 +127,39 @@ def test_a_destination_that_refuses_drops_that_client_alone(start: Start) -> Non
                 assert client.recv(1) == b""
 
 
+def test_connections_of_which_both_halves_are_closed_are_closed(start: Start, tmp_path: Path) -> None:
+    relay = start("relay", "--listen", LOOPBACK, "--connect", f"tcp:127.0.0.1:{start('echo', '--listen', LOOPBACK)}")
+    opened = [Path("/proc", path.read_text(), "fd") for path in tmp_path.glob("*/twistd.pid")]
+    before = [len(list(path.iterdir())) for path in opened]
+    for _ in range(5):
+        with connect(("127.0.0.1", relay)) as client:
+            client.shutdown(socket.SHUT_WR)
+            receive_all(client, 1 << 16)
+    wait_for(lambda: [len(list(path.iterdir())) for path in opened] == before)
+
+
+def test_a_reset_is_passed_on_as_one(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        relay = start("relay", "--listen", LOOPBACK, "--connect", f"tcp:127.0.0.1:{server.getsockname()[1]}")
+        with connect(("127.0.0.1", relay)) as client:
+            accepted, _ = server.accept()
+            accepted.sendall(b"half of an answer")
+            assert receive_all(client, 17) == b"half of an answer"
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            accepted.close()
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+
+
+def test_a_port_that_is_taken_is_told_in_a_sentence_and_ends_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = twistd("proxyprotocol", "echo", "--listen", f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1")
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    output = ended.stdout + ended.stderr
+    assert "Couldn't listen on 127.0.0.1:" in output
+    assert "Traceback" not in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -134,7 +168,8 @@ def test_a_destination_that_refuses_drops_that_client_alone(start: Start) -> Non
         (("relay", "--listen", "tcp:1"), "--connect is missing: which endpoint?"),
         (("echo", "--listen", "proxyprotocol:tcp:1:ppFoo=1"), "ppFoo: there is no such option"),
         (("relay", "--listen", "tcp:1", "--connect", "tcp"), "--connect tcp: "),
-        (("echo", "--listen", "systemd:domain=INET:index=0"), "list index out of range"),
+        (("echo", "--listen", "systemd:domain=INET:index=0"), "systemd has passed no such socket"),
+        (("echo", "--listen", "ssl:1:privateKey=/nowhere.pem"), "No such file or directory: '/nowhere.pem'"),
         (("echo", "--listen", "proxyprotocol:systemd:domain=INET:index=0"), "systemd has passed no such socket"),
     ],
 )

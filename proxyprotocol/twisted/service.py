@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from twisted.application import strports
-from twisted.application.service import IService
+from twisted.application.service import IService, Service
 from twisted.internet import endpoints
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
@@ -59,8 +59,10 @@ class _ListenOptions(usage.Options):
                 raise usage.UsageError(f"--{name} is missing: which endpoint?")
             try:
                 parse(reactor, self[name])
-            except (LookupError, TypeError, ValueError) as error:  # the first for a socket that systemd has not passed
-                raise usage.UsageError(f"--{name} {self[name]}: {error}") from error
+            except LookupError as error:
+                raise usage.UsageError(f"--{name} {self[name]}: systemd has passed no such socket") from error
+            except Exception as error:  # of files, of pyOpenSSL, of whoever has written the endpoint
+                raise usage.UsageError(f"--{name} {self[name]}: {str(error) or repr(error)}") from error
 
 
 class _EchoOptions(_ListenOptions):
@@ -109,8 +111,43 @@ def makeService(options: Options) -> IService:
     factory: Factory = EchoFactory()
     if options.subCommand == "relay":
         factory = RelayFactory(endpoints.clientFromString(reactor, chosen["connect"]))
-    service: IService = strports.service(chosen["listen"], factory)
-    return service
+    return _Listener(reactor, chosen["listen"], factory)
+
+
+class _Listener(Service):
+    """Listens; where that cannot be it says so, and the program ends."""
+
+    _listening: Deferred[Any] | None = None
+    _port: Any = None
+
+    def __init__(self, reactor: Any, description: str, factory: Factory) -> None:
+        self._reactor = reactor
+        self._description = description
+        self._endpoint = endpoints.serverFromString(reactor, description)
+        self._factory = factory
+
+    def privilegedStartService(self) -> None:
+        """Listen, while twistd may still have the rights that ports below 1024 need."""
+        self._listening = maybeDeferred(self._endpoint.listen, self._factory).addCallbacks(self._listens, self._cannot)
+
+    def startService(self) -> None:
+        """Listen, if nobody has called :meth:`privilegedStartService`."""
+        super().startService()  # type: ignore[no-untyped-call]
+        if self._listening is None:
+            self.privilegedStartService()
+
+    def stopService(self) -> Any:
+        """Listen no longer."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        port, self._port, self._listening = self._port, None, None
+        return None if port is None else maybeDeferred(port.stopListening)
+
+    def _listens(self, port: Any) -> None:
+        self._port = port
+
+    def _cannot(self, failure: Failure) -> None:
+        _log.critical("--listen {description}: {why}", description=self._description, why=failure.getErrorMessage())
+        self._reactor.callWhenRunning(self._reactor.stop)
 
 
 @implementer(IHalfCloseableProtocol)
@@ -165,6 +202,7 @@ class _Side(Protocol):
 
     transport: Any
     other: _Side | None = None
+    _heard_all = _said_all = False
 
     def join(self, other: _Side) -> None:
         """Begin to send to the other side what comes."""
@@ -176,11 +214,19 @@ class _Side(Protocol):
             self.other.transport.write(data)
 
     def readConnectionLost(self) -> None:
+        self._heard_all = True
         if self.other is not None:
             self.other.end()
+        self._close_if_over()
 
     def writeConnectionLost(self) -> None:
-        """Wait for the other half."""
+        self._said_all = True
+        self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        # Twisted leaves a connection open both halves of which are closed
+        if self._heard_all and self._said_all:
+            self.transport.loseConnection()
 
     def end(self) -> None:
         """Say that nothing more comes: TLS has no way to say so but to close."""
@@ -195,7 +241,11 @@ class _Side(Protocol):
         if other is not None:
             other.other = None
             other.transport.unregisterProducer()
-            other.transport.loseConnection()
+            if ITCPTransport.providedBy(self.transport) and reason.check(ConnectionDone) is None:
+                # what was cut must not look whole; a UNIX socket is also reset by a peer that has not read all
+                _handover.abort(other.transport)
+            else:
+                other.transport.loseConnection()
 
 
 class _ClientSide(_Side):
