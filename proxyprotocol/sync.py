@@ -216,10 +216,10 @@ class ProxyProtocolMixIn(BaseServer):
     def _handle(self, request: socket.socket, client: SockAddr) -> None:
         try:
             super().finish_request(request, client)
-        except ConnectionError as error:
+        except (ConnectionError, ssl.SSLError) as error:
             # A health check resets the connection right behind its header, and socketserver would print a traceback
             # each time. Of another connection, such as the handler's own to its database, it must.
-            if _is_connected(request):
+            if not _is_lost(request):
                 raise
             _log.debug("The connection from %s was lost: %s", describe_address(client), error)
 
@@ -260,12 +260,18 @@ def _addresses(sock: socket.socket) -> tuple[SockAddr, SockAddr]:
         return None, local
 
 
-def _is_connected(sock: socket.socket) -> bool:
+def _is_lost(sock: socket.socket) -> bool:
+    """Tell whether a connection has ended, or its TLS; of TLS what has come next is taken, which nobody wants now."""
     try:
         sock.getpeername()
-    except OSError:
+        if isinstance(sock, ssl.SSLSocket):
+            sock.settimeout(0)
+            return not sock.recv(1)
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
         return False
-    return True
+    except OSError:
+        return True
+    return False
 
 
 def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | None) -> ReceiverConnection:

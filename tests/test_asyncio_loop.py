@@ -164,6 +164,21 @@ def test_listeners_on_other_ports_are_left_alone(run: Run, environment: Any) -> 
     run(story)
 
 
+def test_a_port_is_known_by_its_address_when_its_socket_says_another_family(run: Run, environment: Any) -> None:
+    """As uvicorn's does, whatever ``--fd`` gives it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    environment(PORTS=str(listener.getsockname()[1]))
+
+    async def story() -> None:
+        misnamed = socket.fromfd(listener.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.close()
+        server = await asyncio.get_running_loop().create_server(Apps(), sock=misnamed)
+        assert isinstance(server, ProxyProtocolServer)
+        server.close()
+
+    run(story)
+
+
 @pytest.mark.parametrize("as_text", [False, True])
 def test_a_port_by_its_number(run: Run, environment: Any, as_text: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import socket
 import sys
 import weakref
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from proxyprotocol import HeaderPolicy, ProxyProtocolUntrustedError, TrustedProxies
-from proxyprotocol.asyncio import create_unix_server, wrap_protocol_factory
+from proxyprotocol.asyncio import create_server, create_unix_server, wrap_protocol_factory
 from proxyprotocol.asyncio import factory as factory_module
 from proxyprotocol.typing import SockAddr
 from tests import _loops
@@ -209,6 +210,33 @@ def test_what_a_transport_still_delivers_after_a_refusal_is_ignored(run: Run, lo
     run(story)
 
 
+@pytest.mark.parametrize("how", ["abort", "close"])
+def test_an_application_that_ends_it_as_it_begins_hears_of_no_end_of_stream(run: Run, how: str) -> None:
+    events: list[str] = []
+
+    class Ending(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            events.append("made")
+            getattr(transport, how)()
+
+        def eof_received(self) -> None:
+            events.append("eof")
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            events.append("lost")
+
+    async def story() -> None:
+        server = await create_server(Ending, "127.0.0.1", 0, policy=HeaderPolicy.OPTIONAL)
+        async with connected(server) as peer:
+            peer.sock.shutdown(socket.SHUT_WR)
+            await until(lambda: "lost" in events)
+        server.close()
+        await server.wait_closed()
+
+    run(story)
+    assert events == ["made", "lost"]
+
+
 @pytest.mark.parametrize("by", ["close", "reset"])
 def test_a_peer_that_closes_before_its_first_byte_is_told_at_debug_only(
     run: Run, security: Security, log: Log, by: str
@@ -239,24 +267,24 @@ def test_tls_that_never_begins_behind_an_optional_header_is_not_told(
             async with connected(server) as peer:
                 getattr(peer if by == "reset" else peer.sock, by)()
                 await turns(5)
-            assert (log.lines, apps.made) == ([], [])
+            assert ([line for line in log.lines if line[0] != "DEBUG"], apps.made) == ([], [])
 
     run(story)
 
 
 NO_TLS = {
-    "another protocol": b"GET / HTTP/1.0\r\n\r\n",
-    "an alert": b"\x15\x03\x01\x00\x02\x02\x28",
-    "half a ClientHello": b"\x16\x03\x01\x02\x00\x01",
-    "nothing": b"",
+    "another protocol": (b"GET / HTTP/1.0\r\n\r\n", "WARNING"),
+    "an alert": (b"\x15\x03\x01\x00\x02\x02\x28", "WARNING"),
+    "half a ClientHello": (b"\x16\x03\x01\x02\x00\x01", "DEBUG"),
+    "nothing": (b"", "DEBUG"),
 }
 
 
-@pytest.mark.parametrize("data", NO_TLS.values(), ids=NO_TLS)
-def test_bad_tls_behind_a_header_ends_the_connection(
-    run: Run, certificates: Certificates, log: Log, data: bytes
+@pytest.mark.parametrize(("data", "level"), NO_TLS.values(), ids=NO_TLS)
+def test_bad_tls_behind_a_header_ends_the_connection_and_is_told(
+    run: Run, certificates: Certificates, log: Log, data: bytes, level: str
 ) -> None:
-    """The header was right, so the log has nothing: asyncio itself says at debug level what was wrong with the TLS."""
+    """asyncio itself would say so at debug level, of a peer that is the balancer."""
     apps = Apps()
 
     async def story() -> None:
@@ -264,12 +292,16 @@ def test_bad_tls_behind_a_header_ends_the_connection(
             await peer.send(HEADER + data)
             peer.sock.shutdown(socket.SHUT_WR)
             await peer.hear_all()
-        assert (log.lines, apps.made) == ([], [])
+        ((told, line),) = log.lines
+        assert (told, apps.made) == (level, [])
+        assert re.match(
+            r"Refused a connection from 192\.0\.2\.1:1000, relayed by 127\.0\.0\.1:\d+: there was no TLS ", line
+        )
 
     run(story)
 
 
-def test_a_handshake_has_its_time(run: Run, certificates: Certificates) -> None:
+def test_a_handshake_has_its_time(run: Run, certificates: Certificates, log: Log) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -278,6 +310,7 @@ def test_a_handshake_has_its_time(run: Run, certificates: Certificates) -> None:
             await peer.send(HEADER)
             assert await peer.hear_all() == b""
             assert apps.made == []
+        assert [level for level, _ in log.lines] == ["WARNING"]
 
     run(story)
 

@@ -475,6 +475,32 @@ def test_a_client_that_leaves_its_connection_lying_about_costs_no_time(certifica
         assert time.monotonic() - begun < server.tls_timeout / 2
 
 
+@pytest.mark.parametrize("lose", [socket.socket.close, reset, lambda client: client.sendall(b"no TLS record" * 9)])
+def test_a_peer_that_breaks_its_tls_off_is_told_at_debug_level_alone(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture, lose: Any
+) -> None:
+    """With no traceback of the handler, which ``server.errors`` would hold."""
+    caplog.set_level(logging.DEBUG)
+
+    class Reading(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.request.recv(1 << 16):
+                self.wfile.write(b"x" * (1 << 20))
+
+    with tls_serving(certificates, handler=Reading) as server:
+        client = connect(server.address)
+        tls = TLSClient(client, certificates)
+        client.sendall(HEADER + tls.greeting())
+        tls.shake_hands(b"hello\n")
+        client.recv(1)
+        lose(client)
+        server.shutdown()
+        server.server_close()
+        client.close()
+        assert server.errors == []
+        assert [record.levelname for record in caplog.records if "was lost" in record.getMessage()] in ([], ["DEBUG"])
+
+
 def test_an_answer_that_fails_has_no_end_in_tls(certificates: Certificates) -> None:
     mistake = LookupError()
 

@@ -56,7 +56,7 @@ class TLS:
         transport: asyncio.Transport,
         protocol: asyncio.Protocol,
         *,
-        lost: Callable[[], object] | None = None,
+        lost: Callable[[BaseException | None], object] | None = None,
         data: bytes = b"",
         server_side: bool = True,
         waiter: Any = None,
@@ -66,7 +66,7 @@ class TLS:
         Args:
             transport: The connection's transport.
             protocol: Its ``connection_made`` is called with the transport of TLS once the handshake is done.
-            lost: Called when the connection is lost, before that or after.
+            lost: Called when the connection is lost, before that or after, with the reason.
             data: The peer's first bytes, where they have been read already.
             server_side: Whether it is the peer who speaks first.
             waiter: A future that gets the outcome of the handshake.
@@ -81,9 +81,9 @@ class TLS:
 
 
 class _Protocol(SSLProtocol):
-    lost: Callable[[], object] | None
+    lost: Callable[[BaseException | None], object] | None
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self.lost is not None:
-            self.lost()
+            self.lost(exc)
         super().connection_lost(exc)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from proxyprotocol._facts import extra_info
 from proxyprotocol.asyncio._tls import TLS
 from proxyprotocol.asyncio._waiting import Waiting
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
-from proxyprotocol.receiver import Receiver, ReceiverConnection, describe_refusal
+from proxyprotocol.receiver import Receiver, ReceiverConnection, describe_address, describe_refusal
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
@@ -109,6 +110,8 @@ class _Header(asyncio.Protocol):
     def eof_received(self) -> bool | None:
         if self._connection is None or not self._decide(self._connection, self._connection.eof):
             return None
+        if self._transport.is_closing():
+            return None  # the application has had enough as it began
         # no header had to come, and an application that speaks first may have something to say even so
         protocol: Any = self._transport.get_protocol()
         keep_open: bool | None = protocol.eof_received()
@@ -165,7 +168,7 @@ class _Header(asyncio.Protocol):
                 ProxyProtocolTransport(transport, *told)._begin(protocol, connection.trailing)
             else:
                 handshake = _Handshake(factory, transport, told)
-                factory._tls.begin(transport, handshake, lost=handshake.forget, data=connection.trailing)
+                factory._tls.begin(transport, handshake, lost=handshake.lost, data=connection.trailing)
                 factory._waiting.handshakes.add(transport)
         except BaseException:
             # the application's, which the loop logs; outside of its reads nobody else would drop the connection
@@ -186,7 +189,7 @@ class _Handshake(asyncio.Protocol):
         self._factory, self._transport, self._told = factory, transport, told
 
     def connection_made(self, transport: Any) -> None:
-        self.forget()
+        self._forget()
         try:
             protocol = self._factory._protocol_factory()
             ProxyProtocolTransport(transport, *self._told)._begin(protocol)
@@ -194,6 +197,25 @@ class _Handshake(asyncio.Protocol):
             transport.abort()
             raise
 
-    def forget(self) -> None:
-        """Take the end of the handshake."""
+    def lost(self, error: BaseException | None) -> None:
+        """Take the end of the connection, which the application may know of already.
+
+        Args:
+            error: Why; None where somebody has ended it.
+        """
+        handshakes = self._factory._waiting.handshakes
+        if self._transport in handshakes and error is not None:
+            left = isinstance(error, (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError))
+            _, addresses, peer = self._told
+            client = "" if addresses is None else f"{describe_address(addresses.peername)}, relayed by "
+            _log.log(
+                logging.DEBUG if left else logging.WARNING,
+                "Refused a connection from %s%s: there was no TLS handshake (%s)",
+                client,
+                describe_address(peer),
+                str(error) or "the connection was lost",
+            )
+        self._forget()
+
+    def _forget(self) -> None:
         self._factory._waiting.handshakes.discard(self._transport)

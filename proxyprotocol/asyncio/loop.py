@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from proxyprotocol import _wire
-from proxyprotocol._facts import AF_UNIX
 from proxyprotocol.asyncio._streams import start_tls
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import _listen
@@ -118,7 +117,9 @@ def _name(port: Any) -> str:
 
 
 def _name_of_socket(sock: socket.socket) -> str:
-    return _UNIX if sock.family == AF_UNIX else str(sock.getsockname()[1])
+    # by its address, not by its family: uvicorn takes what --fd gives it for a UNIX socket, whatever it is
+    name = sock.getsockname()
+    return _UNIX if isinstance(name, (str, bytes)) else str(name[1])
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
