@@ -69,7 +69,8 @@ class HAProxy:
         """Ask the statistics socket for the server."""
         rows = csv.DictReader(self._ask("show stat").lstrip("# ").splitlines())
         (row,) = (row for row in rows if row["svname"] == "server")
-        return Statistics(row["status"], row["check_status"], int(row["chkfail"]), int(row["chkdown"]))
+        last_check = row["check_status"].removeprefix("* ")  # which says that the next is under way
+        return Statistics(row["status"], last_check, int(row["chkfail"]), int(row["chkdown"]))
 
     def _ask(self, question: str) -> str:
         with connect(("127.0.0.1", self._statistics_port)) as client, client.makefile() as answer:
