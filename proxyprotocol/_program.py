@@ -63,6 +63,7 @@ def run_program(name: str, command: Callable[[], int]) -> int:
     Returns:
         The exit status.
     """
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # a terminal that knows no such character is no reason for a traceback
         if isinstance(stream, TextIOWrapper):
@@ -92,6 +93,21 @@ def describe_os_error(error: OSError) -> str:
     """
     reason = error.strerror or str(error) or type(error).__name__
     return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
+
+
+def _open_closed_streams() -> None:
+    """Write to nowhere what a closed stream would take, which is None in Python.
+
+    The places 0 to 2 are all taken, so that no file or socket that is opened later gets what is meant for a stream; but
+    standard input stays None, so that a command that reads it can tell that from an empty one.
+    """
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            place = os.open(os.devnull, os.O_WRONLY)
+            # open to the end, as the real ones are
+            setattr(sys, name, open(place, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _run(command: Callable[[], int]) -> int:

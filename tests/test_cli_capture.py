@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether, Loopback
 from scapy.packet import Raw
 from scapy.utils import PcapNgWriter, PcapWriter, rdpcap
 
-from proxyprotocol.cli._streams import MAX_STREAMS
+from proxyprotocol.cli._streams import MAX_EARLY, MAX_STREAMS, Segment, StreamHeaders
 from tests._cli import Ran, run
 from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, tlv, v2
 
@@ -226,6 +227,44 @@ def test_what_came_early_is_forgotten_where_it_is_much() -> None:
     assert found["following"] == 0
     _, (found,) = decode([SYN, early[0], segment(0, LINE)])
     assert found["following"] == 40_000
+
+
+def test_what_came_early_is_forgotten_where_it_is_many_segments() -> None:
+    early = [segment(len(LINE) + at, b"x") for at in range(MAX_EARLY + 1)]
+    _, (found,) = decode([SYN, *early[:-1], segment(0, LINE)])
+    assert found["following"] == MAX_EARLY
+    _, (found,) = decode([SYN, *early, segment(0, LINE)])
+    assert found["following"] == 0
+
+
+def test_what_was_forgotten_is_counted_no_more() -> None:
+    early = [segment(len(LINE) + at, bytes(40_000)) for at in (0, 40_000, 0)]
+    _, (found,) = decode([SYN, *early, segment(0, LINE)])
+    assert found["following"] == 40_000
+
+
+def test_what_fills_a_gap_is_counted_no_more() -> None:
+    data = v2(PROXY, 0x11, IPV4_BLOCK, tlv(0xE2, bytes(65_000)))
+    pieces = [segment(at, data[at : at + 1000]) for at in range(0, len(data), 1000)]
+    # each piece of two, the later one first: together more than may be early at a time
+    swapped = [piece for at in range(0, len(pieces), 2) for piece in reversed(pieces[at : at + 2])]
+    _, (found,) = decode([SYN, *swapped])
+    assert found["ok"]
+
+
+@pytest.mark.parametrize("data", [b"", b"x"], ids=["without data", "with data"])
+def test_many_segments_ahead_of_a_gap_take_no_long_time(data: bytes) -> None:
+    flow = ("10.0.0.1", 4000, "10.0.0.2", 80)
+    streams = StreamHeaders()
+    streams.add(Segment(1, flow, 0, True, False, b""))
+    begun = time.monotonic()
+    for at in range(20_000):
+        streams.add(Segment(2 + at, flow, 1 + len(LINE) + at, False, False, data))
+    # it takes some hundredths of a second, and took half a minute when each segment was compared with all before it
+    assert time.monotonic() - begun < 5
+    found = streams.add(Segment(20_002, flow, 1, False, False, LINE))
+    assert found is not None
+    assert found.data.startswith(LINE)
 
 
 def test_of_many_streams_that_have_spoken_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import http.server
 import re
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -196,6 +197,21 @@ def dropping(connection: socket.socket) -> None:
     """Let everybody go, as a server does that trusts its proxies alone."""
 
 
+def resetting(connection: socket.socket) -> None:
+    """Reset each connection as soon as it is there, as a firewall or an overloaded server does."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("tls", [[], ["--tls"]])
+def test_a_reset_is_an_answer_even_before_anything_is_sent(tls: list[str]) -> None:
+    with serving(resetting) as server:
+        for _ in range(5):  # whether it comes while the connection is made is a matter of luck
+            ran = run("check", server, *QUICK, *tls)
+            assert (ran.status, ran.errors) == (1, "")
+            assert set(outcomes(ran).values()) == {"reset the connection without a word"}
+            assert "it trusts its proxies alone, ask from one" in ran.text
+
+
 def silent(connection: socket.socket) -> None:
     while connection.recv(65536):
         pass
@@ -304,6 +320,9 @@ def test_a_server_that_speaks_no_tls_is_told_of() -> None:
         (("::1:80",), "not '::1:80'"),
         (("a:80", "--timeout", "0"), "a number of seconds above 0"),
         (("a:80", "--timeout", "soon"), "a number of seconds above 0"),
+        (("a:80", "--timeout", "nan"), "a number of seconds above 0"),
+        (("a:80", "--timeout", "-1"), "a number of seconds above 0"),
+        (("a:80", "--timeout", "1e5"), "and below 10000, not '1e5'"),
         (("a..b:80",), "a..b"),
         (("\u00ff" * 70 + ":80",), "is no name of a host"),
     ],
@@ -313,6 +332,12 @@ def test_a_wrong_argument_is_one_sentence(arguments: tuple[str, ...], said: str)
     assert (ran.status, ran.output) == (2, b"")
     assert said in ran.errors
     assert len(ran.errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize("seconds", ["1e1", ".5", "2", "9999.5"])
+def test_seconds_are_written_as_for_the_relay(seconds: str) -> None:
+    with serving(echo) as server:
+        assert run("check", server, "--timeout", seconds).errors == ""
 
 
 def test_a_server_that_is_not_there_is_one_sentence() -> None:

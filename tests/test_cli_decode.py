@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -250,22 +251,28 @@ def test_control_characters_are_escaped() -> None:
 # Hexadecimal digits
 
 
-DUMPS = {
-    "digits": BINARY.hex(),
-    "spaces": BINARY.hex(" "),
-    "colons": BINARY.hex(":").upper(),
-    "lines": "\n".join(BINARY.hex(" ", 4).split(" ")),
-    "0x": ", ".join(f"0x{byte:02x}" for byte in BINARY),
-    "escapes": "".join(f"\\x{byte:02x}" for byte in BINARY),
-    "literal": repr(BINARY),
-    "quotes": '"' + repr(BINARY)[2:-1] + '"\n',
-    "octal": "".join(f"\\{byte:03o}" for byte in BINARY),
-    "hexdump": "\n".join(
-        f"{at:08x}  {BINARY[at : at + 8].hex(' ')}  {BINARY[at + 8 : at + 16].hex(' '):<23}  |{'.' * 16}|"
-        for at in range(0, len(BINARY), 16)
-    )
-    + f"\n{len(BINARY):08x}\n",
-}
+def dumps(data: bytes) -> dict[str, str]:
+    """Write bytes down in every way that is read."""
+    return {
+        "digits": data.hex(),
+        "spaces": data.hex(" "),
+        "colons": data.hex(":").upper(),
+        "lines": "\n".join(data.hex(" ", 4).split(" ")),
+        "0x": ", ".join(f"0x{byte:02x}" for byte in data),
+        "escapes": "".join(f"\\x{byte:02x}" for byte in data),
+        "literal": repr(data),
+        "quotes": '"' + repr(data)[2:-1] + '"\n',
+        "octal": "".join(f"\\{byte:03o}" for byte in data),
+        "hexdump": "\n".join(
+            f"{at:08x}  {data[at : at + 8].hex(' ')}  {data[at + 8 : at + 16].hex(' '):<23}  |{'.' * 16}|"
+            for at in range(0, len(data), 16)
+        )
+        + f"\n{len(data):08x}\n",
+    }
+
+
+DUMPS = dumps(BINARY)
+LONG_DUMPS = dumps(v2(PROXY, 0x11, IPV4_BLOCK, tlv(0x04, bytes(3000))))
 
 
 @pytest.mark.parametrize("name", DUMPS)
@@ -295,6 +302,29 @@ def test_what_is_no_hexadecimal_text_is_one_sentence(text: bytes, said: str) -> 
     assert len(ran.errors.splitlines()) == 1
 
 
+@pytest.mark.parametrize("options", [[], ["--hex"]], ids=["raw", "hex"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"00000000  " + b" " * 1_000_000 + b"x",
+        b"00000000  " + b"0d " * 300_000 + b"x",
+        b"00000000  0d" + b" " * 500_000 + b"|" * 500_000 + b"x",
+        b"00000000: 0d" + b" 0d" * 300_000 + b" \t" * 10_000 + b"x\x1fy",
+        b"\\" + b"'" * 1_000_000,
+        b"b'" + b"\\" * 1_000_000,
+        b"0x" * 500_000,
+        b"00000000  0d |.|\n" * 60_000 + b"x",
+    ],
+    ids=["spaces", "pairs", "bars", "colon", "quotes", "backslashes", "prefixes", "lines"],
+)
+def test_nothing_that_is_written_down_takes_long_to_refuse(text: bytes, options: list[str]) -> None:
+    # in a process of its own, because a search by a pattern cannot be interrupted
+    command = [sys.executable, "-m", "proxyprotocol", "decode", *options]
+    done = subprocess.run(command, input=text, capture_output=True, timeout=20)
+    assert done.returncode in (1, 2)
+    assert b"Traceback" not in done.stderr
+
+
 @given(st.text(st.sampled_from("0123abcdfx\\: |\nprnb'\""), max_size=60))
 def test_whatever_is_written_down_there_is_an_answer(text: str) -> None:
     assert run("decode", "--hex", stdin=text.encode()).status in (0, 1, 2)
@@ -303,6 +333,11 @@ def test_whatever_is_written_down_there_is_an_answer(text: str) -> None:
 def test_a_header_that_is_written_down_is_recognised_without_the_option() -> None:
     assert "--hex" in run("decode", stdin=BINARY.hex().encode()).errors
     assert run("decode", stdin=b"GET / HTTP/1.1\r\n").errors == ""
+
+
+@pytest.mark.parametrize("name", DUMPS)
+def test_a_long_one_is_recognised_by_its_beginning(name: str) -> None:
+    assert "--hex" in run("decode", stdin=LONG_DUMPS[name].encode()).errors
 
 
 # Files

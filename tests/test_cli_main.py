@@ -26,6 +26,7 @@ if sys.platform != "win32":
 PATIENCE = 20.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
 COMMAND = [sys.executable, "-m", "proxyprotocol"]
 LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
+CAPTURE = Path(__file__).parent / "captures" / "ethernet.pcap"
 WRONG = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 99999\r\n"
 
 
@@ -99,6 +100,53 @@ def test_a_reader_that_has_gone_is_no_reason_for_a_traceback(unbuffered: str) ->
 def test_a_full_disk_is_one_sentence(unbuffered: str) -> None:
     with open("/dev/full", "wb") as output:
         assert decode_into(output, unbuffered) == (2, b"proxyprotocol: No space left on device\n")
+
+
+def closed(*command: str, redirections: str) -> tuple[int, bytes, bytes]:
+    """Run Python with standard streams that a shell closes; give the status and what came on the others."""
+    words = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-X", "dev", "-m", *command]
+    done = subprocess.run(words, input=LINE, capture_output=True, timeout=PATIENCE)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_closed_standard_input_is_one_sentence() -> None:
+    said = b"proxyprotocol: standard input is closed: name a file, or redirect one\n"
+    assert closed("proxyprotocol", "decode", redirections="<&-") == (2, b"", said)
+    assert closed("proxyprotocol", "decode", redirections="<&- >&- 2>&-") == (2, b"", b"")
+
+
+@pytest.mark.parametrize("redirections", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (("proxyprotocol", "decode", str(CAPTURE)), 0),
+        (("proxyprotocol", "encode", "--local"), 0),
+        (("proxyprotocol", "--version"), 0),
+        (("proxyprotocol", "nonsense"), 2),
+        (("proxyprotocol.server.main", "--help"), 0),
+        (("proxyprotocol.server.main", "--nonsense"), 2),
+    ],
+    ids=["decode", "encode", "version", "mistake", "server", "server's mistake"],
+)
+def test_a_closed_standard_output_takes_what_is_written(
+    command: tuple[str, ...], status: int, redirections: str
+) -> None:
+    ended, output, errors = closed(*command, redirections=redirections)
+    assert ended == status
+    assert b"Traceback" not in errors
+    assert bool(errors) == (status == 2 and "2>" not in redirections)
+    assert bool(output) == (status == 0 and redirections == "2>&-")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="this system does not list the files of a process")
+def test_no_other_file_takes_the_place_of_a_closed_stream() -> None:
+    program = """
+import os, sys
+from proxyprotocol._program import run_program
+sys.exit(run_program("x", lambda: sum(os.readlink(f"/proc/self/fd/{n}") != os.devnull for n in range(3))))
+"""
+    words = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    assert subprocess.run(words, timeout=PATIENCE).returncode == 0
 
 
 def test_an_interruption_is_no_reason_for_a_traceback() -> None:

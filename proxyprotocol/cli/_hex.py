@@ -13,9 +13,13 @@ __all__: list[str] = []
 #: The longest header takes about 300 KiB in the widest of these forms.
 MAX_TEXT: Final = 1024 * 1024
 
-# xxd's "00000010: 0d0a 0d0a  .....", and hexdump's "00000010  0d 0a  |..|"
-_COLON_LINE: Final = re.compile(r"[0-9A-Fa-f]{8}: (?P<digits>[0-9A-Fa-f]{2,}(?: [0-9A-Fa-f]+)*)(?:\s\s.*)?\s*")
-_HEXDUMP_LINE: Final = re.compile(r"[0-9A-Fa-f]{8}(?:  (?P<digits>[0-9A-Fa-f ]*?)\s*(?:\|.*\|)?)?\s*")
+# How much of what is no header is looked at: more tells no more.
+_LOOKED_AT: Final = 1024
+
+# xxd's "00000010: 0d0a 0d0a  .....", and what is before the bar in hexdump's "00000010  0d 0a  |..|". No two neighbours
+# in these patterns match the same character: then a line that does not match takes no longer than one that does.
+_COLON_LINE: Final = re.compile(r"[0-9A-Fa-f]{8}: (?P<digits>[0-9A-Fa-f]{2,}(?: [0-9A-Fa-f]+)*)(?:\s\s.*)?")
+_HEXDUMP_LINE: Final = re.compile(r"[0-9A-Fa-f]{8}(?:  (?P<digits>[0-9A-Fa-f]{2}(?: {1,2}[0-9A-Fa-f]{2})*))?")
 _SEPARATORS: Final = re.compile(r"0[xX](?=[0-9A-Fa-f]{2})|[\s:,;]+")
 _DIGITS: Final = re.compile(r"(?:[0-9A-Fa-f]{2})*")
 _QUOTED: Final = re.compile(r"[bB]?(?P<quote>['\"])(?P<inside>.*)(?P=quote)", re.DOTALL)
@@ -51,16 +55,27 @@ def looks_like_hex(data: bytes) -> bool:
         data: What is no header.
     """
     try:
-        return len(read_hex(data.decode("ascii"))) > 1
+        return len(read_hex(_beginning(data).decode("ascii"))) > 1
     except (ProgramError, UnicodeDecodeError):
         return False
 
 
+def _beginning(data: bytes) -> bytes:
+    """Give the first bytes, cut between two lines or else between two pairs of digits, so that they can be read."""
+    first = data[:_LOOKED_AT]
+    if len(data) > len(first):
+        for separator in (b"\n", b" ", b",", b":", b";"):
+            if separator in first:
+                return first[: first.rindex(separator)]
+    return first
+
+
 def _lines_of_digits(text: str) -> Iterator[str]:
     """Give the digits of each line, without the offsets and the characters of a dump."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    for pattern in (_COLON_LINE, _HEXDUMP_LINE):
-        matches = [pattern.fullmatch(line) for line in lines]
+    lines = [line for each in text.splitlines() if (line := each.strip())]
+    before_the_bar = [line.partition("|")[0].rstrip() for line in lines]
+    for pattern, candidates in ((_COLON_LINE, lines), (_HEXDUMP_LINE, before_the_bar)):
+        matches = [pattern.fullmatch(line) for line in candidates]
         if all(matches):
             # a line of digits alone is a dump's where others have digits behind an offset, and only there
             digits = [match["digits"] or "" for match in matches if match]

@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final, NamedTuple, Protocol
 
 from .._program import ArgumentParser, run_program
-from ..server import echo
-from ..server import main as relay
+from ..server import echo as echo_command
+from ..server import main as relay_command
 from . import check, decode, demo, encode
 
 __all__: list[str] = []
@@ -36,8 +36,8 @@ _SUBCOMMANDS: Final = {
     "decode": _Entry(decode, "say what a header says, or what is wrong with it"),
     "encode": _Entry(encode, "write a header"),
     "check": _Entry(check, "find out whether a server wants a header, and which"),
-    "echo": _Entry(echo, "run an echo server that wants a header, as proxyprotocol-echo does"),
-    "relay": _Entry(relay, "run a relay that sends a header, as proxyprotocol-server does"),
+    "echo": _Entry(echo_command, "run an echo server that wants a header, as proxyprotocol-echo does"),
+    "relay": _Entry(relay_command, "run a relay that sends a header, as proxyprotocol-server does"),
     "demo": _Entry(demo, "see the library at work"),
 }
 

@@ -6,11 +6,15 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from .._program import ProgramError, describe_os_error
+from .._sender import name_ends
 from ..receiver import describe_address
+from ..result import ProxyResult
 
 __all__: list[str] = []
 
@@ -83,37 +87,70 @@ class Outcome:
         return how[self.ending] + (f" ({self.reason})" if self.reason else " without a word" if self.ending else "")
 
 
-def connect(target: Target) -> socket.socket:
-    """Connect to a server.
+class Connection(NamedTuple):
+    """A new connection to a server.
+
+    Attributes:
+        sock: Its socket.
+        own: Its two ends, as a header names them.
+        peer: The server's IP address.
+    """
+
+    sock: socket.socket
+    own: ProxyResult
+    peer: str
+
+
+@contextmanager
+def connect(target: Target) -> Iterator[Connection | None]:
+    """Connect to a server, and close the connection in the end.
 
     Args:
         target: The server.
+
+    Returns:
+        The connection; None where the server has reset it before anything could be sent, which is an answer too.
 
     Raises:
         ProgramError: It cannot be reached.
     """
     try:
-        return socket.create_connection((target.host, target.port), target.timeout)
+        sock = socket.create_connection((target.host, target.port), target.timeout)
     except UnicodeError:
         raise ProgramError(f"{target.host!r} is no name of a host") from None
+    except ConnectionResetError:
+        yield None
+        return
     except OSError as error:
         where = describe_address((target.host, target.port))
         raise ProgramError(f"{where} cannot be reached: {describe_os_error(error)}") from None
+    with sock:
+        yield _look_at_ends(sock)
 
 
-def probe(connection: socket.socket, target: Target, header: bytes) -> Outcome:
-    """Send a header and what follows it, and see what comes; the connection is closed in the end.
+def _look_at_ends(sock: socket.socket) -> Connection | None:
+    try:
+        here, there = sock.getsockname(), sock.getpeername()
+    except OSError:  # reset meanwhile: there is no other end any more
+        return None
+    return Connection(sock, name_ends(here, there), there[0])
+
+
+def probe(connection: Connection | None, target: Target, header: Callable[[ProxyResult], bytes]) -> Outcome:
+    """Send a header and what follows it, and see what comes.
 
     Args:
-        connection: A new connection to the server.
+        connection: What :func:`connect` gave.
         target: The server.
-        header: The header; nothing for none.
+        header: Makes the header from the ends of the connection; an empty one for none.
     """
+    if connection is None:
+        return Outcome(ending="reset", handshake=False if target.tls else None)
     deadline = time.monotonic() + target.timeout
-    with connection:
-        if target.tls:
-            return _shake_hands(connection, target, header, deadline)
-        return _exchange(connection, header + target.message, deadline)
+    sent = header(connection.own)
+    if target.tls:
+        return _shake_hands(connection.sock, target, sent, deadline)
+    return _exchange(connection.sock, sent + target.message, deadline)
 
 
 def _exchange(connection: socket.socket, message: bytes, deadline: float) -> Outcome:

@@ -18,6 +18,9 @@ MAX_STREAMS: Final = 1024
 #: How many streams are remembered whose beginning has been seen, so that what is sent again is not taken for another.
 _MAX_DONE: Final = 65_536
 _MAX_HEADER: Final = _wire.V2_MAX_LENGTH
+#: How many segments of a stream are kept that came before their turn: a network swaps a few, and each is looked at
+#: again whenever one comes in its turn.
+MAX_EARLY: Final = 256
 
 _SEQUENCE: Final = 1 << 32
 _DETECT: Final = ProxyProtocolDetect()
@@ -71,26 +74,49 @@ class _Stream:
         self.packet = 0
         self.data = b""
         self._early: dict[int, bytes] = {}
+        self._early_length = 0  # bytes
 
     def add(self, segment: Segment) -> None:
         """Take a segment; of what came again, the first counts."""
-        self._early.setdefault(segment.sequence, segment.data)
-        while (fitting := self._take_fitting()) is not None:
-            if fitting:
-                self.packet = self.packet or segment.packet
-                self.data += fitting
-        if sum(map(len, self._early.values())) > _MAX_HEADER:
-            self._early.clear()  # it has gaps that nobody will fill
+        if not segment.data:
+            return
+        if not self._append(segment.sequence, segment.data):
+            self._keep(segment.sequence, segment.data)
+            return
+        if self.data:
+            self.packet = self.packet or segment.packet
+        while (sequence := self._find_following()) is not None:
+            data = self._early.pop(sequence)
+            self._early_length -= len(data)
+            self._append(sequence, data)
 
-    def _take_fitting(self) -> bytes | None:
-        following = self.first + len(self.data)
-        for sequence, data in self._early.items():
-            known = (following - sequence) % _SEQUENCE
-            # a segment that is ahead looks like one that is far behind: the numbers are a circle
-            if known < _SEQUENCE // 2:
-                del self._early[sequence]
-                return data[known:]
-        return None
+    def _append(self, sequence: int, data: bytes) -> bool:
+        """Append what is new of a segment; False for one that is ahead."""
+        known = self._known(sequence)
+        if known is None:
+            return False
+        self.data += data[known:]
+        return True
+
+    def _keep(self, sequence: int, data: bytes) -> None:
+        if sequence in self._early:
+            return
+        self._early[sequence] = data
+        self._early_length += len(data)
+        if len(self._early) > MAX_EARLY or self._early_length > _MAX_HEADER:
+            # it has gaps that nobody will fill
+            self._early.clear()
+            self._early_length = 0
+
+    def _find_following(self) -> int | None:
+        """Find an early segment whose turn has come."""
+        return next((sequence for sequence in self._early if self._known(sequence) is not None), None)
+
+    def _known(self, sequence: int) -> int | None:
+        """Tell how many bytes from a place on are there already; None for a place that is ahead."""
+        known = (self.first + len(self.data) - sequence) % _SEQUENCE
+        # a place that is ahead looks like one that is far behind: the numbers are a circle
+        return known if known < _SEQUENCE // 2 else None
 
 
 class StreamHeaders:

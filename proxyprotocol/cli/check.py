@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import socket
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from .. import _wire
 from .._program import BAD_ANSWER, escape
-from .._sender import name_ends
 from ..result import ProxyResult, ProxyResultLocal, ProxyResultUnknown
 from ..v1 import ProxyProtocolV1
 from ..v2 import ProxyProtocolV2
@@ -31,6 +29,7 @@ _SEND_HELP: Final = (
 )
 # How long a server that speaks first has for its first word, in seconds, within the time-out.
 _FIRST_WORD: Final = 1.0
+_TOO_LONG: Final = 10_000  # seconds; more than a month is more than a socket can wait
 _ADDRESS: Final = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})")
 
 _V1: Final = ProxyProtocolV1()
@@ -96,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     outcomes: _Outcomes = {}
     for each in _PROBES:
         with connect(target) as connection:
-            outcomes[each] = probe(connection, target, each.header(_own(connection)))
+            outcomes[each] = probe(connection, target, each.header)
         print(f"  {each.name:<20}{escape(str(outcomes[each]))}", flush=True)
     taken = [version for version in (_VERSION_1, _VERSION_2) if _takes(version, outcomes)]
     print()
@@ -109,8 +108,9 @@ def _listen_first(target: Target) -> Outcome:
     """Find out whether the server speaks first."""
     silent = target._replace(message=b"", tls=False, timeout=min(_FIRST_WORD, target.timeout))
     with connect(target) as connection:
-        print(bold(escape(f"{target.host}, port {target.port} ({connection.getpeername()[0]})")), flush=True)
-        return probe(connection, silent, b"")
+        address = "" if connection is None else f" ({connection.peer})"
+        print(bold(escape(f"{target.host}, port {target.port}{address}")), flush=True)
+        return probe(connection, silent, _WITHOUT.header)
 
 
 def _request(host: str) -> bytes:
@@ -118,10 +118,6 @@ def _request(host: str) -> bytes:
     return f"GET / HTTP/1.1\r\nHost: {name}\r\nUser-Agent: proxyprotocol\r\nConnection: close\r\n\r\n".encode(
         "ascii", "replace"
     )
-
-
-def _own(connection: socket.socket) -> ProxyResult:
-    return name_ends(connection.getsockname(), connection.getpeername())
 
 
 def _takes(version: _Probe, outcomes: _Outcomes) -> bool:
@@ -180,6 +176,10 @@ def _server(text: str) -> tuple[str, int]:
 
 
 def _seconds(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]+)?", text) or float(text) == 0:
-        raise argparse.ArgumentTypeError(f"it is a number of seconds above 0, not {text!r}")
-    return float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < _TOO_LONG:
+        raise argparse.ArgumentTypeError(f"it is a number of seconds above 0 and below {_TOO_LONG}, not {text!r}")
+    return seconds

@@ -64,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
 @contextmanager
 def _open(name: str) -> Iterator[BinaryIO]:
     if name == "-":
+        if sys.stdin is None:
+            raise ProgramError("standard input is closed: name a file, or redirect one")
         yield sys.stdin.buffer
     else:
         with open(name, "rb") as file:

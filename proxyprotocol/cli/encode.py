@@ -37,7 +37,8 @@ Write a PROXY protocol header to standard output: { proxyprotocol encode --sourc
 _NUMBER: Final = re.compile(r"0[xX][0-9A-Fa-f]{1,16}|0|[1-9][0-9]{0,19}")
 _UNIX: Final = "unix:"
 _ADDRESS: Final = "ADDR:PORT"
-_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_PEM_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+_PEM_END: Final = b"-----END CERTIFICATE-----"
 _DER_SEQUENCE: Final = b"\x30"
 # the options of PP2_TYPE_SSL, each with what it is called in the library
 _SSL_TEXTS: Final = {
@@ -209,9 +210,10 @@ def _ssl(options: argparse.Namespace) -> ProxyProtocolSSLTLV | None:
 def _read_certificate(path: Path) -> bytes:
     """Read a certificate; of a chain the first one, which is the client's own."""
     data = path.read_bytes()
-    pem = _PEM.search(data)
+    _, begin, rest = data.partition(_PEM_BEGIN)
+    body, end, _ = rest.partition(_PEM_END)
     try:
-        certificate = ssl.PEM_cert_to_DER_cert(pem[0].decode("ascii")) if pem else data
+        certificate = ssl.PEM_cert_to_DER_cert((begin + body + end).decode("ascii")) if end else data
     except ValueError:
         certificate = b""
     if not certificate.startswith(_DER_SEQUENCE):
