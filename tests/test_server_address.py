@@ -95,6 +95,8 @@ def test_a_client_may_trust_anybody_and_show_a_certificate(certificates: Certifi
 def test_wrong_options_of_tls_are_sentences(certificates: Certificates) -> None:
     with pytest.raises(ValueError, match="verify= takes cert_none, cert_optional or cert_required, not 'no'"):
         _ = Address("ssl://h:1?verify=no").ssl
+    with pytest.raises(ValueError, match=r"No certificates of authorities can be read from cafile=/dev/null: "):
+        _ = Address("ssl://h:1?cafile=/dev/null").ssl
     with pytest.raises(ValueError, match=r"server\.pem with the key .*client\.pem cannot be used"):
         _ = Address(f"ssl://h:1?cert={certificates.server}&key={certificates.client}").ssl
 

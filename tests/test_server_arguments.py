@@ -78,7 +78,15 @@ NONE = "and an address without accept= says that none comes"
         (["--drain", "nan"], f"argument --drain: it takes a number of seconds, not 'nan' {HELP}"),
         (
             ["--metrics", "x", "--service", ":0", "b:1"],
-            "--metrics takes a port, with a host and a colon in front of it or without, not 'x'",
+            "--metrics takes a port, with a host and a colon in front of it or without, and brackets around IPv6, not ",
+        ),
+        (
+            ["--metrics", "unix:/x", "--service", ":0", "b:1"],
+            "--metrics takes a port, with a host and a colon in front of it or without, and brackets around IPv6, not ",
+        ),
+        (
+            ["--metrics", "nowhere.invalid:1", "--service", ":0", "b:1"],
+            "--metrics: There is no address for the host of nowhere.invalid:1: ",
         ),
     ],
 )
@@ -110,7 +118,7 @@ def test_a_port_in_use_says_so(relaying: Relaying, capsys: pytest.CaptureFixture
     assert main(["--metrics", taken, "--service", "127.0.0.1:0", "b:1"]) == 2
     assert (
         capsys.readouterr().err
-        == f"proxyprotocol-server: Cannot listen for --metrics on {taken}: Address already in use\n"
+        == f"proxyprotocol-server: --metrics: Cannot listen on {taken}: Address already in use\n"
     )
 
 

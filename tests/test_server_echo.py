@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from proxyprotocol.server.echo import main
 from tests._relay import PATIENCE, certificates, receive_all, short_path
 from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.interop._programs import Program, wait_for
+from tests.test_server_program import processor_time
 
 __all__ = ["certificates", "short_path"]  # fixtures
 
@@ -26,6 +29,10 @@ class Echo(Program):
     def __init__(self, address: str, directory: Path) -> None:
         super().__init__([sys.executable, "-m", "proxyprotocol.server.echo", address], directory)
         wait_for(lambda: "Listening on" in self.errors() or not self.running())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def connect(self) -> socket.socket:
         port = self.errors().split("Listening on 127.0.0.1:")[1].split()[0]
@@ -100,6 +107,26 @@ def test_a_client_that_is_reset_is_one_line(start: Callable[[str], Echo]) -> Non
     client.close()
     wait_for(lambda: "Connection reset by peer" in echo.errors())
     assert "Traceback" not in echo.stop()
+
+
+def test_with_few_file_descriptors_it_neither_floods_the_log_nor_spins_and_serves_again(
+    start: Callable[[str], Echo],
+) -> None:
+    echo = start("127.0.0.1:0?pp=noop")
+    resource.prlimit(echo.pid, resource.RLIMIT_NOFILE, (64, 64))
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(echo.connect()) for _ in range(100)]
+        wait_for(lambda: "No more connections are accepted for now: Too many open files" in echo.errors())
+        before = processor_time(echo.pid)
+        time.sleep(1)
+        assert processor_time(echo.pid) - before < 0.3
+        assert len(clients) == 100
+    with echo.connect() as client:
+        client.sendall(b"hello")
+        assert client.recv(10) == b"hello"
+    log = echo.stop()
+    assert "Traceback" not in log
+    assert log.count("No more connections") == 1
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ import proxyprotocol
 from proxyprotocol.server.main import main
 from tests._relay import PATIENCE, Backend, Relaying, certificates, fill, in_thread, receive_all, relaying, short_path
 from tests.interop._certificates import Certificates
-from tests.interop._programs import reserved_port, wait_for
+from tests.interop._programs import Program, reserved_port, wait_for
+from tests.test_server_tls import hello_with_name
 
 __all__ = ["certificates", "relaying", "short_path"]  # fixtures
 
@@ -36,9 +37,12 @@ class Server:
         arguments: Its arguments.
         directory: Where its log is written.
         files: How many file descriptors it may have; None for as many as this process.
+        start_new_session: Whether it has a process group of its own.
     """
 
-    def __init__(self, arguments: list[str], directory: Path, files: int | None = None) -> None:
+    def __init__(
+        self, arguments: list[str], directory: Path, files: int | None = None, start_new_session: bool = False
+    ) -> None:
         self.log_file = directory / f"{time.monotonic_ns()}.log"
         environment = {**os.environ, "PYTHONPATH": str(Path(proxyprotocol.__file__).parent.parent)}
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))) if files else None
@@ -48,6 +52,7 @@ class Server:
                 env=environment,
                 stderr=log,
                 preexec_fn=limit,
+                start_new_session=start_new_session,
             )
 
     @property
@@ -77,15 +82,15 @@ class Server:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    @property
-    def processor_time(self) -> float:
-        """The processor time that it has taken, in seconds."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
+
+
+def processor_time(pid: int) -> float:
+    """The processor time that a process has taken, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Starter:
@@ -217,9 +222,9 @@ def test_with_few_file_descriptors_it_neither_spins_nor_floods_the_log_and_serve
                 client.setblocking(False)
                 client.connect_ex(address)
             server.wait_for_line("No more connections are accepted for now")
-            before = server.processor_time
+            before = processor_time(server.process.pid)
             time.sleep(1)
-            assert server.processor_time - before < 0.3
+            assert processor_time(server.process.pid) - before < 0.3
         begin = time.monotonic()
         with socket.create_connection(address, PATIENCE) as client:
             client.sendall(b"me")
@@ -343,6 +348,20 @@ def test_workers_drain_and_a_second_signal_ends_them(start: Starter) -> None:
         assert server.end() == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_drain_when_their_whole_group_is_told_to_end(start: Starter, number: signal.Signals) -> None:
+    server = start("--workers", "2", start_new_session=True)
+    server.wait_for_line("Listening on", 2)
+    with server.connect() as client:
+        behind = start.backend.accept().sock
+        os.killpg(server.process.pid, number)
+        start.wait_until_refused(client.getpeername())
+        client.sendall(b"still")
+        assert behind.recv(10) == b"still"
+    behind.close()
+    assert server.process.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_metrics(start: Starter, workers: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -370,12 +389,104 @@ def test_metrics(start: Starter, workers: str) -> None:
     assert told['proxyprotocol_bytes_total{direction="down"}'] == 2
 
 
-def scrape(port: int) -> dict[str, float]:
+def scrape(port: int, host: str = "127.0.0.1") -> dict[str, float]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+    with opener.open(f"http://{host}:{port}/metrics", timeout=PATIENCE) as answer:
         text = answer.read().decode()
     samples = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {name if "{" in name else name + "{}": float(value) for name, _, value in samples}
+
+
+def test_a_name_in_tls_that_is_none_is_a_line_in_the_log(start: Starter, certificates: Certificates) -> None:
+    server = start(source=f"ssl://127.0.0.1:0?cert={certificates.server}", options="?tlv=authority")
+    with server.connect() as client:
+        client.sendall(hello_with_name(b"\xff\xfe\xfd.example"))
+        server.wait_for_line("the TLS handshake failed")
+    assert server.end() == 0
+    assert len(re.findall("Python ignored an error: UnicodeDecodeError", server.log)) == 1
+    assert "Traceback" not in server.log
+
+
+SLOW_NAMES = """
+import socket, sys, time
+real = socket.getaddrinfo
+def slow(host, *arguments, **keywords):
+    if host == "slow.example":
+        time.sleep(60)
+    return real(host, *arguments, **keywords)
+socket.getaddrinfo = slow
+from proxyprotocol.server.main import main
+sys.exit(main())
+"""
+
+
+def test_the_end_does_not_wait_for_a_name_server(tmp_path: Path) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW_NAMES)
+    command = [sys.executable, str(script), "--service", "127.0.0.1:0", "slow.example:80"]
+    server = Program(command, tmp_path)
+    try:
+        wait_for(lambda: "Listening on" in server.errors())
+        port = re.findall(r"Listening on \S+:(\d+) for", server.errors())[0]
+        with socket.create_connection(("127.0.0.1", int(port)), PATIENCE):
+            time.sleep(0.3)  # the look-up begins, which nothing tells
+            os.kill(server._process.pid, signal.SIGTERM)
+            wait_for(lambda: refused(("127.0.0.1", int(port))))
+            os.kill(server._process.pid, signal.SIGTERM)
+            wait_for(lambda: not server.running())
+        assert "Traceback" not in server.errors()
+        assert "the relay ends" in server.errors()
+    finally:
+        if server.running():
+            os.kill(server._process.pid, signal.SIGKILL)
+        server.stop()
+
+
+WITHOUT_PROMETHEUS = """
+import sys
+sys.modules["prometheus_client"] = None
+from proxyprotocol.server.main import main
+sys.exit(main())
+"""
+
+
+def test_without_metrics_their_library_is_not_needed(tmp_path: Path) -> None:
+    script = tmp_path / "without.py"
+    script.write_text(WITHOUT_PROMETHEUS)
+    server = Program([sys.executable, str(script), "--service", "127.0.0.1:0", "127.0.0.1:9"], tmp_path)
+    try:
+        wait_for(lambda: "Listening on" in server.errors() or not server.running())
+    finally:
+        log = server.stop()
+    assert "Listening on" in log
+    assert "Traceback" not in log
+
+
+def test_to_reload_at_the_start_does_not_end_it(start: Starter) -> None:
+    server = start("--workers", "2")
+    wait_for(lambda: handles(server.process.pid, signal.SIGHUP))
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_for_line("Listening on", 2)
+    assert server.end() == 0
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    caught = re.findall(r"SigCgt:\s+(\S+)", Path(f"/proc/{pid}/status").read_text())[0]
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_metrics_on_any_host_and_for_others_while_one_is_slow(start: Starter, host: str) -> None:
+    with reserved_port("::1" if host == "[::1]" else "127.0.0.1") as port:
+        pass
+    server = start("--metrics", f"{host}:{port}")
+    server.wait_for_line("Listening on")
+    with socket.create_connection((host.strip("[]"), port), PATIENCE) as slow:
+        slow.sendall(b"GET /")
+        begin = time.monotonic()
+        assert scrape(port, host)["proxyprotocol_open_connections{}"] == 0
+        assert time.monotonic() - begin < 5
 
 
 def test_quiet_logs_what_goes_wrong_and_nothing_else(start: Starter) -> None:

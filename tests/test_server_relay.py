@@ -321,6 +321,30 @@ def test_unix_sockets_on_both_sides(relaying: Relaying, short_path: Path) -> Non
     thread.join(PATIENCE)
 
 
+@pytest.mark.parametrize("rest", [0, 0.005])
+def test_the_answer_of_a_unix_server_that_does_not_read_all_is_not_lost(
+    relaying: Relaying, short_path: Path, rest: float
+) -> None:
+    backend = relaying.backend(str(short_path / "server"))
+    running = relaying.relay(backend.address + "?pp=noop")
+    client = relaying.keep(running.connect())
+    client.sendall(b"upload" * 10_000)
+    server = backend.accept(header=False).sock
+    assert len(server.recv(100)) == 100
+
+    def answer() -> None:
+        server.sendall(b"too large" * 300_000)
+        server.close()
+
+    thread = in_thread(answer)
+    received = 0
+    while data := client.recv(1 << 16):
+        received += len(data)
+        time.sleep(rest)  # a slow reader
+    thread.join(PATIENCE)
+    assert received == len(b"too large") * 300_000
+
+
 def test_an_abstract_unix_socket(relaying: Relaying, short_path: Path) -> None:
     backend = relaying.backend()
     running = relaying.relay(backend.address, f"unix:@{short_path}")

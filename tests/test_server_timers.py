@@ -117,6 +117,25 @@ def test_one_timer_serves_them_all(clock: Any) -> None:
     wheel.close()
 
 
+class Failing(Timed):
+    def expired(self) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_mistake_in_one_does_not_cost_the_others_their_deadlines(clock: Any) -> None:
+    told: list[dict[str, Any]] = []
+    clock.call_exception_handler = told.append
+    wheel, late, later = Wheel(clock), [Late() for _ in range(5)], Late()
+    for timed in (Failing(), *late, Failing()):
+        wheel.set(timed, 1.0)
+    wheel.set(later, 2.0)
+    clock.advance(1.25)
+    assert [timed.times for timed in late] == [1] * 5
+    assert [type(context["exception"]) for context in told] == [ZeroDivisionError] * 2
+    clock.advance(1.25)
+    assert later.times == 1
+
+
 def test_a_closed_wheel_has_no_timer(clock: Any) -> None:
     wheel = Wheel(clock)
     wheel.close()

@@ -40,6 +40,24 @@ class NeverAnswers(Dnsbl):
         return None
 
 
+class Fails(Dnsbl):
+    """A block list whose author has made a mistake."""
+
+    async def lookup(self, sock_info: SocketInfo, *, loop: Any = None) -> str | None:
+        raise ZeroDivisionError("a mistake")
+
+
+def test_a_block_list_that_fails_lists_nobody(relaying: Relaying, caplog: pytest.LogCaptureFixture) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, dnsbl=Fails())
+    relaying.keep(running.connect())
+    result = backend.accept().result
+
+    assert result is not None
+    assert result.tlv.ext.dnsbl is None
+    assert "counts as not listed: its block list failed: ZeroDivisionError('a mistake')" in lines(caplog)[0]
+
+
 @pytest.mark.parametrize("options", ["", "?tlv=none", "?tlv=unique-id"])
 def test_a_block_list_is_asked_about_the_client_and_the_destination_told(relaying: Relaying, options: str) -> None:
     backend, dnsbl = relaying.backend(), ListsAll()
@@ -166,7 +184,7 @@ def test_without_a_file_descriptor_it_is_tried_again_after_a_second(
         listener.setblocking(False)
         running.call(lambda: running.relay.listen(running.service, [listener]))
         client = relaying.keep(running.connect(to=listener.getsockname()))
-        wait_for(lambda: running.relay._paused)
+        wait_for(lambda: running.relay._acceptor.paused)
         listener.short = False
         backend.accept().sock.sendall(b"served")
         assert client.recv(10) == b"served"
@@ -189,6 +207,24 @@ def test_who_waits_in_the_queue_when_the_relay_stops_listening_is_served(relayin
     client.sendall(b"in time")
     accepted = backend.accept()
     assert accepted.first or accepted.sock.recv(10) == b"in time"
+
+
+def test_the_whole_queue_is_served_when_the_relay_stops_listening(relaying: Relaying) -> None:
+    backend = relaying.backend()
+    backend.sock.listen(200)
+    running = relaying.relay(backend.address + "?pp=noop")
+
+    def connect_and_stop() -> list[socket.socket]:
+        clients = [running.connect() for _ in range(150)]
+        running.relay.stop_listening()
+        return clients
+
+    clients = running.call(connect_and_stop)
+    for sock in running.sockets:
+        sock.close()
+    for client in clients:
+        relaying.keep(client).sendall(b"in time")
+    assert [backend.accept(header=False).sock.recv(10) for _ in clients] == [b"in time"] * 150
 
 
 def test_a_name_is_asked_for_once_by_all_who_wait_and_again_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:

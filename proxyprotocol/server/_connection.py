@@ -227,7 +227,10 @@ class Connection(Timed):
     async def _ask(self) -> None:
         relay = self._relay
         if relay.dnsbl is not None:
-            self._dnsbl = await relay.dnsbl.lookup(SocketInfo.get(self._incoming, self._received.believed))
+            try:
+                self._dnsbl = await relay.dnsbl.lookup(SocketInfo.get(self._incoming, self._received.believed))
+            except Exception as error:  # whatever somebody's own class raises: the client is not to wait for ever
+                _log.error("%s counts as not listed: its block list failed: %r", self._name(), error)
         try:
             found = await self._places.find(relay.connect_timeout)
         except OSError as error:

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from proxyprotocol._facts import AF_UNIX
 from proxyprotocol.server._metrics import BYTES_DOWN, BYTES_UP
 from proxyprotocol.server._streams import Stream, describe_error
 from proxyprotocol.server._timers import Timed, Wheel
@@ -33,12 +34,13 @@ class Flow:
         counter: Which of the counters counts them.
     """
 
-    __slots__ = ("broken", "counter", "ended", "link", "pending", "source", "target")
+    __slots__ = ("broken", "buffer", "counter", "ended", "link", "pending", "source", "target")
 
     def __init__(self, link: Link, source: Stream, target: Stream, counter: int) -> None:
         self.link = link
         self.source, self.target = source, target
         self.counter = counter
+        self.buffer = link.buffer[: target.most]
         #: What was read and has not been taken.
         self.pending = _NOTHING
         #: Whether the source has said all, or the target is gone.
@@ -53,22 +55,22 @@ class Flow:
         if self.ended or link.closed or self.pending or self.target.unsent:
             return
         try:
-            size = self.source.recv_into(link.buffer)
+            size = self.source.recv_into(self.buffer)
         except (BlockingIOError, InterruptedError):
             if self.source.unsent:
                 link.watch_both()
             return
         except OSError as error:
-            link.fail(error)
+            link.fail(self, error)
             return
         link.touch()
         if size:
             link.values[self.counter] += size
-            self.push(link.buffer[:size])
+            self.push(self.buffer[:size])
             if self.source.buffered or self.source.unsent:
                 link.watch_both()
         else:
-            self._end()
+            self.end()
 
     def push(self, data: memoryview) -> None:
         """Give bytes to the target, and keep those that it does not take.
@@ -81,7 +83,7 @@ class Flow:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            self._break()
+            self.lose()
             return
         if sent < len(data):
             self.pending = memoryview(bytes(data[sent:]))
@@ -98,20 +100,20 @@ class Flow:
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
-            self._break()
+            self.lose()
             return
         link.touch()
         if not self.pending and not self.target.unsent:
             link.settle()
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Pass the end of the source on."""
         self.ended = True
         with contextlib.suppress(OSError):  # a target that is gone has no end to be told
             self.target.end()
         self.link.settle()
 
-    def _break(self) -> None:
+    def lose(self) -> None:
         """Take that the target is gone: what it has said before can still be read, and nothing else is of use."""
         self.ended = self.broken = True
         self.pending = _NOTHING
@@ -182,13 +184,19 @@ class Link(Timed):
         self._watch(self._up.source, self._up, self._down)
         self._watch(self._up.target, self._down, self._up)
 
-    def fail(self, error: OSError) -> None:
+    def fail(self, flow: Flow, error: OSError) -> None:
         """Take that an end was lost in the midst of what it had to say, which the other end must not take for all.
 
         Args:
+            flow: What comes from that end.
             error: How it was lost.
         """
-        self.abort(describe_error(error))
+        if flow.source.sock.family == AF_UNIX and isinstance(error, ConnectionResetError):
+            # A UNIX socket that was closed before all was read says so behind its last byte: nothing is missing.
+            (self._down if flow is self._up else self._up).lose()
+            flow.end()
+        else:
+            self.abort(describe_error(error))
 
     def expired(self) -> None:
         """Take that nothing has moved for too long."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import socket
 import threading
 from collections.abc import Iterator
+from socketserver import ThreadingMixIn
 from typing import Any, Final, NamedTuple
 
 from proxyprotocol._errors import (
@@ -44,6 +46,8 @@ CONNECTIONS: Final = _NUMBERS["connections", ""]
 BYTES_UP: Final = _NUMBERS["bytes", "up"]
 BYTES_DOWN: Final = _NUMBERS["bytes", "down"]
 _SIZE: Final = 8 * (len(_NUMBERS) + 1)
+_LONGEST: Final = 10.0  # seconds for a question of Prometheus and its answer
+_MOST_ASKERS: Final = 16  # at once, each of whom costs a thread
 _REASONS: Final = (
     (ProxyProtocolUntrustedError, "untrusted"),
     (ProxyProtocolMissingError, "missing"),
@@ -135,11 +139,11 @@ def check_installed() -> None:
         ) from None
 
 
-def serve(listener: socket.socket, counters: Counters) -> None:
-    """Answer Prometheus in a thread, for as long as the process lives.
+def serve(listeners: list[socket.socket], counters: Counters) -> None:
+    """Answer Prometheus in threads, for as long as the process lives.
 
     Args:
-        listener: Where, a listening socket.
+        listeners: Where, listening sockets.
         counters: What is told.
     """
     from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -147,25 +151,51 @@ def serve(listener: socket.socket, counters: Counters) -> None:
     from prometheus_client import CollectorRegistry, make_wsgi_app
 
     class Handler(WSGIRequestHandler):
-        timeout = 10  # seconds, for whoever connects and asks nothing
+        def handle(self) -> None:
+            # for the whole of it: whoever sends a byte now and then must not keep a thread
+            late = threading.Timer(_LONGEST, _cut, [self.connection])
+            late.daemon = True
+            late.start()
+            try:
+                super().handle()
+            finally:
+                late.cancel()
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    class Server(WSGIServer):
+    class Server(ThreadingMixIn, WSGIServer):
+        daemon_threads = True
+        free = threading.Semaphore(_MOST_ASKERS)
+
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            return self.free.acquire(blocking=False)
+
+        def process_request_thread(self, request: Any, client_address: Any) -> None:
+            try:
+                super().process_request_thread(request, client_address)
+            finally:
+                self.free.release()
+
         def handle_error(self, request: Any, client_address: Any) -> None:
             pass  # the asker has gone
 
     registry = CollectorRegistry()
     registry.register(counters)
-    server = Server(listener.getsockname()[:2], Handler, bind_and_activate=False)
-    server.socket.close()
-    server.socket = listener
-    # what server_bind() would have set, which looks the name of this machine up and may take long
-    server.server_name, server.server_port = listener.getsockname()[:2]
-    server.setup_environ()
-    server.set_app(make_wsgi_app(registry))
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    for listener in listeners:
+        server = Server(listener.getsockname()[:2], Handler, bind_and_activate=False)
+        server.socket.close()
+        server.socket = listener
+        # what server_bind() would have set, which looks the name of this machine up and may take long
+        server.server_name, server.server_port = listener.getsockname()[:2]
+        server.setup_environ()
+        server.set_app(make_wsgi_app(registry))
+        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+
+def _cut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has ended just now
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def reset_open(values: memoryview) -> None:

@@ -36,7 +36,7 @@ class Listening:
 
     Attributes:
         tls: What TLS is done with, if it is.
-        names: The names that clients have asked for by TLS.
+        names: The names that clients have asked for by TLS, once :meth:`keep_names` was called.
     """
 
     def __init__(self, address: Address, receiver: Receiver) -> None:
@@ -48,13 +48,23 @@ class Listening:
         self.backlog = _BACKLOG if backlog is None else int(backlog)
         self.reuse_port = choose("reuse_port=", address.option("reuse_port") or "no", {"yes": True, "no": False})
         self.names: WeakKeyDictionary[ssl.SSLObject, str | None] = WeakKeyDictionary()
+        self._keeps_names = False
         self.tls = self._make_tls()
 
     def _make_tls(self) -> ssl.SSLContext | None:
         context = self.address.ssl
-        if context is not None:
+        if context is not None and self._keeps_names:
             context.sni_callback = self._note_name
         return context
+
+    def keep_names(self) -> None:
+        """Write down from now on which names clients ask for by TLS.
+
+        Not without need: one that is no ASCII fails in Python before it gets here, with a message of its own for each.
+        """
+        self._keeps_names = True
+        if self.tls is not None:
+            self.tls.sni_callback = self._note_name
 
     def _note_name(self, tls: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         self.names[tls] = name

@@ -12,6 +12,7 @@ from proxyprotocol._facts import AF_UNIX
 from proxyprotocol._program import ProgramError
 from proxyprotocol.receiver import describe_address
 from proxyprotocol.server._options import Listening
+from proxyprotocol.server.address import Address
 
 __all__: list[str] = []
 
@@ -31,14 +32,30 @@ def listen(listening: Listening, *, reuse_port: bool = False) -> list[socket.soc
     """
     if listening.address.path is not None:
         return [_listen_unix(listening.address.path, listening.backlog)]
-    host, port = listening.address.host, listening.address.port
+    return listen_at(listening.address, listening.backlog, reuse_port or listening.reuse_port)
+
+
+def listen_at(at: Address, backlog: int, reuse_port: bool) -> list[socket.socket]:
+    """Listen on a host and a port.
+
+    Args:
+        at: The address, which is no UNIX socket's.
+        backlog: How many connections may wait.
+        reuse_port: Whether others are to listen there too.
+
+    Returns:
+        The sockets, which do not block.
+
+    Raises:
+        ProgramError: The address cannot be had.
+    """
+    host, port = at.host, at.port
     try:
         found = socket.getaddrinfo(
             None if host in ("", "*") else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as error:
-        raise ProgramError(f"There is no address for the host of {listening.address.name}: {_reason(error)}") from None
-    shared = reuse_port or listening.reuse_port
+        raise ProgramError(f"There is no address for the host of {at.name}: {_reason(error)}") from None
     with contextlib.ExitStack() as stack:
         sockets = []
         for family, *_, address in dict.fromkeys(found):
@@ -46,11 +63,11 @@ def listen(listening: Listening, *, reuse_port: bool = False) -> list[socket.soc
             if sock is None:
                 continue
             stack.callback(sock.close)
-            _bind(sock, address, shared)
-            sock.listen(listening.backlog)
+            _bind(sock, address, reuse_port)
+            sock.listen(backlog)
             sockets.append(sock)
         if not sockets:
-            raise ProgramError(f"This system has no sockets for {listening.address.name}")
+            raise ProgramError(f"This system has no sockets for {at.name}")
         stack.pop_all()
     return sockets
 

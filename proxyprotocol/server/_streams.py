@@ -24,6 +24,8 @@ class Stream(Protocol):
     #: Whether the selector is asked if the peer has sent something, and if it takes something: kept by the link.
     reading: bool
     writing: bool
+    #: How many bytes at most are to be read for it in one go; None for as many as the buffer has room for.
+    most: int | None
 
     @property
     def recv_into(self) -> Callable[[memoryview], int]:
@@ -75,6 +77,7 @@ class PlainStream:
     __slots__ = ("fd", "reading", "recv_into", "send", "sock", "writing")
 
     unsent = choked = buffered = False
+    most: int | None = None
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock, self.fd = sock, sock.fileno()

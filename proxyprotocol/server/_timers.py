@@ -101,9 +101,15 @@ class Wheel:
             if timed.deadline > now:
                 self._move(timed, _slot_of(timed.deadline))
             else:
-                timed.expired()
+                self._expire(timed)
         if self._slots and self._timer is None:
             self._schedule(min(self._slots))
+
+    def _expire(self, timed: Timed) -> None:
+        try:
+            timed.expired()
+        except Exception as error:  # a mistake in one is not to cost the others their deadlines
+            self._loop.call_exception_handler({"message": "A deadline could not be met", "exception": error})
 
 
 def _slot_of(deadline: float) -> int:

@@ -40,6 +40,7 @@ class TLSStream:
         "_read_ahead",
         "_unsent",
         "fd",
+        "most",
         "reading",
         "sock",
         "tls",
@@ -58,6 +59,8 @@ class TLSStream:
     ) -> None:
         self.sock, self.fd = sock, sock.fileno()
         self.reading = self.writing = False
+        # what is encrypted at once is not kept a second time as it was
+        self.most: int | None = _PLAINTEXT
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
         self._incoming.write(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -23,8 +24,9 @@ class Workers:
 
     Args:
         count: How many.
-        work: What each does, with its number and a file descriptor that becomes readable when the parent is gone. It
-            gives the exit status.
+        work: What each does, with its number and a file descriptor from which it reads what the parent has to tell it:
+            a byte for each time that it is to end, as SIGTERM tells the parent, and the end of file when the parent is
+            gone. It gives the exit status.
         stop_listening: Closes what the parent holds of the listening sockets.
         died: Called with the number of a worker that has died.
     """
@@ -40,10 +42,11 @@ class Workers:
         self._stop_listening = stop_listening
         self._died = died
         self._ending = False
+        self._told = -1
         self._status = 0
         self._running: dict[int, int] = {}  # workers by their processes
         self._due = dict.fromkeys(range(count), 0.0)  # when those are to be started that do not run
-        self._alive = os.pipe()
+        self._pipes: dict[int, int] = {}  # what the workers are told by, by their processes
 
     def run(self) -> int:
         """Start them, and return when they have all ended; in each of them, when its work is done.
@@ -63,17 +66,25 @@ class Workers:
 
     def _start(self, worker: int) -> bool:
         """Start a worker; false in the new process."""
+        self._told, tell = os.pipe()
         pid = os.fork()
-        if pid:
-            self._running[pid] = worker
-            del self._due[worker]
-        return bool(pid)
+        if not pid:
+            os.close(tell)
+            return False
+        os.close(self._told)
+        self._running[pid], self._pipes[pid] = worker, tell
+        del self._due[worker]
+        return True
 
     def _become(self, worker: int) -> int:
-        os.close(self._alive[1])
+        for tell in self._pipes.values():  # of its siblings, who are to see the end of file when the parent is gone
+            os.close(tell)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Ctrl-C and systemd signal the whole group: whom both the group and the parent tell to end is told twice
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-        return self._work(worker, self._alive[0])
+        return self._work(worker, self._told)
 
     def _take_signal(self) -> None:
         if self._due:
@@ -85,7 +96,8 @@ class Workers:
         if number == signal.SIGCHLD:
             self._reap()
         elif number == signal.SIGHUP:
-            self._tell(signal.SIGHUP)
+            for pid in self._running:
+                os.kill(pid, signal.SIGHUP)  # it is there until it is waited for
         elif number is not None:
             self._end()
 
@@ -94,22 +106,20 @@ class Workers:
             self._ending = True
             self._stop_listening()
         self._due.clear()
-        self._tell(signal.SIGTERM)
-
-    def _tell(self, number: signal.Signals) -> None:
-        for pid in self._running:
-            os.kill(pid, number)  # it is there until it is waited for
+        for tell in self._pipes.values():
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
+                os.write(tell, b"T")
 
     def _reap(self) -> None:
         for pid in list(self._running):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
+                os.close(self._pipes.pop(pid))
                 self._take_end(self._running.pop(pid), os.waitstatus_to_exitcode(status))
 
     def _take_end(self, worker: int, status: int) -> None:
         if self._ending:
-            # a second SIGTERM may come when a worker is past the point where it would take it
-            self._status = self._status or (0 if status == -signal.SIGTERM else abs(status))
+            self._status = self._status or abs(status)
             return
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
         _log.error("Worker %s has ended %s, and is replaced", worker, how)

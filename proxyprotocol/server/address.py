@@ -125,9 +125,13 @@ class Address:
         """
         if self.url.scheme != "ssl":
             return None
-        context = _ssl.create_default_context(
-            _ssl.Purpose.CLIENT_AUTH if self.server else _ssl.Purpose.SERVER_AUTH, **self._authorities()
-        )
+        authorities = self._authorities()
+        purpose = _ssl.Purpose.CLIENT_AUTH if self.server else _ssl.Purpose.SERVER_AUTH
+        try:
+            context = _ssl.create_default_context(purpose, **authorities)
+        except (_ssl.SSLError, ValueError) as error:
+            files = " and ".join(f"{name}={path}" for name, path in authorities.items())
+            raise ValueError(f"No certificates of authorities can be read from {files}: {error}") from None
         # a peer that could begin another handshake could make a write wait for a read
         context.options |= _ssl.OP_NO_RENEGOTIATION
         self._load_certificate(context)

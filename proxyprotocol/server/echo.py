@@ -10,14 +10,17 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
-from proxyprotocol._facts import AF_UNIX
 from proxyprotocol._program import ArgumentParser, ProgramError, run_program
-from proxyprotocol.asyncio import ProxyProtocolServer, start_server, start_unix_server
+from proxyprotocol.asyncio import ProxyProtocolFactory, wrap_protocol_factory
+from proxyprotocol.asyncio._streams import STREAM_LIMIT, stream_factory
 from proxyprotocol.receiver import describe_address
+from proxyprotocol.server._accept import Acceptor
 from proxyprotocol.server._options import Listening, parse_listener
 from proxyprotocol.server._sockets import listen, unlink
+from proxyprotocol.typing import SockAddr
 
 __all__ = ["add_arguments", "main", "run"]
 
@@ -94,29 +97,36 @@ class _Server:
     def __init__(self, listening: Listening) -> None:
         self._listening = listening
         self._clients: set[asyncio.Task[None]] = set()
+        self._beginning: set[asyncio.Task[Any]] = set()
 
     async def serve(self, sockets: list[socket.socket]) -> None:
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
-        servers = [await self._start(sock) for sock in sockets]
+        listening = self._listening
+        factory = wrap_protocol_factory(
+            stream_factory(self._echo, STREAM_LIMIT), ssl=listening.tls, receiver=listening.receiver
+        )
+        acceptor = Acceptor(loop)
+        for sock in sockets:
+            acceptor.listen(sock, listening.backlog, partial(self._begin, factory))
+            _log.info("Listening on %s", describe_address(sock.getsockname()))
         await ended.wait()
-        for server, sock in zip(servers, sockets, strict=True):
+        acceptor.stop()
+        for sock in sockets:
             unlink(sock)
-            server.close()
+            sock.close()
+        factory.close()
         for client in self._clients:
             client.cancel()
         await asyncio.gather(*self._clients)
 
-    async def _start(self, sock: socket.socket) -> ProxyProtocolServer:
-        listening = self._listening
-        start = start_unix_server if sock.family == AF_UNIX else start_server
-        server: ProxyProtocolServer = await start(
-            self._echo, sock=sock, ssl=listening.tls, receiver=listening.receiver, backlog=listening.backlog
-        )
-        _log.info("Listening on %s", describe_address(sock.getsockname()))
-        return server
+    def _begin(self, factory: ProxyProtocolFactory, sock: socket.socket, peer: SockAddr) -> None:
+        loop = asyncio.get_running_loop()
+        begun = loop.create_task(loop.connect_accepted_socket(factory, sock))
+        self._beginning.add(begun)  # the loop itself keeps no task alive
+        begun.add_done_callback(self._beginning.discard)
 
     async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client."""

@@ -15,8 +15,10 @@ from typing import Any, Final
 from proxyprotocol._program import ArgumentParser, ProgramError, run_program
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.server import _metrics
-from proxyprotocol.server._sockets import listen, share, unlink
+from proxyprotocol.server._lookups import LookUps
+from proxyprotocol.server._sockets import listen, listen_at, share, unlink
 from proxyprotocol.server._workers import Workers
+from proxyprotocol.server.address import Address
 from proxyprotocol.server.relay import BUFFER_LENGTH, Relay, Service, parse_service
 
 __all__ = ["add_arguments", "main", "run"]
@@ -31,6 +33,7 @@ _DESCRIPTION: Final = (
 )
 _BUFFER_LENGTHS: Final = (4096, 1 << 24)
 _MOST_WORKERS: Final = 256
+_METRICS_BACKLOG: Final = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,6 +104,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ProgramError: An argument is wrong, or an address cannot be had.
     """
+    # until there is a relay that can reload: by itself it would end the process
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
     if not options.service:
         raise ProgramError("At least one --service is needed: where to listen, and where to connect to")
     services = [_parse(*addresses) for addresses in options.service]
@@ -160,16 +165,20 @@ class _Program:
         for sock in self._all_sockets():
             if sock not in own:
                 sock.close()
-        if self._metrics is not None:
-            if worker:
-                self._metrics.close()
-            else:
-                _metrics.serve(self._metrics, self._counters)
-        asyncio.run(self._serve(worker, parent))
+        if worker:
+            for sock in self._metrics:
+                sock.close()
+        elif self._metrics:
+            _metrics.serve(self._metrics, self._counters)
+        sys.unraisablehook = _log_unraisable
+        lookups = LookUps()
+        asyncio.run(self._serve(worker, parent, lookups))
+        lookups.leave_the_rest()
         return 0
 
-    async def _serve(self, worker: int, parent: int) -> None:
+    async def _serve(self, worker: int, parent: int, lookups: LookUps) -> None:
         options = self._options
+        asyncio.get_running_loop().set_default_executor(lookups)
         relay = Relay(
             buffer_length=options.buf_len,
             connect_timeout=options.connect_timeout,
@@ -190,29 +199,39 @@ class _Program:
         relay.close()
 
 
+def _log_unraisable(what: Any) -> None:
+    """Log in one line what Python can raise to nobody: a name in a client's TLS, say, that is none."""
+    _log.error("Python ignored an error: %r", what.exc_value)
+
+
 class _Signals:
-    """What the relay is told by signals: SIGTERM and SIGINT to end, and again to end at once; SIGHUP to reload.
+    """What the relay is told: by SIGTERM and SIGINT to end, and again to end at once; by SIGHUP to reload.
 
     Args:
         relay: The relay.
-        parent: Readable when the parent is gone, which is told as SIGTERM is; -1 for none.
+        parent: What a worker is told by to end, in place of the two signals; -1 for none.
     """
 
     def __init__(self, relay: Relay, parent: int) -> None:
         self.first, self.second = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, relay.reload)
         if parent >= 0:
-            loop.add_reader(parent, self._orphaned, loop, parent)
+            loop.add_reader(parent, self._take, loop, parent)
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
 
     def _end(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
 
-    def _orphaned(self, loop: asyncio.AbstractEventLoop, parent: int) -> None:
-        loop.remove_reader(parent)
-        self._end()
+    def _take(self, loop: asyncio.AbstractEventLoop, parent: int) -> None:
+        told = os.read(parent, 2)
+        for _ in told:
+            self._end()
+        if not told:  # the parent is gone
+            loop.remove_reader(parent)
+            self.first.set()
 
 
 async def _first_of(one: Any, other: Any, seconds: float) -> None:
@@ -223,19 +242,26 @@ async def _first_of(one: Any, other: Any, seconds: float) -> None:
         task.cancel()
 
 
-def _listen_for_metrics(where: str | None) -> socket.socket | None:
+def _listen_for_metrics(where: str | None) -> list[socket.socket]:
     if where is None:
-        return None
+        return []
     _metrics.check_installed()
-    host, _, port = where.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise ProgramError(f"--metrics takes a port, with a host and a colon in front of it or without, not {where!r}")
     try:
-        return socket.create_server((host.strip("[]") or "127.0.0.1", int(port)))
-    except OSError as error:
-        # not its own text, which create_server() has made longer
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ProgramError(f"Cannot listen for --metrics on {where}: {reason}") from None
+        address = Address(where if ":" in where else f"127.0.0.1:{where}", server=True)
+        if address.url.scheme or "?" in where:
+            raise ValueError
+        address.check(())
+    except ValueError:
+        raise ProgramError(
+            "--metrics takes a port, with a host and a colon in front of it or without, and brackets around IPv6, "
+            f"not {where!r}"
+        ) from None
+    if not address.host:  # what is told is not for everybody, unless that is asked for
+        address = Address(f"127.0.0.1:{address.port}", server=True)
+    try:
+        return listen_at(address, _METRICS_BACKLOG, False)
+    except ProgramError as error:
+        raise ProgramError(f"--metrics: {error}") from None
 
 
 def _number(convert: Callable[[str], float], least: float, most: float, what: str) -> Callable[[str], Any]:

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.receiver import describe_address
 from proxyprotocol.server import _metrics
+from proxyprotocol.server._accept import Acceptor
 from proxyprotocol.server._connection import Connection
 from proxyprotocol.server._names import Places
 from proxyprotocol.server._options import Destination, Listening, parse_destination, parse_source
 from proxyprotocol.server._timers import Wheel
+from proxyprotocol.typing import SockAddr
 
 __all__ = ["BUFFER_LENGTH", "Relay", "Service", "parse_service"]
 
 _log = logging.getLogger("proxyprotocol.server")
 
 #: How many bytes are moved in one go, unless told otherwise. What a connection may keep for a slow reader is under
-#: 256 KiB with it; more is faster, and 64 KiB are slower than HAProxy.
+#: 256 KiB with it, and about 270 KiB with TLS on both sides; more is faster, and 64 KiB are slower than HAProxy.
 BUFFER_LENGTH = 196608
-_ACCEPTS: Final = 64  # in one go: those that are relayed already want their turn too
-_PAUSE: Final = 1.0  # seconds until it is tried again to accept where the system had no resources for it
-_SILENCE: Final = 60.0  # seconds between two complaints about that
 # What a process has open beside its connections: standard streams, listeners, the selector, a resolver.
 _OTHER_FILES: Final = 32
-_SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,10 @@ class Service:
     source: Listening
     destination: Destination
 
+    def __post_init__(self) -> None:
+        if "authority" in (self.destination.outgoing.additions or ()):
+            self.source.keep_names()
+
 
 def parse_service(source: str, destination: str) -> Service:
     """Read a service from its two addresses, as the command line has them.
@@ -58,13 +60,6 @@ def parse_service(source: str, destination: str) -> Service:
         ValueError: What is wrong, as a sentence.
     """
     return Service(parse_source(source), parse_destination(destination))
-
-
-@dataclass(eq=False)
-class _Listener:
-    sock: socket.socket
-    service: Service
-    places: Places
 
 
 class Relay:
@@ -96,12 +91,10 @@ class Relay:
         self.connect_timeout, self.idle_timeout = connect_timeout, idle_timeout
         self.dnsbl = dnsbl
         self.values = _metrics.Counters(1).of(0) if counters is None else counters
-        self._listeners: list[_Listener] = []
+        self._acceptor = Acceptor(self.loop, self._full)
+        self._services: list[Service] = []
         self._connections: set[Connection] = set()
         self._most = _most_connections()
-        self._paused = False
-        self._resume: asyncio.TimerHandle | None = None
-        self._silent_until = 0.0
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -113,20 +106,15 @@ class Relay:
             sockets: Its listening sockets, non-blocking. They stay the caller's to close.
         """
         places = Places(service.destination.address)
+        self._services.append(service)
         for sock in sockets:
-            listener = _Listener(sock, service, places)
-            self._listeners.append(listener)
-            self.loop.add_reader(sock, self._accept, listener)
+            self._acceptor.listen(sock, service.source.backlog, partial(self._begin, service, places))
             _log.info("Listening on %s for %s", describe_address(sock.getsockname()), service.destination.address.name)
 
     def stop_listening(self) -> None:
         """Accept nobody any more, but those who are connected already and wait in the system's queue."""
-        for listener in self._listeners:
-            self.loop.remove_reader(listener.sock)
-        self._cancel_resume()
-        listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            self._accept(listener)
+        self._acceptor.stop()
+        self._services.clear()
 
     async def drain(self) -> None:
         """Wait until no connection is open."""
@@ -145,7 +133,7 @@ class Relay:
 
     def reload(self) -> None:
         """Read the files of TLS again. Those that cannot be used are told to the log, and the old ones stay in use."""
-        for service in dict.fromkeys(listener.service for listener in self._listeners):
+        for service in dict.fromkeys(self._services):
             for end in (service.source, service.destination):
                 try:
                     end.reload()
@@ -162,60 +150,21 @@ class Relay:
         self.values[_metrics.OPEN] -= 1
         if not self._connections:
             self._empty.set()
-        if self._paused:
-            self._go_on()
+        if self._acceptor.paused:
+            self._acceptor.go_on()
 
-    def _accept(self, listener: _Listener) -> None:
-        for _ in range(_ACCEPTS):
-            if len(self._connections) >= self._most:
-                self._pause(f"{self._most} connections are open, for more there are no file descriptors")
-                return
-            try:
-                sock, peer = listener.sock.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                if error.errno not in _SHORT_OF:
-                    raise
-                self._pause(error.strerror or str(error), _PAUSE)
-                return
-            sock.setblocking(False)
-            self._begin(listener, sock, peer)
-
-    def _begin(self, listener: _Listener, sock: socket.socket, peer: object) -> None:
-        service = listener.service
-        connection = Connection(self, service.source, service.destination, listener.places, sock, peer)  # type: ignore[arg-type]
+    def _begin(self, service: Service, places: Places, sock: socket.socket, peer: SockAddr) -> None:
+        connection = Connection(self, service.source, service.destination, places, sock, peer)
         self._connections.add(connection)
         self._empty.clear()
         self.values[_metrics.CONNECTIONS] += 1
         self.values[_metrics.OPEN] += 1
         connection.begin()
 
-    def _pause(self, reason: str, seconds: float | None = None) -> None:
-        """Accept nobody until a connection has ended or some time has passed: to try again at once is to spin."""
-        self._paused = True
-        self._cancel_resume()  # of another listener, which has met the same
-        for listener in self._listeners:
-            self.loop.remove_reader(listener.sock)
-        if seconds is not None:
-            self._resume = self.loop.call_later(seconds, self._go_on)
-        now = self.loop.time()
-        if now >= self._silent_until:
-            self._silent_until = now + _SILENCE
-            _log.warning("No more connections are accepted for now: %s", reason)
-
-    def _go_on(self) -> None:
-        self._cancel_resume()
-        self._paused = False
-        for listener in self._listeners:
-            self.loop.add_reader(listener.sock, self._accept, listener)
-
-    def _cancel_resume(self) -> None:
-        if self._resume is not None:
-            self._resume.cancel()
-            self._resume = None
+    def _full(self) -> str | None:
+        if len(self._connections) < self._most:
+            return None
+        return f"{self._most} connections are open, for more there are no file descriptors"
 
 
 def _most_connections() -> int:
