@@ -292,11 +292,12 @@ def test_bad_tls_behind_a_header_ends_the_connection_and_is_told(
             await peer.send(HEADER + data)
             peer.sock.shutdown(socket.SHUT_WR)
             await peer.hear_all()
-        ((told, line),) = log.lines
-        assert (told, apps.made) == (level, [])
-        assert re.match(
-            r"Refused a connection from 192\.0\.2\.1:1000, relayed by 127\.0\.0\.1:\d+: there was no TLS ", line
-        )
+        assert apps.made == []
+        levels = {told for told, _ in log.lines}
+        assert levels == {level} or (level == "DEBUG" and not levels)  # Python 3.10 gives no reason for such an end
+        for _, line in log.lines:
+            who = r"192\.0\.2\.1:1000, relayed by 127\.0\.0\.1:\d+"
+            assert re.match(f"Refused a connection from {who}: there was no TLS ", line)
 
     run(story)
 
