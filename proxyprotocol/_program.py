@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from typing import Final, NoReturn
 
@@ -83,6 +83,34 @@ def run_program(name: str, command: Callable[[], int]) -> int:
         _forget_unwritten()
         return _complain(name, describe_os_error(error))
     return status
+
+
+def run_parser(
+    name: str,
+    description: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Run a command that is also a subcommand of another.
+
+    Args:
+        name: What the user calls it.
+        description: What it does, for its help.
+        add_arguments: Says what arguments it takes.
+        run: Runs it, and gives its exit status.
+        arguments: Those behind its name; the process's own where None.
+
+    Returns:
+        The exit status.
+    """
+
+    def command() -> int:
+        parser = ArgumentParser(prog=name, description=description, allow_abbrev=False)
+        add_arguments(parser)
+        return run(parser.parse_args(arguments))
+
+    return run_program(name, command)
 
 
 def describe_os_error(error: OSError) -> str:

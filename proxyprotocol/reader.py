@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ._base import ProxyProtocol
 from ._errors import ProxyProtocolError
 from ._facts import extra_info
+from ._refusals import log_refusal
 from .parser import HeaderParser
-from .receiver import LimitKeywords, Receiver, ReceiverConnection, describe_refusal
+from .receiver import LimitKeywords, Receiver, ReceiverConnection
 from .result import ProxyResult
 from .sock import SocketInfo
 from .typing import SockAddr, StreamReaderProtocol
@@ -152,8 +153,7 @@ async def _receive(receiver: Receiver, reader: StreamReader, writer: StreamWrite
             connection.timed_out()
         return connection
     except ProxyProtocolError as error:
-        level = logging.DEBUG if error.routine else logging.WARNING
-        _log.log(level, "%s", describe_refusal(error, peer))
+        log_refusal(_log, error, peer)
         writer.transport.abort()
         return None
     except asyncio.CancelledError:

@@ -19,8 +19,9 @@ from weakref import WeakKeyDictionary
 
 from ._base import ProxyProtocol
 from ._errors import ProxyProtocolError
+from ._refusals import log_refusal
 from ._sender import Sender
-from .receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_address, describe_refusal
+from .receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_address
 from .result import ProxyResult
 from .typing import SockAddr
 
@@ -184,7 +185,7 @@ class ProxyProtocolMixIn(BaseServer):
         try:
             self._connections[request] = self._connection(request, client_address)
         except ProxyProtocolError as error:
-            _log_refusal(error, client_address)
+            log_refusal(_log, error, client_address)
             return False
         except Exception:
             # the policy function's; it is caught by nobody here, and would end the server
@@ -199,7 +200,7 @@ class ProxyProtocolMixIn(BaseServer):
             connection = self._connections.get(request) or self._connection(request, client_address)
             _read(request, connection, self.receiver.timeout)
         except ProxyProtocolError as error:
-            _log_refusal(error, client_address)
+            log_refusal(_log, error, client_address)
             return
         self._connections[request] = connection
         addresses = connection.addresses
@@ -245,10 +246,6 @@ class ProxyProtocolMixIn(BaseServer):
             _end_tls(secured, self.tls_timeout)
         finally:
             self.shutdown_request(secured)
-
-
-def _log_refusal(error: ProxyProtocolError, peer: SockAddr) -> None:
-    _log.log(logging.DEBUG if error.routine else logging.WARNING, "%s", describe_refusal(error, peer))
 
 
 def _addresses(sock: socket.socket) -> tuple[SockAddr, SockAddr]:

@@ -6,6 +6,8 @@ import asyncio
 import math
 from typing import Protocol
 
+from proxyprotocol._deadlines import part_late
+
 __all__: list[str] = []
 
 
@@ -22,8 +24,7 @@ class Pending(Protocol):
 class Waiting:
     """All connections that wait for their header, or for the end of the TLS handshake behind it.
 
-    They wait equally long for their headers, so the first to come is the first to be late: one timer serves them all,
-    at a tenth of the cost of one for each.
+    One timer serves all headers, see :mod:`proxyprotocol._deadlines`.
 
     Args:
         timeout: How long a header may take, in seconds; None for no limit.
@@ -68,13 +69,8 @@ class Waiting:
             connection.abort()
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        now, late = loop.time(), []
-        self._timer = None
-        for connection, deadline in self._headers.items():
-            if deadline > now:
-                self._timer = loop.call_at(deadline, self._expire, loop)
-                break
-            late.append(connection)
+        late, following = part_late(self._headers, loop.time())
+        self._timer = None if following is None else loop.call_at(following, self._expire, loop)
         for connection in late:
             try:
                 connection.time_out()

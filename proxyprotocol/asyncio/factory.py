@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 
 from proxyprotocol._errors import ProxyProtocolError
 from proxyprotocol._facts import extra_info
+from proxyprotocol._refusals import log_refusal
 from proxyprotocol.asyncio._tls import TLS
 from proxyprotocol.asyncio._waiting import Waiting
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
-from proxyprotocol.receiver import Receiver, ReceiverConnection, describe_address, describe_refusal
+from proxyprotocol.receiver import Receiver, ReceiverConnection, describe_address
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
@@ -154,8 +155,7 @@ class _Header(asyncio.Protocol):
         self.abort()
 
     def _log_refusal(self, error: ProxyProtocolError) -> None:
-        level = logging.DEBUG if error.routine else logging.WARNING
-        _log.log(level, "%s", describe_refusal(error, self._peer))
+        log_refusal(_log, error, self._peer)
 
     def _begin(self, connection: ReceiverConnection) -> None:
         """Begin the application, or TLS in front of it."""

@@ -15,8 +15,9 @@ from tornado.netutil import add_accept_handler, ssl_wrap_socket
 from tornado.tcpserver import TCPServer
 
 from proxyprotocol._errors import ProxyProtocolError
+from proxyprotocol._refusals import log_refusal
 from proxyprotocol.asyncio.transport import _ClientSocket
-from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_address, describe_refusal
+from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_address
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
@@ -149,7 +150,7 @@ def _log_refusal(error: ProxyProtocolError | OSError, peer: SockAddr) -> None:
     if isinstance(error, OSError):
         _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
     else:
-        _log.log(logging.DEBUG if error.routine else logging.WARNING, "%s", describe_refusal(error, peer))
+        log_refusal(_log, error, peer)
 
 
 async def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | None) -> None:

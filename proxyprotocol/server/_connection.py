@@ -12,8 +12,9 @@ from typing import Any, Final, Protocol
 
 from proxyprotocol._errors import ProxyProtocolError
 from proxyprotocol._facts import AF_UNIX
+from proxyprotocol._refusals import log_refusal
 from proxyprotocol.dnsbl import Dnsbl
-from proxyprotocol.receiver import ReceiverConnection, describe_address, describe_refusal
+from proxyprotocol.receiver import ReceiverConnection, describe_address
 from proxyprotocol.server import _metrics
 from proxyprotocol.server._header import Incoming
 from proxyprotocol.server._link import Link
@@ -345,8 +346,7 @@ class Connection(Timed):
 
     def _refuse(self, error: ProxyProtocolError) -> None:
         self._relay.values[_metrics.refusal_of(error)] += 1
-        level = logging.DEBUG if error.routine else logging.WARNING
-        _log.log(level, "%s", describe_refusal(error, self._peer))
+        log_refusal(_log, error, self._peer)
         self._close()
 
     def _fail(self, problem: str) -> None:

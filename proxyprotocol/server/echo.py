@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
-from proxyprotocol._program import ArgumentParser, ProgramError, run_program
+from proxyprotocol._program import ProgramError, run_parser
 from proxyprotocol.asyncio import ProxyProtocolFactory, wrap_protocol_factory
 from proxyprotocol.asyncio._streams import STREAM_LIMIT, stream_factory
 from proxyprotocol.receiver import describe_address
@@ -41,13 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 when the server was ended by a signal, 2 where it could not begin.
     """
-    return run_program(_NAME, lambda: _main(arguments))
-
-
-def _main(arguments: Sequence[str] | None) -> int:
-    parser = ArgumentParser(prog=_NAME, description="A PROXY protocol echo server.", allow_abbrev=False)
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    return run_parser(_NAME, "A PROXY protocol echo server.", add_arguments, run, arguments)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from proxyprotocol._program import ArgumentParser, ProgramError, run_program
+from proxyprotocol._program import ProgramError, run_parser
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.server import _metrics
 from proxyprotocol.server._lookups import LookUps
@@ -45,13 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 when the relay was ended by a signal, 2 where it could not begin.
     """
-    return run_program(_NAME, lambda: _main(arguments))
-
-
-def _main(arguments: Sequence[str] | None) -> int:
-    parser = ArgumentParser(prog=_NAME, description=_DESCRIPTION, allow_abbrev=False)
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    return run_parser(_NAME, _DESCRIPTION, add_arguments, run, arguments)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -74,6 +74,17 @@ def abort(transport: Any) -> None:
     (getattr(transport, "abortConnection", None) or transport.loseConnection)()
 
 
+def log_prefix(protocol: Any) -> str:
+    """Give the name of a protocol in the log, as Twisted's transports make it.
+
+    Args:
+        protocol: The protocol.
+    """
+    own = getattr(protocol, "logPrefix", None)
+    prefix: str = type(protocol).__name__ if own is None else own()
+    return prefix
+
+
 def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, connection: ReceiverConnection) -> None:
     """Make an application's protocol that of a transport, and begin it.
 
@@ -100,11 +111,9 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, connection: R
 
     below, above = (transport, protocol) if slot == AT_THE_SOCKET else _socket_below(transport)
     if hasattr(below, "logstr"):  # made at accept, of the wrapper's name and the proxy's address
-        log_prefix = getattr(above, "logPrefix", None)
-        prefix = type(above).__name__ if log_prefix is None else log_prefix()
         # a UNIXAddress has no host, and in Twisted 22.4 no text either where its path is not UTF-8
         client = getattr(peer, "host", None) or describe_address(to_sockaddr(peer))
-        below.logstr = f"{prefix},{getattr(below, 'sessionno', '-')},{client}"
+        below.logstr = f"{log_prefix(above)},{getattr(below, 'sessionno', '-')},{client}"
 
     trailing = connection.trailing
     if not trailing or not hasattr(type(below), "stopReading"):

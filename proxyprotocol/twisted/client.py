@@ -179,9 +179,7 @@ class _Opening(Protocol):
 
     def logPrefix(self) -> str:
         """Name the application's protocol, as the transport does in its log."""
-        protocol = self.wrappedProtocol
-        prefix: str = protocol.logPrefix() if hasattr(protocol, "logPrefix") else type(protocol).__name__
-        return prefix
+        return _handover.log_prefix(self.wrappedProtocol)
 
     def makeConnection(self, transport: Any) -> None:
         """Send the header, and begin the application.

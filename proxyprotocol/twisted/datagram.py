@@ -18,6 +18,7 @@ from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
 from ._addresses import to_sockaddr
+from ._handover import log_prefix
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -90,8 +91,7 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
 
     def logPrefix(self) -> str:
         """Name the application's protocol."""
-        protocol = self.wrappedProtocol
-        return str(protocol.logPrefix() if hasattr(protocol, "logPrefix") else type(protocol).__name__)
+        return log_prefix(self.wrappedProtocol)
 
     def startProtocol(self) -> None:
         """Begin the application."""

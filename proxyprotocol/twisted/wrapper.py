@@ -20,6 +20,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, providedBy
 
+from proxyprotocol._deadlines import part_late
 from proxyprotocol._errors import ProxyProtocolError
 from proxyprotocol.receiver import (
     Receiver,
@@ -242,8 +243,7 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
             # TLS around the header asks for it, and newer Twisted refuses whoever offers a protocol where it is missing
             alsoProvides(self, IProtocolNegotiationFactory)
         self._clock = clock
-        # All connections wait equally long, so the first to come is the first to be late: one timer serves them all,
-        # at a tenth of the cost of one for each.
+        # one timer serves them all, see proxyprotocol._deadlines
         self._waiting: dict[ProxyProtocolWrapper, float] = {}
         self._latest = 0.0  # the deadline of the last of them
         self._timer: IDelayedCall | None = None
@@ -297,13 +297,9 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         timer.reset(timeout)
 
     def _expire(self, clock: IReactorTime) -> None:
-        now, late = clock.seconds(), []
-        self._timer = None
-        for wrapper, deadline in self._waiting.items():
-            if deadline > now:
-                self._timer = clock.callLater(deadline - now, self._expire, clock)
-                break
-            late.append(wrapper)
+        now = clock.seconds()
+        late, following = part_late(self._waiting, now)
+        self._timer = None if following is None else clock.callLater(following - now, self._expire, clock)
         for wrapper in late:
             try:
                 wrapper.time_out()
