@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Container, Iterable, Iterator
 from itertools import chain, takewhile
-from typing import Final
+from typing import Final, NamedTuple
 
 from . import _wire
 from ._errors import ProxyProtocolSyntaxError
@@ -18,6 +18,7 @@ from .checksum import crc32c
 __all__: list[str] = []
 
 _read_head: Final = struct.Struct("!BH").unpack_from
+_HEAD_LENGTH: Final = _wire.TLV_HEAD_LENGTH
 _read_crc32c: Final = struct.Struct("!I").unpack_from
 _CHECKED_TYPES: Final = frozenset({_wire.TYPE_CRC32C, _wire.TYPE_UNIQUE_ID, _wire.TYPE_SSL})
 _NO_CRC32C: Final = -1
@@ -44,26 +45,28 @@ def check_tlvs(data: bytes, start: int, end: int, checked: Container[int] = _CHE
         ProxyProtocolSyntaxError: They break a rule; the offset is that of the vector in *data*.
     """
     crc_at = _NO_CRC32C
-    while start < end:
-        # _end_of_tlv() is not called here: in this loop, which every header goes through, calls are half the cost
-        value = start + _wire.TLV_HEAD_LENGTH
-        if value > end:
-            raise _cut(data, start, end)
-        kind, length = _read_head(data, start)
-        after = value + length
-        if after > end:
-            raise _cut(data, start, end)
-        if kind in checked:
-            if kind == _wire.TYPE_SSL:
-                check_ssl(data, start, value, after)
-            elif kind == _wire.TYPE_UNIQUE_ID:
-                if length > _wire.UNIQUE_ID_MAX_LENGTH:
-                    raise _long_unique_id(start, length)
-            elif length == _wire.CRC32C_LENGTH and crc_at < 0:
-                crc_at = value
-            else:
-                raise _wrong_crc32c(crc_at, start, length)
-        start = after
+    try:
+        while start < end:
+            # Neither _end_of_tlv() nor _wire is asked: in this loop, which every header goes through, that is half
+            # the cost. A head that is cut ends behind the end too, whatever length is read.
+            kind, length = _read_head(data, start)
+            value = start + _HEAD_LENGTH
+            after = value + length
+            if after > end:
+                raise _cut(data, start, end)
+            if kind in checked:
+                if kind == _wire.TYPE_SSL:
+                    check_ssl(data, start, value, after)
+                elif kind == _wire.TYPE_UNIQUE_ID:
+                    if length > _wire.UNIQUE_ID_MAX_LENGTH:
+                        raise _long_unique_id(start, length)
+                elif length == _wire.CRC32C_LENGTH and crc_at < 0:
+                    crc_at = value
+                else:
+                    raise _wrong_crc32c(crc_at, start, length)
+            start = after
+    except struct.error:  # there are not even the bytes of a head
+        raise _cut(data, start, end) from None
     return crc_at
 
 
@@ -120,35 +123,39 @@ def crc32c_matches(header: bytes, crc_at: int) -> bool:
     return _read_crc32c(header, crc_at) == (crc32c(zeroed),)
 
 
-def place_crc32c(wire: bytes) -> tuple[bytes, int]:
-    """Make room for a checksum: where one stood, else before the first greater type.
+class Sendable(NamedTuple):
+    """Vectors as they are sent: with a checksum, or without.
+
+    Attributes:
+        checked: The vectors with a CRC32C of zeros: where one stood, else before the first greater type.
+        crc_at: Where its value is in them.
+        plain: The vectors without a CRC32C.
+    """
+
+    checked: bytes
+    crc_at: int
+    plain: bytes
+
+
+def make_sendable(wire: bytes) -> Sendable:
+    """Make vectors ready to be sent.
 
     Args:
-        wire: The vectors to be sent.
-
-    Returns:
-        The vectors with a CRC32C of zeros, and where its value is.
+        wire: The vectors.
 
     Raises:
         ProxyProtocolSyntaxError: No receiver would take these vectors.
     """
     crc_at = check_tlvs(wire, 0, len(wire))
     if crc_at >= 0:
-        return wire[:crc_at] + _ZEROS + wire[crc_at + _wire.CRC32C_LENGTH :], crc_at
-    at = 0
-    while at < len(wire) and wire[at] <= _wire.TYPE_CRC32C:
-        at = _end_of_tlv(wire, at, len(wire))
-    return wire[:at] + _EMPTY_CRC32C + wire[at:], at + _wire.TLV_HEAD_LENGTH
-
-
-def drop_crc32c(wire: bytes, crc_at: int) -> bytes:
-    """Take the checksum away.
-
-    Args:
-        wire: The vectors.
-        crc_at: Where the value of the checksum in them is.
-    """
-    return wire[: crc_at - _wire.TLV_HEAD_LENGTH] + wire[crc_at + _wire.CRC32C_LENGTH :]
+        at, behind = crc_at - _wire.TLV_HEAD_LENGTH, crc_at + _wire.CRC32C_LENGTH
+    else:
+        at = 0
+        while at < len(wire) and wire[at] <= _wire.TYPE_CRC32C:
+            at = _end_of_tlv(wire, at, len(wire))
+        behind = at
+    before, after = wire[:at], wire[behind:]
+    return Sendable(before + _EMPTY_CRC32C + after, at + _wire.TLV_HEAD_LENGTH, before + after)
 
 
 def vector(kind: int, value: bytes) -> bytes:

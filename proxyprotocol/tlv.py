@@ -473,7 +473,7 @@ class ProxyProtocolTLV(TLV):
     __slots__ = ("_auto_crc32c", "_sent")
 
     _auto_crc32c: bool
-    _sent: tuple[bytes, int] | None
+    _sent: _vectors.Sendable | None
 
     def __init__(
         self,
@@ -514,15 +514,15 @@ class ProxyProtocolTLV(TLV):
         self._sent = None
         return self
 
-    def _as_sent(self) -> tuple[bytes, int]:
-        """Give the vectors with a CRC32C of zeros, and where its value is.
+    def _as_sent(self) -> _vectors.Sendable:
+        """Give the vectors ready to be sent.
 
         Raises:
             ProxyProtocolSyntaxError: No receiver would take these vectors.
         """
         # kept, because many send the same vectors with every connection
         if self._sent is None:
-            self._sent = _vectors.place_crc32c(self._wire)
+            self._sent = _vectors.make_sendable(self._wire)
         return self._sent
 
     @property
@@ -618,6 +618,6 @@ class ProxyProtocolTLV(TLV):
         """
         if not self._will_add_crc32c():
             return ProxyProtocolTLV._from_checked(self._wire)
-        wire, crc_at = self._as_sent()
+        wire, crc_at, _ = self._as_sent()
         checksum = compute_crc32c(b"".join(before) + wire).to_bytes(_wire.CRC32C_LENGTH, "big")
         return ProxyProtocolTLV._from_checked(wire[:crc_at] + checksum + wire[crc_at + _wire.CRC32C_LENGTH :])

@@ -36,6 +36,8 @@ __all__ = ["ProxyProtocolV2", "ProxyProtocolV2Header"]
 
 # signature, version and command with family and protocol as one number, length
 _FIXED: Final = struct.Struct("!12sHH")
+# all of it but the length, and the length
+_read_fixed: Final = struct.Struct("!14sH").unpack_from
 
 _RESULTS: Final[dict[int, type[ProxyResultIPv4 | ProxyResultIPv6 | ProxyResultUnix]]] = {
     _wire.V2_INET: ProxyResultIPv4,
@@ -253,11 +255,11 @@ class ProxyProtocolV2(ProxyProtocol):
             if size > len(data) or size > max_header:
                 return None
             return make(data[_wire.V2_FIXED_LENGTH : size], protocol, b""), size
-        kind = _KINDS.get(data[: _wire.V2_LENGTH_AT])
-        if kind is None or len(data) < _wire.V2_FIXED_LENGTH:
+        if len(data) < _wire.V2_FIXED_LENGTH:
             return None
-        size = _size(data)
-        if not kind.least <= size <= len(data) or size > max_header:
+        beginning, length = _read_fixed(data)
+        kind, size = _KINDS.get(beginning), _wire.V2_FIXED_LENGTH + length
+        if kind is None or not kind.least <= size <= len(data) or size > max_header:
             return None
         return _decode(kind, data[:size]), size
 
@@ -292,14 +294,13 @@ class ProxyProtocolV2(ProxyProtocol):
     def _pack(self, result: ProxyResult, unsaid: int) -> bytes:
         """Write a header; *unsaid* is the protocol for a result that names none."""
         block = result._addresses()
-        vectors, crc_at = result.tlv._as_sent()
+        vectors, crc_at, plain = result.tlv._as_sent()
         if self._checksum and (result.proxied or result.tlv):
             header = _fixed(_code_of(result, unsaid), len(block) + len(vectors)) + block + vectors
             crc_at += _wire.V2_FIXED_LENGTH + len(block)
             checksum = crc32c(header).to_bytes(_wire.CRC32C_LENGTH, "big")
             return header[:crc_at] + checksum + header[crc_at + _wire.CRC32C_LENGTH :]
-        vectors = _vectors.drop_crc32c(vectors, crc_at)
-        return _fixed(_code_of(result, unsaid), len(block) + len(vectors)) + block + vectors
+        return _fixed(_code_of(result, unsaid), len(block) + len(plain)) + block + plain
 
     def begins(self, data: bytes | bytearray) -> bool | None:
         """Tell a header from an application's own first bytes; see :meth:`.ProxyProtocol.begins`.
