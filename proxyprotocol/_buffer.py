@@ -24,18 +24,21 @@ class HeaderBuffer:
     """What every reader of streams stands on.
 
     Args:
-        pp: The codec; version 1 or 2, whichever comes, unless given.
+        pp: The codec.
         max_header: The most bytes that a header of version 2 may have.
     """
 
-    __slots__ = ("_buffer", "_error", "_max_header", "_pp", "_size", "result")
+    __slots__ = ("_buffer", "_error", "_max_header", "_pp", "_size", "result", "trailing")
 
     #: What the header says, once it is complete.
     result: ProxyResult | None
+    #: What followed the header: the application's first bytes.
+    trailing: bytes
 
-    def __init__(self, pp: ProxyProtocol | None, max_header: int) -> None:
+    def __init__(self, pp: ProxyProtocol, max_header: int) -> None:
         self.result = None
-        self._pp = DETECT if pp is None else pp
+        self.trailing = b""
+        self._pp = pp
         self._max_header = max_header
         self._buffer: bytes | bytearray = b""
         self._size = -1  # nothing has come, nor has anybody asked
@@ -59,6 +62,7 @@ class HeaderBuffer:
                 whole = self._pp.read(received, self._max_header)
                 if whole is not None:
                     self.result, self._size = whole
+                    self.trailing = received[self._size :]
                     return self.result
                 return self._parse(received)
             return self._parse(self._continue(data))
@@ -71,6 +75,7 @@ class HeaderBuffer:
         self._size = size = codec.measure(received, self._max_header)
         if size <= len(received):
             self.result = codec.decode(bytes(received[:size]))
+            self.trailing = bytes(received[size:])
         return self.result
 
     def _continue(self, data: bytes) -> bytes | bytearray:

@@ -31,7 +31,7 @@ class ProxyProtocolDetect(ProxyProtocol):
     def __init__(self, *versions: ProxyProtocol) -> None:
         v2, v1 = ProxyProtocolV2(), ProxyProtocolV1()
         # the first byte tells the versions of the specification apart; it tells nothing of codecs of others
-        self._by_first_byte = {} if versions else {_wire.V2_SIGNATURE[:1]: v2, _wire.V1_SIGNATURE[:1]: v1}
+        self._by_first_byte = {} if versions else {_wire.V2_SIGNATURE[0]: v2, _wire.V1_SIGNATURE[0]: v1}
         self.versions = versions or [v2, v1]
 
     def is_valid(self, signature: bytes) -> bool:
@@ -114,8 +114,12 @@ class ProxyProtocolDetect(ProxyProtocol):
             ProxyProtocolSyntaxError: No header begins so, or it breaks a rule of the specification.
             ProxyProtocolChecksumError: The header's CRC32C is not right.
         """
-        codec = self._by_first_byte.get(data[:1]) or self.choose(data)
-        return None if codec is self else codec.read(data, max_header)
+        codec = self._by_first_byte.get(data[0]) if data else None
+        if codec is None:
+            codec = self.choose(data)
+            if codec is self:
+                return None
+        return codec.read(data, max_header)
 
     def decode(self, header: bytes) -> ProxyResult:
         """Say what a header says.
@@ -140,7 +144,7 @@ class ProxyProtocolDetect(ProxyProtocol):
             ProxyProtocolSyntaxError: It is none of the versions.
         """
         if self._by_first_byte:
-            codec = self._by_first_byte.get(bytes(data[:1]))
+            codec = self._by_first_byte.get(data[0]) if data else None
             if codec is not None:
                 return codec
             check_signature(data, *_SIGNATURES)

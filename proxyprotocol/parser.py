@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import _wire
 from ._base import ProxyProtocol
-from ._buffer import HeaderBuffer, check_max_header
+from ._buffer import DETECT, HeaderBuffer, check_max_header
 from .result import ProxyResult
 
 __all__ = ["HeaderParser"]
@@ -29,7 +29,7 @@ class HeaderParser(HeaderBuffer):
 
     def __init__(self, pp: ProxyProtocol | None = None, *, max_header: int = _wire.DEFAULT_MAX_HEADER) -> None:
         check_max_header(max_header)
-        super().__init__(pp, max_header)
+        super().__init__(DETECT if pp is None else pp, max_header)
 
     def feed(self, data: bytes) -> ProxyResult | None:
         """Take the next bytes of the stream.
@@ -56,8 +56,3 @@ class HeaderParser(HeaderBuffer):
             ProxyProtocolError: The error that :meth:`feed` has raised.
         """
         self._end()
-
-    @property
-    def trailing(self) -> bytes:
-        """What followed the header: the application's first bytes."""
-        return b"" if self.result is None else bytes(self._buffer[self._size :])

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, fields
-from functools import cached_property
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, TypedDict
 
 from . import _wire
@@ -48,7 +47,7 @@ class ReceiverKeywords(LimitKeywords, total=False):
     pp: ProxyProtocol | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Receiver:
     """How connections are received: codec, policy and limits, one object for all connections of a server.
 
@@ -70,6 +69,12 @@ class Receiver:
     policy: HeaderPolicy | PolicyCallable = HeaderPolicy.REQUIRE
     timeout: float | None = _wire.DEFAULT_TIMEOUT
     max_header: int = _wire.DEFAULT_MAX_HEADER
+    #: The codec, where *pp* was not given too.
+    codec: ProxyProtocol = field(init=False, repr=False, compare=False)
+    #: Whether :meth:`connection` looks at its addresses; else None will do, which saves two system calls.
+    needs_addresses: bool = field(init=False, repr=False, compare=False)
+    #: Whether the codec is one for connections without a header, such as :class:`.ProxyProtocolNoop`.
+    reads_nothing: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.pp is not None and not isinstance(self.pp, ProxyProtocol):
@@ -81,16 +86,10 @@ class Receiver:
         if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
             raise ValueError(f"timeout is a number of seconds above 0, or None, not {self.timeout!r}")
         check_max_header(self.max_header)
-
-    @property
-    def codec(self) -> ProxyProtocol:
-        """The codec, where *pp* was not given too."""
-        return DETECT if self.pp is None else self.pp
-
-    @cached_property
-    def reads_nothing(self) -> bool:
-        """Whether the codec is one for connections without a header, such as :class:`.ProxyProtocolNoop`."""
-        return self.codec.measure(b"") == 0
+        # every connection asks for these
+        object.__setattr__(self, "codec", DETECT if self.pp is None else self.pp)
+        object.__setattr__(self, "needs_addresses", not isinstance(self.policy, HeaderPolicy))
+        object.__setattr__(self, "reads_nothing", _reads_nothing(self.codec))
 
     @classmethod
     def of(cls, receiver: Receiver | None, keywords: Mapping[str, Any]) -> Receiver:
@@ -104,7 +103,7 @@ class Receiver:
             TypeError: There are both, or a keyword is none.
         """
         if receiver is None:
-            names = [field.name for field in fields(cls)]
+            names = [entry.name for entry in fields(cls) if entry.init]
             for name in keywords:
                 if name not in names:
                     raise TypeError(f"There is no keyword {name}=, but {', '.join(f'{name}=' for name in names)}")
@@ -113,11 +112,6 @@ class Receiver:
             others = ", ".join(f"{name}=" for name in sorted(keywords))
             raise TypeError(f"receiver= says all there is to say, {others} cannot be given with it")
         return receiver
-
-    @cached_property
-    def needs_addresses(self) -> bool:
-        """Whether :meth:`connection` looks at its addresses; else None will do, which saves two system calls."""
-        return not isinstance(self.policy, HeaderPolicy)
 
     def connection(self, peer: SockAddr, local: SockAddr) -> ReceiverConnection:
         """Begin a connection.
@@ -139,6 +133,13 @@ class Receiver:
         return ReceiverConnection(self, policy)
 
 
+def _reads_nothing(codec: ProxyProtocol) -> bool:
+    try:
+        return codec.measure(b"") == 0
+    except ProxyProtocolError:  # a codec of somebody else's, which each connection is refused by
+        return False
+
+
 class ReceiverConnection(HeaderBuffer):
     """The state of one connection, from accept until the application may begin.
 
@@ -151,17 +152,21 @@ class ReceiverConnection(HeaderBuffer):
         policy: What to do with it.
     """
 
-    __slots__ = ("_timeout", "_undecided", "begun", "policy")
+    __slots__ = ("_timeout", "_undecided", "addresses", "begun", "policy")
 
+    #: The result whose addresses are the connection's; None where the real ones are. That is so without a header, for
+    #: LOCAL, UNKNOWN and UNSPEC, and under the policy IGNORE.
+    addresses: ProxyResult | None
     #: Whether the application may begin.
     begun: bool
     #: What was decided for this connection.
     policy: HeaderPolicy
 
     def __init__(self, receiver: Receiver, policy: HeaderPolicy) -> None:
-        HeaderBuffer.__init__(self, receiver.pp, receiver.max_header)
+        HeaderBuffer.__init__(self, receiver.codec, receiver.max_header)
         self._timeout = receiver.timeout
         self.policy = policy
+        self.addresses = None
         # whether it is still open if what comes is a header
         self._undecided = policy is _OPTIONAL
         # that no header comes is known at once for SKIP and for a codec that reads nothing
@@ -171,25 +176,6 @@ class ReceiverConnection(HeaderBuffer):
     def believed(self) -> ProxyResult | None:
         """The result, where the application is to go by it: not under the policy IGNORE."""
         return None if self.policy is _IGNORE else self.result
-
-    @property
-    def addresses(self) -> ProxyResult | None:
-        """The result whose addresses are the connection's; None where the real ones are.
-
-        That is so without a header, for LOCAL, UNKNOWN and UNSPEC, and under the policy IGNORE.
-        """
-        result = self.result
-        if result is None or self.policy is _IGNORE or result._family == _wire.V2_UNSPEC:
-            return None
-        return result
-
-    @property
-    def trailing(self) -> bytes:
-        """The application's first bytes, those that came with the header."""
-        if not self.begun:
-            return b""
-        trailing = self._buffer if self.result is None else self._buffer[self._size :]
-        return trailing if type(trailing) is bytes else bytes(trailing)
 
     @property
     def undecided(self) -> bool:
@@ -225,7 +211,11 @@ class ReceiverConnection(HeaderBuffer):
             raise RuntimeError("The application has begun: what comes is the application's")
         if self._undecided and self._error is None:
             return self._feed_undecided(data)
-        self.begun = self._take(data) is not None
+        result = self._take(data)
+        if result is not None:
+            self.begun = True
+            if result._family != _wire.V2_UNSPEC and self.policy is not _IGNORE:
+                self.addresses = result
         return self.begun
 
     def _feed_undecided(self, data: bytes) -> bool:
@@ -235,13 +225,12 @@ class ReceiverConnection(HeaderBuffer):
         """
         received = bytes(self._buffer) + data
         own, any_version = self._pp.begins(received), signature_begins(received, _wire.V1_SIGNATURE, _wire.V2_SIGNATURE)
-        self._undecided = not own and not any_version
-        if not self._undecided:
-            self._buffer, self._size = b"", -1
-            self.begun = self._take(received) is not None
-        else:
-            self._buffer = received
-            self.begun = own is any_version is False
+        if own or any_version:
+            self._undecided, self._buffer, self._size = False, b"", -1
+            return self.feed(received)
+        self._buffer = received
+        if own is any_version is False:
+            self.begun, self.trailing = True, received
         return self.begun
 
     def eof(self) -> bool:

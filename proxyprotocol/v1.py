@@ -49,9 +49,7 @@ class _Family(NamedTuple):
 
 _FAMILIES: Final = {_wire.V1_TCP4: _Family(AF_INET, (7, 7, 1, 1)), _wire.V1_TCP6: _Family(AF_INET6, (2, 2, 1, 1))}
 # the line as section 2.1 gives it, without a look at the addresses, which inet_pton() knows better
-_match_line: Final = re.compile(
-    r"PROXY (TCP4|TCP6) ([^ ]+) ([^ ]+) (?!0[0-9])([0-9]+) (?!0[0-9])([0-9]+)\r\n"
-).match
+_match_line: Final = re.compile(r"PROXY (TCP4|TCP6) ([^ ]+) ([^ ]+) (?!0[0-9])([0-9]+) (?!0[0-9])([0-9]+)\r\n").match
 # as plain numbers: an enumeration's members are slow to pass
 _INET: Final = int(AF_INET)
 _INET6: Final = int(AF_INET6)

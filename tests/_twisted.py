@@ -120,7 +120,7 @@ class MemoryTransport(StringTransport):
     """A transport that keeps its protocol, and its log prefix, as those of Twisted's reactors do."""
 
     protocol: Any = None
-    sessionno = 7
+    sessionno: int | None = 7
 
     def __init__(self, peer: IAddress = PROXY, host: IAddress = HERE) -> None:
         super().__init__(hostAddress=host, peerAddress=peer)  # type: ignore[no-untyped-call]

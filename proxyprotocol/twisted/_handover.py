@@ -7,6 +7,7 @@ startTLS does it, and the transport gets new answers as attributes of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MethodType
 from typing import Any, Final
 
 from twisted.internet.interfaces import IDelayedCall, IProtocol
@@ -16,7 +17,7 @@ from proxyprotocol.twisted._addresses import from_sockaddr, to_sockaddr
 
 __all__: list[str] = []
 
-# Where a transport keeps its result, which refers to nothing, so that there is no cycle.
+# where a transport keeps its result: hand_over() sets it as any attribute, which is faster than by this name
 RESULT = "_proxyprotocol_result"
 # the attributes in which Twisted's transports keep their protocol
 AT_THE_SOCKET: Final = "protocol"
@@ -101,33 +102,39 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, connection: R
         peer: The client's address.
         connection: What was decided.
     """
-    setattr(transport, slot, protocol)
+    if slot is AT_THE_SOCKET:
+        transport.protocol = protocol
+        below, above = transport, protocol
+    else:
+        setattr(transport, slot, protocol)
+        below, above = _socket_below(transport)
     if connection.result is not None:
-        setattr(transport, RESULT, connection.result)
+        transport._proxyprotocol_result = connection.result  # which refers to nothing, so that there is no cycle
     addresses = connection.addresses
     if addresses is not None:
         transport.getPeer = lambda: peer
         transport.getHost = lambda: from_sockaddr(addresses.sockname)
 
-    below, above = (transport, protocol) if slot == AT_THE_SOCKET else _socket_below(transport)
-    if hasattr(below, "logstr"):  # made at accept, of the wrapper's name and the proxy's address
-        # a UNIXAddress has no host, and in Twisted 22.4 no text either where its path is not UTF-8
+    session = getattr(below, "sessionno", None)
+    if session is not None:  # then its logstr was made at accept, of the wrapper's name and the proxy's address
         client = getattr(peer, "host", None) or describe_address(to_sockaddr(peer))
-        below.logstr = f"{log_prefix(above)},{getattr(below, 'sessionno', '-')},{client}"
+        below.logstr = f"{log_prefix(above)},{session},{client}"
 
     trailing = connection.trailing
-    if not trailing or not hasattr(type(below), "stopReading"):
+    # What may stop reading is watched, and what has a number can.
+    if not trailing or (session is None and not hasattr(below, "stopReading")):
         protocol.makeConnection(transport)
         if trailing:
             deliver(transport, slot, trailing)
         return
-    watch = below.stopReading = _ReadWatch(below)
+    unstopped = below.stopReading = MethodType(_ReadWatch, below)
     try:
         protocol.makeConnection(transport)
     except BaseException:
-        watch.end()
+        _end_watch(below)
         raise
-    if watch.reading:
+    watch = below.stopReading
+    if watch is unstopped or watch.reading:
         del below.stopReading
         deliver(transport, slot, trailing)
     else:
@@ -155,23 +162,26 @@ def deliver(transport: Any, slot: str, data: bytes) -> None:
         protocol.dataReceived(data)
 
 
+def _end_watch(descriptor: Any) -> None:
+    del descriptor.stopReading
+    vars(descriptor).pop("startReading", None)
+
+
 class _ReadWatch:
-    """Knows whether an application reads, and holds bytes for it while it does not; is the ``stopReading`` watched."""
+    """Knows whether an application reads that has stopped, and holds bytes for it; is the ``stopReading`` watched.
+
+    To make one is to stop: few applications ever do, and all others are spared it.
+    """
 
     __slots__ = ("_call", "_data", "_descriptor", "_protocol", "_slot", "_transport", "reading")
 
     _call: IDelayedCall | None
 
     def __init__(self, descriptor: Any) -> None:
-        self.reading = True
         self._descriptor = descriptor
         self._transport: Any = None
-
-    def end(self) -> None:
-        """Watch no longer."""
-        del self._descriptor.stopReading
-        if not self.reading:
-            del self._descriptor.startReading
+        descriptor.stopReading = self
+        self()
 
     def hold(self, transport: Any, slot: str, data: bytes) -> None:
         """Deliver bytes when the application reads again.
@@ -229,6 +239,6 @@ class _ReadWatch:
             raise
 
     def _release(self) -> None:
-        self.end()
+        _end_watch(self._descriptor)
         if getattr(self._transport, self._slot, None) is self:
             setattr(self._transport, self._slot, self._protocol)

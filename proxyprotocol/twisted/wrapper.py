@@ -14,6 +14,7 @@ from twisted.internet.interfaces import (
     IProtocolNegotiationFactory,
     IReactorTime,
 )
+from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory  # which has no public name
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -41,7 +42,7 @@ __all__ = ["ProxyProtocolWrapper", "ProxyProtocolWrapperFactory"]
 _log = Logger(namespace="proxyprotocol.twisted")
 
 
-class ProxyProtocolWrapper(ProtocolWrapper):
+class ProxyProtocolWrapper(Protocol):
     """Reads the header of one connection, then hands the connection over to the application and is gone.
 
     The application's protocol is built when the header is complete and accepted, with the client's address, and is
@@ -56,16 +57,28 @@ class ProxyProtocolWrapper(ProtocolWrapper):
 
     factory: ProxyProtocolWrapperFactory
     transport: Any = None
-    wrappedProtocol: Any = None
+    wrappedProtocol: Any
     # what is still to decide; None when it has been
-    _connection: ReceiverConnection | None = None
+    _connection: ReceiverConnection | None
 
     def __init__(self, factory: ProxyProtocolWrapperFactory) -> None:
         self.factory = factory
+        self.wrappedProtocol = self._connection = None
 
     def logPrefix(self) -> str:
         """Name this class, and the application's protocol where that is behind it."""
-        return type(self).__name__ if self.wrappedProtocol is None else super().logPrefix()  # type: ignore[no-untyped-call]
+        name = ProxyProtocolWrapper.__name__
+        return name if self.wrappedProtocol is None else f"{_handover.log_prefix(self.wrappedProtocol)} ({name})"
+
+    def getPeer(self) -> IAddress:
+        """Tell the client's address; until the header has come, the address that connected."""
+        peer: IAddress = self.transport.getPeer()
+        return peer
+
+    def getHost(self) -> IAddress:
+        """Tell the address that the client connected to; until the header has come, the real one."""
+        host: IAddress = self.transport.getHost()
+        return host
 
     def makeConnection(self, transport: Any) -> None:
         """Wait for the header.
@@ -80,15 +93,15 @@ class ProxyProtocolWrapper(ProtocolWrapper):
         if receiver.needs_addresses:
             peer, local = to_sockaddr(transport.getPeer()), to_sockaddr(transport.getHost())
         try:
-            self._connection = receiver.connection(peer, local)
+            connection = self._connection = receiver.connection(peer, local)
         except ProxyProtocolError as error:
             self._refuse(error)
         except BaseException:  # the policy function's; Twisted logs it, and would leave the connection open
             _handover.abort(transport)
             raise
         else:
-            if self._connection.begun:
-                self._hand_over(self._connection)
+            if connection.begun:
+                self._hand_over(connection)
             else:
                 self.factory._await_header(self)
 
@@ -98,16 +111,17 @@ class ProxyProtocolWrapper(ProtocolWrapper):
         Args:
             data: The bytes.
         """
-        if self.wrappedProtocol is not None:
-            self.wrappedProtocol.dataReceived(data)
-        elif self._connection is not None:
+        connection = self._connection
+        if connection is not None:
             try:
-                begun = self._connection.feed(data)
+                begun = connection.feed(data)
             except ProxyProtocolError as error:
                 self._refuse(error)
             else:
                 if begun:
-                    self._hand_over(self._connection)
+                    self._hand_over(connection)
+        elif self.wrappedProtocol is not None:
+            self.wrappedProtocol.dataReceived(data)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Take the end of the connection.
@@ -175,12 +189,12 @@ class ProxyProtocolWrapper(ProtocolWrapper):
     def _hand_over(self, connection: ReceiverConnection) -> None:
         """Begin the application."""
         self._connection = None
-        self.factory._waiting.pop(self, None)
-        transport = self.transport
+        factory, transport = self.factory, self.transport
+        factory._waiting.pop(self, None)
         try:
             addresses = connection.addresses
             peer = transport.getPeer() if addresses is None else from_sockaddr(addresses.peername)
-            protocol = self.factory.wrappedFactory.buildProtocol(peer)
+            protocol = factory.wrappedFactory.buildProtocol(peer)
             if protocol is None:
                 # not in good order: below us TLS would wait for its peer, whose time is over with the header
                 _handover.abort(transport)
@@ -199,10 +213,19 @@ class ProxyProtocolWrapper(ProtocolWrapper):
 
     def _stay(self, protocol: IProtocol) -> ProxyProtocolWrapper:
         """Become the application's transport, where the real one cannot be handed over."""
+        self.__class__ = _ForwardingWrapper
         directlyProvides(self, providedBy(self.transport))
         if IHalfCloseableProtocol.providedBy(protocol):
             directlyProvides(self, providedBy(self.transport), IHalfCloseableProtocol)
         return self
+
+
+class _ForwardingWrapper(ProxyProtocolWrapper, ProtocolWrapper):
+    """What a wrapper becomes that has to stay: a transport too, and whatever else the real one can do.
+
+    A class of its own, because ProtocolWrapper passes on every attribute that is not there: where that may be, CPython
+    finds those that are there so slowly that a header took a tenth longer.
+    """
 
 
 class ProxyProtocolWrapperFactory(WrappingFactory):
@@ -223,7 +246,8 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         ValueError: A keyword's value is out of range.
     """
 
-    protocol = ProxyProtocolWrapper
+    # a ProtocolWrapper only where it has to stay
+    protocol = ProxyProtocolWrapper  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -248,7 +272,7 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         self._latest = 0.0  # the deadline of the last of them
         self._timer: IDelayedCall | None = None
 
-    def buildProtocol(self, addr: IAddress | None) -> ProxyProtocolWrapper:
+    def buildProtocol(self, addr: IAddress | None) -> ProxyProtocolWrapper:  # type: ignore[override]
         """Give the protocol that reads the header; the application's own is built when it is complete.
 
         Args:
