@@ -1,212 +1,231 @@
 """The relay against HAProxy in TCP mode with one thread, both sending a version 2 header, on real sockets.
 
 Run ``python -m benchmarks.relay`` or ``python benchmarks/relay.py``; ``--help`` names the options. Linux only, and
-``haproxy`` must be installed.
+``haproxy`` must be installed. A run of under three minutes shows everything that is wanted of the relay: a line that
+falls short says so, and then the exit status is 1.
 
-**How.** The two proxies, the server behind them (``relay_backend.py``) and this process are a process each. The proxies
-take turns, sample by sample, in both orders; a ratio is the median of the ratios of neighbouring samples.
+**How.** The two proxies, the server behind them (``relay_backend.py``) and this process are a process each. For what
+grows in memory they are started anew: what one measurement leaves behind would be room for the next. Where speed is
+measured the proxies take turns, sample by sample, in both orders; a ratio is the median of the ratios of neighbouring
+samples, and in the other rows ours divided by HAProxy's.
 
 - *bulk*: one connection, so many MiB up; the time until the server has told, after a half-close, that it has them all.
   The server throws them away unread, so that the proxy is what is slow.
 - *connections*: so many connections, sixteen at a time, each with one byte and an answer. The rate is what a client
   sees; the processor time is what the proxy itself took for each.
+- *exact*: one connection, so many MiB that differ all over, so that none can stand for another. The server tells after
+  the half-close how much came, its SHA-256, and whom the header named.
 - *idle*: what the proxy's resident memory grows by for each of so many connections that do nothing.
-- *stalled*: what it grows by for one connection whose server reads nothing while the client sends all it can.
+- *stalled*: what it grows by for the worst of eight connections, made one by one, whose clients send all they can to a
+  server that reads nothing, and what all eight add to that later. What a first transfer takes once is taken before.
+- *few descriptors*: a relay that may open 64 files, and 640 clients that say one byte each and stay. What it takes of
+  the processor meanwhile, how many lines it has logged at the end, and how long it is from when the 640 begin to close
+  until another client has its answer.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
+import hashlib
+import math
 import platform
-import re
+import random
+import resource
 import select
-import shutil
 import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-__all__ = ["main"]
+# Run by its path, this file would else not find its neighbour.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.relay_proxies import DEADLINE, Proxy, connect, load, relay_short_of_files, started
+
+__all__ = ["Row", "main"]
+
 CHUNK = bytes(1 << 20)
-AT_ONCE = 16
-DEADLINE = 60.0  # seconds for whatever is waited for
-TICKS = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
+STALLED = 8  # connections: what one keeps is anything up to its buffer
+FILES, CLIENTS = 64, 640
+WANTED_THROUGHPUT = 1.0  # of HAProxy's
+WANTED_CONNECTIONS = 1 / 3  # of HAProxy's
+MOST_IDLE = 8 << 10  # bytes
+MOST_STALLED = 256 << 10  # bytes
+MOST_BUSY = 0.1  # of a processor, by a relay that has nothing to do
+MOST_LINES = 2  # one a minute, and the clients stay for less
+MOST_SECONDS = 2.0  # until it serves again
+LINE = "{:41} {:>12} {:>12} {:>6}  {:21} {}"
+
+_T = TypeVar("_T")
+Proxies = tuple[Proxy, Proxy]
 
 
-class Proxy:
-    """A proxy in a process of its own.
+class Row(NamedTuple):
+    """A line of the table.
 
-    Args:
-        name: What it is called in the table.
-        process: The process.
-        ports: Where it listens for each of the server's ports.
+    Attributes:
+        what: What was measured.
+        ours: What the relay makes of it.
+        theirs: What HAProxy makes of it, where it was asked.
+        ratio: Of the two.
+        wanted: What is wanted of the relay.
+        reached: Whether it is so; None where nothing is wanted.
     """
 
-    def __init__(self, name: str, process: subprocess.Popen[str], ports: list[int]) -> None:
-        self.name = name
-        self.process = process
-        self.bulk, self.answers, self.stalls = ports
+    what: str
+    ours: str
+    theirs: str = "-"
+    ratio: float | None = None
+    wanted: str = "-"
+    reached: bool | None = None
 
-    @property
-    def memory(self) -> int:
-        """Its resident memory, in bytes."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE
+    def __str__(self) -> str:
+        verdict = {True: "reached", False: "short", None: ""}[self.reached]
+        ratio = "-" if self.ratio is None else f"{self.ratio:.3f}"
+        return LINE.format(self.what, self.ours, self.theirs, ratio, self.wanted, verdict).rstrip()
 
-    @property
-    def processor_time(self) -> float:
-        """The processor time that it has taken, in seconds."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
 
-    def transfer(self, mebibytes: int) -> float:
-        """Give the seconds that a transfer takes."""
-        begin = time.perf_counter()
-        with connect(self.bulk) as sock:
+def transfer(proxy: Proxy, mebibytes: int) -> float:
+    """Give the seconds that a transfer takes."""
+    begin = time.perf_counter()
+    with connect(proxy.bulk) as sock:
+        for _ in range(mebibytes):
+            sock.sendall(CHUNK)
+        sock.shutdown(socket.SHUT_WR)
+        told = int(sock.recv(64))
+    assert mebibytes << 20 < told < (mebibytes << 20) + 200, f"{proxy.name}: {told} bytes came"
+    return time.perf_counter() - begin
+
+
+def serve(proxy: Proxy, count: int) -> tuple[float, float]:
+    """Give seconds, and seconds of the proxy's processor time, for each of so many connections."""
+    cpu, begin = proxy.processor_time, time.perf_counter()
+    load(proxy.answers, count)
+    return (time.perf_counter() - begin) / count, (proxy.processor_time - cpu) / count
+
+
+def send_noise(proxy: Proxy, mebibytes: int) -> str:
+    """Send what differs all over, and give what is wrong with what came; "exact" where nothing is."""
+    noise, digest, told = random.Random(mebibytes), hashlib.sha256(), b""
+    try:
+        with connect(proxy.digests) as sock:
+            me = str(sock.getsockname())
             for _ in range(mebibytes):
-                sock.sendall(CHUNK)
+                piece = noise.randbytes(1 << 20)
+                digest.update(piece)
+                sock.sendall(piece)
             sock.shutdown(socket.SHUT_WR)
-            told = int(sock.recv(64))
-        assert mebibytes << 20 < told < (mebibytes << 20) + 200, f"{self.name}: {told} bytes came"
-        return time.perf_counter() - begin
-
-    def serve(self, count: int) -> tuple[float, float]:
-        """Give seconds, and seconds of the proxy's processor time, for each of so many connections."""
-        cpu, begin = self.processor_time, time.perf_counter()
-        load(self.answers, count)
-        return (time.perf_counter() - begin) / count, (self.processor_time - cpu) / count
-
-    def idle(self, count: int) -> float:
-        """Give the bytes that each of so many idle connections takes."""
-        with contextlib.ExitStack() as stack:
-            before = self.memory
-            for _ in range(count):
-                stack.enter_context(connect(self.answers))
-            load(self.answers, 1)  # all those before it have been accepted
-            time.sleep(0.5)
-            return (self.memory - before) / count
-
-    def stall(self, seconds: float) -> int:
-        """Give the bytes that a connection takes whose server does not read."""
-        before = self.memory
-        with connect(self.stalls) as sock:
-            sock.settimeout(1.0)
-            with contextlib.suppress(TimeoutError):
-                while True:
-                    sock.sendall(CHUNK)
-            time.sleep(seconds)
-            return self.memory - before
+            while data := sock.recv(1024):
+                told += data
+    except OSError as error:
+        return str(error)
+    expected = str(mebibytes << 20), digest.hexdigest(), me
+    came = told.decode().split(maxsplit=2)
+    if not came:
+        return "no answer"
+    wrong = (name for name, a, b in zip(("length", "content", "client"), came, expected, strict=True) if a != b)
+    return next((f"wrong {name}" for name in wrong), "exact")
 
 
-def connect(port: int) -> socket.socket:
-    """Connect to a port of this machine."""
-    return socket.create_connection(("127.0.0.1", port), DEADLINE)
-
-
-def load(port: int, count: int) -> None:
-    """Make so many connections, some at a time, and wait for an answer on each."""
-    begun, poll = 0, select.epoll()
-    open_ones: dict[int, socket.socket] = {}
-    with contextlib.closing(poll):
-        while begun < count or open_ones:
-            while begun < count and len(open_ones) < AT_ONCE:
-                sock = connect(port)
-                sock.send(b"x")
-                open_ones[sock.fileno()] = sock
-                poll.register(sock, select.EPOLLIN)
-                begun += 1
-            ready = poll.poll(DEADLINE)
-            assert ready, "no answer came"
-            for number, _ in ready:
-                sock = open_ones.pop(number)
-                assert sock.recv(16) == b"y"
-                sock.close()
-
-
-def free_ports(count: int) -> list[int]:
-    """Find ports that nobody listens on at the moment."""
+def idle(proxy: Proxy, count: int) -> float:
+    """Give the bytes that each of so many idle connections takes."""
     with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in probes]
+        before = proxy.memory
+        for _ in range(count):
+            stack.enter_context(connect(proxy.answers))
+        load(proxy.answers, 1)  # all those before it have been accepted
+        time.sleep(0.5)
+        return (proxy.memory - before) / count
 
 
-def start_haproxy(directory: Path, backends: list[int]) -> Proxy:
-    """Start HAProxy in front of each of the server's ports."""
-    path = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/local/sbin:/usr/sbin:/sbin")
-    if path is None:
-        raise SystemExit("haproxy is not installed: the relay has nobody to be compared with.")
-    ports = free_ports(len(backends))
-    lines = [
-        "global\n  nbthread 1\n  maxconn 4000",
-        "defaults\n  mode tcp\n  timeout connect 10s\n  timeout client 300s\n  timeout server 300s",
-    ]
-    for port, backend in zip(ports, backends, strict=True):
-        lines.append(f"listen l{port}\n  bind 127.0.0.1:{port}\n  server s 127.0.0.1:{backend} send-proxy-v2")
-    configuration = directory / "haproxy.cfg"
-    configuration.write_text("\n".join(lines) + "\n")
-    return Proxy("HAProxy", subprocess.Popen([path, "-q", "-db", "-f", str(configuration)], text=True), ports)
-
-
-def start_relay(python: str, backends: list[int], more: list[str]) -> Proxy:
-    """Start our relay in front of each of the server's ports."""
-    ports = free_ports(len(backends))
-    command = [python, "-m", "proxyprotocol.server.main", "-q", *more]
-    for port, backend in zip(ports, backends, strict=True):
-        command += ["--service", f"127.0.0.1:{port}", f"127.0.0.1:{backend}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return Proxy("ours", subprocess.Popen(command, env=environment, text=True), ports)
-
-
-@contextlib.contextmanager
-def started(python: str, more: list[str]) -> Iterator[tuple[Proxy, Proxy]]:
-    """Start the server and both proxies, and end them afterwards."""
+def stall(proxies: Proxies, seconds: float) -> list[int]:
+    """Give the most bytes, of each proxy, that a connection takes whose server does not read."""
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        backend = subprocess.Popen(
-            [sys.executable, str(ROOT / "benchmarks" / "relay_backend.py")], stdout=subprocess.PIPE, text=True
-        )
-        stack.callback(end, backend)
-        assert backend.stdout is not None
-        backends = [int(port) for port in re.findall(r"\d+", backend.stdout.readline())]
-        proxies = start_haproxy(directory, backends), start_relay(python, backends, more)
-        for proxy in proxies:
-            stack.callback(end, proxy.process)
-        for proxy in proxies:
-            wait_for(proxy)
-        yield proxies
+        socks: list[socket.socket] = []
+        worst = [fill(proxy, stack, socks) for proxy in proxies]
+        full = [proxy.memory for proxy in proxies]
+        most, end = full, time.monotonic() + seconds
+        while time.monotonic() < end:
+            push(socks)
+            most = [max(so_far, proxy.memory) for so_far, proxy in zip(most, proxies, strict=True)]
+    return [one + later - at_once for one, later, at_once in zip(worst, most, full, strict=True)]
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    """End a process, and wait until it has."""
-    process.kill()
-    process.communicate()
+def fill(proxy: Proxy, stack: contextlib.ExitStack, socks: list[socket.socket]) -> int:
+    """Connect, one by one, to the server that does not read, and give the most bytes that one of them takes."""
+    transfer(proxy, 8)
+    most = 0
+    for _ in range(STALLED):
+        before = proxy.memory
+        sock = stack.enter_context(connect(proxy.stalls))
+        sock.setblocking(False)
+        socks.append(sock)
+        push([sock])
+        most = max(most, proxy.memory - before)
+    return most
 
 
-def wait_for(proxy: Proxy) -> None:
-    """Wait until a proxy answers."""
+def push(socks: list[socket.socket]) -> None:
+    """Send until nothing is taken any more."""
+    while writable := select.select([], socks, [], 0.2)[1]:
+        for sock in writable:
+            with contextlib.suppress(BlockingIOError):
+                sock.send(CHUNK)
+
+
+class Held(NamedTuple):
+    """What was seen while more clients were there than a relay has descriptors for.
+
+    Attributes:
+        served: How many of them were answered.
+        busy: The share of a processor that the relay took.
+        gone: When they began to close.
+    """
+
+    served: int
+    busy: float
+    gone: float
+
+
+def hold(relay: Proxy, log: Path, seconds: float) -> Held:
+    """Let more clients come than there are descriptors for, stay so long and go."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket()) for _ in range(CLIENTS)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", relay.answers))
+            with contextlib.suppress(BlockingIOError):  # where the system's queue is short
+                client.send(b"x")
+        wait_until_full(log)
+        before = relay.processor_time
+        time.sleep(seconds)
+        busy = (relay.processor_time - before) / seconds
+        return Held(sum(answered(client) for client in clients), busy, time.perf_counter())
+
+
+def wait_until_full(log: Path) -> None:
+    """Wait until the relay says that it takes no more, which it does once."""
     deadline = time.monotonic() + DEADLINE
-    while True:
-        try:
-            load(proxy.answers, 1)
-        except ConnectionRefusedError:
-            if time.monotonic() > deadline or proxy.process.poll() is not None:
-                raise SystemExit(f"{proxy.name} does not listen; its reason is above.") from None
-            time.sleep(0.05)
-        else:
-            return
+    while "No more connections" not in log.read_text():
+        assert time.monotonic() < deadline, "the relay did not say that it is full"
+        time.sleep(0.01)
 
 
-def take_turns(proxies: tuple[Proxy, Proxy], samples: int, measure: Callable[[Proxy], float]) -> list[list[float]]:
+def answered(client: socket.socket) -> bool:
+    """Tell whether a client that does not block has been answered."""
+    try:
+        return client.recv(16) == b"y"
+    except BlockingIOError:
+        return False
+
+
+def take_turns(proxies: Proxies, samples: int, measure: Callable[[Proxy], _T]) -> list[list[_T]]:
     """Let the proxies take turns, in both orders, and give the samples of each."""
-    taken: list[list[float]] = [[], []]
+    taken: list[list[_T]] = [[], []]
     for number in range(-1, samples):  # the first round warms up
         for which in (0, 1) if number % 2 else (1, 0):
             sample = measure(proxies[which])
@@ -215,54 +234,137 @@ def take_turns(proxies: tuple[Proxy, Proxy], samples: int, measure: Callable[[Pr
     return taken
 
 
-def ratio(taken: list[list[float]]) -> float:
+def faster(theirs: list[float], ours: list[float]) -> float:
     """Give HAProxy's time by ours: the median of neighbouring samples."""
-    ratios = [theirs / mine for theirs, mine in zip(*taken, strict=True)]
-    return float(statistics.median(ratios))
+    return float(statistics.median(a / b for a, b in zip(theirs, ours, strict=True)))
 
 
-def main(arguments: list[str] | None = None) -> None:
+def compare_speed(proxies: Proxies, options: argparse.Namespace) -> Iterator[Row]:
+    """Measure bulk and connections."""
+    theirs, ours = take_turns(proxies, options.samples, lambda proxy: transfer(proxy, options.mebibytes))
+    ratio = faster(theirs, ours)
+    mine, other = (f"{options.mebibytes / statistics.median(seconds):.0f} MiB/s" for seconds in (ours, theirs))
+    reached = ratio >= WANTED_THROUGHPUT
+    yield Row(f"bulk, {options.mebibytes} MiB", mine, other, ratio, "1.0 of HAProxy's", reached)
+
+    taken = take_turns(proxies, options.samples, lambda proxy: serve(proxy, options.connections))
+    (theirs, their_cpu), (ours, our_cpu) = ([list(column) for column in zip(*pairs, strict=True)] for pairs in taken)
+    ratio = faster(theirs, ours)
+    mine, other = (f"{1 / statistics.median(seconds):.0f} /s" for seconds in (ours, theirs))
+    yield Row("new connections", mine, other, ratio, "a third of HAProxy's", ratio >= WANTED_CONNECTIONS)
+    cpus = statistics.median(our_cpu), statistics.median(their_cpu)
+    mine, other = (f"{seconds * 1e6:.0f} us" for seconds in cpus)
+    yield Row("  processor time of each", mine, other, by(*cpus))
+
+
+def by(ours: float, theirs: float) -> float | None:
+    """Divide, where HAProxy took anything."""
+    return ours / theirs if theirs > 0 else None
+
+
+def compare_content(proxies: Proxies, mebibytes: int) -> Row:
+    """See whether what is sent is what arrives."""
+    theirs, ours = (send_noise(proxy, mebibytes) for proxy in proxies)
+    what = f"{mebibytes} MiB, answer after the half-close"
+    return Row(what, ours, theirs, wanted="exact", reached=ours == "exact")
+
+
+def compare_idle(proxies: Proxies, count: int) -> Row:
+    """Measure the memory of idle connections."""
+    theirs, ours = (idle(proxy, count) for proxy in proxies)
+    return memory_row(f"idle, each of {count}", ours, theirs, MOST_IDLE)
+
+
+def compare_stalled(proxies: Proxies, seconds: float) -> Row:
+    """Measure the memory of stalled connections."""
+    theirs, ours = stall(proxies, seconds)
+    return memory_row(f"stalled for {seconds:g} s, worst of {STALLED}", ours, theirs, MOST_STALLED)
+
+
+def memory_row(what: str, ours: float, theirs: float, most: int) -> Row:
+    """Write a row about memory, all in bytes."""
+    mine, other = (f"{value / 1024:.2f} KiB" for value in (ours, theirs))
+    return Row(what, mine, other, by(ours, theirs), f"under {most >> 10} KiB", ours < most)
+
+
+def measure_few_files(options: argparse.Namespace) -> Iterator[Row]:
+    """Measure a relay that is short of file descriptors."""
+    with relay_short_of_files(options.python, options.more, FILES) as (relay, log):
+        held = hold(relay, log, options.hold)
+        again = when_served(relay) - held.gone
+        lines = log.read_text().count("\n")
+    what = f"{FILES} descriptors, {CLIENTS} clients: served"
+    yield Row(what, f"{held.served}", wanted="at least 1", reached=held.served > 0)
+    what = f"  processor, for {options.hold:g} s"
+    yield Row(what, f"{held.busy:.1%}", wanted=f"under {MOST_BUSY:.0%}", reached=held.busy < MOST_BUSY)
+    yield Row("  lines in the log", f"{lines}", wanted=f"at most {MOST_LINES}", reached=lines <= MOST_LINES)
+    yield Row(
+        "  serves again after", f"{again:.3f} s", wanted=f"under {MOST_SECONDS:g} s", reached=again < MOST_SECONDS
+    )
+
+
+def when_served(relay: Proxy) -> float:
+    """Give when another client has its answer; never, where none comes."""
+    try:
+        load(relay.answers, 1)
+    except (OSError, AssertionError):
+        return math.inf
+    return time.perf_counter()
+
+
+def measure_all(options: argparse.Namespace) -> Iterator[Row]:
+    """Give the rows, one by one as they are measured."""
+    allow_files(2 * options.idle + 1000)
+    with started(options.python, options.more) as proxies:
+        yield from compare_speed(proxies, options)
+        yield compare_content(proxies, options.mebibytes)
+    with started(options.python, options.more) as proxies:
+        yield compare_idle(proxies, options.idle)
+    with started(options.python, options.more) as proxies:
+        yield compare_stalled(proxies, options.stall)
+    yield from measure_few_files(options)
+
+
+def allow_files(count: int) -> None:
+    """Take as many file descriptors as may be had, for this process and those it starts; so many are needed."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < count:
+        raise SystemExit(f"{count} file descriptors are needed, and only {most} allowed: raise the limit (ulimit -Hn).")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Print the table.
 
     Args:
         arguments: The command line, without the program's name.
+
+    Returns:
+        The exit status: 1 if the relay falls short anywhere.
     """
     parser = argparse.ArgumentParser(description="Compare the relay with HAProxy.")
-    parser.add_argument("--mebibytes", type=int, default=300, help="of a bulk sample (300)")
-    parser.add_argument("--connections", type=int, default=1000, help="of a sample (1000)")
-    parser.add_argument("--samples", type=int, default=15, help="of each (15)")
-    parser.add_argument("--idle", type=int, default=2000, help="idle connections (2000)")
-    parser.add_argument("--stall", type=float, default=60.0, help="seconds that a server does not read (60)")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter of the relay")
-    parser.add_argument("--quick", action="store_true", help="5 samples, a stall of 2 seconds")
-    parser.add_argument("more", nargs="*", help="options of the relay, behind --")
+    add = parser.add_argument
+    add("--mebibytes", type=int, default=300, help="of a bulk sample, and of the exact transfer (300)")
+    add("--connections", type=int, default=1000, help="of a sample (1000)")
+    add("--samples", type=int, default=15, help="of bulk and connections (15)")
+    add("--idle", type=int, default=2000, help="idle connections (2000)")
+    add("--stall", type=float, default=60.0, help="seconds that a server does not read (60)")
+    add("--hold", type=float, default=5.0, help="seconds that there are too many clients (5)")
+    add("--python", default=sys.executable, help="the interpreter of the relay")
+    add("--quick", action="store_true", help="5 samples, a stall of 2 seconds, too many clients for 1")
+    add("more", nargs="*", help="options of the relay, behind --")
     options = parser.parse_args(arguments)
-    samples, stall = (5, 2.0) if options.quick else (options.samples, options.stall)
+    if options.quick:
+        options.samples, options.stall, options.hold = 5, 2.0, 1.0
 
-    print(f"CPython {platform.python_version()}, {samples} samples, ratios to HAProxy", flush=True)
-    with started(options.python, options.more) as proxies:
-        for proxy in proxies:
-            print(f"  idle         {proxy.name:8} {proxy.idle(options.idle) / 1024:7.2f} KiB a connection", flush=True)
-        print(f"  stalled      {proxies[1].name:8} {proxies[1].stall(stall) / 1024:7.0f} KiB", flush=True)
-        bulk = take_turns(proxies, samples, lambda proxy: proxy.transfer(options.mebibytes))
-        for proxy, seconds in zip(proxies, bulk, strict=True):
-            print(f"  bulk         {proxy.name:8} {options.mebibytes / statistics.median(seconds):7.0f} MiB/s")
-        print(f"  bulk         ratio    {ratio(bulk):7.2f}", flush=True)
-        walls: dict[Proxy, list[float]] = {proxy: [] for proxy in proxies}
-        cpus: dict[Proxy, list[float]] = {proxy: [] for proxy in proxies}
-
-        def connections(proxy: Proxy) -> float:
-            wall, cpu = proxy.serve(options.connections)
-            walls[proxy].append(wall)
-            cpus[proxy].append(cpu)
-            return wall
-
-        taken = take_turns(proxies, samples, connections)
-        for proxy in proxies:
-            rate, cpu = 1 / statistics.median(walls[proxy]), statistics.median(cpus[proxy])
-            print(f"  connections  {proxy.name:8} {rate:7.0f} a second, {cpu * 1e6:.0f} us of processor time each")
-        print(f"  connections  ratio    {ratio(taken):7.2f}")
+    print(f"CPython {platform.python_version()}, {options.samples} samples of each speed\n")
+    print(LINE.format("", "ours", "HAProxy", "ratio", "wanted", "").rstrip(), flush=True)
+    short = False
+    for row in measure_all(options):
+        print(row, flush=True)
+        short = short or row.reached is False
+    return int(short)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

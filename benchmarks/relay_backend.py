@@ -1,23 +1,35 @@
 """The server behind the proxies of ``relay.py``, a process of its own. Not for running by hand.
 
-It prints three ports. On the first it throws away what comes, and at the end tells how much that was; on the second it
-answers the first byte behind the header; on the third it reads nothing. It is ended by a signal.
+It prints four ports. On the first it throws away what comes, and at the end tells how much that was; on the second it
+answers the first byte behind the header; on the third it reads nothing; on the fourth it tells, at the end, the length
+and the digest of what came behind the header, and whom the header named. It is ended by a signal.
 """
 
 from __future__ import annotations
 
+import hashlib
 import select
 import socket
 from collections.abc import Callable
+from typing import Protocol
+
+from proxyprotocol import HeaderParser
 
 __all__ = ["serve"]
 
-_THROWN_AWAY = bytearray(1 << 20)
+_BUFFER = bytearray(1 << 20)
 _FIXED = 16  # bytes of a version 2 header in front of its length's worth
 
 
+class Connection(Protocol):
+    """A connection that is read."""
+
+    def readable(self, sock: socket.socket) -> bool:
+        """Take what is there; true at the end."""
+
+
 def has_payload(data: bytes) -> bool:
-    """Tell whether there is anything behind the header."""
+    """Tell whether there is anything behind the header, at less cost than the parser: the proxies are measured."""
     return len(data) >= _FIXED and len(data) > _FIXED + int.from_bytes(data[14:16], "big")
 
 
@@ -30,7 +42,7 @@ class Bulk:
     def readable(self, sock: socket.socket) -> bool:
         """Take what is there; true at the end."""
         # what is to be thrown away is not copied
-        size = sock.recv_into(_THROWN_AWAY, len(_THROWN_AWAY), socket.MSG_TRUNC)
+        size = sock.recv_into(_BUFFER, len(_BUFFER), socket.MSG_TRUNC)
         self.count += size
         if not size:
             sock.send(b"%d" % self.count)
@@ -53,16 +65,46 @@ class Answer:
         return not data
 
 
+class Digest:
+    """Reads all that comes, and tells at the end what it was."""
+
+    def __init__(self) -> None:
+        self.parser = HeaderParser()
+        self.client: str | None = None
+        self.count = 0
+        self.digest = hashlib.sha256()
+
+    def readable(self, sock: socket.socket) -> bool:
+        """Take what is there; true at the end."""
+        size = sock.recv_into(_BUFFER)
+        if not size:
+            sock.sendall(f"{self.count} {self.digest.hexdigest()} {self.client}".encode())
+            return True
+        if self.client is not None:
+            self.take(memoryview(_BUFFER)[:size])
+        else:
+            result = self.parser.feed(bytes(_BUFFER[:size]))
+            if result is not None:
+                self.client = str(result.peername)
+                self.take(self.parser.trailing)
+        return False
+
+    def take(self, data: bytes | memoryview) -> None:
+        """Take what came behind the header."""
+        self.count += len(data)
+        self.digest.update(data)
+
+
 def serve() -> None:
     """Serve until a signal comes."""
-    kinds: list[Callable[[], Bulk | Answer] | None] = [Bulk, Answer, None]
+    kinds: list[Callable[[], Connection] | None] = [Bulk, Answer, None, Digest]
     listeners = [socket.create_server(("127.0.0.1", 0), backlog=4096) for _ in kinds]
     print(*(listener.getsockname()[1] for listener in listeners), flush=True)
     poll = select.epoll()
     accepting = {listener.fileno(): (listener, kind) for listener, kind in zip(listeners, kinds, strict=True)}
     for listener in listeners:
         poll.register(listener, select.EPOLLIN)
-    open_ones: dict[int, tuple[socket.socket, Bulk | Answer]] = {}
+    open_ones: dict[int, tuple[socket.socket, Connection]] = {}
     stalled = []
     while True:
         for number, _ in poll.poll():
