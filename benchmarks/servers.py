@@ -12,11 +12,15 @@ all. They take turns, sample by sample, in both orders; a ratio is the median of
   time that the server took for each. "adds" is that time less the bare server's.
 - *half-sent headers*: what the server's memory grows by for each of 800 connections that stop in their header, against
   as many idle connections of the bare server; and how long one whole connection takes meanwhile.
+- *import*: the processor time that ``import proxyprotocol.asyncio`` adds to ``import asyncio, ssl``, with compiled
+  files: the least of 20 processes, less the least of 20 without it, in turn.
+- *closing*: how long ``close()`` and ``wait_closed()`` take among 100 peers that say nothing: the least of three.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import os
 import platform
@@ -24,6 +28,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +38,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.codecs import peer_interpreter
+from proxyprotocol.asyncio import start_server
 
 __all__ = ["main"]
 
@@ -209,6 +215,43 @@ def median_of_one(server: Server) -> float:
     return statistics.median(server.one(V2) for _ in range(200))
 
 
+def compare_import() -> None:
+    """Print what importing our package for asyncio adds to what every such server with TLS imports."""
+    with tempfile.TemporaryDirectory() as compiled:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": compiled}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+
+        def measure(modules: str) -> float:
+            program = f"import time; begin = time.process_time(); import {modules}; print(time.process_time() - begin)"
+            return float(subprocess.check_output([sys.executable, "-c", program], env=environment, text=True))
+
+        base, ours = "asyncio, ssl", "asyncio, ssl, proxyprotocol.asyncio"
+        measure(ours)  # which compiles
+        alone, mine = zip(*((measure(base), measure(ours)) for _ in range(20)), strict=True)
+    added = min(mine) - min(alone)
+    print(f"  import proxyprotocol.asyncio adds {added * 1e3:.1f} ms to import asyncio, ssl", flush=True)
+
+
+async def close_among(count: int) -> float:
+    """Give the seconds that a server takes to close among so many peers that say nothing."""
+    server = await start_server(lambda reader, writer: None, "127.0.0.1", 0, timeout=DEADLINE, backlog=count)
+    address = server.sockets[0].getsockname()
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(socket.create_connection(address, timeout=DEADLINE))
+        await asyncio.sleep(0.1)  # all of them are accepted, and wait for their headers
+        begin = time.perf_counter()
+        server.close()
+        await asyncio.wait_for(server.wait_closed(), DEADLINE)
+        return time.perf_counter() - begin
+
+
+def measure_closing(count: int) -> None:
+    """Print how long a server takes to close among silent peers."""
+    taken = min(asyncio.run(close_among(count)) for _ in range(3))
+    print(f"  closing among {count} silent peers takes {taken * 1e3:.1f} ms", flush=True)
+
+
 @contextlib.contextmanager
 def start(group: Group, peer_python: str) -> Iterator[list[Server]]:
     """Start the servers of a group, and end them afterwards."""
@@ -241,6 +284,8 @@ def main(arguments: list[str] | None = None) -> None:
     samples = 5 if options.quick else options.samples
 
     print(f"CPython {platform.python_version()}, {samples} samples")
+    compare_import()
+    measure_closing(100)
     with peer_interpreter(options.peer_python) as peer_python:
         for group in GROUPS:
             print(group.name)

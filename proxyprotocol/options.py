@@ -18,7 +18,7 @@ from .receiver import Receiver
 from .result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
 from .version import ProxyProtocolVersion
 
-__all__ = ["OPTIONS", "SENDER_OPTIONS", "choose", "parse_receiver", "parse_sender"]
+__all__ = ["OPTIONS", "SENDER_OPTIONS", "choose", "describe_risk", "parse_receiver", "parse_sender"]
 
 _T = TypeVar("_T")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
@@ -66,6 +66,27 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
     if "max_header" in options:
         keywords["max_header"] = _number(options, "max_header", int, spell)
     return Receiver(**keywords)
+
+
+def describe_risk(options: Mapping[str, str], spell: Callable[[str], str] = str) -> str | None:
+    """Say what is dangerous about options of which none is wrong.
+
+    That is an optional header from anybody: clients that connect directly are served, and may bring one of their own.
+    It is no error, because a firewall may see to it that nobody else connects.
+
+    Args:
+        options: As :func:`parse_receiver` takes them.
+        spell: Likewise.
+
+    Returns:
+        What the log is to say; None where there is nothing to say.
+    """
+    if "trusted" in options or options.get("policy", "").lower() != HeaderPolicy.OPTIONAL.value:
+        return None
+    return (
+        f"{spell('policy')} is optional without {spell('trusted')}: whoever connects may send a header, and claim any "
+        f"address by it. Name the proxies in {spell('trusted')}."
+    )
 
 
 def _policy(options: Mapping[str, str], spell: Callable[[str], str]) -> HeaderPolicy | PolicyCallable:

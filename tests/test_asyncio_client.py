@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
+from asyncio import BaseProtocol
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -276,6 +279,97 @@ def test_connecting_can_be_given_up_in_the_handshake(run: Run, certificates: Cer
                 with contextlib.suppress(ConnectionError):
                     while await loop.sock_recv(sock, 2**16):
                         pass
+
+    run(story)
+
+
+def alive() -> list[str]:
+    """The protocols of connections that are still there, the client's and the server's."""
+    gc.collect()
+    ours = ("proxyprotocol.asyncio.client", "proxyprotocol.asyncio.factory", "proxyprotocol.asyncio._tls")
+    return [type(o).__name__ for o in gc.get_objects() if type(o).__module__ in ours and isinstance(o, BaseProtocol)]
+
+
+def test_connecting_can_be_given_up_at_every_turn_of_the_loop(run: Run, security: Security) -> None:
+    """Nothing is left of it, and the server is told at once: where TLS had begun it once waited for its handshake."""
+    apps, patience = Apps(), 1.0
+
+    async def give_up(address: Any, after: int) -> bool:
+        connecting = asyncio.create_task(create_connection(App, *address, **client_keywords(security)))
+        for _ in range(after):
+            await asyncio.sleep(0)
+        connecting.cancel()
+        try:
+            transport, _ = await connecting
+        except asyncio.CancelledError:
+            return False
+        transport.abort()
+        return True
+
+    async def story() -> None:
+        async with listening(apps, **security.server) as server:
+            address = server.sockets[0].getsockname()
+            after = 0
+            while not await give_up(address, after):
+                after += 1
+            assert after > 3
+            await asyncio.wait_for(until(lambda: all(app.lost for app in apps.made)), patience)
+            while apps.made:
+                apps.made.pop().transport.abort()  # which it holds; CPython 3.10 does not know that it is closed
+            await asyncio.wait_for(until(lambda: not alive()), patience)
+
+    run(story)
+
+
+def test_a_server_that_speaks_before_tls_is_no_server_of_tls(run: Run, certificates: Certificates) -> None:
+    """What it says is not lost, be it read before TLS begins or after."""
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            sock = socket.socket()
+            sock.setblocking(False)
+            await loop.sock_connect(sock, listener.getsockname())
+            peer, _ = await loop.sock_accept(listener)
+            with peer:
+                peer.sendall(b"220 a greeting\r\n")  # it is there before the client has begun to read
+                with pytest.raises(OSError, match="SSL"):
+                    await create_connection(App, sock=sock, **client_keywords(Security(certificates)))
+
+    run(story)
+
+
+def test_a_connection_that_is_lost_before_tls_begins(run: Run, certificates: Certificates) -> None:
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            sock = socket.socket()
+            sock.setblocking(False)
+            await loop.sock_connect(sock, listener.getsockname())
+            listener.accept()[0].close()
+            with pytest.raises(ConnectionError):
+                await create_connection(App, sock=sock, **client_keywords(Security(certificates)))
+
+    run(story)
+
+
+def test_a_connection_that_is_ended_here_in_the_handshake(run: Run, certificates: Certificates) -> None:
+    """Without an error of its own, as asyncio tells it of a transport that was aborted."""
+    transports: list[asyncio.Transport] = []
+
+    def result(transport: asyncio.Transport) -> None:
+        transports.append(transport)
+
+    async def story() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            keywords = {"result": result, **client_keywords(Security(certificates))}
+            connecting = asyncio.create_task(create_connection(App, *silent.getsockname(), **keywords))
+            await until(lambda: transports and isinstance(transports[0].get_protocol(), SSLProtocol))
+            transports[0].abort()
+            with pytest.raises(ConnectionAbortedError, match="lost in its TLS handshake"):
+                await connecting
 
     run(story)
 

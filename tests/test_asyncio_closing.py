@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -47,13 +48,22 @@ STAGES = {"silent": b"", "in the header": HEADER[:20], "in the handshake": HEADE
 def test_a_server_waits_for_none_of_a_hundred_peers_that_have_not_begun(
     run: Run, certificates: Certificates, log: Log, data: bytes
 ) -> None:
-    async def story() -> None:
+    async def close_one() -> float:
         server = await Apps().listen(**FOR_EVER, **Security(certificates).server)
         async with silent_peers(server, 100, data) as peers:
+            begin = time.perf_counter()
             server.close()
             await asyncio.wait_for(server.wait_closed(), AT_ONCE)
+            taken = time.perf_counter() - begin
             for peer in peers:
                 assert await asyncio.wait_for(peer.hear_all(), AT_ONCE) == b""
+        return taken
+
+    async def story() -> None:
+        tries = 3  # the machine may be busy with something else
+        while await close_one() >= 0.1:
+            tries -= 1
+            assert tries
         assert log.lines == []
 
     run(story)
@@ -101,6 +111,22 @@ def test_who_is_accepted_as_the_server_closes_is_dropped(run: Run) -> None:
     run(story)
 
 
+def test_who_closes_the_server_as_it_begins_late_is_the_last_to_begin(run: Run) -> None:
+    """Several are late in one turn, and the first of them closes the server."""
+
+    async def story() -> None:
+        apps = Apps(begin=lambda app: server.close())
+        server: Any = await apps.listen(policy=HeaderPolicy.OPTIONAL, timeout=0.3)
+        async with silent_peers(server, 3) as peers:
+            time.sleep(0.35)  # so that the loop finds all of them late at once
+            for peer in peers[1:]:
+                assert await asyncio.wait_for(peer.hear_all(), AT_ONCE) == b""
+            apps.app.transport.abort()
+        await asyncio.wait_for(server.wait_closed(), AT_ONCE)
+
+    run(story)
+
+
 def test_closing_leaves_those_alone_that_have_begun(run: Run, security: Security) -> None:
     apps = Apps()
 
@@ -116,6 +142,7 @@ def test_closing_leaves_those_alone_that_have_begun(run: Run, security: Security
             assert await peer.hear(b"\n") == b"answer to first\nsecond\n"
         await asyncio.wait_for(server.wait_closed(), AT_ONCE)
         await until(lambda: apps.app.lost)
+        apps.app.transport.abort()  # CPython 3.10 does not know that TLS has ended with its connection
 
     run(story)
 

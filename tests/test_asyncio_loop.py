@@ -218,6 +218,17 @@ def test_unix_listeners_are_named_unix(
     run(story)
 
 
+@every_loop
+@pytest.mark.parametrize(("trusted", "lines"), [({}, 1), ({"TRUSTED": "10.0.0.0/8"}, 0)], ids=["anybody", "some"])
+def test_an_optional_header_from_anybody_is_warned_of_once(
+    environment: Any, log: Log, new_loop: Any, trusted: dict[str, str], lines: int
+) -> None:
+    environment(POLICY="optional", **trusted)
+    new_loop().close()
+    warnings = [("WARNING", line) for level, line in log.lines if "is optional without PROXYPROTOCOL_TRUSTED" in line]
+    assert (log.lines, len(warnings)) == (warnings, lines)
+
+
 WRONG = {
     "VERSION": ("v3", "PROXYPROTOCOL_VERSION takes detect, v1 or v2, not 'v3'"),
     "TRUSTED": ("10.0.0.1/8", "PROXYPROTOCOL_TRUSTED takes networks, addresses and unix, with commas between them: "),

@@ -314,6 +314,31 @@ def test_a_unix_client_over_tcp(run: Run) -> None:
     run(story)
 
 
+def test_options_of_tcp_are_for_sockets_of_tcp(run: Run, tmp_path: Path) -> None:
+    """Servers set them for a client on TCP, and a proxy on a UNIX socket has none."""
+    apps, path = Apps(), str(tmp_path / "app.sock")
+    nodelay, keepalive = (socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+    def set_and_get(app: Any) -> list[int]:
+        sock = app.transport.get_extra_info("socket")
+        for option in (nodelay, keepalive):
+            sock.setsockopt(*option, 1)
+        known = [keepalive] if sock.fileno() and isinstance(app.facts.proxy_peername, str) else [nodelay, keepalive]
+        return [sock.getsockopt(*option) for option in known]
+
+    async def story() -> None:
+        unix = await create_unix_server(apps, path)
+        async with listening(apps) as tcp, unix, connected(path) as first, connected(tcp) as second:
+            await first.send(HEADER)
+            await second.send(HEADER)
+            await until(lambda: len(apps.made) == 2 and all(app.transport for app in apps.made))
+            assert sorted(map(set_and_get, apps.made)) == [[1], [1, 1]]
+            for app in apps.made:
+                app.transport.abort()
+
+    run(story)
+
+
 def test_streams_on_a_unix_listener(run: Run, tmp_path: Path) -> None:
     apps, path = StreamApps(), str(tmp_path / "app.sock")
 
@@ -409,6 +434,14 @@ def test_wrong_keywords_are_refused(run: Run, keywords: Any, kind: type[Exceptio
 def test_times_of_tls_are_above_0(certificates: Certificates) -> None:
     with pytest.raises(ValueError, match="ssl_handshake_timeout is a number of seconds above 0, not 0"):
         wrap_protocol_factory(App, ssl=server_context(certificates), ssl_handshake_timeout=0)
+
+
+def test_a_time_for_the_end_of_tls_needs_a_python_that_knows_it(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 10, 0))
+    with pytest.raises(TypeError, match=r"ssl_shutdown_timeout needs Python 3\.11"):
+        wrap_protocol_factory(App, ssl=server_context(certificates), ssl_shutdown_timeout=3)
 
 
 def test_a_header_is_read_once() -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import inspect
 import os
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,8 @@ from tests._loops import (
     Record,
     Run,
     Security,
-    StreamApps,
     connected,
     listening,
-    server_context,
     turns,
     until,
 )
@@ -281,6 +278,11 @@ def test_a_transport_is_told_apart_by_what_it_says(run: Run) -> None:
     run(story)
 
 
+def test_the_class_can_be_asked_what_it_has() -> None:
+    """As documentation tools ask it."""
+    assert {"write", "close", "get_extra_info"} <= {name for name, _ in inspect.getmembers(ProxyProtocolTransport)}
+
+
 def test_what_a_transport_says_of_no_header(run: Run) -> None:
     apps = Apps()
 
@@ -377,96 +379,3 @@ def test_a_file_arrives_whole(certificates: Certificates, security: Security, th
             await peer.hear(b"more\n")
 
     Run(asyncio.SelectorEventLoop)(story)
-
-
-@both_kinds
-def test_tls_may_begin_later(run: Run, certificates: Certificates, kind: type[Record]) -> None:
-    """asyncio's loop takes our transport as it is; of uvloop's that is true of streams and of our own loop."""
-    if run.on_uvloop:
-        run.new_loop = uvloop_of_ours
-    apps = Apps(kind, read=lambda app: None)
-
-    async def story() -> None:
-        async with listening(apps) as server, connected(server, context=certificates.client_context()) as peer:
-            await peer.send(HEADER + b"STARTTLS\n")
-            await until(lambda: apps.made and apps.app.received)
-            app = apps.app
-            app.read, app.received = Record().read, b""
-            starting = asyncio.create_task(
-                asyncio.get_running_loop().start_tls(app.transport, app, server_context(certificates), server_side=True)
-            )
-            await turns()
-            await peer.shake_hands()
-            app.transport = await starting
-            await peer.say(b"data\n")
-            assert await peer.hear(b"\n") == b"answer to data\n"
-            for name, fact in (("peername", CLIENT), ("proxy_peername", peer.sock.getsockname())):
-                assert app.transport.get_extra_info(name) == fact
-            assert app.transport.get_extra_info("cipher")
-            peer.sock.close()
-            await until(lambda: app.lost)
-
-    run(story)
-
-
-def uvloop_of_ours() -> asyncio.AbstractEventLoop:
-    from proxyprotocol.asyncio import new_uvloop_event_loop
-
-    return new_uvloop_event_loop()
-
-
-def test_tls_may_begin_with_bytes_that_waited(run: Run, certificates: Certificates) -> None:
-    """A ClientHello in the header's own segment, for an application that begins TLS by itself."""
-    if run.on_uvloop:
-        run.new_loop = uvloop_of_ours
-    apps = Apps(begin=pause)
-
-    async def story() -> None:
-        async with (
-            listening(apps) as server,
-            connected(server, context=certificates.client_context()) as peer,
-        ):
-            shaking = asyncio.create_task(peer.shake_hands(HEADER))
-            await until(lambda: apps.made and apps.app.transport)
-            app = apps.app
-            loop, context = asyncio.get_running_loop(), server_context(certificates)
-            app.transport = await loop.start_tls(app.transport, app, context, server_side=True)
-            await shaking
-            await peer.say(b"data\n")
-            assert await peer.hear(b"\n") == b"answer to data\n"
-
-    run(story)
-
-
-if sys.version_info >= (3, 11):  # before it there is no StreamWriter.start_tls
-
-    def test_streams_may_begin_tls_later(run: Run, certificates: Certificates) -> None:
-        answers: list[Any] = []
-
-        class Upgrading(StreamApps):
-            async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                answers.append(await reader.readline())
-                await writer.start_tls(server_context(certificates))
-                answers.append(await reader.readline())
-                answers.append(writer.get_extra_info("peername"))
-                writer.write(b"answer\n")
-                await writer.drain()
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-
-        async def story() -> None:
-            async with (
-                listening(Upgrading()) as server,
-                connected(server, context=certificates.client_context()) as peer,
-            ):
-                await peer.send(HEADER + b"STARTTLS\n")
-                await until(lambda: answers)
-                await peer.shake_hands()
-                await peer.say(b"data\n")
-                assert await peer.hear(b"\n") == b"answer\n"
-                assert answers == [b"STARTTLS\n", b"data\n", CLIENT]
-                peer.sock.close()
-                await turns(5)
-
-        run(story)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
+from proxyprotocol.asyncio._tls import TLS
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
 
 __all__: list[str] = []
@@ -29,26 +31,52 @@ class _LoopOfStreams:
         return getattr(self._loop, name)
 
     async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
-        return await start_tls(self._loop, self._loop.start_tls, transport, *args, **keywords)
+        return await start_tls(self._loop.start_tls, transport, *args, **keywords)
 
 
-async def start_tls(loop: Any, own: Callable[..., Any], transport: Any, *args: Any, **keywords: Any) -> Any:
+async def start_tls(own: Callable[..., Any], transport: Any, *args: Any, **keywords: Any) -> Any:
     """Begin TLS on a connection that has begun without, on a loop of any kind.
 
     Args:
-        loop: The loop.
-        own: Its own method, for transports that are not ours.
+        own: The loop's own method, for transports that are not ours.
         transport: The transport.
         args: What the loop's method takes.
         keywords: Likewise.
 
     Returns:
         The transport of TLS, which tells the addresses that the one below it tells.
+
+    Raises:
+        TypeError: There is no context, or an argument is none of the method's.
+        ValueError: A time is not above 0, or the context and the server's name do not go together.
+        OSError: There is no TLS. The connection is aborted then, and when this is cancelled.
     """
     if not isinstance(transport, ProxyProtocolTransport):
         return await own(transport, *args, **keywords)
-    # uvloop's takes uvloop's transports alone; asyncio's takes ours, which passes its questions on, and on any loop
-    return await asyncio.BaseEventLoop.start_tls(loop, transport, *args, **keywords)
+    # uvloop's takes uvloop's transports alone
+    return await _upgrade(transport, *args, **keywords)
+
+
+async def _upgrade(
+    transport: ProxyProtocolTransport,
+    protocol: asyncio.BaseProtocol,
+    sslcontext: ssl.SSLContext,
+    *,
+    server_side: bool = False,
+    server_hostname: str | None = None,
+    ssl_handshake_timeout: float | None = None,
+    ssl_shutdown_timeout: float | None = None,
+) -> asyncio.Transport:
+    tls = TLS(sslcontext, ssl_handshake_timeout, ssl_shutdown_timeout, server_hostname)
+
+    def begin(upper: asyncio.Transport) -> None:
+        upper.set_protocol(protocol)
+
+    def lost(error: Any) -> None:
+        # TLS tells the end only to whom it has told the beginning, and this protocol has begun without it
+        asyncio.get_running_loop().call_soon(protocol.connection_lost, error)
+
+    return await tls.shake_hands(transport, begin, lost=lost, server_side=server_side)
 
 
 def stream_factory(client_connected_cb: Callable[..., Any], limit: int) -> Callable[[], asyncio.BaseProtocol]:

@@ -40,7 +40,7 @@ class TLS:
         server_hostname: str | None = None,
     ) -> None:
         if not isinstance(context, ssl.SSLContext):
-            raise TypeError(f"ssl is an ssl.SSLContext, not {context!r}")
+            raise TypeError(f"TLS takes an ssl.SSLContext, not {context!r}")
         times = {"ssl_handshake_timeout": handshake_timeout, "ssl_shutdown_timeout": shutdown_timeout}
         for name, seconds in times.items():
             if seconds is not None and seconds <= 0:
@@ -56,7 +56,7 @@ class TLS:
         transport: asyncio.Transport,
         protocol: asyncio.Protocol,
         *,
-        lost: Callable[[BaseException | None], object] | None = None,
+        lost: Callable[[BaseException | None], object],
         data: bytes = b"",
         server_side: bool = True,
         waiter: Any = None,
@@ -69,7 +69,8 @@ class TLS:
             lost: Called when the connection is lost, before that or after, with the reason.
             data: The peer's first bytes, where they have been read already.
             server_side: Whether it is the peer who speaks first.
-            waiter: A future that gets the outcome of the handshake.
+            waiter: A future that is done when the handshake has ended; with an exception where it has failed, unless
+                the connection was ended here.
         """
         loop = asyncio.get_running_loop()
         hostname = self._server_hostname
@@ -79,11 +80,81 @@ class TLS:
         tls.connection_made(transport)
         deliver(transport, data)
 
+    async def shake_hands(
+        self,
+        transport: asyncio.Transport,
+        begin: Callable[[asyncio.Transport], object],
+        *,
+        lost: Callable[[BaseException | None], object] | None = None,
+        data: bytes = b"",
+        server_side: bool,
+    ) -> asyncio.Transport:
+        """Begin a handshake, and wait for its end. If this raises, the connection is aborted.
+
+        Args:
+            transport: The connection's transport, paused or not.
+            begin: Called with the transport of TLS when the handshake is done, and before what follows it is read. It
+                must not raise.
+            lost: Called with the reason when the connection is lost before that.
+            data: The peer's first bytes, where they have been read already.
+            server_side: Whether it is the peer who speaks first.
+
+        Returns:
+            The transport of TLS.
+
+        Raises:
+            OSError: There is no TLS: the connection was lost, the peer is not whom it should be, or time has run out.
+            ValueError: The context and the server's name do not go together.
+        """
+        if transport.is_closing():
+            raise ConnectionAbortedError("The connection was lost before its TLS handshake")
+        waiter = asyncio.get_running_loop().create_future()
+        handshake = _Handshake(begin, lost)
+        try:
+            # nothing is read before TLS has begun: there is no turn of the loop in between
+            transport.resume_reading()
+            self.begin(transport, handshake, lost=handshake.lost, data=data, server_side=server_side, waiter=waiter)
+            await waiter
+            if handshake.transport is None:
+                raise ConnectionAbortedError("The connection was lost in its TLS handshake")
+        except BaseException:
+            # the upper one knows the lower one, but CPython 3.10 does not tell it if that is aborted
+            (handshake.transport or transport).abort()
+            raise
+        return handshake.transport
+
+
+class _Handshake(asyncio.Protocol):
+    """Stands above TLS until the handshake is done.
+
+    Args:
+        begin: Called then, with the transport of TLS.
+        lost: Called if the connection is lost before, with the reason.
+    """
+
+    transport: asyncio.Transport | None = None
+
+    def __init__(
+        self,
+        begin: Callable[[asyncio.Transport], object],
+        lost: Callable[[BaseException | None], object] | None,
+    ) -> None:
+        self._begin, self._lost = begin, lost
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self._begin(transport)
+        del self._begin, self._lost  # this is kept as long as the connection, and they are needed no more
+
+    def lost(self, error: BaseException | None) -> None:
+        if self.transport is None and self._lost is not None:
+            self._lost(error)
+
 
 class _Protocol(SSLProtocol):
-    lost: Callable[[BaseException | None], object] | None
+    lost: Callable[[BaseException | None], object]
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self.lost is not None:
-            self.lost(exc)
+        self.lost(exc)
+        del self.lost  # whoever it tells may hold this
         super().connection_lost(exc)

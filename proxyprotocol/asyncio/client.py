@@ -57,23 +57,18 @@ async def create_connection(
         Exception: What *result* or the application raises as it begins. The connection is aborted then.
     """
     sender = Sender(result, pp=pp)
-    tls = waiter = None
+    tls = None
     if ssl:
         if server_hostname is None and not host:
             raise ValueError("server_hostname must be given for ssl without a host")
         context = _ssl.create_default_context() if ssl is True else ssl
         hostname = host if server_hostname is None else server_hostname
         tls = TLS(context, ssl_handshake_timeout, ssl_shutdown_timeout, hostname)
-        waiter = asyncio.get_running_loop().create_future()
     elif any(given is not None for given in (server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)):
         raise ValueError("server_hostname, ssl_handshake_timeout and ssl_shutdown_timeout mean nothing without ssl")
-    opening = _Opening(protocol_factory, sender, tls, waiter)
-    transport, _ = await asyncio.get_running_loop().create_connection(lambda: opening, host, port, **keywords)
-    try:
-        return await opening.opened()
-    except BaseException:
-        transport.abort()
-        raise
+    opening = _Opening(protocol_factory, sender, tls)
+    await asyncio.get_running_loop().create_connection(lambda: opening, host, port, **keywords)
+    return await opening.opened()
 
 
 async def open_connection(
@@ -104,60 +99,67 @@ class _Opening(asyncio.Protocol):
         protocol_factory: Makes the application's protocol.
         sender: What is sent.
         tls: How TLS is done behind the header, if it is.
-        waiter: Gets the outcome of its handshake.
     """
 
+    _transport: asyncio.Transport
+    _protocol: Any
     _error: Exception | None = None
-    _opened: tuple[asyncio.Transport, Any] | None = None
+    _early = b""
 
-    def __init__(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        sender: Sender,
-        tls: TLS | None,
-        waiter: asyncio.Future[None] | None,
-    ) -> None:
+    def __init__(self, protocol_factory: Callable[[], asyncio.BaseProtocol], sender: Sender, tls: TLS | None) -> None:
         self._protocol_factory = protocol_factory
         self._sender = sender
         self._tls = tls
-        self._waiter = waiter
-        self._sent = False
 
     def connection_made(self, transport: Any) -> None:
-        """Send the header and begin TLS; when that is done, or where there is none, begin the application."""
-        try:
-            if self._sent:  # TLS calls, and this is its transport
-                self._begin(transport)
-                return
-            self._sent = True
-            local, peer = extra_info(transport, "sockname"), extra_info(transport, "peername")
-            transport.write(self._sender.header(transport, local, peer))
-            if self._tls is None:
-                self._begin(transport)
-            else:
-                self._tls.begin(transport, self, server_side=False, waiter=self._waiter)
-        except Exception as error:
-            # for whoever waits for the connection, and then aborts it: raised here it would be the loop's to log
-            self._error = error
+        """Send the header and, where there is no TLS, begin the application.
+
+        TLS begins when the loop's call has returned: uvloop does not tell a protocol of the end of its connection if
+        that call is cancelled, and TLS would be left behind, waiting for its handshake.
+        """
+        self._transport = transport
+        self._try(self._send)
+        if self._tls is None and self._error is None:
+            self._begin(transport)
+
+    def data_received(self, data: bytes) -> None:
+        # from a server that speaks at once, before TLS has begun; more of it waits in the socket
+        self._early += data
+        self._transport.pause_reading()
+
+    def _send(self) -> None:
+        transport = self._transport
+        local, peer = extra_info(transport, "sockname"), extra_info(transport, "peername")
+        transport.write(self._sender.header(transport, local, peer))
 
     def _begin(self, transport: asyncio.Transport) -> None:
+        self._transport = transport  # that of TLS, if there is any
+        self._try(self._begin_application)
+
+    def _begin_application(self) -> None:
         protocol: Any = self._protocol_factory()
-        transport.set_protocol(protocol)
-        self._opened = transport, protocol
-        protocol.connection_made(transport)
+        self._transport.set_protocol(protocol)
+        self._protocol = protocol
+        protocol.connection_made(self._transport)
+
+    def _try(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except Exception as error:
+            # for whoever waits for the connection: raised here it would be the loop's to log
+            self._error = error
 
     async def opened(self) -> tuple[asyncio.Transport, Any]:
-        """Wait for the application to begin.
+        """Wait for the application to begin, behind TLS if there is to be any. If this raises, there is no connection.
 
         Raises:
             OSError: The connection was lost before.
             Exception: Why it could not begin.
         """
-        if self._waiter is not None and self._error is None:
-            await self._waiter
+        if self._tls is not None and self._error is None:
+            await self._tls.shake_hands(self._transport, self._begin, data=self._early, server_side=False)
         if self._error is not None:
+            self._transport.abort()
             error, self._error = self._error, None
             raise error
-        if self._opened is None:
-            raise ConnectionAbortedError("The connection was lost in the TLS handshake")
-        return self._opened
+        return self._transport, self._protocol

@@ -7,6 +7,7 @@ variables say how headers are read.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import socket
@@ -18,13 +19,15 @@ from proxyprotocol import _wire
 from proxyprotocol.asyncio._streams import start_tls
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import _listen
-from proxyprotocol.options import OPTIONS, parse_receiver
+from proxyprotocol.options import OPTIONS, describe_risk, parse_receiver
 
 __all__ = ["new_event_loop", "new_uvloop_event_loop"]
 
 # The status by which gunicorn's and uvicorn's workers tell that the next one would fail likewise. With another they are
 # started again and again.
 _STARTUP_FAILURE = 3
+
+_log = logging.getLogger("proxyprotocol.asyncio")
 
 _PREFIX = "PROXYPROTOCOL_"
 _UNIX = "unix"
@@ -58,7 +61,9 @@ class _Configuration:
         unknown = ", ".join(sorted(given.keys() - _VARIABLES.keys()))
         if unknown:
             raise ValueError(f"{unknown}: there is no such variable, but {', '.join([*_VARIABLES, _PORTS])}")
-        self.receiver = parse_receiver({_VARIABLES[name]: value for name, value in given.items()}, _spell)
+        options = {_VARIABLES[name]: value for name, value in given.items()}
+        self.receiver = parse_receiver(options, _spell)
+        self.risk = describe_risk(options, _spell)
         self._ports = None if ports is None else frozenset(map(_parse_port, ports.split(",")))
 
     def covers(self, port: str) -> bool:
@@ -97,7 +102,7 @@ class _Listeners(_AnyLoop):
         return await self._listen(super().create_unix_server, protocol_factory, _UNIX, path, **keywords)
 
     async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
-        return await start_tls(self, super().start_tls, transport, *args, **keywords)
+        return await start_tls(super().start_tls, transport, *args, **keywords)
 
     async def _listen(self, begin: Any, protocol_factory: Any, name: str, *args: Any, **keywords: Any) -> Any:
         configuration = self._configuration
@@ -129,7 +134,8 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     ``PROXYPROTOCOL_VERSION``, ``_TRUSTED``, ``_UNTRUSTED``, ``_POLICY``, ``_TIMEOUT`` and ``_MAX_HEADER``; and
     ``PROXYPROTOCOL_PORTS`` takes the ports whose connections begin with a header, with commas between them, and
     ``unix`` for all UNIX sockets. Without it all listeners are meant that are opened through the loop. Those that are
-    opened with the functions of this package go by their own arguments.
+    opened with the functions of this package go by their own arguments. An optional header from anybody is warned of in
+    the log.
 
     Raises:
         SystemExit: A variable is wrong. It ends the program with a sentence that names the variable and what it takes.
@@ -161,6 +167,8 @@ def _configure(kind: type[_Listeners]) -> asyncio.AbstractEventLoop:
         configuration = _Configuration(os.environ)
     except ValueError as error:
         raise _stop(str(error)) from None
+    if configuration.risk is not None:
+        _log.warning("%s", configuration.risk)
     loop = kind()
     loop._configuration = configuration
     return loop

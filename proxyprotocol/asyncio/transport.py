@@ -64,9 +64,6 @@ class ProxyProtocolTransport(_FlowControlMixin, asyncio.Transport):
     write_eof: Any = _Below()
     writelines: Any = _Below()
 
-    # asked for by asyncio's start_tls, which needs nothing that uvloop's transports lack but this
-    _start_tls_compatible = True
-
     _held = b""
     _release: asyncio.Handle | None = None
 

@@ -127,7 +127,11 @@ def connect(address: tuple[str, int] | str) -> socket.socket:
         return socket.create_connection(address, timeout=PATIENCE)
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(PATIENCE)
-    client.connect(address)
+    try:
+        client.connect(address)
+    except OSError:
+        client.close()
+        raise
     return client
 
 

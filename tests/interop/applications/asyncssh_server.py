@@ -22,12 +22,15 @@ def answer(process: asyncssh.SSHServerProcess[str]) -> None:
 
 async def main(_: str) -> None:
     keys = {"server_host_keys": "host_key", "authorized_client_keys": "users.pub"}
-    server = await asyncssh.listen("127.0.0.1", 0, process_factory=answer, **keys)
-    tell_ports(sock.getsockname() for sock in server.sockets)
     sock = socket.socket(socket.AF_UNIX)
     sock.bind("ssh.sock")
-    await asyncssh.listen(sock=sock, process_factory=answer, **keys)
-    await asyncio.Event().wait()
+    # uvloop keeps no server of a UNIX socket that nobody holds: it would be closed when the garbage is collected
+    async with (
+        await asyncssh.listen(sock=sock, process_factory=answer, **keys),
+        await asyncssh.listen("127.0.0.1", 0, process_factory=answer, **keys) as server,
+    ):
+        tell_ports(sock.getsockname() for sock in server.sockets)  # last, because it tells that all is ready
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

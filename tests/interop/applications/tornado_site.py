@@ -40,11 +40,12 @@ class Socket(WebSocketHandler):
 
 async def main(certificate: str) -> None:
     application = Application([("/", Socket), ("/whoami", WhoAmI), ("/authority", Authority)])
+    # first, because the last port that is told tells that all is ready
+    add_sockets(HTTPServer(application), [bind_unix_socket("site.sock")])
     for options in (None, server_context(certificate)):
         sockets = bind_sockets(0, "127.0.0.1")
         add_sockets(HTTPServer(application, ssl_options=options), sockets)
         tell_ports(sock.getsockname() for sock in sockets)
-    add_sockets(HTTPServer(application), [bind_unix_socket("site.sock")])
     await asyncio.Event().wait()
 
 

@@ -1,0 +1,126 @@
+"""Which names of asyncio's and uvloop's own that are not public the code uses: two, each for the reason it is given."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import proxyprotocol
+
+PACKAGE = Path(proxyprotocol.__file__).parent
+FILES = [*sorted((PACKAGE / "asyncio").glob("*.py")), PACKAGE / "sync.py", PACKAGE / "reader.py"]
+LIBRARIES = ("asyncio", "uvloop")
+
+PRIVATE = re.compile(r"_[A-Za-z]\w*")  # with one underscore; with two they are the language's
+# names of the servers that the helpers are for: a site's of aiohttp, a controller's of aiosmtpd
+SERVERS = {"_runner", "_create_server", "_factory_invoker", "_trigger_server"}
+# What asyncio and uvloop look up on the transports, protocols and loops that they are given. Whoever gives itself such
+# a name says that it is one of theirs.
+LOOKED_UP = {"_start_tls_compatible", "_sendfile_compatible"}
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """What is imported from a library past its front door."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names if alias.name.startswith(tuple(f"{x}." for x in LIBRARIES)))
+            case ast.ImportFrom(module=str(module), level=0, names=names) if module.split(".")[0] in LIBRARIES:
+                for alias in names:
+                    if not is_public(module, alias.name):
+                        yield f"{module}.{alias.name}"
+
+
+def is_public(module: str, name: str) -> bool:
+    return not name.startswith("_") and (module == "uvloop" or name in asyncio.__all__)
+
+
+def own_names(tree: ast.AST) -> Iterator[str]:
+    """The private names that the code itself gives: to attributes, methods, functions, classes and modules."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                yield name
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                yield name
+            case ast.ImportFrom(names=names, level=level, module=module):
+                if level or (module or "").split(".")[0] == "proxyprotocol":
+                    yield from (alias.asname or alias.name for alias in names)
+            case ast.Import(names=names):
+                yield from (alias.asname for alias in names if alias.asname)
+
+
+def looked_up(tree: ast.AST) -> Iterator[str]:
+    """The private names that are asked for, as attributes or as strings."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name) | ast.Constant(value=str(name)) if PRIVATE.fullmatch(name):
+                yield name
+
+
+def borrowed(tree: ast.AST) -> Iterator[str]:
+    """Methods that are taken from a class of a library, for whatever object: ``asyncio.BaseEventLoop.start_tls``."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Attribute(value=ast.Name(id=library), attr=holder), attr=name) if (
+                library in LIBRARIES
+            ):
+                yield f"{library}.{holder}.{name}"
+
+
+def foreign_names(trees: list[ast.AST]) -> set[str]:
+    """Every name that the code takes from a library past its front door, or that it mimics."""
+    own = {name for tree in trees for name in own_names(tree)}
+    asked = {name for tree in trees for name in looked_up(tree)}
+    behind = {name for tree in trees for find in (imported, borrowed) for name in find(tree)}
+    known_by = {name.rpartition(".")[2] for name in behind}
+    return behind | (asked - own - known_by) | (own & LOOKED_UP)
+
+
+def test_two_names_of_asyncio_s_own_are_used() -> None:
+    trees: list[ast.AST] = [ast.parse(path.read_text(), str(path)) for path in FILES]
+
+    names = foreign_names(trees) - SERVERS
+
+    assert names == {"asyncio.sslproto.SSLProtocol", "asyncio.transports._FlowControlMixin"}
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("from asyncio.sslproto import SSLProtocol", "asyncio.sslproto.SSLProtocol"),
+        ("from asyncio import _get_running_loop", "asyncio._get_running_loop"),
+        ("from uvloop.loop import Loop", "uvloop.loop.Loop"),
+        ("import asyncio.sslproto", "asyncio.sslproto"),
+        ("asyncio.BaseEventLoop.start_tls(loop, transport)", "asyncio.BaseEventLoop.start_tls"),
+        ("asyncio.transports._FlowControlMixin", "asyncio.transports._FlowControlMixin"),
+        ("from asyncio import transports as t\nt._FlowControlMixin", "_FlowControlMixin"),
+        ("upper = tls._app_transport", "_app_transport"),
+        ("getattr(transport, '_paused', False)", "_paused"),
+        ("class A(asyncio.Transport):\n    _start_tls_compatible = True", "_start_tls_compatible"),
+        ("self._sendfile_compatible = 1", "_sendfile_compatible"),
+    ],
+)
+def test_no_way_to_use_one_more_goes_unseen(source: str, name: str) -> None:
+    assert name in foreign_names([ast.parse(source)])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from asyncio import Transport",
+        "import asyncio",
+        "import uvloop\nuvloop.new_event_loop()",
+        "self._loop = asyncio.get_running_loop()\nself._loop.time()",
+        "self.__dict__",
+    ],
+)
+def test_what_is_public_or_the_code_s_own_is_left_alone(source: str) -> None:
+    assert foreign_names([ast.parse(source)]) == set()
