@@ -68,20 +68,20 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
     return Receiver(**keywords)
 
 
-def describe_risk(options: Mapping[str, str], spell: Callable[[str], str] = str) -> str | None:
+def describe_risk(receiver: Receiver, spell: Callable[[str], str] = str) -> str | None:
     """Say what is dangerous about options of which none is wrong.
 
     That is an optional header from anybody: clients that connect directly are served, and may bring one of their own.
     It is no error, because a firewall may see to it that nobody else connects.
 
     Args:
-        options: As :func:`parse_receiver` takes them.
-        spell: Likewise.
+        receiver: What :func:`parse_receiver` has made of them.
+        spell: As it takes it.
 
     Returns:
         What the log is to say; None where there is nothing to say.
     """
-    if "trusted" in options or options.get("policy", "").lower() != HeaderPolicy.OPTIONAL.value:
+    if receiver.policy is not HeaderPolicy.OPTIONAL:
         return None
     return (
         f"{spell('policy')} is optional without {spell('trusted')}: whoever connects may send a header, and claim any "

@@ -115,7 +115,7 @@ def test_nobody_is_trusted_by_an_option_that_is_empty() -> None:
 
 
 def test_an_optional_header_from_anybody_is_a_risk() -> None:
-    assert describe_risk({"policy": "Optional"}, spell) == (
+    assert describe_risk(parse_receiver({"policy": "Optional"}), spell) == (
         "PROXYPROTOCOL_POLICY is optional without PROXYPROTOCOL_TRUSTED: whoever connects may send a header, and claim "
         "any address by it. Name the proxies in PROXYPROTOCOL_TRUSTED."
     )
@@ -125,7 +125,7 @@ def test_an_optional_header_from_anybody_is_a_risk() -> None:
     "options", [{}, {"policy": "require"}, {"policy": "ignore"}, {"policy": "optional", "trusted": "10.0.0.0/8"}]
 )
 def test_other_policies_are_none_and_nor_is_one_from_trusted_proxies(options: dict[str, str]) -> None:
-    assert describe_risk(options, spell) is None
+    assert describe_risk(parse_receiver(options), spell) is None
 
 
 def test_every_option_says_what_it_takes() -> None:

@@ -62,6 +62,15 @@ def test_the_policy_is_that_of_its_name(policy: HeaderPolicy) -> None:
     assert receiver(f":ppPolicy={policy.name}").policy is policy
 
 
+def test_an_optional_header_from_anybody_is_warned_of(log: Log) -> None:
+    receiver(":ppPolicy=optional:ppTrusted=10.0.0.0/8")
+    assert log.lines == []
+
+    receiver(":ppPolicy=optional")
+    ((level, line),) = log.lines
+    assert (level, line.partition(":")[0]) == ("warn", "ppPolicy is optional without ppTrusted")
+
+
 def test_the_numbers_are_taken() -> None:
     assert receiver(":ppTimeout=2.5:ppMaxHeader=200") == Receiver(timeout=2.5, max_header=200)
 

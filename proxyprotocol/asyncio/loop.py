@@ -61,9 +61,7 @@ class _Configuration:
         unknown = ", ".join(sorted(given.keys() - _VARIABLES.keys()))
         if unknown:
             raise ValueError(f"{unknown}: there is no such variable, but {', '.join([*_VARIABLES, _PORTS])}")
-        options = {_VARIABLES[name]: value for name, value in given.items()}
-        self.receiver = parse_receiver(options, _spell)
-        self.risk = describe_risk(options, _spell)
+        self.receiver = parse_receiver({_VARIABLES[name]: value for name, value in given.items()}, _spell)
         self._ports = None if ports is None else frozenset(map(_parse_port, ports.split(",")))
 
     def covers(self, port: str) -> bool:
@@ -167,8 +165,9 @@ def _configure(kind: type[_Listeners]) -> asyncio.AbstractEventLoop:
         configuration = _Configuration(os.environ)
     except ValueError as error:
         raise _stop(str(error)) from None
-    if configuration.risk is not None:
-        _log.warning("%s", configuration.risk)
+    risk = describe_risk(configuration.receiver, _spell)
+    if risk is not None:
+        _log.warning("%s", risk)
     loop = kind()
     loop._configuration = configuration
     return loop

@@ -17,15 +17,18 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
     IStreamServerEndpointStringParser,
 )
+from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from proxyprotocol.options import OPTIONS, SENDER_OPTIONS, choose, parse_receiver, parse_sender
+from proxyprotocol.options import OPTIONS, SENDER_OPTIONS, choose, describe_risk, parse_receiver, parse_sender
 
 from .client import ProxyProtocolClientEndpoint
 from .endpoints import ProxyProtocolServerEndpoint
 
 __all__ = ["ClientStringParser", "ServerStringParser", "client_from_options", "server_from_options"]
+
+_log = Logger(namespace="proxyprotocol.twisted")
 
 _T = TypeVar("_T")
 _NAME = "proxyprotocol"
@@ -68,6 +71,9 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     if _prefix_of(description) in _READ_HEADERS:
         raise ValueError(f"{description} reads a header already, and a connection has one")
     endpoint = _parse_endpoint(serverFromString, reactor, description, "listened on")
+    risk = describe_risk(receiver, _spell)
+    if risk is not None:
+        _log.warn("{risk}", risk=risk)
     try:
         return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls)
     except TypeError as error:  # no TLS to be inside of, or TLS that cannot be parted
