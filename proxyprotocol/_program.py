@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import ssl
 import sys
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 __all__: list[str] = []
 
@@ -81,7 +82,7 @@ def run_program(name: str, command: Callable[[], int]) -> int:
         return _complain(name, str(error))
     except OSError as error:
         _forget_unwritten()
-        return _complain(name, describe_os_error(error))
+        return _complain(name, describe_error(error))
     return status
 
 
@@ -113,12 +114,38 @@ def run_parser(
     return run_program(name, command)
 
 
-def describe_os_error(error: OSError) -> str:
-    """Put what the system said into words.
+def number(convert: Callable[[str], float], least: float, most: float, what: str) -> Callable[[str], Any]:
+    """Make a type for argparse: a number within bounds, which NaN is never.
+
+    Args:
+        convert: ``int`` or ``float``.
+        least: The least that is taken.
+        most: The most.
+        what: What to say of others.
+    """
+
+    def read(text: str) -> float:
+        try:
+            value = convert(text)
+            if least <= value <= most:
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{what}, not {text!r}")
+
+    return read
+
+
+def describe_error(error: OSError) -> str:
+    """Put into words what the system said, or OpenSSL, for people who read one line of it.
 
     Args:
         error: The error.
     """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not good: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return "the connection ended in it" if isinstance(error, ssl.SSLEOFError) else error.reason or str(error)
     reason = error.strerror or str(error) or type(error).__name__
     return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
 

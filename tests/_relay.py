@@ -131,10 +131,14 @@ class Running:
     def wait_until_empty(self) -> None:
         wait_for(lambda: not self.open)
 
-    def connect(self, *, to: Any = None) -> socket.socket:
-        """Connect, as a client does."""
+    def connect(self, *, to: Any = None, room: int | None = None) -> socket.socket:
+        """Connect, as a client does; with so many bytes of room in the system's buffers, where that is given."""
         address = self.address if to is None else to
         client = socket.socket(self.sockets[0].family)
+        if room is not None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+            # what is accepted inherits it
+            self.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
         client.settimeout(PATIENCE)
         client.connect(address)
         return client
@@ -242,6 +246,14 @@ def receive_all(sock: socket.socket) -> bytes:
     """Receive up to the end."""
     received = bytearray()
     while data := sock.recv(1 << 16):
+        received += data
+    return bytes(received)
+
+
+def receive(sock: Any, size: int) -> bytes:
+    """Receive so many bytes, or fewer if the end comes before."""
+    received = bytearray()
+    while len(received) < size and (data := sock.recv(1 << 20)):
         received += data
     return bytes(received)
 

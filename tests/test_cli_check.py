@@ -322,7 +322,7 @@ def test_a_server_that_speaks_no_tls_is_told_of() -> None:
         (("a:80", "--timeout", "soon"), "a number of seconds above 0"),
         (("a:80", "--timeout", "nan"), "a number of seconds above 0"),
         (("a:80", "--timeout", "-1"), "a number of seconds above 0"),
-        (("a:80", "--timeout", "1e5"), "and below 10000, not '1e5'"),
+        (("a:80", "--timeout", "1e5"), "up to 10000, not '1e5'"),
         (("a..b:80",), "a..b"),
         (("\u00ff" * 70 + ":80",), "is no name of a host"),
     ],

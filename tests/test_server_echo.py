@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import resource
 import socket
@@ -12,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from proxyprotocol.server.echo import main
-from tests._relay import PATIENCE, certificates, receive_all, short_path
+from proxyprotocol.server.echo import _serve, main
+from tests._relay import PATIENCE, certificates, in_thread, receive_all, short_path
+from tests._relay_program import processor_time
 from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.interop._programs import Program, wait_for
-from tests.test_server_program import processor_time
 
 __all__ = ["certificates", "short_path"]  # fixtures
 
@@ -127,6 +128,25 @@ def test_with_few_file_descriptors_it_neither_floods_the_log_nor_spins_and_serve
     log = echo.stop()
     assert "Traceback" not in log
     assert log.count("No more connections") == 1
+
+
+def test_who_does_not_take_the_rest_of_its_echo_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxyprotocol.server.echo._IDLE", 0.3)
+    near, far = socket.socketpair()
+
+    def send_and_end() -> None:
+        far.sendall(b"x" * 1_000_000)
+        far.shutdown(socket.SHUT_WR)
+
+    async def story() -> str:
+        reader, writer = await asyncio.open_connection(sock=near)
+        writer.transport.set_write_buffer_limits(1 << 24)  # or it would wait in the midst of it
+        return await _serve(reader, writer)
+
+    thread = in_thread(send_and_end)
+    with far:
+        assert asyncio.run(asyncio.wait_for(story(), PATIENCE)) == "nothing has moved for 0.3 seconds"
+        thread.join(PATIENCE)
 
 
 @pytest.mark.parametrize(

@@ -72,13 +72,14 @@ def test_a_deadline_is_met_once_and_never_early(clock: Any) -> None:
     assert clock.waiting == 0
 
 
-def test_whoever_writes_down_a_later_deadline_is_given_it(clock: Any) -> None:
+@pytest.mark.parametrize("later", [1.5, 3])
+def test_whoever_writes_down_a_later_deadline_is_given_it(clock: Any, later: float) -> None:
     wheel, late = Wheel(clock), Late()
     wheel.set(late, 1.0)
-    late.deadline = clock.time() + 3
-    clock.advance(1.5)
+    late.deadline = clock.time() + later
+    clock.advance(1.3)
     assert late.times == 0
-    clock.advance(1.8)
+    clock.advance(later - 1)
     assert late.times == 1
 
 

@@ -7,103 +7,28 @@ import shutil
 import socket
 import ssl
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4
 from tests._relay import (
     PATIENCE,
-    Accepted,
-    Backend,
     Relaying,
     certificates,
     fill,
     in_thread,
     lines,
+    receive,
     receive_all,
     relaying,
     reset,
 )
+from tests._relay_tls import Encrypted, accept_tls, destination, hello_with_name, server_context, source
 from tests.interop._certificates import CLIENT_NAME, SERVER_NAME, Certificates
+from tests.interop._programs import wait_for
 from tests.test_server_header import closed, result
 
 __all__ = ["certificates", "relaying"]  # fixtures
-
-
-def source(certificates: Certificates, more: str = "") -> str:
-    return f"ssl://127.0.0.1:0?cert={certificates.server}{more}"
-
-
-def destination(backend: Backend, certificates: Certificates, more: str = "") -> str:
-    return f"ssl://{backend.address}?cafile={certificates.authority}&server_name={SERVER_NAME}{more}"
-
-
-def server_context(certificates: Certificates) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificates.server)
-    return context
-
-
-class Encrypted:
-    """A socket with TLS that can be half-closed, which Python's own cannot: for the ends of these tests.
-
-    Args:
-        sock: The socket.
-        context: What TLS is done with.
-        server_side: Whether it is the server's.
-    """
-
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server_side: bool) -> None:
-        self._sock = sock
-        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        name = None if server_side else SERVER_NAME
-        self.tls = context.wrap_bio(self._in, self._out, server_side, name)
-        self._do(self.tls.do_handshake)
-
-    def _do(self, step: Any, *arguments: Any) -> Any:
-        while True:
-            try:
-                return step(*arguments)
-            except ssl.SSLWantReadError:
-                self.flush()
-                data = self._sock.recv(65536)
-                if data:
-                    self._in.write(data)
-                else:
-                    self._in.write_eof()
-            finally:
-                self.flush()
-
-    def flush(self) -> None:
-        if self._out.pending:
-            self._sock.sendall(self._out.read())
-
-    def sendall(self, data: bytes) -> None:
-        for at in range(0, len(data), 65536):
-            self.tls.write(data[at : at + 65536])
-            self.flush()
-
-    def recv(self, size: int) -> bytes:
-        try:
-            data: bytes = self._do(self.tls.read, size)
-        except ssl.SSLZeroReturnError:
-            return b""
-        return data
-
-    def say_all(self, data: bytes) -> None:
-        self.sendall(data)
-        self.half_close()
-
-    def half_close(self) -> None:
-        with contextlib.suppress(ssl.SSLWantReadError):
-            self.tls.unwrap()
-        self.flush()
-
-
-def accept_tls(backend: Backend, certificates: Certificates) -> tuple[Accepted, Encrypted]:
-    accepted = backend.accept_exactly()
-    return accepted, Encrypted(accepted.sock, server_context(certificates), server_side=True)
 
 
 def test_tls_that_ends_at_the_relay(relaying: Relaying, certificates: Certificates) -> None:
@@ -112,9 +37,7 @@ def test_tls_that_ends_at_the_relay(relaying: Relaying, certificates: Certificat
     client = relaying.keep(running.connect_tls(certificates.client_context(), SERVER_NAME))
     client.sendall(b"x" * 1_000_000)
     accepted = backend.accept()
-    received = len(accepted.first)
-    while received < 1_000_000:
-        received += len(accepted.sock.recv(1 << 20))
+    assert accepted.first + receive(accepted.sock, 1_000_000 - len(accepted.first)) == b"x" * 1_000_000
     accepted.sock.sendall(b"thanks")
     assert client.recv(100) == b"thanks"
 
@@ -136,9 +59,7 @@ def test_tls_that_begins_at_the_relay(relaying: Relaying, certificates: Certific
     assert accepted.result.peername == client.getsockname()
     assert server.recv(100) == b"hello"
     server.sendall(b"y" * 1_000_000)
-    received = 0
-    while received < 1_000_000:
-        received += len(client.recv(1 << 20))
+    assert receive(client, 1_000_000) == b"y" * 1_000_000
 
 
 def test_the_header_and_the_client_hello_leave_in_one_piece(relaying: Relaying, certificates: Certificates) -> None:
@@ -173,13 +94,40 @@ def test_a_half_close_loses_nothing_of_what_comes_the_other_way(relaying: Relayi
     client = relaying.keep(running.connect())
     _, server = accept_tls(backend, certificates)
     thread = in_thread(lambda: server.say_all(b"z" * 5_000_000))
-    received = b""
-    while len(received) < 1_000_000:
-        received += client.recv(65536)
+    received = receive(client, 1_000_000)
     client.shutdown(socket.SHUT_WR)
     received += receive_all(client)
     thread.join(PATIENCE)
     assert received == b"z" * 5_000_000
+
+
+def test_what_had_come_when_the_client_half_closed_is_given_to_it(
+    relaying: Relaying, certificates: Certificates
+) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(destination(backend, certificates), buffer_length=4096)
+    client = relaying.keep(running.connect(room=4096))
+    _, server = accept_tls(backend, certificates)
+    running.call(lambda: server.sendall(b"z" * 40_000))  # in one piece for the relay, which reads it at once
+    (connection,) = running.relay._connections
+    link = connection._link
+    assert link is not None
+    wait_for(lambda: bool(link._down.pending))
+    client.shutdown(socket.SHUT_WR)
+    assert server.recv(10) == b""
+    assert receive(client, 40_000) == b"z" * 40_000
+
+
+def test_an_end_that_comes_in_one_piece_with_the_last_bytes_is_passed_on(
+    relaying: Relaying, certificates: Certificates
+) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(destination(backend, certificates))
+    client = relaying.keep(running.connect())
+    _, server = accept_tls(backend, certificates)
+    running.call(lambda: server.say_all(b"answer"))
+    # it is the end of TLS alone: the connection's is still to come
+    assert receive_all(client) == b"answer"
 
 
 @pytest.mark.parametrize("piece", [1000, 100_000])
@@ -197,12 +145,73 @@ def test_a_reader_that_stalls_stops_the_sender_with_tls_too(
     assert connection._link is not None
     kept = len(connection._link._down.pending) + len(connection._client._unsent)  # type: ignore[attr-defined]
     assert 0 < kept <= 65536 + 4096  # what was read at once, with TLS around it
+    assert not connection._link._down.source.reading  # it is not asked again and again what there is to read
     # how much comes in one go is the system's affair, so that the measured alone would prove little
     assert (len(connection._link._down.buffer), len(connection._link._up.buffer)) == (65536, 196608)
 
     server.settimeout(PATIENCE)
     server.shutdown(socket.SHUT_WR)
     assert len(receive_all(client)) == sent
+
+
+def test_nothing_is_lost_of_what_waits_in_tls_for_a_server_that_stalls(
+    relaying: Relaying, certificates: Certificates
+) -> None:
+    backend = relaying.backend()
+    backend.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    # a small buffer: of most records a part waits in here
+    running = relaying.relay(backend.address, source(certificates), buffer_length=4096)
+    client = relaying.keep(running.connect_tls(certificates.client_context(), SERVER_NAME))
+    accepted = backend.accept()
+    data = bytes(range(251)) * 30_000
+    thread = in_thread(lambda: client.sendall(data))
+    (connection,) = running.relay._connections
+    link = connection._link
+    assert link is not None
+    wait_for(lambda: bool(link._up.pending))
+    received = accepted.first + receive(accepted.sock, len(data) - len(accepted.first))
+    thread.join(PATIENCE)
+    assert received == data
+
+
+def test_a_client_for_which_too_much_waits_is_not_heard_before_it_has_taken_that(
+    relaying: Relaying, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what comes on top of the plain bytes is answers of TLS itself, for which Python's own clients cannot ask
+    monkeypatch.setattr("proxyprotocol.server._tls._MOST_UNSENT", 1000)
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, source(certificates))
+    running.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    client = relaying.keep(running.connect_tls(certificates.client_context(), SERVER_NAME))
+    server = backend.accept().sock
+    sent = fill(server)
+    client.sendall(b"hello")
+    (connection,) = running.relay._connections
+    assert not connection._client.reading
+    server.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        server.recv(10)
+    server.settimeout(PATIENCE)
+    server.shutdown(socket.SHUT_WR)
+    assert len(receive_all(client)) == sent
+    assert server.recv(10) == b"hello"
+
+
+@pytest.mark.parametrize(("buffer_length", "record", "count"), [(4096, 16_000, 1), (65536, 10_000, 7)])
+def test_a_record_that_has_no_room_in_the_buffer_is_relayed_without_waiting_for_another(
+    relaying: Relaying, certificates: Certificates, buffer_length: int, record: int, count: int
+) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, source(certificates), buffer_length=buffer_length)
+    client = relaying.keep(running.connect_tls(certificates.client_context(), SERVER_NAME))
+    server = backend.accept().sock
+
+    def send_at_once() -> None:
+        for _ in range(count):
+            client.sendall(b"x" * record)
+
+    running.call(send_at_once)  # while the relay does nothing
+    assert receive(server, count * record) == b"x" * count * record
 
 
 def test_an_end_without_a_close_notify_is_passed_on_as_an_end(relaying: Relaying, certificates: Certificates) -> None:
@@ -236,16 +245,6 @@ def test_a_client_s_certificate_and_the_name_it_asked_for(relaying: Relaying, ce
     assert got.tlv.ssl.client_cert == ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERT") :])
     assert got.tlv.unique_id == b""
     assert not got.tlv.ext
-
-
-def hello_with_name(name: bytes) -> bytes:
-    """What a client begins TLS with that asks for such a name, which Python's own would not."""
-    stand_in = "x" * len(name)
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=stand_in)
-    with pytest.raises(ssl.SSLWantReadError):
-        tls.do_handshake()
-    return outgoing.read().replace(stand_in.encode(), name)
 
 
 def test_a_name_that_is_none_is_nothing_to_a_relay_that_does_not_pass_it_on(

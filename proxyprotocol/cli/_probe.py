@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from .._program import ProgramError, describe_os_error
+from .._program import ProgramError, describe_error
 from .._sender import name_ends
 from ..receiver import describe_address
 from ..result import ProxyResult
@@ -123,7 +123,7 @@ def connect(target: Target) -> Iterator[Connection | None]:
         return
     except OSError as error:
         where = describe_address((target.host, target.port))
-        raise ProgramError(f"{where} cannot be reached: {describe_os_error(error)}") from None
+        raise ProgramError(f"{where} cannot be reached: {describe_error(error)}") from None
     with sock:
         yield _look_at_ends(sock)
 

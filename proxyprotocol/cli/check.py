@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from .. import _wire
-from .._program import BAD_ANSWER, escape
+from .._program import BAD_ANSWER, escape, number
 from ..result import ProxyResult, ProxyResultLocal, ProxyResultUnknown
 from ..v1 import ProxyProtocolV1
 from ..v2 import ProxyProtocolV2
@@ -29,7 +29,7 @@ _SEND_HELP: Final = (
 )
 # How long a server that speaks first has for its first word, in seconds, within the time-out.
 _FIRST_WORD: Final = 1.0
-_TOO_LONG: Final = 10_000  # seconds; more than a month is more than a socket can wait
+_LONGEST: Final = 10_000  # seconds; more than a month is more than a socket can wait
 _ADDRESS: Final = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})")
 
 _V1: Final = ProxyProtocolV1()
@@ -175,11 +175,4 @@ def _server(text: str) -> tuple[str, int]:
     return match["ipv6"] or match["host"], int(match["port"])
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < _TOO_LONG:
-        raise argparse.ArgumentTypeError(f"it is a number of seconds above 0 and below {_TOO_LONG}, not {text!r}")
-    return seconds
+_seconds = number(float, 0.001, _LONGEST, f"it is a number of seconds above 0, up to {_LONGEST}")

@@ -9,6 +9,8 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from proxyprotocol._program import describe_error
+
 __all__: list[str] = []
 
 _log = logging.getLogger("proxyprotocol.server")
@@ -89,7 +91,7 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in _SHORT_OF:
                     raise
-                self._pause(error.strerror or str(error), _PAUSE)
+                self._pause(describe_error(error), _PAUSE)
                 return
             sock.setblocking(False)
             listener.begin(sock, peer)

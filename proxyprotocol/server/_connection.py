@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from proxyprotocol._errors import ProxyProtocolError
 from proxyprotocol._facts import AF_UNIX
+from proxyprotocol._program import describe_error
 from proxyprotocol._refusals import log_refusal
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.receiver import ReceiverConnection, describe_address
@@ -20,7 +21,7 @@ from proxyprotocol.server._header import Incoming
 from proxyprotocol.server._link import Link
 from proxyprotocol.server._names import Places
 from proxyprotocol.server._options import Destination, Listening
-from proxyprotocol.server._streams import PlainStream, Stream, describe_error
+from proxyprotocol.server._streams import PlainStream, Stream
 from proxyprotocol.server._timers import Timed, Wheel
 from proxyprotocol.server._tls import TLSStream
 from proxyprotocol.sock import SocketInfo

@@ -14,14 +14,19 @@ from collections.abc import Callable
 from typing import Final
 
 from proxyprotocol._facts import AF_UNIX
+from proxyprotocol._program import describe_error
 from proxyprotocol.server._metrics import BYTES_DOWN, BYTES_UP
-from proxyprotocol.server._streams import Stream, describe_error
+from proxyprotocol.server._streams import Stream
 from proxyprotocol.server._timers import Timed, Wheel
 
 __all__: list[str] = []
 
 _NOTHING: Final = memoryview(b"")
 _RESET: Final = struct.pack("ii", 1, 0)
+# Seconds that a client is listened to after it was told all: so long after the last that it sent, and so long in all.
+# One that goes on for longer has had the time to read what it was told.
+_LINGER: Final = 2.0
+_MOST_LINGER: Final = 30.0
 
 
 class Flow:
@@ -34,7 +39,7 @@ class Flow:
         counter: Which of the counters counts them.
     """
 
-    __slots__ = ("broken", "buffer", "counter", "ended", "link", "pending", "source", "target")
+    __slots__ = ("broken", "buffer", "counter", "ended", "heard", "link", "pending", "source", "target")
 
     def __init__(self, link: Link, source: Stream, target: Stream, counter: int) -> None:
         self.link = link
@@ -45,14 +50,21 @@ class Flow:
         self.pending = _NOTHING
         #: Whether the source has said all, or the target is gone.
         self.ended = False
-        #: Whether it is the target.
+        #: Whether it is the target. What the source still says is thrown away then.
         self.broken = False
+        #: Whether the source has said all.
+        self.heard = False
 
     def readable(self) -> None:
         """Move one chunk."""
         link = self.link
         # also called by itself where the selector cannot know, and the link may have changed meanwhile
-        if self.ended or link.closed or self.pending or self.target.unsent:
+        if self.heard or link.closed:
+            return
+        if self.broken:
+            self.discard()
+            return
+        if self.pending or self.target.unsent:
             return
         try:
             size = self.source.recv_into(self.buffer)
@@ -71,6 +83,21 @@ class Flow:
                 link.watch_both()
         else:
             self.end()
+
+    def discard(self) -> None:
+        """Throw away one chunk.
+
+        A socket that is closed with something unread is reset by the system, and the peer loses the last of what it was
+        told; and one that reads nothing before it has said all would never come to its end.
+        """
+        try:
+            self.heard = not self.source.recv_into(self.buffer)
+            self.link.linger()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self.heard = True  # it is gone too
+        self.link.settle()
 
     def push(self, data: memoryview) -> None:
         """Give bytes to the target, and keep those that it does not take.
@@ -108,13 +135,13 @@ class Flow:
 
     def end(self) -> None:
         """Pass the end of the source on."""
-        self.ended = True
+        self.ended = self.heard = True
         with contextlib.suppress(OSError):  # a target that is gone has no end to be told
             self.target.end()
         self.link.settle()
 
     def lose(self) -> None:
-        """Take that the target is gone: what it has said before can still be read, and nothing else is of use."""
+        """Take that the target is gone: only what it has said before is still of use."""
         self.ended = self.broken = True
         self.pending = _NOTHING
         self.link.settle()
@@ -132,7 +159,18 @@ class Link(Timed):
         ended: Called once when it is over, with the reason where that is not that both ends have said all.
     """
 
-    __slots__ = ("_down", "_ended", "_idle_timeout", "_loop", "_up", "_wheel", "buffer", "closed", "values")
+    __slots__ = (
+        "_down",
+        "_ended",
+        "_idle_timeout",
+        "_lingers_until",
+        "_loop",
+        "_up",
+        "_wheel",
+        "buffer",
+        "closed",
+        "values",
+    )
 
     def __init__(
         self,
@@ -149,6 +187,7 @@ class Link(Timed):
         self._ended = ended
         self.buffer, self.values = buffer, values
         self.closed = False
+        self._lingers_until: float | None = None
 
     def begin(self, client: Stream, server: Stream, header: bytes, first: bytes) -> None:
         """Begin to relay.
@@ -173,11 +212,26 @@ class Link(Timed):
             self.deadline = self._loop.time() + self._idle_timeout
 
     def settle(self) -> None:
-        """Take that one flow has ended; when both have, and everything is sent, the connection is over."""
-        if all(flow.ended and (flow.broken or not flow.target.unsent) for flow in (self._up, self._down)):
+        """Take that one flow has ended; when both have, and everything is sent, the connection is over.
+
+        A client that still speaks, to a server that is gone, is listened to for a while before it is closed. Not so a
+        server whose client is gone: it would go on with what nobody wants.
+        """
+        up, down = self._up, self._down
+        down.heard = down.heard or down.broken
+        if not all(flow.ended and (flow.broken or not flow.target.unsent) for flow in (up, down)):
+            self.watch_both()
+        elif up.heard or down.broken:
             self.close(None)
         else:
+            if self._lingers_until is None:
+                self._begin_to_linger()
             self.watch_both()
+
+    def linger(self) -> None:
+        """Listen a little longer, if that is what is still done."""
+        if self._lingers_until is not None:
+            self.deadline = min(self._loop.time() + _LINGER, self._lingers_until)
 
     def watch_both(self) -> None:
         """Ask the selector for just what there is to do."""
@@ -200,7 +254,10 @@ class Link(Timed):
 
     def expired(self) -> None:
         """Take that nothing has moved for too long."""
-        self.abort(f"nothing has moved for {self._idle_timeout:g} seconds")
+        if self._lingers_until is None:
+            self.abort(f"nothing has moved for {self._idle_timeout:g} seconds")
+        else:
+            self.close(None)
 
     def abort(self, reason: str) -> None:
         """Reset both ends.
@@ -233,11 +290,18 @@ class Link(Timed):
             stream.sock.close()
         self._ended(reason)
 
+    def _begin_to_linger(self) -> None:
+        with contextlib.suppress(OSError):  # of one that is gone
+            self._up.source.sock.shutdown(socket.SHUT_WR)  # the end of TLS alone is none to the system
+        longest = min(_MOST_LINGER, self._idle_timeout or _MOST_LINGER)
+        self._lingers_until = self._loop.time() + longest
+        self._wheel.set(self, min(_LINGER, longest))
+
     def _watch(self, stream: Stream, inward: Flow, outward: Flow) -> None:
         """Do that for one end, where one flow comes from and the other goes to."""
         if self.closed:
             return
-        read = not (inward.ended or inward.pending or inward.target.unsent or stream.choked)
+        read = not (inward.heard or stream.choked) and (inward.broken or not (inward.pending or inward.target.unsent))
         write = not outward.broken and (bool(outward.pending) or stream.unsent)
         if read is not stream.reading:
             stream.reading = read

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from proxyprotocol._facts import AF_UNIX
-from proxyprotocol._program import ProgramError
+from proxyprotocol._program import ProgramError, describe_error
 from proxyprotocol.receiver import describe_address
 from proxyprotocol.server._options import Listening
 from proxyprotocol.server.address import Address
@@ -55,7 +55,8 @@ def listen_at(at: Address, backlog: int, reuse_port: bool) -> list[socket.socket
             None if host in ("", "*") else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as error:
-        raise ProgramError(f"There is no address for the host of {at.name}: {_reason(error)}") from None
+        reason = describe_error(error) if isinstance(error, OSError) else str(error)
+        raise ProgramError(f"There is no address for the host of {at.name}: {reason}") from None
     with contextlib.ExitStack() as stack:
         sockets = []
         for family, *_, address in dict.fromkeys(found):
@@ -115,7 +116,7 @@ def _bind(sock: socket.socket, address: tuple[object, ...], reuse_port: bool) ->
     try:
         sock.bind(address)
     except OSError as error:
-        raise ProgramError(f"Cannot listen on {describe_address(address)}: {_reason(error)}") from None
+        raise ProgramError(f"Cannot listen on {describe_address(address)}: {describe_error(error)}") from None
 
 
 def _listen_unix(path: str, backlog: int) -> socket.socket:
@@ -130,7 +131,7 @@ def _listen_unix(path: str, backlog: int) -> socket.socket:
         sock.listen(backlog)
     except OSError as error:
         sock.close()
-        raise ProgramError(f"Cannot listen on {describe_address(path)}: {_reason(error)}") from None
+        raise ProgramError(f"Cannot listen on {describe_address(path)}: {describe_error(error)}") from None
     return sock
 
 
@@ -157,7 +158,3 @@ def unlink(sock: socket.socket) -> None:
         if isinstance(path, str) and path:
             with contextlib.suppress(OSError):
                 Path(path).unlink()
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Callable
 from typing import Protocol
 
@@ -92,16 +91,3 @@ class PlainStream:
     def end(self) -> None:
         """Half-close the connection."""
         self.sock.shutdown(socket.SHUT_WR)
-
-
-def describe_error(error: OSError) -> str:
-    """Put into words what went wrong with a connection, for people who read one line of it.
-
-    Args:
-        error: What was raised.
-    """
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not good: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return "the connection ended in it" if isinstance(error, ssl.SSLEOFError) else error.reason or str(error)
-    return error.strerror or str(error)

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from proxyprotocol.server._signals import ENDING
+
 __all__: list[str] = []
 
 _log = logging.getLogger("proxyprotocol.server")
 
-_ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
-_WATCHED = _ENDING | {signal.SIGHUP, signal.SIGCHLD}
+_WATCHED: Final = ENDING | {signal.SIGHUP, signal.SIGCHLD}
 _REST: Final = 1.0  # seconds between two starts of one worker, so that one that cannot live does not spin
 
 
@@ -55,7 +56,8 @@ class Workers:
             The exit status.
         """
         # no handlers: signals wait until they are asked for, so that none comes between two steps
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # what is ignored is not kept
+        for number in (signal.SIGCHLD, signal.SIGHUP):  # what is ignored is not kept
+            signal.signal(number, lambda number, frame: None)
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         while self._running or self._due:
             for worker in [worker for worker, due in self._due.items() if due <= time.monotonic()]:
@@ -81,9 +83,10 @@ class Workers:
             os.close(tell)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # Ctrl-C and systemd signal the whole group: whom both the group and the parent tell to end is told twice
-        for number in _ENDING:
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
+        # the others are held back until the work has handlers for them
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         return self._work(worker, self._told)
 
     def _take_signal(self) -> None:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
-from proxyprotocol._program import ProgramError, run_parser
+from proxyprotocol._program import ProgramError, describe_error, run_parser
 from proxyprotocol.asyncio import ProxyProtocolFactory, wrap_protocol_factory
 from proxyprotocol.asyncio._streams import STREAM_LIMIT, stream_factory
 from proxyprotocol.receiver import describe_address
 from proxyprotocol.server._accept import Acceptor
 from proxyprotocol.server._options import Listening, parse_listener
+from proxyprotocol.server._signals import ENDING, held_back, let_through
 from proxyprotocol.server._sockets import listen, unlink
 from proxyprotocol.typing import SockAddr
 
@@ -76,8 +75,8 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise ProgramError(str(error)) from None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    sockets = listen(listening)
-    asyncio.run(_Server(listening).serve(sockets))
+    with held_back():
+        asyncio.run(_Server(listening).serve(listen(listening)))
     return 0
 
 
@@ -96,8 +95,9 @@ class _Server:
     async def serve(self, sockets: list[socket.socket]) -> None:
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDING:
             loop.add_signal_handler(number, ended.set)
+        let_through()
         listening = self._listening
         factory = wrap_protocol_factory(
             stream_factory(self._echo, STREAM_LIMIT), ssl=listening.tls, receiver=listening.receiver
@@ -139,19 +139,19 @@ class _Server:
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
     """Send back what comes; give the reason why it is over."""
-    reason = "it has said all"
     try:
         while data := await asyncio.wait_for(reader.read(_CHUNK), _IDLE):
             writer.write(data)
             await asyncio.wait_for(writer.drain(), _IDLE)
+        writer.close()
+        await asyncio.wait_for(writer.wait_closed(), _IDLE)
     except asyncio.TimeoutError:
-        writer.transport.abort()
         reason = f"nothing has moved for {_IDLE:g} seconds"
     except OSError as error:
-        reason = error.strerror or str(error)
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
+        reason = describe_error(error)
+    else:
+        return "it has said all"
+    writer.transport.abort()
     return reason
 
 

@@ -9,13 +9,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from proxyprotocol._program import ProgramError, run_parser
+from proxyprotocol._program import ProgramError, number, run_parser
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.server import _metrics
 from proxyprotocol.server._lookups import LookUps
+from proxyprotocol.server._signals import ENDING, held_back, let_through
 from proxyprotocol.server._sockets import listen, listen_at, share, unlink
 from proxyprotocol.server._workers import Workers
 from proxyprotocol.server.address import Address
@@ -67,7 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-q", "--quiet", action="store_true", help="log only what goes wrong, not every connection")
     add("--dnsbl", metavar="HOST", help="a DNS block list that is asked about each client")
     add("--dnsbl-timeout", type=_seconds, default=5.0, metavar="SECONDS", help="for its answer (%(default)s)")
-    add("--connect-timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for a destination (%(default)s)")
+    add(
+        "--connect-timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="for each address that a destination's name has, its TLS included (%(default)s)",
+    )
     add(
         "--idle-timeout",
         type=_seconds_or_none,
@@ -98,8 +105,6 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ProgramError: An argument is wrong, or an address cannot be had.
     """
-    # until there is a relay that can reload: by itself it would end the process
-    signal.signal(signal.SIGHUP, lambda number, frame: None)
     if not options.service:
         raise ProgramError("At least one --service is needed: where to listen, and where to connect to")
     services = [_parse(*addresses) for addresses in options.service]
@@ -107,7 +112,8 @@ def run(options: argparse.Namespace) -> int:
         level=logging.WARNING if options.quiet else logging.INFO,
         format="%(asctime)s %(process)d %(message)s" if options.workers > 1 else "%(asctime)s %(message)s",
     )
-    return _Program(services, options).run()
+    with held_back():
+        return _Program(services, options).run()
 
 
 def _parse(source: str, destination: str) -> Service:
@@ -212,9 +218,10 @@ class _Signals:
         loop.add_signal_handler(signal.SIGHUP, relay.reload)
         if parent >= 0:
             loop.add_reader(parent, self._take, loop, parent)
-            return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
+        else:
+            for number in ENDING:
+                loop.add_signal_handler(number, self._end)
+        let_through()
 
     def _end(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
@@ -258,23 +265,10 @@ def _listen_for_metrics(where: str | None) -> list[socket.socket]:
         raise ProgramError(f"--metrics: {error}") from None
 
 
-def _number(convert: Callable[[str], float], least: float, most: float, what: str) -> Callable[[str], Any]:
-    def parse(text: str) -> float:
-        try:
-            number = convert(text)
-            if least <= number <= most:
-                return number
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"{what}, not {text!r}")
-
-    return parse
-
-
-_buffer_length = _number(int, *_BUFFER_LENGTHS, "it takes a number of bytes from {} to {}".format(*_BUFFER_LENGTHS))
-_workers = _number(int, 1, _MOST_WORKERS, f"it takes a number from 1 to {_MOST_WORKERS}")
-_seconds = _number(float, 0.001, 1e9, "it takes a number of seconds above 0")
-_or_none = _number(float, 0, 1e9, "it takes a number of seconds")
+_buffer_length = number(int, *_BUFFER_LENGTHS, "it takes a number of bytes from {} to {}".format(*_BUFFER_LENGTHS))
+_workers = number(int, 1, _MOST_WORKERS, f"it takes a number from 1 to {_MOST_WORKERS}")
+_seconds = number(float, 0.001, 1e9, "it takes a number of seconds above 0")
+_or_none = number(float, 0, 1e9, "it takes a number of seconds")
 
 
 def _seconds_or_none(text: str) -> float | None:

@@ -25,8 +25,8 @@ __all__ = ["BUFFER_LENGTH", "Relay", "Service", "parse_service"]
 
 _log = logging.getLogger("proxyprotocol.server")
 
-#: How many bytes are moved in one go, unless told otherwise. What a connection may keep for a slow reader is under
-#: 256 KiB with it, and about 270 KiB with TLS on both sides; more is faster, and 64 KiB are slower than HAProxy.
+#: How many bytes are moved in one go, unless told otherwise. What a connection may cost whose reader stalls is under
+#: 256 KiB with it, with TLS on both sides too; more is faster, and 64 KiB are slower than HAProxy.
 BUFFER_LENGTH = 196608
 # What a process has open beside its connections: standard streams, listeners, the selector, a resolver.
 _OTHER_FILES: Final = 32
@@ -70,7 +70,8 @@ class Relay:
 
     Args:
         buffer_length: How many bytes are moved in one go: that much, at most, is kept for a flow whose target is slow.
-        connect_timeout: How long a destination may take to accept a connection and do its TLS, in seconds.
+        connect_timeout: How long each address of a destination may take to accept a connection and do its TLS, and
+            before that its name to be looked up, in seconds.
         idle_timeout: How long nothing may move on a connection, in seconds; None for no limit.
         dnsbl: Asked about each client; None for nobody.
         counters: What is counted, as ``_metrics`` numbers it; a new one unless given.
