@@ -29,7 +29,7 @@ class Server:
     Args:
         arguments: Its arguments.
         directory: Where its log is written.
-        files: How many file descriptors it may have; None for as many as this process.
+        files: The soft and the hard limit of its file descriptors; None for those of this process.
         start_new_session: Whether it has a process group of its own.
         before: Python that runs before the command does, in its process.
         module: Where the command is.
@@ -39,14 +39,14 @@ class Server:
         self,
         arguments: list[str],
         directory: Path,
-        files: int | None = None,
+        files: tuple[int, int] | None = None,
         start_new_session: bool = False,
         before: str = "",
         module: str = "proxyprotocol.server.main",
     ) -> None:
         self.log_file = directory / f"{time.monotonic_ns()}.log"
         environment = {**os.environ, "PYTHONPATH": str(Path(proxyprotocol.__file__).parent.parent)}
-        limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))) if files else None
+        limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, files)) if files else None
         with self.log_file.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", f"{before}\nfrom {module} import main\nraise SystemExit(main())", *arguments],

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import random
 import re
+import resource
 import select
 import socket
 import threading
@@ -43,7 +44,7 @@ def test_a_unix_path_in_use_says_so_and_one_left_behind_is_taken(
 
 
 def test_with_few_file_descriptors_it_neither_spins_nor_floods_the_log_and_serves_again(start: Starter) -> None:
-    server = start(files=64)
+    server = start(files=(64, 64))
     address = ("127.0.0.1", server.port)
     ended = threading.Event()
     thread = in_thread(lambda: serve_until(start.backend, ended))
@@ -69,6 +70,15 @@ def test_with_few_file_descriptors_it_neither_spins_nor_floods_the_log_and_serve
     assert server.end() == 0
     complaints = [line for line in server.log.splitlines() if not re.search("Opened|Closed|Listening", line)]
     assert len(complaints) == 1
+
+
+def test_it_opens_as_many_files_as_it_may(start: Starter) -> None:
+    """The soft limit is meant for programs of old: as it mostly is, it would do for 500 connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    server = start(files=(64, most))
+    server.wait_for_line("Listening on")
+
+    assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (most, most)
 
 
 def time_of_its_own(pid: int) -> float:

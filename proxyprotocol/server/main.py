@@ -20,7 +20,7 @@ from proxyprotocol.server._signals import ENDING, held_back, let_through
 from proxyprotocol.server._sockets import listen, listen_at, share, unlink
 from proxyprotocol.server._workers import Workers
 from proxyprotocol.server.address import Address
-from proxyprotocol.server.relay import BUFFER_LENGTH, Relay, Service, parse_service
+from proxyprotocol.server.relay import BUFFER_LENGTH, Relay, Service, parse_service, raise_file_limit
 
 __all__ = ["add_arguments", "main", "run"]
 
@@ -112,6 +112,7 @@ def run(options: argparse.Namespace) -> int:
         level=logging.WARNING if options.quiet else logging.INFO,
         format="%(asctime)s %(process)d %(message)s" if options.workers > 1 else "%(asctime)s %(message)s",
     )
+    raise_file_limit()
     with held_back():
         return _Program(services, options).run()
 
