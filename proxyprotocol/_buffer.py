@@ -58,12 +58,13 @@ class HeaderBuffer:
         try:
             if self._size < 0:
                 # nearly every header comes in one piece, which needs no buffer of ours
-                self._buffer = received = data if type(data) is bytes else bytes(data)
+                received = data if type(data) is bytes else bytes(data)
                 whole = self._pp.read(received, self._max_header)
                 if whole is not None:
                     self.result, self._size = whole
                     self.trailing = received[self._size :]
                     return self.result
+                self._buffer = received
                 return self._parse(received)
             return self._parse(self._continue(data))
         except ProxyProtocolError as error:
@@ -76,6 +77,7 @@ class HeaderBuffer:
         if size <= len(received):
             self.result = codec.decode(bytes(received[:size]))
             self.trailing = bytes(received[size:])
+            self._buffer = b""
         return self.result
 
     def _continue(self, data: bytes) -> bytes | bytearray:

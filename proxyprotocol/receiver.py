@@ -47,7 +47,7 @@ class ReceiverKeywords(LimitKeywords, total=False):
     pp: ProxyProtocol | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Receiver:
     """How connections are received: codec, policy and limits, one object for all connections of a server.
 

@@ -6,6 +6,7 @@ a time-out; a line that came whole, as they nearly all do, is decoded in one go.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 from collections.abc import Callable
@@ -59,20 +60,20 @@ _pack_ipv4: Final = struct.Struct("!4s4sHH").pack
 _pack_ipv6: Final = struct.Struct("!16s16sHH").pack
 
 
-def _canonical_inet_pton(number: int, text: str) -> bytes:
+def _strict_inet_pton(number: int, text: str) -> bytes:
     packed = inet_pton(number, text)
-    if number == AF_INET and inet_ntop(AF_INET, packed) != text:
+    if "%" in text or (number == _INET and inet_ntop(AF_INET, packed) != text):
         raise OSError(f"Not an address in its canonical form: {text!a}")
     return packed
 
 
 def _choose_inet_pton() -> Callable[[int, str], bytes]:
-    """Give the system's function, wrapped where it takes leading zeros: looking twice costs a tenth."""
-    try:
-        inet_pton(AF_INET, "192.0.02.1")
-    except OSError:
-        return inet_pton
-    return _canonical_inet_pton
+    """Give the system's function, wrapped where it takes leading zeros or a zone: looking twice costs a tenth."""
+    for family, text in ((AF_INET, "192.0.02.1"), (AF_INET6, "::1%1")):
+        with contextlib.suppress(OSError):
+            inet_pton(family, text)
+            return _strict_inet_pton
+    return inet_pton
 
 
 _inet_pton: Final = _choose_inet_pton()

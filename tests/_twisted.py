@@ -120,7 +120,7 @@ class MemoryTransport(StringTransport):
     """A transport that keeps its protocol, and its log prefix, as those of Twisted's reactors do."""
 
     protocol: Any = None
-    sessionno: int | None = 7
+    sessionno = 7
 
     def __init__(self, peer: IAddress = PROXY, host: IAddress = HERE) -> None:
         super().__init__(hostAddress=host, peerAddress=peer)  # type: ignore[no-untyped-call]
@@ -249,10 +249,10 @@ def run(reactor: Any, scenario: Coroutine[Deferred[Any], Any, None]) -> None:
 
     def end(outcome: Any) -> None:
         outcomes.append(outcome)
+        reactor.callLater(0, reactor.stop)
         for app in _begun:
             if app.transport.connected:
                 app.transport.abortConnection()
-        reactor.callLater(0, reactor.stop)
 
     _begun.clear()
     reactor.callWhenRunning(ended.addBoth, end)

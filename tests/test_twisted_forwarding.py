@@ -75,6 +75,7 @@ def test_the_real_transports_answers_stay(transport: Any, factory: AppFactory) -
     transport.receive(HEADER)
 
     assert (transport.getPeer(), transport.getHost()) == (PROXY, HERE)
+    assert (transport._reader.getPeer(), transport._reader.getHost()) == (CLIENT, DESTINATION)
 
 
 def test_where_the_header_names_no_client_the_real_addresses_are_given(transport: Any, factory: AppFactory) -> None:
@@ -223,6 +224,24 @@ def test_a_transport_without_attributes_of_its_own_will_do(factory: AppFactory) 
     factory.app.transport.write(b"two")
 
     assert (factory.app.peer, factory.app.received, transport.written) == (CLIENT, b"one", b"two")
+
+
+@pytest.mark.parametrize("slots", [{}, {"__slots__": ("ended",)}], ids=["plain", "slots"])
+def test_a_users_own_wrapper_stays_what_it_is(factory: AppFactory, slots: dict[str, Any]) -> None:
+    def lost(wrapper: Any, reason: Any) -> None:
+        wrapper.ended = reason
+        ProxyProtocolWrapper.connectionLost(wrapper, reason)
+
+    kind: Any = type("Own", (ProxyProtocolWrapper,), {"connectionLost": lost, **slots})
+    wrapping = wrap(factory)
+    wrapping.protocol = kind
+    transport = attach(wrapping, OpaqueTransport())
+    assert transport._reader.logPrefix() == "Own"
+    transport.receive(HEADER)
+    transport._reader.connectionLost("reason")
+
+    assert isinstance(factory.app.transport, kind)
+    assert (transport._reader.ended, factory.app.lost) == ("reason", ["reason"])
 
 
 def test_a_transport_that_calls_its_protocol_the_wrapped_one_is_handed_over(factory: AppFactory) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -49,6 +51,50 @@ def test_an_application_that_pauses_and_resumes_as_it_begins_gets_everything(rea
         await until(reactor, lambda: len(factory.app.received) >= 7)
         assert factory.app.received == b"one two"
         assert watched(factory.app.transport) == []
+
+    run(reactor, scenario())
+
+
+def test_a_connection_that_has_paused_is_gone_with_its_end(reactor: Any) -> None:
+    """Not with the next garbage collection."""
+    factory = AppFactory(begin=lambda app: app.transport.pauseProducing())
+
+    async def scenario() -> None:
+        client = await connected(reactor, factory, HEADER + b"data")
+        await until(reactor, lambda: factory.apps)
+        factory.app.transport.resumeProducing()
+        await until(reactor, lambda: factory.app.received)
+        transport = weakref.ref(factory.app.transport)
+        client.transport.loseConnection()
+        await until(reactor, lambda: factory.app.lost)
+        factory.app.transport = client.transport  # for the application itself is kept here
+        await turns(reactor)
+        assert transport() is None
+
+    gc.disable()
+    try:
+        run(reactor, scenario())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("begin", [lambda app: setattr(app.transport, "stopReading", lambda: None), lambda app: None])
+def test_what_the_application_has_put_in_the_place_of_stopreading_stays(reactor: Any, begin: Any) -> None:
+    kept = []
+
+    def keep(app: App) -> None:
+        kept.append(app.transport.stopReading)
+        begin(app)
+
+    factory = AppFactory(begin=keep)
+
+    async def scenario() -> None:
+        await connected(reactor, factory, HEADER + b"data")
+        await until(reactor, lambda: factory.apps and factory.app.received)
+        before = dict(vars(factory.app.transport))
+        kept[0]()  # what was there as it began can still be called, and leaves nothing behind
+        factory.app.transport.startReading()
+        assert vars(factory.app.transport).keys() == before.keys()
 
     run(reactor, scenario())
 

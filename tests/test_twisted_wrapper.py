@@ -181,9 +181,7 @@ def test_an_application_without_a_log_prefix_is_named_by_its_class() -> None:
 
 
 def test_a_transport_without_a_log_prefix_gets_none() -> None:
-    """As a pipe's: only what Twisted's listening sockets accept has a number, and a prefix with it."""
     transport = MemoryTransport()
-    transport.sessionno = None
     del transport.logstr
     accept(wrap(AppFactory()), transport).receive(HEADER)
 

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxyprotocol import (
+    HeaderParser,
     ProxyProtocolIncompleteError,
     ProxyProtocolLimitError,
     ProxyProtocolSyntaxError,
@@ -23,7 +24,7 @@ from proxyprotocol import (
     v1,
 )
 from proxyprotocol.tlv import ProxyProtocolTLV
-from tests.vectors import IPV4, IPV6, TCP4, UNKNOWN, VERSION_1, VERSION_2, Vector, describe, splits
+from tests.vectors import IPV4, IPV6, TCP4, UNKNOWN, VERSION_1, VERSION_2, Vector, describe, single_bytes, splits
 
 V1 = ProxyProtocolV1()
 LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
@@ -290,6 +291,25 @@ def test_a_system_that_takes_leading_zeros_is_asked_twice(monkeypatch: pytest.Mo
     assert inet_pton(socket.AF_INET6, "::1") == bytes(15) + b"\1"
     with pytest.raises(OSError, match=re.escape("192.0.02.1")):
         inet_pton(socket.AF_INET, "192.0.02.1")
+
+
+@pytest.mark.parametrize("line", [b"PROXY TCP6 fe80::1%lo0 ::1 1 2\r\n", b"PROXY TCP6 ::1%a ::1%\r\n 1 2\r\n"])
+def test_a_system_that_takes_zones_reads_none(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
+    def lenient(number: int, text: str) -> bytes:
+        # as the BSDs read IPv6 addresses
+        return socket.inet_pton(number, text.partition("%")[0] if number == socket.AF_INET6 else text)
+
+    monkeypatch.setattr(v1, "inet_pton", lenient)
+    monkeypatch.setattr(v1, "_inet_pton", v1._choose_inet_pton())
+    assert V1.unpack(b"PROXY TCP6 ::1 ::2 1 2\r\n").peername == ("::1", 1, 0, 0)
+    for end in (len(line), *range(1, len(line))):
+        with pytest.raises(ProxyProtocolSyntaxError):
+            feed(HeaderParser(V1), line[:end], *single_bytes(line[end:]))
+
+
+def feed(parser: HeaderParser, *pieces: bytes) -> None:
+    for piece in pieces:
+        parser.feed(piece)
 
 
 def test_a_strict_system_is_asked_once() -> None:

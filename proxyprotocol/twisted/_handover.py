@@ -115,14 +115,14 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, connection: R
         transport.getPeer = lambda: peer
         transport.getHost = lambda: from_sockaddr(addresses.sockname)
 
-    session = getattr(below, "sessionno", None)
-    if session is not None:  # then its logstr was made at accept, of the wrapper's name and the proxy's address
+    session = getattr(below, "sessionno", "-")
+    if hasattr(below, "logstr"):  # made at accept, of the wrapper's name and the proxy's address
         client = getattr(peer, "host", None) or describe_address(to_sockaddr(peer))
         below.logstr = f"{log_prefix(above)},{session},{client}"
 
     trailing = connection.trailing
-    # What may stop reading is watched, and what has a number can.
-    if not trailing or (session is None and not hasattr(below, "stopReading")):
+    # what has a number is one of Twisted's sockets, and need not be asked
+    if not trailing or not (type(session) is int or hasattr(type(below), "stopReading")):
         protocol.makeConnection(transport)
         if trailing:
             deliver(transport, slot, trailing)
@@ -134,11 +134,14 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, connection: R
         _end_watch(below)
         raise
     watch = below.stopReading
-    if watch is unstopped or watch.reading:
+    if watch is unstopped:
         del below.stopReading
-        deliver(transport, slot, trailing)
-    else:
-        watch.hold(transport, slot, trailing)
+    elif type(watch) is _ReadWatch:  # and not something of the application's
+        if not watch.reading:
+            watch.hold(transport, slot, trailing)
+            return
+        _end_watch(below)
+    deliver(transport, slot, trailing)
 
 
 def _socket_below(transport: Any) -> tuple[Any, Any]:
@@ -163,8 +166,8 @@ def deliver(transport: Any, slot: str, data: bytes) -> None:
 
 
 def _end_watch(descriptor: Any) -> None:
-    del descriptor.stopReading
-    vars(descriptor).pop("startReading", None)
+    for name in ("stopReading", "startReading"):
+        vars(descriptor).pop(name, None)
 
 
 class _ReadWatch:
@@ -180,8 +183,11 @@ class _ReadWatch:
     def __init__(self, descriptor: Any) -> None:
         self._descriptor = descriptor
         self._transport: Any = None
-        descriptor.stopReading = self
-        self()
+        if "stopReading" in vars(descriptor):
+            descriptor.stopReading = self
+            self()
+        else:  # somebody has kept it for after the hand-over
+            descriptor.stopReading()
 
     def hold(self, transport: Any, slot: str, data: bytes) -> None:
         """Deliver bytes when the application reads again.
@@ -229,6 +235,7 @@ class _ReadWatch:
             self._call = descriptor.reactor.callLater(0, self._resume)
 
     def _resume(self) -> None:
+        self._call = None  # which refers to this
         self._release()
         self._descriptor.startReading()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ConnectionClosed
@@ -67,7 +68,7 @@ class ProxyProtocolWrapper(Protocol):
 
     def logPrefix(self) -> str:
         """Name this class, and the application's protocol where that is behind it."""
-        name = ProxyProtocolWrapper.__name__
+        name = type(self).__name__
         return name if self.wrappedProtocol is None else f"{_handover.log_prefix(self.wrappedProtocol)} ({name})"
 
     def getPeer(self) -> IAddress:
@@ -213,19 +214,25 @@ class ProxyProtocolWrapper(Protocol):
 
     def _stay(self, protocol: IProtocol) -> ProxyProtocolWrapper:
         """Become the application's transport, where the real one cannot be handed over."""
-        self.__class__ = _ForwardingWrapper
+        # mypy takes the hash of the instances for that of the class
+        self.__class__ = _forwarding(type(self))  # type: ignore[arg-type]
         directlyProvides(self, providedBy(self.transport))
         if IHalfCloseableProtocol.providedBy(protocol):
             directlyProvides(self, providedBy(self.transport), IHalfCloseableProtocol)
         return self
 
 
-class _ForwardingWrapper(ProxyProtocolWrapper, ProtocolWrapper):
-    """What a wrapper becomes that has to stay: a transport too, and whatever else the real one can do.
+@cache
+def _forwarding(kind: type[ProxyProtocolWrapper]) -> type[ProxyProtocolWrapper]:
+    """Give the class that a wrapper becomes which has to stay: a transport too, and whatever else the real one can do.
 
     A class of its own, because ProtocolWrapper passes on every attribute that is not there: where that may be, CPython
     finds those that are there so slowly that a header took a tenth longer.
+
+    Args:
+        kind: The wrapper's own class, which may be a user's.
     """
+    return type(kind.__name__, (kind, ProtocolWrapper), {})
 
 
 class ProxyProtocolWrapperFactory(WrappingFactory):
