@@ -118,7 +118,9 @@ class ProxyProtocolIncompleteError(ProxyProtocolError):
     def __str__(self) -> str:
         if self.want_read.want_line:
             return "The PROXY protocol header is incomplete: the end of its line is missing"
-        return f"The PROXY protocol header is incomplete: at least {self.want_read.want_bytes} more bytes are missing"
+        count = self.want_read.want_bytes
+        missing = "1 more byte is" if count == 1 else f"{count} more bytes are"
+        return f"The PROXY protocol header is incomplete: at least {missing} missing"
 
 
 class ProxyProtocolTimeoutError(ProxyProtocolError):

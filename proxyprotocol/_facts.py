@@ -1,14 +1,20 @@
-"""Floor 4: facts from transports that may be gone already."""
+"""Floor 4: facts from transports and sockets, which may be gone already."""
 
 from __future__ import annotations
 
 import os
+import select
 import socket
+import time
 from typing import Any
 
 from .typing import TransportProtocol
 
 __all__: list[str] = []
+
+# How long to rest, in seconds, before another look at bytes that must stay in a socket: nobody can wait for more of
+# them than there are. Such a peer has sent a part of a signature, and hardly any ever does.
+REST = 0.01
 
 AF_UNIX = getattr(socket, "AF_UNIX", None)  # Windows has none
 
@@ -43,3 +49,18 @@ def is_foreign(address: Any, family: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def has_ended(sock: socket.socket, seconds: float) -> bool:
+    """Tell whether nothing more comes behind the bytes that are in a socket.
+
+    Args:
+        sock: A stream socket.
+        seconds: How long to wait for that.
+    """
+    if not hasattr(select, "POLLRDHUP"):  # Linux has it; elsewhere the end is found by the deadline
+        time.sleep(seconds)
+        return False
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(seconds * 1000))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import select
 import selectors
 import socket
 import ssl
@@ -19,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 from ._base import ProxyProtocol
 from ._errors import ProxyProtocolError
+from ._facts import REST, has_ended
 from ._refusals import log_refusal
 from ._sender import Sender
 from .receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_address
@@ -40,10 +40,6 @@ _log = logging.getLogger(__name__)
 
 # What socket.create_connection has for "the default time-out"; without it None could not mean "none".
 _DEFAULT_TIMEOUT: Any = object()
-
-# How long to rest, in seconds, before another look at bytes that must stay where they are: nobody can wait for more of
-# them than there are. Such a peer has sent a part of a signature, and hardly any ever does.
-_REST = 0.01
 
 
 def read_header(
@@ -308,7 +304,7 @@ def _look_ahead(sock: socket.socket, connection: ReceiverConnection, deadline: f
     while connection.undecided:
         data = _receive(sock, seen + connection.needed, deadline, socket.MSG_PEEK)
         if data and len(data) == seen and not ended:
-            ended = _rest(sock)
+            ended = has_ended(sock, REST)
         else:
             _advance(connection, data and data[seen:])
             seen = len(data or b"")
@@ -317,16 +313,6 @@ def _look_ahead(sock: socket.socket, connection: ReceiverConnection, deadline: f
     # it is there and not waited for, so that the end of the time, which may just have come, does not leave it there
     with contextlib.suppress(OSError):
         sock.recv(seen)
-
-
-def _rest(sock: socket.socket) -> bool:
-    """Wait a moment, and tell whether nothing more can come."""
-    if not hasattr(select, "POLLRDHUP"):  # Linux has it; elsewhere the end is found by the deadline
-        time.sleep(_REST)
-        return False
-    poll = select.poll()
-    poll.register(sock, select.POLLRDHUP)
-    return bool(poll.poll(_REST * 1000))
 
 
 def _receive(sock: socket.socket, size: int, deadline: float | None, flags: int = 0) -> bytes | None:

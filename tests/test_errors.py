@@ -37,6 +37,11 @@ EVERY_ERROR: list[tuple[ProxyProtocolError, str, dict[str, Any]]] = [
         {},
     ),
     (
+        ProxyProtocolIncompleteError(ProxyProtocolWantRead(1)),
+        "The PROXY protocol header is incomplete: at least 1 more byte is missing",
+        {},
+    ),
+    (
         ProxyProtocolIncompleteError(ProxyProtocolWantRead(want_line=True)),
         "The PROXY protocol header is incomplete: the end of its line is missing",
         {},

@@ -166,6 +166,7 @@ def test_a_port_that_is_taken_is_told_in_a_sentence_and_ends_it(tmp_path: Path) 
     output = ended.stdout + ended.stderr
     assert "Couldn't listen on 127.0.0.1:" in output
     assert "Traceback" not in output
+    assert ended.returncode == 1
 
 
 @pytest.mark.parametrize(

@@ -355,6 +355,11 @@ BAD_FILES = {
 }
 
 
+def test_a_file_that_is_not_there_is_named(files: Files) -> None:
+    with pytest.raises(ValueError, match=r"cannot be listened on: .*No such file or directory: '/nowhere\.pem'"):
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:ssl:1:privateKey={files.key}:certKey=/nowhere.pem")
+
+
 @pytest.mark.parametrize("inside", ["", ":ppInsideTLS=yes"], ids=["behind", "inside"])
 @pytest.mark.parametrize("description", BAD_FILES.values(), ids=BAD_FILES)
 def test_a_file_that_tls_cannot_be_done_with_is_told_with_the_description(

@@ -109,7 +109,7 @@ class TLS:
         if transport.is_closing():
             raise ConnectionAbortedError("The connection was lost before its TLS handshake")
         waiter = asyncio.get_running_loop().create_future()
-        handshake = _Handshake(begin, lost)
+        handshake = _AboveTLS(begin, lost)
         try:
             # nothing is read before TLS has begun: there is no turn of the loop in between
             transport.resume_reading()
@@ -121,10 +121,12 @@ class TLS:
             # the upper one knows the lower one, but CPython 3.10 does not tell it if that is aborted
             (handshake.transport or transport).abort()
             raise
+        finally:
+            del waiter  # whose exception's traceback holds this frame
         return handshake.transport
 
 
-class _Handshake(asyncio.Protocol):
+class _AboveTLS(asyncio.Protocol):
     """Stands above TLS until the handshake is done.
 
     Args:
@@ -147,6 +149,7 @@ class _Handshake(asyncio.Protocol):
         del self._begin, self._lost  # this is kept as long as the connection, and they are needed no more
 
     def lost(self, error: BaseException | None) -> None:
+        # who has begun is told by TLS
         if self.transport is None and self._lost is not None:
             self._lost(error)
 

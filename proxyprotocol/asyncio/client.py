@@ -161,5 +161,8 @@ class _Opening(asyncio.Protocol):
         if self._error is not None:
             self._transport.abort()
             error, self._error = self._error, None
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # whose traceback holds this frame
         return self._transport, self._protocol

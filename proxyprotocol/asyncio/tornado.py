@@ -15,6 +15,7 @@ from tornado.netutil import add_accept_handler, ssl_wrap_socket
 from tornado.tcpserver import TCPServer
 
 from proxyprotocol._errors import ProxyProtocolError
+from proxyprotocol._facts import REST, has_ended
 from proxyprotocol._refusals import log_refusal
 from proxyprotocol.asyncio.transport import _ClientSocket
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_address
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["add_sockets", "proxy_result"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
-
-# How long to rest, in seconds, before another look at bytes that must stay where they are: nobody can wait for more of
-# them than there are. Such a peer has sent a part of a signature, and hardly any ever does.
-_REST = 0.01
 
 _results: WeakKeyDictionary[IOStream, ProxyResult | None] = WeakKeyDictionary()
 
@@ -175,11 +172,12 @@ async def _read_on(sock: socket.socket, connection: ReceiverConnection) -> None:
 
 async def _look_ahead(sock: socket.socket, connection: ReceiverConnection) -> None:
     """Look at what comes until it is decided whose it is, and take it out of the socket only where it is a header's."""
-    seen = 0
+    seen, ended = 0, False
     while connection.undecided:
         data = await _receive(sock, seen + connection.needed, socket.MSG_PEEK)
-        if data and len(data) == seen:
-            await asyncio.sleep(_REST)
+        if data and len(data) == seen and not ended:
+            await asyncio.sleep(REST)
+            ended = has_ended(sock, 0)
         else:
             _advance(connection, data[seen:])
             seen = len(data)

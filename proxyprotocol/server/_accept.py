@@ -18,7 +18,20 @@ _log = logging.getLogger("proxyprotocol.server")
 _ACCEPTS: Final = 64  # in one go: those that are served already want their turn too
 _PAUSE: Final = 1.0  # seconds until it is tried again to accept where the system had no resources for it
 _SILENCE: Final = 60.0  # seconds between two complaints about that
-_SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# What accept() tells of a connection that was gone before it was accepted, or that the network has failed. All else is
+# of the system: it is short of files or memory, or a firewall forbids it.
+_OF_THE_CONNECTION: Final = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPROTO,
+    }
+)
 
 
 class _Listener(NamedTuple):
@@ -86,11 +99,9 @@ class Acceptor:
                 sock, peer = listener.sock.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except ConnectionAbortedError:
-                continue
             except OSError as error:
-                if error.errno not in _SHORT_OF:
-                    raise
+                if error.errno in _OF_THE_CONNECTION:
+                    continue
                 self._pause(describe_error(error), _PAUSE)
                 return
             sock.setblocking(False)

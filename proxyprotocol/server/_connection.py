@@ -334,7 +334,12 @@ class Connection(Timed):
         except (BlockingIOError, InterruptedError):
             size = 0
         except OSError as error:
-            self.abort(f"the client is gone: {describe_error(error)}")
+            # before its first byte, as health checks go
+            level = logging.WARNING if first else logging.DEBUG
+            _log.log(
+                level, "Closed the connection from %s: the client is gone: %s", self._name(), describe_error(error)
+            )
+            self._close()
             return
         first += relay.buffer[:size]
         link = Link(relay.loop, relay.wheel, relay.buffer, relay.values, relay.idle_timeout, self._ended)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ from proxyprotocol.server._signals import ENDING, held_back, let_through
 from proxyprotocol.server._sockets import listen, listen_at, share, unlink
 from proxyprotocol.server._workers import Workers
 from proxyprotocol.server.address import Address
-from proxyprotocol.server.relay import BUFFER_LENGTH, Relay, Service, parse_service, raise_file_limit
+from proxyprotocol.server.relay import BUFFER_LENGTH, Relay, Service, parse_service
 
 __all__ = ["add_arguments", "main", "run"]
 
@@ -112,9 +113,21 @@ def run(options: argparse.Namespace) -> int:
         level=logging.WARNING if options.quiet else logging.INFO,
         format="%(asctime)s %(process)d %(message)s" if options.workers > 1 else "%(asctime)s %(message)s",
     )
-    raise_file_limit()
+    _raise_file_limit()
     with held_back():
         return _Program(services, options).run()
+
+
+def _raise_file_limit() -> None:
+    """Let this process open as many files as it may, two for each connection.
+
+    The usual soft limit has place for 500 connections. It is there for programs that use ``select()``.
+    """
+    import resource  # not every system has it on which --help is asked for
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS says that there is no limit, and has one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _parse(source: str, destination: str) -> Service:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import sys
@@ -167,18 +166,6 @@ class Relay:
         if len(self._connections) < self._most:
             return None
         return f"{self._most} connections are open, for more there are no file descriptors"
-
-
-def raise_file_limit() -> None:
-    """Let this process open as many files as it may, two for each connection.
-
-    The usual soft limit has place for 500 connections. It is there for programs that use ``select()``.
-    """
-    import resource
-
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS says that there is no limit, and has one
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _most_connections() -> int:

@@ -115,10 +115,11 @@ def makeService(options: Options) -> IService:
 
 
 class _Listener(Service):
-    """Listens; where that cannot be it says so, and the program ends."""
+    """Listens; where that cannot be it says so, and the program ends: at once, and with exit status 1, if it can."""
 
     _listening: Deferred[Any] | None = None
     _port: Any = None
+    _failed = False
 
     def __init__(self, reactor: Any, description: str, factory: Factory) -> None:
         self._reactor = reactor
@@ -127,8 +128,14 @@ class _Listener(Service):
         self._factory = factory
 
     def privilegedStartService(self) -> None:
-        """Listen, while twistd may still have the rights that ports below 1024 need."""
+        """Listen, while twistd may still have the rights that ports below 1024 need.
+
+        Raises:
+            SystemExit: That cannot be.
+        """
         self._listening = maybeDeferred(self._endpoint.listen, self._factory).addCallbacks(self._listens, self._cannot)
+        if self._failed:
+            raise SystemExit(1)
 
     def startService(self) -> None:
         """Listen, if nobody has called :meth:`privilegedStartService`."""
@@ -147,7 +154,9 @@ class _Listener(Service):
 
     def _cannot(self, failure: Failure) -> None:
         _log.critical("--listen {description}: {why}", description=self._description, why=failure.getErrorMessage())
-        self._reactor.callWhenRunning(self._reactor.stop)
+        self._failed = True
+        if self._reactor.running:  # for an endpoint that takes its time
+            self._reactor.stop()
 
 
 @implementer(IHalfCloseableProtocol)

@@ -140,7 +140,8 @@ def _parse_endpoint(parse: Callable[[Any, str], _T], reactor: Any, description: 
         hint = "TLS needs pyOpenSSL and service_identity, which the extra proxyprotocol[tls] installs"
         raise ValueError(f"{description} cannot be {use}: {error}. {hint}") from error
     except Exception as error:  # of the file system, of pyOpenSSL, of whoever has written the endpoint
-        raise ValueError(f"{description} cannot be {use}: {error!r}") from error
+        why = str(error) if isinstance(error, OSError) else repr(error)  # the first names the file
+        raise ValueError(f"{description} cannot be {use}: {why}") from error
 
 
 def _prefix_of(description: str) -> str:

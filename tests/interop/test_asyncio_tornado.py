@@ -140,6 +140,7 @@ BAD = {
     "cut": (HEADER[:20], {}, "is incomplete"),
     "untrusted": (HEADER, {"policy": TrustedProxies(["192.0.2.1"])}, "not one of the trusted"),
     "cut, optional": (HEADER[:20], OPTIONAL, "is incomplete"),
+    "cut in a signature, with no time-out": (b"PRO", {**OPTIONAL, "timeout": None}, "is incomplete"),
     "wrong, optional": (HEADER[:6] + REQUEST, OPTIONAL, "header"),
 }
 
