@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from proxyprotocol.server._link import Link
 from tests._relay import (
     PATIENCE,
     Relaying,
+    Running,
     certificates,
     fill,
     in_thread,
@@ -139,8 +141,55 @@ def test_a_client_that_keeps_silent_is_not_waited_for(relaying: Relaying) -> Non
     fill(pair.client)
     begin = time.monotonic()
     answer_and_go(pair.server)
+    assert receive_all(pair.client) == ANSWER
     pair.running.wait_until_empty()
     assert 1.5 < time.monotonic() - begin < 6  # 2 seconds, on a machine that does nothing else
+
+
+def lingering(relaying: Relaying) -> tuple[Running, socket.socket, Link]:
+    """Relay to a server that answers and goes, while the client, who has read nothing, says nothing either."""
+    pair = relaying.connected()
+    (connection,) = pair.running.relay._connections
+    link = connection._link
+    assert link is not None
+    fill(pair.client)
+    answer_and_go(pair.server)
+    wait_for(lambda: link._lingers_until is not None)
+    return pair.running, pair.client, link
+
+
+def test_a_client_that_keeps_silent_is_waited_for_as_long_as_it_takes_the_answer(
+    relaying: Relaying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxyprotocol.server._link._LINGER", 0.3)
+    running, client, link = lingering(relaying)
+    begin = link.deadline
+    wait_for(lambda: link.deadline >= begin + 0.6)
+
+    client.sendall(b"one more")
+    assert receive_all(client) == ANSWER
+    running.wait_until_empty()
+
+
+def test_a_client_that_does_not_take_the_answer_is_closed_in_the_end(
+    relaying: Relaying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxyprotocol.server._link._LINGER", 0.3)
+    monkeypatch.setattr("proxyprotocol.server._link._MOST_LINGER", 1.2)
+    begin = time.monotonic()
+    running, _, _ = lingering(relaying)
+    running.wait_until_empty()
+    assert 0.9 < time.monotonic() - begin < 5
+
+
+def test_what_a_client_is_told_meanwhile_makes_it_no_longer(
+    relaying: Relaying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxyprotocol.server._link._LINGER", 0.5)
+    running, client, link = lingering(relaying)
+    running.call(link._down.flush)  # as an answer of TLS itself does, for which Python's own clients cannot ask
+    assert receive_all(client) == ANSWER
+    running.wait_until_empty()
 
 
 def test_a_client_is_listened_to_no_longer_than_a_connection_may_be_idle(relaying: Relaying) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import socket
 import ssl
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4
+from proxyprotocol.server._link import Flow
 from tests._relay import (
     PATIENCE,
     Relaying,
@@ -214,18 +214,33 @@ def test_a_record_that_has_no_room_in_the_buffer_is_relayed_without_waiting_for_
     assert receive(server, count * record) == b"x" * count * record
 
 
-def test_an_end_without_a_close_notify_is_passed_on_as_an_end(relaying: Relaying, certificates: Certificates) -> None:
+def test_what_waits_inside_tls_on_both_sides_is_fetched_by_one_call_at_a_time(
+    relaying: Relaying, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = relaying.backend()
-    running = relaying.relay(backend.address, source(certificates))
-    client = running.connect_tls(certificates.client_context(), SERVER_NAME)
-    server = backend.accept().sock
-    client.sendall(b"bye")
-    # it takes the session tickets first, or its system would answer them with a reset
-    client.settimeout(0.1)
-    with contextlib.suppress(TimeoutError):
-        client.recv(1)
-    client.close()
-    assert receive_all(server) == b"bye"
+    running = relaying.relay(destination(backend, certificates), source(certificates))
+    client = relaying.keep(running.connect_tls(certificates.client_context(), SERVER_NAME))
+    _, server = accept_tls(backend, certificates)
+    client.sendall(b"hello")
+    assert server.recv(10) == b"hello"
+    queued = []
+    readable = Flow.readable
+
+    def watched(flow: Flow) -> None:
+        queued.append(len(running._loop._ready))  # type: ignore[attr-defined]
+        readable(flow)
+
+    monkeypatch.setattr(Flow, "readable", watched)
+
+    def send_at_once() -> None:
+        client.sendall(b"x" * 500_000)
+        server.sendall(b"x" * 500_000)
+
+    running.call(send_at_once)
+    assert len(receive(client, 500_000)) == 500_000
+    assert len(receive(server, 500_000)) == 500_000
+    # it doubled with every turn of the loop
+    assert max(queued) < 8
 
 
 def test_a_client_s_certificate_and_the_name_it_asked_for(relaying: Relaying, certificates: Certificates) -> None:

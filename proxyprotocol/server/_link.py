@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -16,17 +17,30 @@ from typing import Final
 from proxyprotocol._facts import AF_UNIX
 from proxyprotocol._program import describe_error
 from proxyprotocol.server._metrics import BYTES_DOWN, BYTES_UP
-from proxyprotocol.server._streams import Stream
+from proxyprotocol.server._streams import Stream, has_taken_all
 from proxyprotocol.server._timers import Timed, Wheel
 
 __all__: list[str] = []
 
+# The states of a flow, and of the link:
+#
+#   ended      nothing more is for the target: the source has said all, or the target is gone
+#   broken     the target is gone: what the source still says is read, and thrown away
+#   heard      nothing more is read: the source has said all, or is gone, or it is a server without a client
+#   cut        the source is gone, as was learnt in sending to it: what it has said is relayed, and then a reset
+#   lingering  both have ended, but the client still speaks, to a server that is gone: it is heard out, and then closed
+#
+# It is over when both have ended and all is sent, or at once by a reset, a time-out or the end of the relay.
+
 _NOTHING: Final = memoryview(b"")
 _RESET: Final = struct.pack("ii", 1, 0)
-# Seconds that a client is listened to after it was told all: so long after the last that it sent, and so long in all.
-# One that goes on for longer has had the time to read what it was told.
+# Seconds that a client is listened to after it was told all: so long after the last that it sent, and again for as long
+# as its system has not taken all; and so long in all. One that goes on for longer has had the time to read.
 _LINGER: Final = 2.0
 _MOST_LINGER: Final = 30.0
+# What is said in sending to one that was gone before: EPIPE, which is also how Linux reports a reset behind the end of
+# what the peer had to say, and ENOTCONN. What any other error says, no later call would say again.
+_LONG_GONE: Final = (errno.EPIPE, errno.ENOTCONN)
 
 
 class Flow:
@@ -39,7 +53,19 @@ class Flow:
         counter: Which of the counters counts them.
     """
 
-    __slots__ = ("broken", "buffer", "counter", "ended", "heard", "link", "pending", "source", "target")
+    __slots__ = (
+        "broken",
+        "buffer",
+        "counter",
+        "cut",
+        "ended",
+        "heard",
+        "link",
+        "pending",
+        "queued",
+        "source",
+        "target",
+    )
 
     def __init__(self, link: Link, source: Stream, target: Stream, counter: int) -> None:
         self.link = link
@@ -54,6 +80,20 @@ class Flow:
         self.broken = False
         #: Whether the source has said all.
         self.heard = False
+        #: How the source was lost, if that was met in sending to it: what it has said still comes, but not its end.
+        self.cut: OSError | None = None
+        #: Whether the loop is to call :meth:`readable` without the selector, which is asked of it once at a time.
+        self.queued = False
+
+    def read_soon(self) -> None:
+        """Read when the others had their turn, where the selector cannot know that there is something."""
+        if not self.queued:
+            self.queued = True
+            self.link.loop.call_soon(self._read_queued)
+
+    def _read_queued(self) -> None:
+        self.queued = False
+        self.readable()
 
     def readable(self) -> None:
         """Move one chunk."""
@@ -81,6 +121,8 @@ class Flow:
             self.push(self.buffer[:size])
             if self.source.buffered or self.source.unsent:
                 link.watch_both()
+        elif self.cut is not None and not self.source.notified:
+            link.fail(self, self.cut)
         else:
             self.end()
 
@@ -109,8 +151,8 @@ class Flow:
             sent = self.target.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
-        except OSError:
-            self.lose()
+        except OSError as error:
+            self.lose(error)
             return
         if sent < len(data):
             self.pending = memoryview(bytes(data[sent:]))
@@ -126,8 +168,8 @@ class Flow:
                 self.pending = self.pending[self.target.send(self.pending) :]
         except (BlockingIOError, InterruptedError):
             pass
-        except OSError:
-            self.lose()
+        except OSError as error:
+            self.lose(error)
             return
         link.touch()
         if not self.pending and not self.target.unsent:
@@ -136,12 +178,21 @@ class Flow:
     def end(self) -> None:
         """Pass the end of the source on."""
         self.ended = self.heard = True
-        with contextlib.suppress(OSError):  # a target that is gone has no end to be told
+        try:
             self.target.end()
-        self.link.settle()
+        except OSError as error:
+            self.lose(error)
+        else:
+            self.link.settle()
 
-    def lose(self) -> None:
-        """Take that the target is gone: only what it has said before is still of use."""
+    def lose(self, error: OSError) -> None:
+        """Take that the target is gone: only what it has said before is still of use.
+
+        Args:
+            error: What has told.
+        """
+        if error.errno not in _LONG_GONE:
+            self.link.opposite(self).cut = error
         self.ended = self.broken = True
         self.pending = _NOTHING
         self.link.settle()
@@ -164,11 +215,11 @@ class Link(Timed):
         "_ended",
         "_idle_timeout",
         "_lingers_until",
-        "_loop",
         "_up",
         "_wheel",
         "buffer",
         "closed",
+        "loop",
         "values",
     )
 
@@ -182,7 +233,7 @@ class Link(Timed):
         ended: Callable[[str | None], None],
     ) -> None:
         super().__init__()
-        self._loop, self._wheel = loop, wheel
+        self.loop, self._wheel = loop, wheel
         self._idle_timeout = idle_timeout
         self._ended = ended
         self.buffer, self.values = buffer, values
@@ -207,9 +258,13 @@ class Link(Timed):
         self.watch_both()
 
     def touch(self) -> None:
-        """Take that something has moved."""
-        if self._idle_timeout is not None:
-            self.deadline = self._loop.time() + self._idle_timeout
+        """Take that something has moved. One that lingers has a deadline of its own."""
+        if self._idle_timeout is not None and self._lingers_until is None:
+            self.deadline = self.loop.time() + self._idle_timeout
+
+    def opposite(self, flow: Flow) -> Flow:
+        """Give the flow that goes the other way."""
+        return self._down if flow is self._up else self._up
 
     def settle(self) -> None:
         """Take that one flow has ended; when both have, and everything is sent, the connection is over.
@@ -231,7 +286,7 @@ class Link(Timed):
     def linger(self) -> None:
         """Listen a little longer, if that is what is still done."""
         if self._lingers_until is not None:
-            self.deadline = min(self._loop.time() + _LINGER, self._lingers_until)
+            self.deadline = min(self.loop.time() + _LINGER, self._lingers_until)
 
     def watch_both(self) -> None:
         """Ask the selector for just what there is to do."""
@@ -247,7 +302,7 @@ class Link(Timed):
         """
         if flow.source.sock.family == AF_UNIX and isinstance(error, ConnectionResetError):
             # A UNIX socket that was closed before all was read says so behind its last byte: nothing is missing.
-            (self._down if flow is self._up else self._up).lose()
+            self.opposite(flow).lose(error)
             flow.end()
         else:
             self.abort(describe_error(error))
@@ -256,6 +311,11 @@ class Link(Timed):
         """Take that nothing has moved for too long."""
         if self._lingers_until is None:
             self.abort(f"nothing has moved for {self._idle_timeout:g} seconds")
+            return
+        left = self._lingers_until - self.loop.time()
+        if left > 0 and not has_taken_all(self._up.source.sock):
+            # a slow reader that is silent, and would lose the answer by the first that it says
+            self._wheel.set(self, min(_LINGER, left))
         else:
             self.close(None)
 
@@ -284,9 +344,9 @@ class Link(Timed):
         self._wheel.discard(self)
         for stream in (self._up.source, self._up.target):
             if stream.reading:
-                self._loop.remove_reader(stream.fd)
+                self.loop.remove_reader(stream.fd)
             if stream.writing:
-                self._loop.remove_writer(stream.fd)
+                self.loop.remove_writer(stream.fd)
             stream.sock.close()
         self._ended(reason)
 
@@ -294,7 +354,7 @@ class Link(Timed):
         with contextlib.suppress(OSError):  # of one that is gone
             self._up.source.sock.shutdown(socket.SHUT_WR)  # the end of TLS alone is none to the system
         longest = min(_MOST_LINGER, self._idle_timeout or _MOST_LINGER)
-        self._lingers_until = self._loop.time() + longest
+        self._lingers_until = self.loop.time() + longest
         self._wheel.set(self, min(_LINGER, longest))
 
     def _watch(self, stream: Stream, inward: Flow, outward: Flow) -> None:
@@ -306,17 +366,17 @@ class Link(Timed):
         if read is not stream.reading:
             stream.reading = read
             if read:
-                self._loop.add_reader(stream.fd, inward.readable)
+                self.loop.add_reader(stream.fd, inward.readable)
             else:
-                self._loop.remove_reader(stream.fd)
+                self.loop.remove_reader(stream.fd)
         if write is not stream.writing:
             stream.writing = write
             if write:
-                self._loop.add_writer(stream.fd, self._writable, outward)
+                self.loop.add_writer(stream.fd, self._writable, outward)
             else:
-                self._loop.remove_writer(stream.fd)
+                self.loop.remove_writer(stream.fd)
         if read and stream.buffered:
-            self._loop.call_soon(inward.readable)
+            inward.read_soon()
 
     def _writable(self, outward: Flow) -> None:
         outward.flush()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
@@ -25,6 +27,9 @@ class Stream(Protocol):
     writing: bool
     #: How many bytes at most are to be read for it in one go; None for as many as the buffer has room for.
     most: int | None
+    #: Whether the peer itself has said that this was all, as only TLS can tell. A socket gives the same 0 for a
+    #: connection that was lost, once another call has been given the error.
+    notified: bool
 
     @property
     def recv_into(self) -> Callable[[memoryview], int]:
@@ -75,7 +80,7 @@ class PlainStream:
 
     __slots__ = ("fd", "reading", "recv_into", "send", "sock", "writing")
 
-    unsent = choked = buffered = False
+    unsent = choked = buffered = notified = False
     most: int | None = None
 
     def __init__(self, sock: socket.socket) -> None:
@@ -91,3 +96,23 @@ class PlainStream:
     def end(self) -> None:
         """Half-close the connection."""
         self.sock.shutdown(socket.SHUT_WR)
+
+
+def has_taken_all(sock: socket.socket) -> bool:
+    """Tell whether the peer's system has taken all that was sent to it.
+
+    Args:
+        sock: The socket.
+
+    Returns:
+        Whether it has; True too where the system does not tell, as none but Linux does, or it is no TCP.
+    """
+    if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    import fcntl
+    import termios
+
+    waiting = bytes(4)  # an int
+    with contextlib.suppress(OSError):  # of one that is gone, for which nothing waits
+        waiting = fcntl.ioctl(sock, termios.TIOCOUTQ, waiting)
+    return not any(waiting)

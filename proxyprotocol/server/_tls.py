@@ -38,12 +38,14 @@ class TLSStream:
 
     __slots__ = (
         "_ended",
+        "_error",
         "_incoming",
         "_outgoing",
         "_read_ahead",
         "_unsent",
         "fd",
         "most",
+        "notified",
         "reading",
         "sock",
         "tls",
@@ -69,7 +71,9 @@ class TLSStream:
         self._incoming.write(data)
         self._unsent = memoryview(first)
         self._read_ahead = b""
-        self._ended = False
+        self._ended = self.notified = False
+        # what is said when all that came before it has been read
+        self._error: OSError | None = None
 
     @property
     def unsent(self) -> bool:
@@ -84,7 +88,7 @@ class TLSStream:
     @property
     def buffered(self) -> bool:
         """Whether there is something to read in here, the end included."""
-        return bool(self._ended or self._read_ahead or self._incoming.pending or self.tls.pending())
+        return bool(self._over or self._read_ahead or self._incoming.pending or self.tls.pending())
 
     def handshake(self) -> bool:
         """Take the next step of the handshake.
@@ -100,15 +104,19 @@ class TLSStream:
             while True:
                 try:
                     self.tls.do_handshake()
-                    return True
+                    break
                 except ssl.SSLWantReadError:
                     # what is to be said has to be out before the answer can come
                     self.flush()
                     if not self._fetch():
                         return False
-        finally:
+        except ssl.SSLError:
             with contextlib.suppress(OSError):
                 self.flush()
+            raise
+        # not suppressed: the system tells of a reset only once, and what is read next would be a clean end
+        self.flush()
+        return True
 
     def recv_into(self, view: memoryview) -> int:
         """Give as much as there is.
@@ -124,23 +132,17 @@ class TLSStream:
             OSError: The connection is lost, or what has come is no TLS.
         """
         size = self._take_read_ahead(view)
-        # a record that has no room is left where it is, in the system's buffer
-        while (not size or len(view) - size >= _RECORD) and not self._ended and not self.choked:
+        # A record that has no room is left where it is, in the system's buffer. What TLS itself answers is left to the
+        # link's flush: flushed here, it might meet a reset, of which the system tells only once.
+        while (not size or len(view) - size >= _RECORD) and not self._over and not self.choked:
             try:
-                got: Any = self.tls.read(len(view) - size, view[size:])
-                self._ended = not got
-                size += got
+                size += self._decrypt(len(view) - size, view[size:])
             except ssl.SSLWantReadError:
-                if not self._fetch():
+                if not self._fetch_more():
                     break
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                self._ended = True
-        if self._outgoing.pending:
-            with contextlib.suppress(OSError):  # which the next write meets too: what has come still counts
-                self.flush()
-        if not size and not self._ended:
-            raise BlockingIOError
-        return size
+        if size or self._ended:
+            return size
+        raise self._error or BlockingIOError()
 
     def send(self, view: memoryview) -> int:
         """Encrypt some of the bytes, and send as much as the peer takes.
@@ -202,17 +204,42 @@ class TLSStream:
 
     def _decrypt_all(self) -> bytes:
         """Give what has come and was not read. That is not more than was read from the socket in one go."""
-        plain = []
-        while not self._ended:
-            try:
-                data = self.tls.read(_CIPHERTEXT)
-                self._ended = not data
-                plain.append(data)
-            except ssl.SSLWantReadError:
-                break
-            except ssl.SSLError:  # the end, or what the next read will say
-                self._ended = True
+        plain, record = [], memoryview(bytearray(_RECORD))
+        with contextlib.suppress(ssl.SSLWantReadError):
+            while not self._over:
+                size = self._decrypt(_RECORD, record)
+                plain.append(bytes(record[:size]))
         return b"".join(plain)
+
+    @property
+    def _over(self) -> bool:
+        return self._ended or self._error is not None
+
+    def _decrypt(self, size: int, view: memoryview) -> int:
+        """Decrypt a record, and give how many bytes it had: 0 when nothing more can come."""
+        try:
+            # typed for a call without a buffer
+            got: Any = self.tls.read(size, view)
+            if got:
+                return int(got)
+            self._ended = self.notified = True
+        except ssl.SSLWantReadError:
+            raise
+        except ssl.SSLZeroReturnError:
+            self._ended = self.notified = True
+        except ssl.SSLEOFError:
+            self._ended = True
+        except ssl.SSLError as error:
+            self._error = error
+        return 0
+
+    def _fetch_more(self) -> bool:
+        """Do as ``_fetch``, but keep an error until all that came before it has been read."""
+        try:
+            return self._fetch()
+        except OSError as error:
+            self._error = error
+            return False
 
     def _fetch(self) -> bool:
         """Read from the socket; give whether there was anything, the end included."""
