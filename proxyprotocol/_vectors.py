@@ -7,7 +7,7 @@ values to those that do.
 from __future__ import annotations
 
 import struct
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, takewhile
 from typing import Final, NamedTuple
 
@@ -20,13 +20,15 @@ __all__: list[str] = []
 _read_head: Final = struct.Struct("!BH").unpack_from
 _HEAD_LENGTH: Final = _wire.TLV_HEAD_LENGTH
 _read_crc32c: Final = struct.Struct("!I").unpack_from
-_CHECKED_TYPES: Final = frozenset({_wire.TYPE_CRC32C, _wire.TYPE_UNIQUE_ID, _wire.TYPE_SSL})
+# by type, which is faster than a set: whether the value is held against rules of its own; inside of SSL none is
+_CHECKED: Final = tuple(kind in (_wire.TYPE_CRC32C, _wire.TYPE_UNIQUE_ID, _wire.TYPE_SSL) for kind in range(256))
+_UNCHECKED: Final = (False,) * 256
 _NO_CRC32C: Final = -1
 _ZEROS: Final = bytes(_wire.CRC32C_LENGTH)
 _EMPTY_CRC32C: Final = bytes((_wire.TYPE_CRC32C, 0, _wire.CRC32C_LENGTH)) + _ZEROS
 
 
-def check_tlvs(data: bytes, start: int, end: int, checked: Container[int] = _CHECKED_TYPES) -> int:
+def check_tlvs(data: bytes, start: int, end: int, checked: tuple[bool, ...] = _CHECKED) -> int:
     """Hold the vectors in a stretch of bytes against the specification, decoding nothing.
 
     They must fill the stretch exactly; CRC32C has 4 bytes and comes once at most, UNIQUE_ID has 128 at most, SSL at
@@ -36,7 +38,7 @@ def check_tlvs(data: bytes, start: int, end: int, checked: Container[int] = _CHE
         data: Where the stretch is.
         start: Its first byte.
         end: The byte behind its last.
-        checked: The types whose values are held against their rules; none of them inside of SSL.
+        checked: For each type whether its values are held against their rules.
 
     Returns:
         Where the value of the CRC32C is in *data*, or -1 where there is none.
@@ -54,7 +56,7 @@ def check_tlvs(data: bytes, start: int, end: int, checked: Container[int] = _CHE
             after = value + length
             if after > end:
                 raise _cut(data, start, end)
-            if kind in checked:
+            if checked[kind]:
                 if kind == _wire.TYPE_SSL:
                     check_ssl(data, start, value, after)
                 elif kind == _wire.TYPE_UNIQUE_ID:
@@ -107,7 +109,7 @@ def check_ssl(data: bytes, start: int, value: int, after: int) -> None:
     if position > after:
         raise ProxyProtocolSyntaxError(f"An SSL TLV of {after - value} bytes where 5 are the least", start)
     # An SSL inside an SSL is opaque: no recursion that a sender could drive.
-    check_tlvs(data, position, after, checked=())
+    check_tlvs(data, position, after, _UNCHECKED)
 
 
 def crc32c_matches(header: bytes, crc_at: int) -> bool:

@@ -370,13 +370,13 @@ def _measure_begun(data: bytes | bytearray) -> int:
 
 
 def _decode(kind: _Kind, header: bytes, verify: bool = True) -> ProxyResult:
-    end = kind.least
-    if kind.protocol is None:
+    end, _, _, make, protocol = kind
+    if protocol is None:
         return _decode_without_addresses(kind, header, verify)
     if len(header) == end:
-        return kind.make(header[_wire.V2_FIXED_LENGTH :], kind.protocol, b"")
+        return make(header[_wire.V2_FIXED_LENGTH :], protocol, b"")
     crc_at = _vectors.check_tlvs(header, end, len(header))
-    result = kind.make(header[_wire.V2_FIXED_LENGTH : end], kind.protocol, header[end:])
+    result = make(header[_wire.V2_FIXED_LENGTH : end], protocol, header[end:])
     if crc_at >= 0 and verify and not _vectors.crc32c_matches(header, crc_at):
         raise ProxyProtocolChecksumError(result)
     return result
