@@ -11,7 +11,7 @@ import pytest
 
 from proxyprotocol.server._tls import TLSStream
 from tests._relay import PATIENCE, Relaying, Running, certificates, receive, receive_all, relaying, reset
-from tests._relay_tls import Encrypted, server_context, source
+from tests._relay_tls import Encrypted, accept_tls, destination, server_context, source
 from tests.interop._certificates import SERVER_NAME, Certificates
 
 __all__ = ["certificates", "relaying"]  # fixtures
@@ -179,3 +179,24 @@ def test_an_end_without_a_close_notify_is_passed_on_as_an_end(relaying: Relaying
         client.recv(1)
     client.close()
     assert receive_all(server) == b"bye"
+
+
+def test_an_answer_that_ends_without_a_close_notify_is_whole_for_a_slow_client_that_speaks(
+    relaying: Relaying, certificates: Certificates
+) -> None:
+    """OpenSSL that is told of such an end refuses to send, which looked like a cut."""
+    backend = relaying.backend()
+    running = relaying.relay(destination(backend, certificates))
+    client = relaying.keep(running.connect(room=4096))
+    behind, server = accept_tls(backend, certificates)
+
+    def answer() -> None:
+        server.sendall(b"z" * 150_000)
+        behind.sock.shutdown(socket.SHUT_WR)
+        client.sendall(b"more")
+
+    # it waits for the client when the end has been read
+    running.call(answer)
+
+    assert server.recv(100) == b"more"
+    assert receive_all(client) == b"z" * 150_000

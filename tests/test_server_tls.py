@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4
 from proxyprotocol.server._link import Flow
 from tests._relay import (
     PATIENCE,
+    Accepted,
     Relaying,
     certificates,
     fill,
@@ -83,6 +85,31 @@ def test_tls_on_both_sides_and_both_half_closes(relaying: Relaying, certificates
     assert receive_all(server) == b"question"  # type: ignore[arg-type]
     thread = in_thread(lambda: server.say_all(b"answer" * 100_000))
     assert receive_all(client) == b"answer" * 100_000  # type: ignore[arg-type]
+    thread.join(PATIENCE)
+    running.wait_until_empty()
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_a_half_close_without_a_close_notify_is_one_too(
+    relaying: Relaying, certificates: Certificates, first: str
+) -> None:
+    """OpenSSL that is told of such an end says nothing more itself, and the other half was lost."""
+    backend = relaying.backend()
+    running = relaying.relay(destination(backend, certificates), source(certificates))
+    raw = relaying.keep(running.connect())
+    accepted: list[tuple[Accepted, Encrypted]] = []
+    thread = in_thread(lambda: accepted.append(accept_tls(backend, certificates)))
+    client = Encrypted(raw, certificates.client_context(), server_side=False)
+    thread.join(PATIENCE)
+    ((behind, server),) = accepted
+    ends: list[Any] = [(client, raw), (server, behind.sock)]
+    (speaker, socket_of_speaker), (other, _) = ends if first == "client" else reversed(ends)
+
+    speaker.sendall(b"question")
+    socket_of_speaker.shutdown(socket.SHUT_WR)
+    assert receive_all(other) == b"question"
+    thread = in_thread(lambda: other.say_all(b"answer" * 100_000))
+    assert receive_all(speaker) == b"answer" * 100_000
     thread.join(PATIENCE)
     running.wait_until_empty()
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from typing import Final
@@ -191,7 +192,7 @@ class Flow:
         Args:
             error: What has told.
         """
-        if error.errno not in _LONG_GONE:
+        if error.errno not in _LONG_GONE and not isinstance(error, ssl.SSLError):  # which TLS says again
             self.link.opposite(self).cut = error
         self.ended = self.broken = True
         self.pending = _NOTHING

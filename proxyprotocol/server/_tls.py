@@ -39,6 +39,7 @@ class TLSStream:
     __slots__ = (
         "_ended",
         "_error",
+        "_established",
         "_incoming",
         "_outgoing",
         "_read_ahead",
@@ -71,7 +72,7 @@ class TLSStream:
         self._incoming.write(data)
         self._unsent = memoryview(first)
         self._read_ahead = b""
-        self._ended = self.notified = False
+        self._established = self._ended = self.notified = False
         # what is said when all that came before it has been read
         self._error: OSError | None = None
 
@@ -116,6 +117,7 @@ class TLSStream:
             raise
         # not suppressed: the system tells of a reset only once, and what is read next would be a clean end
         self.flush()
+        self._established = True
         return True
 
     def recv_into(self, view: memoryview) -> int:
@@ -249,6 +251,9 @@ class TLSStream:
             return False
         if data:
             self._incoming.write(data)
+        elif self._established:
+            # OpenSSL is not told: it would say nothing more to a peer that has ended its half without a close_notify
+            self._ended = True
         else:
             self._incoming.write_eof()
         return True
