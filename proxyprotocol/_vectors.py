@@ -129,12 +129,12 @@ class Sendable(NamedTuple):
     """Vectors as they are sent: with a checksum, or without.
 
     Attributes:
-        checked: The vectors with a CRC32C of zeros: where one stood, else before the first greater type.
+        with_crc32c: The vectors with a CRC32C of zeros: where one stood, else before the first greater type.
         crc_at: Where its value is in them.
         plain: The vectors without a CRC32C.
     """
 
-    checked: bytes
+    with_crc32c: bytes
     crc_at: int
     plain: bytes
 

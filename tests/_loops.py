@@ -90,13 +90,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
-def server_context(certificates: Certificates) -> ssl.SSLContext:
-    """What a server does TLS with."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificates.server)
-    return context
-
-
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
 def security(request: pytest.FixtureRequest, certificates: Certificates) -> Security:
     """Once without TLS, once with it behind the header."""
@@ -116,7 +109,7 @@ class Security:
     @property
     def server(self) -> dict[str, Any]:
         """The server's keywords."""
-        return {} if self._certificates is None else {"ssl": server_context(self._certificates)}
+        return {} if self._certificates is None else {"ssl": self._certificates.server_context()}
 
     @property
     def client(self) -> dict[str, Any]:

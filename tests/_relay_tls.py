@@ -21,12 +21,6 @@ def destination(backend: Backend, certificates: Certificates, more: str = "") ->
     return f"ssl://{backend.address}?cafile={certificates.authority}&server_name={SERVER_NAME}{more}"
 
 
-def server_context(certificates: Certificates) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificates.server)
-    return context
-
-
 class Encrypted:
     """A socket with TLS that can be half-closed, which Python's own cannot: for the ends of these tests.
 
@@ -85,7 +79,7 @@ class Encrypted:
 
 def accept_tls(backend: Backend, certificates: Certificates) -> tuple[Accepted, Encrypted]:
     accepted = backend.accept_exactly()
-    return accepted, Encrypted(accepted.sock, server_context(certificates), server_side=True)
+    return accepted, Encrypted(accepted.sock, certificates.server_context(), server_side=True)
 
 
 def hello_with_name(name: bytes) -> bytes:

@@ -95,13 +95,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
-def server_context(certificates: Certificates) -> ssl.SSLContext:
-    """What a server does TLS with."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificates.server)
-    return context
-
-
 class TLSClient:
     """A client that does TLS by itself, to say what goes into which segment.
 

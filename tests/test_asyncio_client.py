@@ -321,36 +321,33 @@ def test_connecting_can_be_given_up_at_every_turn_of_the_loop(run: Run, security
     run(story)
 
 
+def connected_sockets() -> tuple[socket.socket, socket.socket]:
+    """A client's socket that is connected already, which does not block, and its peer's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = socket.create_connection(listener.getsockname())
+        sock.setblocking(False)
+        return sock, listener.accept()[0]
+
+
 def test_a_server_that_speaks_before_tls_is_no_server_of_tls(run: Run, certificates: Certificates) -> None:
     """What it says is not lost, be it read before TLS begins or after."""
 
     async def story() -> None:
-        loop = asyncio.get_running_loop()
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.setblocking(False)
-            sock = socket.socket()
-            sock.setblocking(False)
-            await loop.sock_connect(sock, listener.getsockname())
-            peer, _ = await loop.sock_accept(listener)
-            with peer:
-                peer.sendall(b"220 a greeting\r\n")  # it is there before the client has begun to read
-                with pytest.raises(OSError, match="SSL"):
-                    await create_connection(App, sock=sock, **client_keywords(Security(certificates)))
+        sock, peer = connected_sockets()
+        with peer:
+            peer.sendall(b"220 a greeting\r\n")  # it is there before the client has begun to read
+            with pytest.raises(OSError, match="SSL"):
+                await create_connection(App, sock=sock, **client_keywords(Security(certificates)))
 
     run(story)
 
 
 def test_a_connection_that_is_lost_before_tls_begins(run: Run, certificates: Certificates) -> None:
     async def story() -> None:
-        loop = asyncio.get_running_loop()
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.setblocking(False)
-            sock = socket.socket()
-            sock.setblocking(False)
-            await loop.sock_connect(sock, listener.getsockname())
-            listener.accept()[0].close()
-            with pytest.raises(ConnectionError):
-                await create_connection(App, sock=sock, **client_keywords(Security(certificates)))
+        sock, peer = connected_sockets()
+        peer.close()
+        with pytest.raises(ConnectionError):
+            await create_connection(App, sock=sock, **client_keywords(Security(certificates)))
 
     run(story)
 

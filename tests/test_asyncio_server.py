@@ -31,7 +31,6 @@ from tests._loops import (
     StreamApps,
     connected,
     listening,
-    server_context,
     turns,
     until,
 )
@@ -118,7 +117,7 @@ def test_finished_request_and_close_notify_in_one_segment_get_an_answer(
 
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
 def test_the_versions_of_tls(run: Run, certificates: Certificates, version: str) -> None:
-    apps, context = Apps(), server_context(certificates)
+    apps, context = Apps(), certificates.server_context()
     context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
 
     async def story() -> None:
@@ -131,7 +130,7 @@ def test_the_versions_of_tls(run: Run, certificates: Certificates, version: str)
 
 
 def test_what_tls_knows_can_be_asked_of_the_transport(run: Run, certificates: Certificates) -> None:
-    apps, context = Apps(), server_context(certificates)
+    apps, context = Apps(), certificates.server_context()
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(certificates.authority)
     context.set_alpn_protocols(["h2"])
@@ -433,7 +432,7 @@ def test_wrong_keywords_are_refused(run: Run, keywords: Any, kind: type[Exceptio
 
 def test_times_of_tls_are_above_0(certificates: Certificates) -> None:
     with pytest.raises(ValueError, match="ssl_handshake_timeout is a number of seconds above 0, not 0"):
-        wrap_protocol_factory(App, ssl=server_context(certificates), ssl_handshake_timeout=0)
+        wrap_protocol_factory(App, ssl=certificates.server_context(), ssl_handshake_timeout=0)
 
 
 def test_a_time_for_the_end_of_tls_needs_a_python_that_knows_it(
@@ -441,7 +440,7 @@ def test_a_time_for_the_end_of_tls_needs_a_python_that_knows_it(
 ) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 10, 0))
     with pytest.raises(TypeError, match=r"ssl_shutdown_timeout needs Python 3\.11"):
-        wrap_protocol_factory(App, ssl=server_context(certificates), ssl_shutdown_timeout=3)
+        wrap_protocol_factory(App, ssl=certificates.server_context(), ssl_shutdown_timeout=3)
 
 
 def test_a_header_is_read_once() -> None:

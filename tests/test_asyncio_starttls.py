@@ -25,7 +25,6 @@ from tests._loops import (
     StreamApps,
     connected,
     listening,
-    server_context,
     turns,
     until,
 )
@@ -65,7 +64,7 @@ async def asking_for_tls(apps: Apps, certificates: Certificates) -> AsyncIterato
 
 def start_tls(app: Any, certificates: Certificates, **keywords: Any) -> asyncio.Task[Any]:
     """Begin TLS below an application."""
-    loop, context = asyncio.get_running_loop(), server_context(certificates)
+    loop, context = asyncio.get_running_loop(), certificates.server_context()
     return asyncio.create_task(loop.start_tls(app.transport, app, context, server_side=True, **keywords))
 
 
@@ -195,7 +194,7 @@ def test_a_wrong_argument_leaves_the_connection_as_it_is(
 ) -> None:
     async def story() -> None:
         async with asking_for_tls(silent(), certificates) as (app, peer):
-            arguments = {"sslcontext": server_context(certificates), "server_side": True, **keywords}
+            arguments = {"sslcontext": certificates.server_context(), "server_side": True, **keywords}
             with pytest.raises(error):
                 await asyncio.get_running_loop().start_tls(app.transport, app, **arguments)
             await peer.send(b"data\n")
@@ -262,7 +261,14 @@ if sys.version_info >= (3, 11):  # before it there is no StreamWriter.start_tls,
                 await writer.wait_closed()
 
         async def upgrade(self, writer: asyncio.StreamWriter) -> None:
-            await writer.start_tls(server_context(self.certificates))
+            await writer.start_tls(self.certificates.server_context())
+
+    async def begin_tls(peer: Peer, apps: Upgrading) -> None:
+        await peer.send(HEADER + b"STARTTLS\n")
+        await until(lambda: apps.heard)
+        await peer.shake_hands()
+        await peer.say(b"data\n")
+        assert await peer.hear(b"\n") == b"answer\n"
 
     @every_loop
     def test_streams_may_begin_tls_later(run: Run, certificates: Certificates) -> None:
@@ -270,11 +276,7 @@ if sys.version_info >= (3, 11):  # before it there is no StreamWriter.start_tls,
 
         async def story() -> None:
             async with listening(apps) as server, connected(server, context=certificates.client_context()) as peer:
-                await peer.send(HEADER + b"STARTTLS\n")
-                await until(lambda: apps.heard)
-                await peer.shake_hands()
-                await peer.say(b"data\n")
-                assert await peer.hear(b"\n") == b"answer\n"
+                await begin_tls(peer, apps)
                 assert apps.heard == [b"STARTTLS\n", b"data\n", CLIENT]
                 peer.sock.close()
                 await turns(5)
@@ -316,11 +318,7 @@ if sys.version_info >= (3, 11):  # before it there is no StreamWriter.start_tls,
 
         async def story() -> None:
             async with listening(apps) as server, connected(server, context=certificates.client_context()) as peer:
-                await peer.send(HEADER + b"STARTTLS\n")
-                await until(lambda: apps.heard)
-                await peer.shake_hands()
-                await peer.say(b"data\n")
-                assert await peer.hear(b"\n") == b"answer\n"
+                await begin_tls(peer, apps)
                 peer.sock.close()
                 await turns(5)
 
@@ -332,7 +330,7 @@ if sys.version_info >= (3, 11):  # before it there is no StreamWriter.start_tls,
 
         async def story() -> None:
             loop, context = asyncio.get_running_loop(), certificates.client_context()
-            async with listening(apps, ssl=server_context(certificates)) as server:
+            async with listening(apps, ssl=certificates.server_context()) as server:
                 address = server.sockets[0].getsockname()
                 outer, _ = await create_connection(lambda: client, *address, ssl=context, server_hostname=SERVER_NAME)
                 await until(lambda: apps.made and apps.app.received)

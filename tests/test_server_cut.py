@@ -11,7 +11,7 @@ import pytest
 
 from proxyprotocol.server._tls import TLSStream
 from tests._relay import PATIENCE, Relaying, Running, certificates, receive, receive_all, relaying, reset
-from tests._relay_tls import Encrypted, accept_tls, destination, server_context, source
+from tests._relay_tls import Encrypted, accept_tls, destination, source
 from tests.interop._certificates import SERVER_NAME, Certificates
 
 __all__ = ["certificates", "relaying"]  # fixtures
@@ -146,7 +146,7 @@ def test_a_connection_lost_at_the_last_of_a_handshake_is_no_handshake(certificat
         near = socket.create_connection(listening.getsockname())
         far, _ = listening.accept()
     far.setblocking(False)
-    stream = TLSStream(far, server_context(certificates), server_side=True)
+    stream = TLSStream(far, certificates.server_context(), server_side=True)
     client_in, client_out = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = certificates.client_context().wrap_bio(client_in, client_out, server_hostname=SERVER_NAME)
     with far:

@@ -8,7 +8,7 @@ import pytest
 
 from tests._relay import PATIENCE, Relaying, certificates, fill, in_thread, relaying
 from tests._relay_program import Server, Starter, start
-from tests._relay_tls import destination, server_context, source
+from tests._relay_tls import destination, source
 from tests.interop._certificates import SERVER_NAME, Certificates
 
 __all__ = ["certificates", "relaying", "start"]  # fixtures
@@ -26,7 +26,7 @@ def connect(start: Starter, server: Server, certificates: Certificates | None) -
 
     def accept() -> None:
         sock = start.backend.accept_exactly().sock
-        accepted.append(server_context(certificates).wrap_socket(sock, server_side=True))
+        accepted.append(certificates.server_context().wrap_socket(sock, server_side=True))
 
     thread = in_thread(accept)
     secured = certificates.client_context().wrap_socket(client, server_hostname=SERVER_NAME)

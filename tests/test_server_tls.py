@@ -25,7 +25,7 @@ from tests._relay import (
     relaying,
     reset,
 )
-from tests._relay_tls import Encrypted, accept_tls, destination, hello_with_name, server_context, source
+from tests._relay_tls import Encrypted, accept_tls, destination, hello_with_name, source
 from tests.interop._certificates import CLIENT_NAME, SERVER_NAME, Certificates
 from tests.interop._programs import wait_for
 from tests.test_server_header import closed, result
@@ -372,7 +372,7 @@ def test_a_destination_with_the_wrong_certificate_is_not_spoken_to(
     client = relaying.keep(running.connect_and_send(b"secret"))
     accepted = backend.accept_exactly()
     with pytest.raises((ssl.SSLError, ConnectionError)):
-        Encrypted(accepted.sock, server_context(certificates), server_side=True).recv(10)
+        Encrypted(accepted.sock, certificates.server_context(), server_side=True).recv(10)
     assert closed(client)
     assert "the certificate is not good: Hostname mismatch" in lines(caplog)[-1]
 

@@ -51,7 +51,6 @@ from tests._sync import (
     dripping,
     meanwhile,
     reset,
-    server_context,
 )
 from tests.interop._certificates import Certificates
 from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, VECTORS, Vector, describe, single_bytes, v2
@@ -156,7 +155,7 @@ def secured(
 ) -> Iterator[ssl.SSLSocket]:
     """Do TLS on both ends of a connection, behind which the client sends a message."""
     with meanwhile(lambda: tls.shake_hands(message)):
-        wrapped = server_context(certificates).wrap_socket(server, server_side=True)
+        wrapped = certificates.server_context().wrap_socket(server, server_side=True)
     with wrapped:
         yield wrapped
 

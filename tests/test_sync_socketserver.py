@@ -32,7 +32,6 @@ from tests._sync import (
     dripping,
     free_address,
     reset,
-    server_context,
 )
 from tests.interop._certificates import Certificates
 from tests.interop._programs import Program, connect, wait_for
@@ -414,7 +413,7 @@ def test_nothing_is_kept_of_a_connection_that_is_over() -> None:
 
 @contextmanager
 def tls_serving(certificates: Certificates, **attributes: Any) -> Iterator[Any]:
-    with serving(tls_context=server_context(certificates), **attributes) as server:
+    with serving(tls_context=certificates.server_context(), **attributes) as server:
         yield server
 
 

@@ -117,6 +117,7 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, connection: R
 
     session = getattr(below, "sessionno", "-")
     if hasattr(below, "logstr"):  # made at accept, of the wrapper's name and the proxy's address
+        # a UNIXAddress has no host, and in Twisted 22.4 no text either where its path is not UTF-8
         client = getattr(peer, "host", None) or describe_address(to_sockaddr(peer))
         below.logstr = f"{log_prefix(above)},{session},{client}"
 

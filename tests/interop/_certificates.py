@@ -33,6 +33,12 @@ class Certificates(NamedTuple):
             context.load_cert_chain(self.client)
         return context
 
+    def server_context(self) -> ssl.SSLContext:
+        """What a server does TLS with."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.server)
+        return context
+
 
 def make_certificates(directory: Path) -> Certificates:
     """Make the files; the test is skipped without the cryptography library, that comes with pyOpenSSL."""

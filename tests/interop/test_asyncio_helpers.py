@@ -19,7 +19,7 @@ from proxyprotocol.asyncio.aiohttp import ProxySite
 from proxyprotocol.asyncio.aiosmtpd import ProxyProtocolMixIn
 from proxyprotocol.receiver import Receiver
 from tests import _loops
-from tests._loops import CLIENT, HEADER, PATIENCE, Log, Run, connected, server_context
+from tests._loops import CLIENT, HEADER, PATIENCE, Log, Run, connected
 
 from ._certificates import Certificates
 from ._clients import MailClient
@@ -90,7 +90,7 @@ def test_a_site_listens_on_a_socket(run: Run, certificates: Certificates) -> Non
     port = sock.getsockname()[1]
 
     async def story() -> None:
-        async with site(sock=sock, ssl_context=server_context(certificates)) as listening:
+        async with site(sock=sock, ssl_context=certificates.server_context()) as listening:
             assert listening.name == f"https://[::1]:{port}"
 
     run(story)
@@ -112,7 +112,7 @@ def test_a_site_has_the_ports_of_aiohttp_unless_told(run: Run, certificates: Cer
         runner = web.AppRunner(web.Application())
         await runner.setup()
         assert ProxySite(runner).name == web.TCPSite(runner).name
-        context = server_context(certificates)
+        context = certificates.server_context()
         assert ProxySite(runner, ssl_context=context).name == web.TCPSite(runner, ssl_context=context).name
         await runner.cleanup()
 

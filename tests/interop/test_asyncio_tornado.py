@@ -19,7 +19,7 @@ from tornado.web import Application, RequestHandler
 from proxyprotocol import HeaderPolicy, TrustedProxies
 from proxyprotocol.asyncio.tornado import add_sockets, proxy_result
 from tests import _loops
-from tests._loops import CLIENT, HEADER, PATIENCE, Log, Run, connected, server_context, until
+from tests._loops import CLIENT, HEADER, PATIENCE, Log, Run, connected, until
 
 from ._certificates import Certificates
 from ._programs import connect
@@ -166,7 +166,7 @@ def test_whoever_has_left_tornado_is_worth_no_warning(
     run: Run, log: Log, certificates: Certificates, data: bytes
 ) -> None:
     async def story() -> None:
-        async with tornado(ssl=server_context(certificates)) as (address, _):
+        async with tornado(ssl=certificates.server_context()) as (address, _):
             async with connected(address) as peer:
                 await peer.send(data)
                 peer.reset()
