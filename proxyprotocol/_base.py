@@ -1,9 +1,4 @@
-"""Floor 2: the abstract codec, and the two questions that every reader of headers asks of one.
-
-``measure`` says how long the header is that begins with these bytes, and ``decode`` what it says. Everything that
-reads headers slices with the first, which is what makes "any chunking gives the same answer" and "never a byte too
-many" true in one place.
-"""
+"""The abstract codec, and the one question that every reader of headers asks it: :meth:`.ProxyProtocol.parse`."""
 
 from __future__ import annotations
 
@@ -15,7 +10,6 @@ from ._errors import (
     ProxyProtocolIncompleteError,
     ProxyProtocolLimitError,
     ProxyProtocolSyntaxError,
-    ProxyProtocolWantRead,
 )
 from .result import ProxyResult
 
@@ -70,78 +64,46 @@ class ProxyProtocol(ABC):
             ValueError: An address or a TLV does not fit in a header.
         """
 
-    def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
-        """Say how long the header is that begins with these bytes.
+    def parse(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
+        """Parse the header at the start of a connection.
 
-        The answer is the least length that it can have. As soon as it is not above ``len(data)`` it is *the* length:
-        the header is there, and :meth:`decode` takes it. Until then so many bytes can be read without reading past
-        the header.
+        Everything that reads headers asks this one question, so that any chunking gives the same answer and nobody
+        reads past the header. This default asks :meth:`unpack`, for codecs that define nothing else.
 
         Args:
-            data: The first bytes of a connection.
-            max_header: The most bytes that a header of version 2 may have.
+            data: The first bytes of a connection, in full from the first one on.
+            max_header: The most bytes that a header of version 2 may have, its fixed 16 included.
+
+        Returns:
+            What the header says and its length in bytes; or, for an incomplete header, the least length that it can
+            have, which is more than ``len(data)``. The caller reads the difference at most, and asks again.
 
         Raises:
-            ProxyProtocolSyntaxError: No header begins so.
-            ProxyProtocolLimitError: The header is longer than allowed.
-            ProxyProtocolError: Whatever else :meth:`unpack` raises, which this method calls.
+            ProxyProtocolSyntaxError: No header begins with these bytes, or it breaks a rule of the specification.
+            ProxyProtocolLimitError: The header is longer than *max_header*, or than the 107 bytes of version 1.
+            ProxyProtocolChecksumError: The header's CRC32C does not match the header.
         """
-        have, size = len(data), 0
-        while size <= have:
+        size = 0
+        while size <= len(data):
             try:
-                self.unpack(bytes(data[:size]))
+                result = self.unpack(data[:size])
             except ProxyProtocolIncompleteError as incomplete:
-                size = _after(data, size, incomplete.want_read)
+                want = incomplete.want_read
+                if want.want_line:
+                    size = (data.find(b"\n", size) + 1) or len(data) + 1
+                else:
+                    size += max(want.want_bytes or 0, 1)
             except ProxyProtocolError:
                 raise
-            except ValueError as error:  # what the established documentation allows a codec to raise
+            except ValueError as error:  # proxy-protocol's documentation allows a codec to raise it
                 raise ProxyProtocolSyntaxError(f"The PROXY protocol header is malformed: {error!a}") from error
             else:
-                return size
+                return result, size
             if size > max_header:
                 raise ProxyProtocolLimitError(
                     f"The PROXY protocol header is longer than the {max_header} bytes allowed"
                 )
         return size
-
-    def read(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | None:
-        """Read a header that is there in whole, as nearly all are, in one go.
-
-        Args:
-            data: The first bytes of a connection.
-            max_header: The most bytes that a header of version 2 may have.
-
-        Returns:
-            What the header says and how long it is; None where :meth:`measure` is to say what is wrong or missing.
-
-        Raises:
-            ProxyProtocolSyntaxError: The header breaks a rule of the specification.
-            ProxyProtocolChecksumError: The header's CRC32C is not right.
-        """
-        return None
-
-    def choose(self, data: bytes | bytearray) -> ProxyProtocol:
-        """Give the codec for a connection: this one, unless this one only chooses between others.
-
-        Args:
-            data: The first bytes of the connection. As long as they leave it open, this codec itself is given.
-
-        Raises:
-            ProxyProtocolSyntaxError: No header begins so.
-        """
-        return self
-
-    def decode(self, header: bytes) -> ProxyResult:
-        """Say what a header says.
-
-        Args:
-            header: A whole header, of the length that :meth:`measure` gave, and nothing behind it.
-
-        Raises:
-            ProxyProtocolSyntaxError: The header breaks a rule of the specification.
-            ProxyProtocolChecksumError: The header's CRC32C is not right.
-        """
-        return self.unpack(header)
 
     def begins(self, data: bytes | bytearray) -> bool | None:
         """Tell a header from an application's own first bytes, for a connection that may come without one.
@@ -155,13 +117,6 @@ class ProxyProtocol(ABC):
         if len(data) < _wire.TELLING_LENGTH:
             return None
         return self.is_valid(bytes(data[: _wire.TELLING_LENGTH]))
-
-
-def _after(data: bytes | bytearray, size: int, want: ProxyProtocolWantRead) -> int:
-    """Give the length that a codec of somebody else's wants to see next, always more than *size*."""
-    if want.want_line:
-        return (data.find(b"\n", size) + 1) or len(data) + 1
-    return size + max(want.want_bytes or 0, 1)
 
 
 def check_signature(data: bytes | bytearray, *signatures: bytes) -> bool:

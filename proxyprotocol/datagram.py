@@ -63,10 +63,10 @@ def unpack_datagram(data: bytes) -> tuple[ProxyResult, bytes]:
     """
     data = bytes(data)
     _refuse_version_1(data)
-    size = _CODEC.measure(data)
-    if size > len(data):
-        raise _cut(data, size)
-    return _CODEC.decode(data[:size]), data[size:]
+    found = _CODEC.parse(data)
+    if isinstance(found, int):
+        raise _cut(data, found)
+    return found[0], data[found[1] :]
 
 
 def pack_datagram(result: ProxyResult, payload: bytes) -> bytes:

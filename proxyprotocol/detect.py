@@ -68,11 +68,12 @@ class ProxyProtocolDetect(ProxyProtocol):
             ProxyProtocolChecksumError: The header's CRC32C is not right.
         """
         data = bytes(data)
-        codec = self.choose(data)
+        found = self.parse(data)
+        if isinstance(found, tuple):
+            return found[0]
         if len(data) < _wire.TELLING_LENGTH:
-            codec.measure(data)  # refuses what no header begins with
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_wire.TELLING_LENGTH - len(data)))
-        return codec.unpack(data)
+        return self.choose_version(data[: _wire.TELLING_LENGTH]).unpack(data)
 
     def pack(self, result: ProxyResult) -> bytes:
         """Write a header, of the first of the versions.
@@ -86,71 +87,17 @@ class ProxyProtocolDetect(ProxyProtocol):
         """
         return self.versions[0].pack(result)
 
-    def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
-        """Say how long the header is that begins with these bytes; see :meth:`.ProxyProtocol.measure`.
-
-        Args:
-            data: The first bytes of a connection.
-            max_header: The most bytes that a header of version 2 may have.
-
-        Raises:
-            ProxyProtocolSyntaxError: No header begins so.
-            ProxyProtocolLimitError: The header is longer than allowed.
-        """
-        codec = self.choose(data)
-        if codec is not self:
-            return codec.measure(data, max_header)
-        # the shortest line of version 1 is shorter than the fixed part of version 2
-        return _wire.V1_MIN_LENGTH if self._by_first_byte else _wire.TELLING_LENGTH
-
-    def read(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | None:
-        """Read a header that is there in whole; see :meth:`.ProxyProtocol.read`.
-
-        Args:
-            data: The first bytes of a connection.
-            max_header: The most bytes that a header of version 2 may have.
-
-        Raises:
-            ProxyProtocolSyntaxError: No header begins so, or it breaks a rule of the specification.
-            ProxyProtocolChecksumError: The header's CRC32C is not right.
-        """
+    def parse(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
+        """Parse the header at the start of a connection; see :meth:`.ProxyProtocol.parse`."""
         codec = self._by_first_byte.get(data[0]) if data else None
         if codec is None:
-            codec = self.choose(data)
-            if codec is self:
-                return None
-        return codec.read(data, max_header)
-
-    def decode(self, header: bytes) -> ProxyResult:
-        """Say what a header says.
-
-        Args:
-            header: A whole header, and nothing behind it.
-
-        Raises:
-            ProxyProtocolSyntaxError: The header breaks a rule of the specification.
-            ProxyProtocolChecksumError: The header's CRC32C is not right.
-        """
-        codec = self.choose(header)
-        return self.unpack(header) if codec is self else codec.decode(header)
-
-    def choose(self, data: bytes | bytearray) -> ProxyProtocol:
-        """Give the codec that the first bytes call for; this one itself where they are too few to tell.
-
-        Args:
-            data: The first bytes of a connection.
-
-        Raises:
-            ProxyProtocolSyntaxError: It is none of the versions.
-        """
-        if self._by_first_byte:
-            codec = self._by_first_byte.get(data[0]) if data else None
-            if codec is not None:
-                return codec
-            check_signature(data, *_SIGNATURES)
-        elif len(data) >= _wire.TELLING_LENGTH:
-            return self.choose_version(bytes(data[: _wire.TELLING_LENGTH]))
-        return self
+            if self._by_first_byte:
+                check_signature(data, *_SIGNATURES)
+                return _wire.V1_MIN_LENGTH  # the shortest line of version 1 is shorter than any header of version 2
+            if len(data) < _wire.TELLING_LENGTH:
+                return _wire.TELLING_LENGTH
+            codec = self.choose_version(data[: _wire.TELLING_LENGTH])
+        return codec.parse(data, max_header)
 
     def begins(self, data: bytes | bytearray) -> bool | None:
         """Tell a header from an application's own first bytes; see :meth:`.ProxyProtocol.begins`.

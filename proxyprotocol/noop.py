@@ -43,14 +43,14 @@ class ProxyProtocolNoop(ProxyProtocol):
         """
         return b""
 
-    def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
-        """Give the length of no header: 0.
+    def parse(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int]:
+        """Give a LOCAL result of 0 bytes.
 
         Args:
             data: Not looked at.
             max_header: Not looked at.
         """
-        return 0
+        return ProxyResultLocal(), 0
 
     def begins(self, data: bytes | bytearray) -> bool:
         """Every connection's first bytes are the application's own.

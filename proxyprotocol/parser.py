@@ -1,35 +1,79 @@
-"""Floor 3: a header read from a stream, in pieces of any size. No socket, no clock: bytes in, a result out."""
+"""A header read from a stream, in pieces of any size: bytes in, a result out. No socket, no clock."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from . import _wire
 from ._base import ProxyProtocol
-from ._buffer import DETECT, HeaderBuffer, check_max_header
+from ._errors import (
+    ProxyProtocolError,
+    ProxyProtocolIncompleteError,
+    ProxyProtocolMissingError,
+    ProxyProtocolWantRead,
+)
+from .detect import ProxyProtocolDetect
 from .result import ProxyResult
 
-__all__ = ["HeaderParser"]
+__all__ = ["DETECT", "HeaderParser"]
+
+#: The codec where none is given: version 1 or 2, whichever comes.
+DETECT: Final = ProxyProtocolDetect()
 
 
-class HeaderParser(HeaderBuffer):
+_NOTHING: Final = bytearray()  # the buffer of a parser that has its result
+
+
+class HeaderParser:
     """Reads one header from the front of a stream.
 
-    Feed it what comes until :meth:`feed` gives a result; what followed the header is then in :attr:`trailing`. It
-    buffers no more than a header, so feed nothing more after that. What is left to the caller: a deadline, and
-    :meth:`eof` when the stream ends.
+    Feed it what comes until :meth:`feed` returns a result; what followed the header is then in :attr:`trailing`. It
+    never buffers more than one header. The caller keeps a deadline, and calls :meth:`eof` when the stream ends.
 
     Args:
         pp: The codec; version 1 or 2, whichever comes, unless given.
         max_header: The most bytes that a header of version 2 may have, its fixed 16 included.
 
     Raises:
-        ValueError: *max_header* is less than the 16 bytes that every header of version 2 has.
+        TypeError: *max_header* is not an int.
+        ValueError: *max_header* is less than 16.
     """
 
-    __slots__ = ()
+    __slots__ = ("_buffer", "_codec", "_error", "_least", "_max_header", "result", "trailing")
+
+    #: What the header says, once it is complete.
+    result: ProxyResult | None
+    #: What followed the header: the application's first bytes.
+    trailing: bytes
 
     def __init__(self, pp: ProxyProtocol | None = None, *, max_header: int = _wire.DEFAULT_MAX_HEADER) -> None:
-        check_max_header(max_header)
-        super().__init__(DETECT if pp is None else pp, max_header)
+        if max_header != _wire.DEFAULT_MAX_HEADER:
+            if type(max_header) is not int:
+                raise TypeError(f"max_header is a number of bytes, not {max_header!r}")
+            if max_header < _wire.V2_FIXED_LENGTH:
+                raise ValueError(f"max_header is at least 16, the fixed part of a version 2 header, not {max_header!r}")
+        self.result = None
+        self.trailing = b""
+        self._codec = DETECT if pp is None else pp
+        self._max_header = max_header
+        self._buffer: bytearray | None = None
+        self._least = -1  # the least length of the header; -1 before the codec was asked
+        self._error: ProxyProtocolError | None = None
+
+    @property
+    def received(self) -> int:
+        """How many bytes of an incomplete header have come."""
+        return len(self._buffer or b"")
+
+    @property
+    def needed(self) -> int:
+        """How many bytes are missing at least; a caller that reads no more never reads past the header."""
+        if self.result is not None or self._error is not None:
+            return 0
+        if self._least < 0:
+            found = self._codec.parse(b"", self._max_header)
+            self._least = found if isinstance(found, int) else 0
+        return self._least - self.received
 
     def feed(self, data: bytes) -> ProxyResult | None:
         """Take the next bytes of the stream.
@@ -41,18 +85,59 @@ class HeaderParser(HeaderBuffer):
             The result once the header is complete, None before.
 
         Raises:
-            ProxyProtocolSyntaxError: No header begins so. The same error is raised by every later call.
-            ProxyProtocolChecksumError: The header's CRC32C is not right.
-            RuntimeError: There was a result already.
+            ProxyProtocolSyntaxError: The bytes cannot begin a header. Every later call raises the same error.
+            ProxyProtocolChecksumError: The header's CRC32C does not match the header; likewise for later calls.
+            RuntimeError: A result was returned already.
         """
-        return self._take(data)
+        if self._buffer is None:
+            # nearly every header comes in one piece, which needs no buffer
+            received = data if type(data) is bytes else bytes(data)
+        else:
+            if self.result is not None:
+                raise RuntimeError("The header is complete: what follows it is the application's")
+            if self._error is not None:
+                raise self._error
+            self._buffer += data
+            # after its first bytes a version 2 header cannot turn out wrong before it is complete
+            if _wire.V1_MAX_LENGTH < len(self._buffer) < self._least:
+                return None
+            received = bytes(self._buffer)
+        try:
+            found = self._codec.parse(received, self._max_header)
+        except ProxyProtocolError as error:
+            self.fail(error)
+            raise
+        if isinstance(found, int):
+            self._least = found
+            if self._buffer is None:
+                self._buffer = bytearray(received)
+            return None
+        self.result, size = found
+        self.trailing = received[size:]
+        self._buffer = _NOTHING
+        return self.result
+
+    def fail(self, error: ProxyProtocolError) -> None:
+        """Make *error* final: every later call raises it.
+
+        Args:
+            error: Why no header can come any more, such as a time-out.
+        """
+        self._error = error
+        if self._buffer is None:
+            self._buffer = _NOTHING
 
     def eof(self) -> None:
-        """Take the end of the stream. After a result it means nothing, and a codec that reads nothing misses nothing.
+        """Take the end of the stream; after a result it means nothing.
 
         Raises:
             ProxyProtocolMissingError: Not one byte came.
-            ProxyProtocolIncompleteError: Some did, and not a whole header.
+            ProxyProtocolIncompleteError: Some bytes came, but not a whole header.
             ProxyProtocolError: The error that :meth:`feed` has raised.
         """
-        self._end()
+        needed = self.needed
+        if needed:
+            incomplete = ProxyProtocolIncompleteError(ProxyProtocolWantRead(needed))
+            self.fail(incomplete if self._buffer else ProxyProtocolMissingError())
+        if self._error is not None:
+            raise self._error

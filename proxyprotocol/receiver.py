@@ -12,8 +12,14 @@ from typing import Any, TypedDict
 
 from . import _wire
 from ._base import ProxyProtocol, signature_begins
-from ._buffer import DETECT, HeaderBuffer, check_max_header
-from ._errors import ProxyProtocolError, ProxyProtocolTimeoutError, ProxyProtocolUntrustedError
+from ._errors import (
+    ProxyProtocolError,
+    ProxyProtocolIncompleteError,
+    ProxyProtocolTimeoutError,
+    ProxyProtocolUntrustedError,
+    ProxyProtocolWantRead,
+)
+from .parser import DETECT, HeaderParser
 from .policy import HeaderPolicy, PolicyCallable
 from .result import ProxyResult
 from .typing import SockAddr
@@ -85,7 +91,7 @@ class Receiver:
             raise TypeError(f"timeout is a number of seconds, or None, not {self.timeout!r}")
         if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
             raise ValueError(f"timeout is a number of seconds above 0, or None, not {self.timeout!r}")
-        check_max_header(self.max_header)
+        HeaderParser(self.pp, max_header=self.max_header)  # which rejects a wrong limit
         # every connection asks for these
         object.__setattr__(self, "codec", DETECT if self.pp is None else self.pp)
         object.__setattr__(self, "needs_addresses", not isinstance(self.policy, HeaderPolicy))
@@ -135,12 +141,12 @@ class Receiver:
 
 def _reads_nothing(codec: ProxyProtocol) -> bool:
     try:
-        return codec.measure(b"") == 0
+        return not isinstance(codec.parse(b""), int)
     except ProxyProtocolError:  # a codec of somebody else's, which each connection is refused by
         return False
 
 
-class ReceiverConnection(HeaderBuffer):
+class ReceiverConnection:
     """The state of one connection, from accept until the application may begin.
 
     Feed it what comes until :attr:`begun`. Then the application gets :attr:`trailing` first, and everything else from
@@ -152,7 +158,12 @@ class ReceiverConnection(HeaderBuffer):
         policy: What to do with it.
     """
 
-    __slots__ = ("_timeout", "_undecided", "addresses", "begun", "policy")
+    __slots__ = ("_codec", "_parser", "_seen", "_timeout", "addresses", "begun", "policy", "result", "trailing")
+
+    #: What the header says, once it is complete.
+    result: ProxyResult | None
+    #: The application's first bytes, once it may begin.
+    trailing: bytes
 
     #: The result whose addresses are the connection's; None where the real ones are. That is so without a header, for
     #: LOCAL, UNKNOWN and UNSPEC, and under the policy IGNORE.
@@ -163,12 +174,14 @@ class ReceiverConnection(HeaderBuffer):
     policy: HeaderPolicy
 
     def __init__(self, receiver: Receiver, policy: HeaderPolicy) -> None:
-        HeaderBuffer.__init__(self, receiver.codec, receiver.max_header)
+        self._codec = receiver.codec
+        self._parser = HeaderParser(receiver.codec, max_header=receiver.max_header)
         self._timeout = receiver.timeout
         self.policy = policy
-        self.addresses = None
-        # whether it is still open if what comes is a header
-        self._undecided = policy is _OPTIONAL
+        self.result = self.addresses = None
+        self.trailing = b""
+        # under OPTIONAL: what has come and may still be the application's; None once it is known to be a header
+        self._seen = b"" if policy is _OPTIONAL else None
         # that no header comes is known at once for SKIP and for a codec that reads nothing
         self.begun = policy is _SKIP or receiver.reads_nothing
 
@@ -183,16 +196,16 @@ class ReceiverConnection(HeaderBuffer):
 
         That is so under OPTIONAL, until the first byte that differs from the signatures, or the end of one.
         """
-        return self._undecided and not self.begun
+        return self._seen is not None and not self.begun
 
     @property
     def needed(self) -> int:
         """How many bytes are missing at least. Whoever reads so many at most never reads past the header."""
         if self.begun:
             return 0
-        if self._undecided and self._buffer and self._error is None:
-            return max(_wire.V1_MIN_LENGTH - len(self._buffer), 1)
-        return super().needed
+        if self._seen:
+            return max(_wire.V1_MIN_LENGTH - len(self._seen), 1)
+        return self._parser.needed
 
     def feed(self, data: bytes) -> bool:
         """Take the next bytes.
@@ -209,28 +222,25 @@ class ReceiverConnection(HeaderBuffer):
         """
         if self.begun:
             raise RuntimeError("The application has begun: what comes is the application's")
-        if self._undecided and self._error is None:
-            return self._feed_undecided(data)
-        result = self._take(data)
+        if self._seen is not None:
+            return self._decide(self._seen + data)
+        result = self._parser.feed(data)
         if result is not None:
             self.begun = True
+            self.result, self.trailing = result, self._parser.trailing
             if result._family != _wire.V2_UNSPEC and self.policy is not _IGNORE:
                 self.addresses = result
         return self.begun
 
-    def _feed_undecided(self, data: bytes) -> bool:
-        """Tell a header from data: the bytes are the application's from the first that is of no signature.
-
-        Behind a right signature an error is an error, and so is a header of the version that is not expected.
-        """
-        received = bytes(self._buffer) + data
-        own, any_version = self._pp.begins(received), signature_begins(received, _wire.V1_SIGNATURE, _wire.V2_SIGNATURE)
+    def _decide(self, seen: bytes) -> bool:
+        """Under OPTIONAL: the first bytes are the application's from the first byte that differs from all signatures."""
+        own, any_version = self._codec.begins(seen), signature_begins(seen, _wire.V1_SIGNATURE, _wire.V2_SIGNATURE)
         if own or any_version:
-            self._undecided, self._buffer, self._size = False, b"", -1
-            return self.feed(received)
-        self._buffer = received
+            self._seen = None
+            return self.feed(seen)
+        self._seen = seen
         if own is any_version is False:
-            self.begun, self.trailing = True, received
+            self.begun, self.trailing = True, seen
         return self.begun
 
     def eof(self) -> bool:
@@ -244,7 +254,9 @@ class ReceiverConnection(HeaderBuffer):
             ProxyProtocolIncompleteError: The header is cut.
         """
         if not self.begun and not self._may_begin_plainly():
-            self._end()
+            if self._seen:
+                self._fail(ProxyProtocolIncompleteError(ProxyProtocolWantRead(self.needed)))
+            self._parser.eof()
         return self.begun
 
     def timed_out(self) -> bool:
@@ -257,14 +269,18 @@ class ReceiverConnection(HeaderBuffer):
             ProxyProtocolTimeoutError: The header did not come in time.
         """
         if not self.begun and not self._may_begin_plainly():
-            if self._error is None:
-                self._fail(ProxyProtocolTimeoutError(self._timeout, len(self._buffer)))
-            self._end()
+            received = len(self._seen or b"") + self._parser.received
+            self._fail(ProxyProtocolTimeoutError(self._timeout, received))
+            self._parser.eof()
         return True
 
     def _may_begin_plainly(self) -> bool:
-        self.begun = self.policy is _OPTIONAL and not self._buffer
+        self.begun = self._seen == b""
         return self.begun
+
+    def _fail(self, error: ProxyProtocolError) -> None:
+        self._seen = None
+        self._parser.fail(error)
 
 
 def describe_refusal(error: ProxyProtocolError, peer: SockAddr, what: str = "a connection") -> str:

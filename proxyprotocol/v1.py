@@ -106,14 +106,10 @@ class ProxyProtocolV1(ProxyProtocol):
             ProxyProtocolIncompleteError: More of the line is needed.
             ProxyProtocolSyntaxError: There is no such line.
         """
-        data = data if type(data) is bytes else bytes(data)
-        whole = self.read(data)
-        if whole is not None:
-            return whole[0]
-        size = self.measure(data)
-        if size > len(data):
+        found = self.parse(data if type(data) is bytes else bytes(data))
+        if isinstance(found, int):
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(want_line=True))
-        return _read_slowly(data[:size])
+        return found[0]
 
     def unpack_line(self, data: bytes) -> ProxyResult:
         """Read a header that is known to be a line.
@@ -125,45 +121,16 @@ class ProxyProtocolV1(ProxyProtocol):
             ProxyProtocolSyntaxError: It is not one whole line, or not such a line.
         """
         data = bytes(data)
-        if self.measure(data) != len(data):
+        found = self.parse(data)
+        if isinstance(found, int) or found[1] != len(data):
             raise ProxyProtocolSyntaxError(f"This is not one whole line: {data[: _wire.V1_MAX_LENGTH]!r}")
-        return self.decode(data)
+        return found[0]
 
-    def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
-        """Say how long the header is that begins with these bytes; see :meth:`.ProxyProtocol.measure`.
-
-        Args:
-            data: The first bytes of a connection.
-            max_header: Not looked at: the specification's 107 bytes hold.
-
-        Raises:
-            ProxyProtocolSyntaxError: No header begins so.
-            ProxyProtocolLimitError: 107 bytes have no room for the rest of an UNKNOWN line.
-        """
-        if not data.startswith(_wire.V1_SIGNATURE):
-            check_signature(data, _wire.V1_SIGNATURE)
-            return _wire.V1_MIN_LENGTH
-        end = data.find(_wire.V1_CRLF, 0, _wire.V1_MAX_LENGTH)
-        if end >= 0:
-            return end + len(_wire.V1_CRLF)
-        size = _measure_begun(bytes(data[: _wire.V1_MAX_LENGTH]))
-        if size > _wire.V1_MAX_LENGTH:
-            raise _too_long(data)(
-                f"A version 1 header has {_wire.V1_MAX_LENGTH} bytes at most, and there is no CRLF in this one's",
-                _wire.V1_MAX_LENGTH,
-            )
-        return size
-
-    def read(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | None:
-        """Read a line of TCP4 or TCP6 that is there in whole; see :meth:`.ProxyProtocol.read`.
-
-        Args:
-            data: The first bytes of a connection.
-            max_header: Not looked at: the specification's 107 bytes hold.
-        """
+    def parse(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
+        """Parse the line at the start of a connection, whose limit is 107 bytes; see :meth:`.ProxyProtocol.parse`."""
         found = _match_line(data[: _wire.V1_MAX_LENGTH].decode("latin-1"))
         if found is None:
-            return None
+            return _parse_slowly(data)
         name, source, dest, source_port, dest_port = found.groups()
         port = int(source_port)
         try:
@@ -175,19 +142,7 @@ class ProxyProtocolV1(ProxyProtocol):
             block = _pack_ipv6(client, _inet_pton(_INET6, dest), port, int(dest_port))
             return _ipv6(block, SOCK_STREAM, b"", (inet_ntop(_INET6, client), port, 0, 0)), found.end()
         except (OSError, ValueError, struct.error):  # a NUL is a ValueError
-            return None
-
-    def decode(self, header: bytes) -> ProxyResult:
-        """Say what a line says.
-
-        Args:
-            header: The whole line, its CRLF included.
-
-        Raises:
-            ProxyProtocolSyntaxError: The line breaks a rule of section 2.1.
-        """
-        whole = self.read(header)
-        return _read_slowly(header) if whole is None else whole[0]
+            return _parse_slowly(data)
 
     def pack(self, result: ProxyResult) -> bytes:
         """Write a line. The format has no place for TLVs and for the kind of socket.
@@ -218,14 +173,24 @@ class ProxyProtocolV1(ProxyProtocol):
         return signature_begins(data, _wire.V1_SIGNATURE)
 
 
-def _read_slowly(header: bytes) -> ProxyResult:
-    """Read a line that is UNKNOWN, and say of any other what is wrong with it."""
-    check_signature(header, _wire.V1_SIGNATURE)
-    name, _, rest = header[len(_wire.V1_SIGNATURE) : -len(_wire.V1_CRLF)].partition(b" ")
+def _parse_slowly(data: bytes) -> tuple[ProxyResult, int] | int:
+    """Parse a line that says UNKNOWN, is incomplete, or is wrong."""
+    if not check_signature(data, _wire.V1_SIGNATURE):
+        return _wire.V1_MIN_LENGTH
+    end = data.find(_wire.V1_CRLF, 0, _wire.V1_MAX_LENGTH)
+    if end < 0:
+        size = _least_length(data[: _wire.V1_MAX_LENGTH])
+        if size > _wire.V1_MAX_LENGTH:
+            raise _too_long(data)(
+                f"A version 1 header has {_wire.V1_MAX_LENGTH} bytes at most, and there is no CRLF in this one's",
+                _wire.V1_MAX_LENGTH,
+            )
+        return size
+    name, _, rest = data[len(_wire.V1_SIGNATURE) : end].partition(b" ")
     _check_name(name, whole=True)
     if name == _wire.V1_UNKNOWN:
-        return ProxyResultUnknown()
-    raise _first_wrong(_FAMILIES[name], _split(rest), len(header) - len(_wire.V1_CRLF))
+        return ProxyResultUnknown(), end + len(_wire.V1_CRLF)
+    raise _first_wrong(_FAMILIES[name], _split(rest), end)
 
 
 def _check_name(name: bytes, *, whole: bool) -> None:
@@ -286,7 +251,7 @@ def _is_number(text: str, most: int) -> bool:
     return text.isdecimal() and str(int(text)) == text and int(text) <= most
 
 
-def _measure_begun(line: bytes) -> int:
+def _least_length(line: bytes) -> int:
     """Give the least length of a line whose end is not there yet, and refuse what cannot become one."""
     name, space, rest = line[len(_wire.V1_SIGNATURE) :].partition(b" ")
     if not space:

@@ -175,10 +175,10 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolChecksumError: The header's CRC32C is not right.
         """
         data = data if type(data) is bytes else bytes(data)
-        whole = self.read(data)
-        if whole is not None:
-            return whole[0]
-        raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(self.measure(data) - len(data)))
+        found = self.parse(data)
+        if isinstance(found, int):
+            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(found - len(data)))
+        return found[0]
 
     def unpack_header(self, header_data: bytes) -> ProxyProtocolV2Header:
         """Read the fixed part alone.
@@ -217,63 +217,21 @@ class ProxyProtocolV2(ProxyProtocol):
         whole = fixed + bytes(data)
         return _decode(_kind(whole, len(whole)), whole, verify=known)
 
-    def measure(self, data: bytes | bytearray, max_header: int = _wire.V2_MAX_LENGTH) -> int:
-        """Say how long the header is that begins with these bytes; see :meth:`.ProxyProtocol.measure`.
-
-        Args:
-            data: The first bytes of a connection.
-            max_header: The most bytes that the header may have, its fixed 16 included.
-
-        Raises:
-            ProxyProtocolSyntaxError: No header begins so.
-            ProxyProtocolLimitError: The header is longer than allowed.
-        """
+    def parse(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
+        """Parse the header at the start of a connection; see :meth:`.ProxyProtocol.parse`."""
+        bare = _BARE.get(data[: _wire.V2_FIXED_LENGTH])
+        if bare is not None and bare[0] <= len(data) and bare[0] <= max_header:
+            size, make, protocol = bare
+            return make(data[_wire.V2_FIXED_LENGTH : size], protocol, b""), size
         if len(data) < _wire.V2_FIXED_LENGTH or not data.startswith(_wire.V2_SIGNATURE):
             return _measure_begun(data)
-        size = _size(data)
-        _kind(data, size)
+        size = _wire.V2_FIXED_LENGTH + (data[_wire.V2_LENGTH_AT] << 8 | data[_wire.V2_LENGTH_AT + 1])
+        kind = _kind(data, size)
         if size > max_header:
             raise ProxyProtocolLimitError(
                 f"The header has {size} bytes where max_header allows {max_header}", _wire.V2_LENGTH_AT
             )
-        return size
-
-    def read(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | None:
-        """Read a header that is there in whole; see :meth:`.ProxyProtocol.read`.
-
-        Args:
-            data: The first bytes of a connection.
-            max_header: The most bytes that the header may have, its fixed 16 included.
-
-        Raises:
-            ProxyProtocolSyntaxError: Its TLVs break a rule of the specification.
-            ProxyProtocolChecksumError: Its CRC32C is not right.
-        """
-        bare = _BARE.get(data[: _wire.V2_FIXED_LENGTH])
-        if bare is not None:
-            size, make, protocol = bare
-            if size > len(data) or size > max_header:
-                return None
-            return make(data[_wire.V2_FIXED_LENGTH : size], protocol, b""), size
-        if len(data) < _wire.V2_FIXED_LENGTH:
-            return None
-        beginning, length = _read_fixed(data)
-        kind, size = _KINDS.get(beginning), _wire.V2_FIXED_LENGTH + length
-        if kind is None or not kind.least <= size <= len(data) or size > max_header:
-            return None
-        return _decode(kind, data[:size]), size
-
-    def decode(self, header: bytes) -> ProxyResult:
-        """Say what a header says.
-
-        Args:
-            header: A whole header, and nothing behind it.
-
-        Raises:
-            ProxyProtocolSyntaxError: Its TLVs break a rule of the specification.
-            ProxyProtocolChecksumError: Its CRC32C is not right.
-        """
-        return _decode(_KINDS[header[: _wire.V2_LENGTH_AT]], header)
+        return (_decode(kind, data[:size]), size) if size <= len(data) else size
 
     def pack(self, result: ProxyResult) -> bytes:
         """Write a header.
@@ -324,11 +282,6 @@ def _code_of(result: ProxyResult, unsaid: int) -> int:
     if family == _wire.V2_UNSPEC:
         return _code(_wire.V2_PROXY if result.proxied else _wire.V2_LOCAL, family, _wire.V2_UNSPEC)
     return _code(_wire.V2_PROXY, family, unsaid if result.protocol is None else _NIBBLES[result.protocol])
-
-
-def _size(data: bytes | bytearray) -> int:
-    """Give the length of a whole header from its fixed part."""
-    return _wire.V2_FIXED_LENGTH + (data[_wire.V2_LENGTH_AT] << 8 | data[_wire.V2_LENGTH_AT + 1])
 
 
 def _kind(data: bytes | bytearray, size: int) -> _Kind:

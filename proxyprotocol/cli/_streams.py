@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from .. import _wire
 from .._base import signature_begins
-from .._errors import ProxyProtocolSyntaxError
+from .._errors import ProxyProtocolError
 from ..detect import ProxyProtocolDetect
 
 __all__: list[str] = []
@@ -200,6 +200,6 @@ class StreamHeaders:
 
 def _is_whole(data: bytes) -> bool:
     try:
-        return _DETECT.measure(data, _MAX_HEADER) <= len(data)
-    except ProxyProtocolSyntaxError:  # what is wrong with it will be told
+        return not isinstance(_DETECT.parse(data, _MAX_HEADER), int)
+    except ProxyProtocolError:  # what is wrong with it will be told
         return True
