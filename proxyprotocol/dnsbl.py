@@ -147,8 +147,8 @@ class BasicDnsbl(Dnsbl):
         except (asyncio.TimeoutError, OSError, RuntimeError, ValueError):
             # In this order: too slow; not listed, or no answer; the executor is shutting down; a host that is no name.
             return None
-        # told apart by their text: a loop may leave the family out
-        return [IPv4Address(address[0]) for *_, address in answers if ":" not in address[0]]
+        # a loop may leave the family out
+        return [IPv4Address(address[0]) for family, *_, address in answers if family in (AF_INET, None)]
 
     def map_results(self, addresses: Sequence[IPv4Address]) -> str | None:
         """Say what an answer means; a subclass may know better.

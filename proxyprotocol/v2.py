@@ -133,8 +133,8 @@ class ProxyProtocolV2Header:
 
     def _code(self) -> int:
         """The code that says so, or that of no header."""
-        # neither family nor protocol is what code for `proxy-protocol` says for UNSPEC
-        addresses = ProxyResultType.UNKNOWN if self.type is self.protocol is None else self.type
+        # code written for `proxy-protocol` leaves both out for UNSPEC
+        addresses = self.type or (ProxyResultType.UNKNOWN if self.protocol is None else None)
         for command, name in _COMMANDS.items():
             for family, type_ in _TYPES.items():
                 for protocol, kind in _PROTOCOLS.items():
