@@ -2,8 +2,10 @@
 # when setup.cfg or pyproject.toml change. Another Python: `make clean test PYTHON=python3.13`.
 
 PYTHON ?= python3
-# What `make test-pythons` looks for, and the one of them that is given the oldest dependencies that setup.cfg allows.
-PYTHONS ?= 3.10 3.12 3.13
+# What `make test-pythons` looks for, except WITHOUT, and the one of them that is given the oldest dependencies that
+# setup.cfg allows.
+PYTHONS ?= 3.10 3.11 3.12 3.13 3.14 3.15
+WITHOUT ?=
 OLDEST := 3.10
 
 VENV := .venv
@@ -47,7 +49,7 @@ bench: $(VENV)/.installed-test
 
 # A candidate counts only once it has run: pyenv puts names on PATH that refuse to.
 test-pythons:
-	@for version in $(PYTHONS); do \
+	@for version in $(filter-out $(WITHOUT),$(PYTHONS)); do \
 	    found=; \
 	    for candidate in "python$$version" "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
 	        if "$$candidate" -c 'import ensurepip' >/dev/null 2>&1; then found=$$candidate; break; fi; \

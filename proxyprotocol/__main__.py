@@ -1,11 +1,28 @@
-"""Floor 6: ``python -m proxyprotocol``."""
+"""Floor 6: the ``proxyprotocol`` command, and ``python -m proxyprotocol``."""
 
 from __future__ import annotations
 
 import sys
 
-from .cli import main
+__all__ = ["main"]
 
-__all__: list[str] = []
 
-sys.exit(main())
+def main() -> int:
+    """Run the command.
+
+    Returns:
+        The exit status, as :func:`proxyprotocol.cli.main` gives it; 2 where files of this package were replaced.
+    """
+    try:
+        from . import _installation  # noqa: F401
+    except ImportError as error:
+        # one sentence for a user, who can do nothing with a traceback
+        print(f"proxyprotocol: {error}", file=sys.stderr)
+        return 2
+    from .cli import main
+
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

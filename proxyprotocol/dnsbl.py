@@ -147,7 +147,8 @@ class BasicDnsbl(Dnsbl):
         except (asyncio.TimeoutError, OSError, RuntimeError, ValueError):
             # In this order: too slow; not listed, or no answer; the executor is shutting down; a host that is no name.
             return None
-        return [IPv4Address(address[0]) for family, *_, address in answers if family == AF_INET]
+        # a loop may leave the family out
+        return [IPv4Address(address[0]) for family, *_, address in answers if family in (AF_INET, None)]
 
     def map_results(self, addresses: Sequence[IPv4Address]) -> str | None:
         """Say what an answer means; a subclass may know better.

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
+from . import _installation  # noqa: F401  # raises where proxy-protocol lies over us
 from ._base import ProxyProtocol
 from ._errors import ProxyProtocolError
 from ._facts import REST, has_ended

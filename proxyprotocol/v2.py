@@ -133,10 +133,12 @@ class ProxyProtocolV2Header:
 
     def _code(self) -> int:
         """The code that says so, or that of no header."""
+        # code written for `proxy-protocol` leaves both out for UNSPEC
+        addresses = self.type or (ProxyResultType.UNKNOWN if self.protocol is None else None)
         for command, name in _COMMANDS.items():
             for family, type_ in _TYPES.items():
                 for protocol, kind in _PROTOCOLS.items():
-                    if (name, type_, kind) == (self.command, self.type, self.protocol):
+                    if (name, type_, kind) == (self.command, addresses, self.protocol):
                         return _code(command, family, protocol)
         return _code(_wire.V2_LOCAL, _wire.V2_UNSPEC, 0) if self.command == _COMMANDS[_wire.V2_LOCAL] else 0
 

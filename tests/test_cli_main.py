@@ -18,6 +18,8 @@ from typing import IO
 
 import pytest
 
+import proxyprotocol
+from proxyprotocol.__main__ import main as module_main
 from tests._cli import run
 
 if sys.platform != "win32":
@@ -37,7 +39,18 @@ def test_python_runs_it_as_a_module() -> None:
 
 
 def test_it_is_installed_as_a_command(project_root: Path) -> None:
-    assert "    proxyprotocol = proxyprotocol.cli:main\n" in (project_root / "setup.cfg").read_text()
+    assert "    proxyprotocol = proxyprotocol.__main__:main\n" in (project_root / "setup.cfg").read_text()
+
+
+def test_a_package_with_files_of_another_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # what installing proxy-protocol over it leaves; tests/test_packaging.py does that
+    monkeypatch.delattr(proxyprotocol, "ProxyProtocolError")
+    monkeypatch.delattr(proxyprotocol, "_installation")
+    monkeypatch.delitem(sys.modules, "proxyprotocol._installation")
+    assert module_main() == 2
+    assert capsys.readouterr().err.startswith("proxyprotocol: The package proxy-protocol has replaced")
 
 
 def test_it_says_its_version() -> None:

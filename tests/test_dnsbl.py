@@ -199,6 +199,13 @@ def test_only_ipv4_addresses_in_an_answer_count() -> None:
     assert ask(Dnsbl.load("bl.example"), ipv4(), Loop(answer)) is None
 
 
+def test_a_loop_may_leave_the_family_out_of_its_answer() -> None:
+    async def answer() -> Any:
+        return [(None, None, None, None, ("127.0.0.2", 0))]
+
+    assert ask(Dnsbl.load("bl.example"), ipv4(), Loop(answer)) == "bl.example"
+
+
 # Failures
 
 

@@ -20,7 +20,7 @@ SOURCE = Path(__file__).parent.parent / PACKAGE
 # The units of each floor, a unit being a module or a subpackage. Each may import the units before it on its own floor,
 # and everything on the floors below. A new file has to be placed here first.
 FLOORS = (
-    ("_errors", "_wire", "typing", "checksum"),
+    ("_installation", "_errors", "_wire", "typing", "checksum"),
     ("_vectors", "tlv", "result"),
     ("_base", "v1", "v2", "noop", "detect", "version"),
     ("_buffer", "parser", "policy", "receiver", "_deadlines", "_sender", "options", "datagram"),

@@ -12,6 +12,7 @@ from proxyprotocol import (
     ProxyProtocolSyntaxError,
     ProxyResultLocal,
     ProxyResultType,
+    ProxyResultUnknown,
 )
 from proxyprotocol.v2 import ProxyProtocolV2Header
 from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, V2, VERSION_2, Vector, describe, tlv, v2
@@ -68,6 +69,15 @@ def test_a_checksum_is_verified_where_the_fixed_part_is_given_and_only_there() -
 def test_a_fixed_part_that_says_nothing_known_is_refused(command: str | None, family: ProxyResultType | None) -> None:
     with pytest.raises(ProxyProtocolSyntaxError):
         V2.unpack_data(ProxyProtocolV2Header(command, family, SOCK_STREAM, 12), b"", IPV4_BLOCK)
+
+
+def test_a_fixed_part_that_says_nothing_of_addresses_is_an_unknown_client() -> None:
+    # the header that code written for `proxy-protocol` makes by hand
+    result = V2.unpack_data(ProxyProtocolV2Header("proxy", None, None, 0), b"", b"")
+    assert result == ProxyResultUnknown()
+    # the bytes of a header still decide, where they are given: a family that there is not is refused
+    with pytest.raises(ProxyProtocolSyntaxError, match="family is one of 0 to 3, not 15"):
+        V2.unpack_data(ProxyProtocolV2Header("proxy", None, None, 0), SIGNATURE + b"\x21\xff\0\0", b"")
 
 
 def test_a_checksum_that_cannot_be_verified_does_not_tell_tlvs_from_addresses() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import _installation  # noqa: F401  # raises where proxy-protocol lies over us
 from .client import create_connection, open_connection
 from .datagram import ProxyProtocolDatagramTransport, create_datagram_endpoint
 from .factory import ProxyProtocolFactory

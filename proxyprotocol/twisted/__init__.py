@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import _installation  # noqa: F401  # raises where proxy-protocol lies over us
 from .client import ProxyProtocolClientEndpoint
 from .datagram import IProxiedDatagramTransport, ProxyProtocolDatagramWrapper
 from .endpoints import ProxyProtocolServerEndpoint
