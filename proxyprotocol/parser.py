@@ -118,12 +118,13 @@ class HeaderParser:
         return self.result
 
     def fail(self, error: ProxyProtocolError) -> None:
-        """Make *error* final: every later call raises it.
+        """Make *error* final: every later call raises it, unless another error is final already.
 
         Args:
             error: Why no header can come any more, such as a time-out.
         """
-        self._error = error
+        if self._error is None:
+            self._error = error
         if self._buffer is None:
             self._buffer = _NOTHING
 

@@ -233,7 +233,7 @@ class ReceiverConnection:
         return self.begun
 
     def _decide(self, seen: bytes) -> bool:
-        """Under OPTIONAL: the first bytes are the application's from the first byte that differs from all signatures."""
+        """Under OPTIONAL: all bytes are the application's once one of them differs from every signature."""
         own, any_version = self._codec.begins(seen), signature_begins(seen, _wire.V1_SIGNATURE, _wire.V2_SIGNATURE)
         if own or any_version:
             self._seen = None

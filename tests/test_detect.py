@@ -15,7 +15,20 @@ from proxyprotocol import (
     ProxyResult,
     ProxyResultLocal,
 )
-from tests.vectors import SIGNATURE, TCP4, V1, V2, V2_CRC, VECTORS, VERSION_1, VERSION_2, Vector, describe, splits
+from tests.vectors import (
+    SIGNATURE,
+    TCP4,
+    V1,
+    V2,
+    V2_CRC,
+    VECTORS,
+    VERSION_1,
+    VERSION_2,
+    Vector,
+    describe,
+    length,
+    splits,
+)
 
 DETECT = ProxyProtocolDetect()
 # the same two, as a user names them
@@ -43,8 +56,7 @@ class Whisper(ProxyProtocol):
 def test_either_version_is_unpacked(vector: Vector) -> None:
     for codec in (DETECT, NAMED):
         assert describe(codec.unpack(vector.header + b"x")) == describe(vector.result)
-        assert describe(codec.decode(vector.header)) == describe(vector.result)
-        assert codec.measure(vector.header) == len(vector.header)
+        assert length(codec.parse(vector.header)) == len(vector.header)
         assert codec.is_valid(vector.header[:8])
 
 
@@ -90,7 +102,7 @@ def test_a_version_is_chosen_by_the_first_that_says_yes() -> None:
 
 @pytest.mark.parametrize("data", [b"G", b"\n", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n", b"\0"])
 def test_the_first_byte_that_belongs_to_no_version_is_refused(data: bytes) -> None:
-    for call in (DETECT.unpack, DETECT.measure, DETECT.choose):
+    for call in (DETECT.unpack, DETECT.parse):
         with pytest.raises(ProxyProtocolSyntaxError) as caught:
             call(data)
         assert caught.value.offset == 0
@@ -98,22 +110,22 @@ def test_the_first_byte_that_belongs_to_no_version_is_refused(data: bytes) -> No
 
 @pytest.mark.parametrize("data", [b"PRX", b"PROXYX", b"\rx", b"\r\n\r\n\r", b"PROXY T\r"])
 def test_a_later_byte_that_belongs_to_no_version_is_refused_too(data: bytes) -> None:
-    for call in (DETECT.unpack, DETECT.measure):
+    for call in (DETECT.unpack, DETECT.parse):
         with pytest.raises(ProxyProtocolSyntaxError):
             call(data)
 
 
 def test_a_version_that_was_not_named_is_refused() -> None:
     for codec, vector in ((ProxyProtocolDetect(V1), VERSION_2[0]), (ProxyProtocolDetect(V2), VERSION_1[0])):
-        for call in (codec.unpack, codec.measure, codec.choose):
+        for call in (codec.unpack, codec.parse):
             with pytest.raises(ProxyProtocolSyntaxError, match="No version"):
                 call(vector.header)
 
 
 def test_the_limit_is_that_of_version_2() -> None:
     with pytest.raises(ProxyProtocolLimitError):
-        DETECT.measure(SIGNATURE + b"\x21\x11\x01\x00", max_header=100)
-    assert DETECT.measure(b"PROXY UNKNOWN ".ljust(100), max_header=16) == 102
+        DETECT.parse(SIGNATURE + b"\x21\x11\x01\x00", max_header=100)
+    assert length(DETECT.parse(b"PROXY UNKNOWN ".ljust(100), max_header=16)) == 102
 
 
 @pytest.mark.parametrize(
@@ -138,18 +150,16 @@ def test_a_connection_begins_with_a_header_when_a_whole_signature_is_there(data:
 def test_a_codec_of_the_users_own_is_asked_with_the_first_8_bytes() -> None:
     whisper = Whisper()
     codec = ProxyProtocolDetect(V2, whisper)
-    assert codec.measure(b"WHISPER") == 8
+    assert length(codec.parse(b"WHISPER")) == 8
     assert whisper.asked == []
-    assert codec.choose(b"WHISPER") is codec
-    assert codec.choose(b"WHISPER!?") is whisper
+    assert codec.parse(b"WHISPER!?") == (ProxyResultLocal(), 0)
     assert whisper.asked == [b"WHISPER!"]
     assert codec.unpack(b"WHISPER!") == ProxyResultLocal()
     assert codec.is_valid(b"WHISPER!")
     assert codec.begins(b"WHISPER!") is True
     assert codec.begins(b"WHIMPER!") is False
-    assert codec.decode(b"WHISPER!") == ProxyResultLocal()
 
 
 def test_what_is_too_short_to_tell_cannot_be_decoded() -> None:
     with pytest.raises(ProxyProtocolIncompleteError):
-        NAMED.decode(b"PROXY")
+        NAMED.unpack(b"PROXY")

@@ -105,7 +105,7 @@ def test_a_client_that_is_reset_in_its_header_is_a_cut_header(
 ) -> None:
     running = relaying.relay(relaying.backend().address, "127.0.0.1:0?accept=detect")
     client = running.connect_and_send(b"PROXY TCP4")
-    wait_for(lambda: running.open == 1 and b"P" in running.call(lambda: bytes(first(running)._received._buffer)))
+    wait_for(lambda: running.open == 1 and running.call(lambda: first(running)._received._parser.received) > 0)
     reset(client)
     running.wait_until_empty()
     assert "incomplete" in lines(caplog)[-1]

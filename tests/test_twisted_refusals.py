@@ -354,7 +354,7 @@ def end_by_a_codec_of_somebody_elses(wrapping: Any, clock: Clock) -> Any:
     """Whose error is the cause of ours, with a traceback of its own."""
 
     class Codec(ProxyProtocolV1):
-        measure = ProxyProtocol.measure
+        parse = ProxyProtocol.parse
 
         def unpack(self, data: bytes) -> ProxyResult:
             raise ValueError("not this")

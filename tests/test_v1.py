@@ -24,7 +24,19 @@ from proxyprotocol import (
     v1,
 )
 from proxyprotocol.tlv import ProxyProtocolTLV
-from tests.vectors import IPV4, IPV6, TCP4, UNKNOWN, VERSION_1, VERSION_2, Vector, describe, single_bytes, splits
+from tests.vectors import (
+    IPV4,
+    IPV6,
+    TCP4,
+    UNKNOWN,
+    VERSION_1,
+    VERSION_2,
+    Vector,
+    describe,
+    length,
+    single_bytes,
+    splits,
+)
 
 V1 = ProxyProtocolV1()
 LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
@@ -128,7 +140,7 @@ def test_every_beginning_of_a_line_wants_the_rest_of_the_line(vector: Vector) ->
             with pytest.raises(ProxyProtocolIncompleteError) as caught:
                 V1.unpack(beginning)
             assert (caught.value.want_read.want_line, caught.value.want_read.want_bytes) == (True, None)
-            assert len(beginning) < V1.measure(beginning) <= len(vector.header)
+            assert len(beginning) < length(V1.parse(beginning)) <= len(vector.header)
 
 
 @pytest.mark.parametrize("line", WRONG.values(), ids=WRONG)
@@ -138,7 +150,7 @@ def test_a_wrong_line_is_refused_at_its_first_wrong_byte(line: str) -> None:
         with pytest.raises(ProxyProtocolIncompleteError):
             V1.unpack(beginning)
     with pytest.raises(ProxyProtocolSyntaxError) as caught:
-        V1.measure(bytearray(right + wrong[:1]))
+        V1.parse(right + wrong[:1])
     assert caught.value.offset is not None
     assert 0 <= caught.value.offset <= len(right)
 
@@ -206,17 +218,17 @@ def test_an_error_says_what_is_wrong_and_where(line: bytes, sentence: str) -> No
 def test_107_bytes_are_the_most_crlf_included() -> None:
     longest = b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n"
     assert len(longest) == 107
-    assert V1.measure(longest) == 107
+    assert length(V1.parse(longest)) == 107
     with pytest.raises(ProxyProtocolLimitError):
         V1.unpack(longest[:-2] + b"x\r\n")
 
 
 def test_a_line_that_has_no_room_left_for_its_crlf_is_refused_then() -> None:
-    assert V1.measure(b"PROXY UNKNOWN ".ljust(105, b"x")) == 107
-    assert V1.measure(b"PROXY UNKNOWN ".ljust(105, b"x") + b"\r") == 107
+    assert length(V1.parse(b"PROXY UNKNOWN ".ljust(105, b"x"))) == 107
+    assert length(V1.parse(b"PROXY UNKNOWN ".ljust(105, b"x") + b"\r")) == 107
     for line in (b"PROXY UNKNOWN ".ljust(106, b"x"), b"PROXY UNKNOWN ".ljust(106, b"x") + b"\r"):
         with pytest.raises(ProxyProtocolLimitError):
-            V1.measure(line)
+            V1.parse(line)
 
 
 def test_64_kib_without_an_end_are_refused_whole_as_in_pieces() -> None:
@@ -225,7 +237,7 @@ def test_64_kib_without_an_end_are_refused_whole_as_in_pieces() -> None:
 
 
 def test_the_limit_on_version_2_headers_does_not_count() -> None:
-    assert V1.measure(LINE, max_header=16) == len(LINE)
+    assert length(V1.parse(LINE, max_header=16)) == len(LINE)
 
 
 def test_version_1_has_no_place_for_tlvs_and_datagrams() -> None:

@@ -44,6 +44,11 @@ class Vector(NamedTuple):
         return self.name.replace(" ", "-")
 
 
+def length(found: tuple[ProxyResult, int] | int) -> int:
+    """Give the length of a header, or the least that it can have, from what a codec's ``parse`` returned."""
+    return found if isinstance(found, int) else found[1]
+
+
 def v2(command: int, family: int, *body: bytes) -> bytes:
     """Put a version 2 header together."""
     return SIGNATURE + bytes((command, family)) + sum(map(len, body)).to_bytes(2, "big") + b"".join(body)
