@@ -21,6 +21,7 @@ __all__ = ["DETECT", "HeaderParser"]
 DETECT: Final = ProxyProtocolDetect()
 
 
+_new: Final = object.__new__
 _NOTHING: Final = bytearray()  # the buffer of a parser that has its result
 
 
@@ -47,14 +48,28 @@ class HeaderParser:
     trailing: bytes
 
     def __init__(self, pp: ProxyProtocol | None = None, *, max_header: int = _wire.DEFAULT_MAX_HEADER) -> None:
-        if max_header != _wire.DEFAULT_MAX_HEADER:
-            if type(max_header) is not int:
-                raise TypeError(f"max_header is a number of bytes, not {max_header!r}")
-            if max_header < _wire.V2_FIXED_LENGTH:
-                raise ValueError(f"max_header is at least 16, the fixed part of a version 2 header, not {max_header!r}")
+        if type(max_header) is not int:
+            raise TypeError(f"max_header is a number of bytes, not {max_header!r}")
+        if max_header < _wire.V2_FIXED_LENGTH:
+            raise ValueError(f"max_header is at least 16, the fixed part of a version 2 header, not {max_header!r}")
+        self._start(DETECT if pp is None else pp, max_header)
+
+    @classmethod
+    def of(cls, codec: ProxyProtocol, max_header: int) -> HeaderParser:
+        """Make a parser from arguments that were checked before, as a :class:`.Receiver` does for every connection.
+
+        Args:
+            codec: The codec.
+            max_header: The most bytes that a header of version 2 may have.
+        """
+        parser: HeaderParser = _new(cls)  # which costs half of what calling the class costs
+        parser._start(codec, max_header)
+        return parser
+
+    def _start(self, codec: ProxyProtocol, max_header: int) -> None:
         self.result = None
         self.trailing = b""
-        self._codec = DETECT if pp is None else pp
+        self._codec = codec
         self._max_header = max_header
         self._buffer: bytearray | None = None
         self._least = -1  # the least length of the header; -1 before the codec was asked
