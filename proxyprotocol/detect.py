@@ -69,7 +69,7 @@ class ProxyProtocolDetect(ProxyProtocol):
         """
         data = bytes(data)
         found = self.parse(data)
-        if isinstance(found, tuple):
+        if type(found) is tuple:
             return found[0]
         if len(data) < _wire.TELLING_LENGTH:
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_wire.TELLING_LENGTH - len(data)))

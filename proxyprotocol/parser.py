@@ -122,15 +122,16 @@ class HeaderParser:
         except ProxyProtocolError as error:
             self.fail(error)
             raise
-        if isinstance(found, int):
-            self._least = found
-            if self._buffer is None:
-                self._buffer = bytearray(received)
-            return None
-        self.result, size = found
-        self.trailing = received[size:]
-        self._buffer = _NOTHING
-        return self.result
+        if type(found) is tuple:
+            self.result, size = found
+            self.trailing = received[size:]
+            self._buffer = _NOTHING
+            return self.result
+        assert isinstance(found, int)  # type() is faster, and tells mypy less
+        self._least = found
+        if self._buffer is None:
+            self._buffer = bytearray(received)
+        return None
 
     def fail(self, error: ProxyProtocolError) -> None:
         """Make *error* final: every later call raises it, unless another error is final already.

@@ -21,7 +21,7 @@ from ._errors import (
 )
 from .parser import DETECT, HeaderParser
 from .policy import HeaderPolicy, PolicyCallable
-from .result import ProxyResult
+from .result import ProxyResult, describe_address
 from .typing import SockAddr
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "Receiver",
     "ReceiverConnection",
     "ReceiverKeywords",
-    "describe_address",
     "describe_refusal",
 ]
 
@@ -142,7 +141,8 @@ class Receiver:
         connection._receiver = self
         connection._parser = HeaderParser.of(self.codec, self.max_header)
         connection.policy = policy
-        connection.addresses = None
+        connection.result = connection.addresses = None
+        connection.trailing = b""
         # under OPTIONAL: what has come and may still be the application's; None once it is known to be a header
         connection._seen = b"" if policy is _OPTIONAL else None
         # that no header comes is known at once for SKIP and for a codec that reads nothing
@@ -165,8 +165,12 @@ class ReceiverConnection:
     :func:`describe_refusal` - at debug level where the error is ``routine``.
     """
 
-    __slots__ = ("_parser", "_receiver", "_seen", "addresses", "begun", "policy")
+    __slots__ = ("_parser", "_receiver", "_seen", "addresses", "begun", "policy", "result", "trailing")
 
+    #: What the header says, once it is complete.
+    result: ProxyResult | None
+    #: The application's first bytes, once it may begin.
+    trailing: bytes
     #: The result whose addresses are the connection's; None where the real ones are. That is so without a header, for
     #: LOCAL, UNKNOWN and UNSPEC, and under the policy IGNORE.
     addresses: ProxyResult | None
@@ -178,16 +182,6 @@ class ReceiverConnection:
     _receiver: Receiver
     _parser: HeaderParser
     _seen: bytes | None
-
-    @property
-    def result(self) -> ProxyResult | None:
-        """What the header says, once it is complete."""
-        return self._parser.result
-
-    @property
-    def trailing(self) -> bytes:
-        """The application's first bytes, once it may begin."""
-        return self._parser.trailing
 
     @property
     def believed(self) -> ProxyResult | None:
@@ -228,12 +222,15 @@ class ReceiverConnection:
             raise RuntimeError("The application has begun: what comes is the application's")
         if self._seen is not None:
             return self._decide(self._seen + data)
-        result = self._parser.feed(data)
-        if result is not None:
-            self.begun = True
-            if result._family != _wire.V2_UNSPEC and self.policy is not _IGNORE:
-                self.addresses = result
-        return self.begun
+        parser = self._parser
+        self.result = result = parser.feed(data)
+        if result is None:
+            return False
+        self.begun = True
+        self.trailing = parser.trailing
+        if result.family_number and self.policy is not _IGNORE:
+            self.addresses = result
+        return True
 
     def _decide(self, seen: bytes) -> bool:
         """Under OPTIONAL: all bytes are the application's once one of them differs from every signature."""
@@ -246,7 +243,7 @@ class ReceiverConnection:
             return self.feed(seen)
         self._seen = seen
         if own is any_version is False:
-            self.begun, self._parser.trailing = True, seen
+            self.begun, self.trailing = True, seen
         return self.begun
 
     def eof(self) -> bool:
@@ -307,17 +304,3 @@ def _drop_tracebacks(error: BaseException | None) -> None:
     while error is not None:
         error.__traceback__ = None
         error = error.__context__
-
-
-def describe_address(address: SockAddr) -> str:
-    """Put an address into text.
-
-    Args:
-        address: The address, as the socket module gives it.
-    """
-    if isinstance(address, (tuple, list)) and len(address) >= 2:
-        host, port = address[:2]
-        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    return (
-        f"UNIX socket {address!a}" if address else "an unnamed UNIX socket" if address == "" else "an unknown address"
-    )

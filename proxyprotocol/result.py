@@ -1,7 +1,7 @@
-"""Floor 1: what a header says, as one of five kinds of result: immutable, comparable, hashable, picklable.
+"""What a header says, as one of five kinds of result: immutable, comparable, hashable, picklable.
 
-IPv4 and IPv6 results keep the address block as it is on the wire and decode it when asked: whoever relays a header
-never pays for an address object, and who logs a client pays for its text alone.
+IPv4 and IPv6 results keep the address block of the wire and decode it when asked: a relay never pays for an address
+object, and a log line pays for the text alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET6, AddressFamily, SocketKind, inet_ntoa, inet_ntop
-from typing import Any, ClassVar, Final, Literal, TypeGuard, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, TypeGuard, TypeVar
 
 from . import _wire
 from .tlv import ProxyProtocolTLV
@@ -26,6 +26,7 @@ __all__ = [
     "ProxyResultType",
     "ProxyResultUnix",
     "ProxyResultUnknown",
+    "describe_address",
     "is_ipv4",
     "is_ipv6",
     "is_local",
@@ -34,14 +35,18 @@ __all__ = [
 ]
 
 _PORTS: Final = struct.Struct("!HH")
-# one end of an address block: both addresses come first, then both ports
-_IPV4_SOURCE: Final = struct.Struct("!4s4xH2x").unpack
-_IPV4_DEST: Final = struct.Struct("!4x4s2xH").unpack
-_IPV6_SOURCE: Final = struct.Struct("!16s16xH2x").unpack
-_IPV6_DEST: Final = struct.Struct("!16x16s2xH").unpack
+# one end of an address block as (address, port): both addresses come first, then both ports
+_IPV4_SOURCE: Final = struct.Struct("!4s4xH2x")
+_IPV4_DEST: Final = struct.Struct("!4x4s2xH")
+_IPV6_SOURCE: Final = struct.Struct("!16s16xH2x")
+_IPV6_DEST: Final = struct.Struct("!16x16s2xH")
+_unpack_ipv4_source: Final = _IPV4_SOURCE.unpack
+_unpack_ipv6_source: Final = _IPV6_SOURCE.unpack
 _NO_TLV: Final = ProxyProtocolTLV()
 _new: Final = object.__new__
-_InetT = TypeVar("_InetT", bound="_ProxyResultInet")
+_ResultT = TypeVar("_ResultT", bound="ProxyResult")
+_InetT = TypeVar("_InetT", bound="_ProxyResultInet[Any]")
+_HostT = TypeVar("_HostT", IPv4Address, IPv6Address)
 
 
 class ProxyResultType(Enum):
@@ -65,13 +70,18 @@ class ProxyResultType(Enum):
 
 
 class ProxyResult(ABC):
-    """What a header says. The kinds are told apart by :attr:`type`, or by ``is_ipv4()`` and its siblings."""
+    """What a header says. :attr:`type` names the kind, and so do ``is_ipv4()`` and its siblings.
+
+    ``str(result)`` is for log lines: ``203.0.113.7:5678 -> 198.51.100.9:443``.
+    """
 
     __slots__ = ("_tlv",)
 
-    # the vectors as they came, until somebody asks for them as an object
+    # the vectors of the wire, until somebody asks for them as an object
     _tlv: ProxyProtocolTLV | bytes
-    _family: ClassVar[int] = _wire.V2_UNSPEC
+
+    #: The number of the address family in a version 2 header (section 2.2); 0 where the header names no client.
+    family_number: ClassVar[int] = _wire.V2_UNSPEC
 
     @property
     @abstractmethod
@@ -99,14 +109,14 @@ class ProxyResult(ABC):
 
     @property
     def protocol(self) -> SocketKind | None:
-        """Whether the client's is a stream or a datagram socket, where the header says so."""
+        """The kind of the client's socket, stream or datagram, where the header says it."""
         return None
 
     @property
     def tlv(self) -> ProxyProtocolTLV:
         """What else the header says (version 2 only)."""
         if isinstance(self._tlv, bytes):
-            self._tlv = ProxyProtocolTLV._from_checked(self._tlv)
+            self._tlv = ProxyProtocolTLV.from_checked(self._tlv)
         return self._tlv
 
     @property
@@ -116,42 +126,55 @@ class ProxyResult(ABC):
 
     @property
     def peername(self) -> SockAddr:
-        """:attr:`source` as :meth:`socket.socket.getpeername` would give it."""
+        """:attr:`source` as :meth:`socket.socket.getpeername` would return it."""
         return None
 
     @property
     def sockname(self) -> SockAddr:
-        """:attr:`dest` as :meth:`socket.socket.getsockname` would give it."""
+        """:attr:`dest` as :meth:`socket.socket.getsockname` would return it."""
         return None
 
-    def _addresses(self) -> bytes:
-        """The address block of a version 2 header."""
+    def address_block(self) -> bytes:
+        """Return the address block of a version 2 header (section 2.2, ``union proxy_addr``)."""
         return b""
 
-    def _arguments(self) -> list[Any]:
-        """What tells this result from others of its kind, the vectors apart."""
-        return []
+    def replace(self: _ResultT, **changes: Any) -> _ResultT:
+        """Return a copy with other values.
+
+        Args:
+            changes: Keywords of the result's class, such as ``tlv`` and ``protocol``.
+
+        Raises:
+            TypeError: The class has no such keyword.
+        """
+        return type(self)(**{**self._arguments(), "tlv": self.tlv, **changes})
+
+    def _arguments(self) -> dict[str, Any]:
+        """The arguments that make this result, except the TLVs."""
+        return {}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ProxyResult):
             return NotImplemented
-        return (
-            self.type is other.type
-            and self._arguments() == other._arguments()
-            and self.protocol == other.protocol
-            and self.tlv == other.tlv
-        )
+        return self.type is other.type and self._arguments() == other._arguments() and self.tlv == other.tlv
 
     def __hash__(self) -> int:
         return hash((self.type, self.peername, self.sockname, self.protocol, self.tlv))
 
+    def __str__(self) -> str:
+        if self.family_number == _wire.V2_UNSPEC:
+            return self.type.name
+        return f"{describe_address(self.peername)} -> {describe_address(self.sockname)}"
+
     def __repr__(self) -> str:
-        arguments = [repr(argument) for argument in self._arguments()]
-        if self.protocol is not None:
-            arguments.append(f"protocol=socket.{self.protocol.name}")
+        arguments = self._arguments()
+        protocol = arguments.pop("protocol", None)
+        shown = [repr(argument) for argument in arguments.values() if argument is not None]
+        if protocol is not None:
+            shown.append(f"protocol=socket.{protocol.name}")
         if self.tlv:
-            arguments.append(f"tlv={self.tlv!r}")
-        return f"{type(self).__name__}({', '.join(arguments)})"
+            shown.append(f"tlv={self.tlv!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class ProxyResultLocal(ProxyResult):
@@ -178,15 +201,15 @@ class ProxyResultLocal(ProxyResult):
 
     @property
     def proxied(self) -> Literal[False]:
-        """False: nobody's connection was relayed."""
+        """False: the proxy relayed nobody's connection."""
         return False
 
 
 class ProxyResultUnknown(ProxyResult):
-    """The connection was relayed, and for whom is not known (section 2.1, UNKNOWN; section 2.2, UNSPEC).
+    """The proxy relayed a connection without naming the client (section 2.1, UNKNOWN; section 2.2, UNSPEC).
 
     Args:
-        exception: Why it is not known, for results that were not read from a header.
+        exception: Why the client is unknown, for results that were not read from a header.
         tlv: What else the header says.
     """
 
@@ -200,37 +223,65 @@ class ProxyResultUnknown(ProxyResult):
 
     @property
     def exception(self) -> Exception | None:
-        """Why the client is not known, where that is known."""
+        """Why the client is unknown, where that is known."""
         return self._exception
 
     @property
     def source(self) -> None:
-        """None: the client is not known."""
+        """None: the client is unknown."""
 
     @property
     def dest(self) -> None:
-        """None: the client is not known."""
+        """None: the client is unknown."""
 
-    def _arguments(self) -> list[Any]:
-        return [] if self._exception is None else [self._exception]
+    def _arguments(self) -> dict[str, Any]:
+        return {"exception": self._exception}
 
 
-class _ProxyResultInet(ProxyResult):
-    """What IPv4 and IPv6 results have in common: the address block (section 2.2, ``union proxy_addr``)."""
+class _ProxyResultInet(ProxyResult, Generic[_HostT]):
+    """The code that IPv4 and IPv6 results share; they differ in sizes and types."""
 
     __slots__ = ("_block", "_peername", "_protocol")
+
+    _source_end: ClassVar[struct.Struct]
+    _dest_end: ClassVar[struct.Struct]
+    _host: ClassVar[Any]  # the class of an address
 
     _block: bytes
     _peername: Any  # None until somebody asks for it
     _protocol: SocketKind | None
 
+    def __init__(
+        self,
+        source: tuple[_HostT, int],
+        dest: tuple[_HostT, int],
+        *,
+        protocol: SocketKind | None = None,
+        tlv: ProxyProtocolTLV = _NO_TLV,
+    ) -> None:
+        kind = self._host
+        # Text is taken too. An address object is not made again, which would be most of the work.
+        hosts = [host.packed if isinstance(host, kind) else kind(host).packed for host in (source[0], dest[0])]
+        try:
+            self._block = hosts[0] + hosts[1] + _PORTS.pack(source[1], dest[1])
+        except struct.error:
+            ports = f"{source[1]!r} or {dest[1]!r}"
+            raise ValueError(f"A port is a number from 0 to {_wire.MAX_PORT}, not {ports}") from None
+        self._peername = None
+        self._protocol = protocol
+        self._tlv = tlv
+
     @classmethod
-    def _from_wire(
+    def from_block(
         cls: type[_InetT], block: bytes, protocol: SocketKind | None, vectors: bytes, peername: Any = None
     ) -> _InetT:
-        """Make one of a block that has the right size and of vectors that have been checked.
+        """Make a result from the parts of a header that a codec has checked.
 
-        A version 1 line has the text of the address, just as :attr:`peername` would give it for IPv4.
+        Args:
+            block: The address block, of the family's size.
+            protocol: Whether the client's socket is a stream or a datagram one.
+            vectors: The TLVs as they are on the wire.
+            peername: The value of :attr:`peername`, where the codec has it already.
         """
         self = _new(cls)
         self._block = block
@@ -241,27 +292,30 @@ class _ProxyResultInet(ProxyResult):
 
     @property
     def protocol(self) -> SocketKind | None:
-        """Whether the client's is a stream or a datagram socket, where that was said."""
+        """The kind of the client's socket, stream or datagram, where the header says it."""
         return self._protocol
 
-    def _addresses(self) -> bytes:
+    @property
+    def source(self) -> tuple[_HostT, int]:  # type: ignore[override]  # mypy does not try the two hosts apart
+        """The client's address and port."""
+        host, port = self._source_end.unpack(self._block)
+        return self._host(host), port
+
+    @property
+    def dest(self) -> tuple[_HostT, int]:  # type: ignore[override]
+        """The address and port that the client connected to."""
+        host, port = self._dest_end.unpack(self._block)
+        return self._host(host), port
+
+    def address_block(self) -> bytes:
+        """Return the address block of a version 2 header (section 2.2, ``union proxy_addr``)."""
         return self._block
 
-    def _arguments(self) -> list[Any]:
-        return [self.source, self.dest]
+    def _arguments(self) -> dict[str, Any]:
+        return {"source": self.source, "dest": self.dest, "protocol": self._protocol}
 
 
-def _pack_inet(kind: type[IPv4Address | IPv6Address], source: tuple[Any, int], dest: tuple[Any, int]) -> bytes:
-    # text is taken too; addresses are not made again, which would be most of the work
-    hosts = [host.packed if isinstance(host, kind) else kind(host).packed for host in (source[0], dest[0])]
-    try:
-        return hosts[0] + hosts[1] + _PORTS.pack(source[1], dest[1])
-    except struct.error:
-        ports = f"{source[1]!r} or {dest[1]!r}"
-        raise ValueError(f"A port is a number from 0 to {_wire.MAX_PORT}, not {ports}") from None
-
-
-class ProxyResultIPv4(_ProxyResultInet):
+class ProxyResultIPv4(_ProxyResultInet[IPv4Address]):
     """The client connected over IPv4.
 
     Args:
@@ -277,51 +331,28 @@ class ProxyResultIPv4(_ProxyResultInet):
     __slots__ = ()
 
     type = ProxyResultType.IPv4
-    _family = _wire.V2_INET
-
-    def __init__(
-        self,
-        source: tuple[IPv4Address, int],
-        dest: tuple[IPv4Address, int],
-        *,
-        protocol: SocketKind | None = None,
-        tlv: ProxyProtocolTLV = _NO_TLV,
-    ) -> None:
-        self._block = _pack_inet(IPv4Address, source, dest)
-        self._peername = None
-        self._protocol = protocol
-        self._tlv = tlv
-
-    @property
-    def source(self) -> tuple[IPv4Address, int]:
-        """The client's address and port."""
-        host, port = _IPV4_SOURCE(self._block)
-        return IPv4Address(host), port
-
-    @property
-    def dest(self) -> tuple[IPv4Address, int]:
-        """The address and port that the client connected to."""
-        host, port = _IPV4_DEST(self._block)
-        return IPv4Address(host), port
+    family_number = _wire.V2_INET
+    _source_end, _dest_end = _IPV4_SOURCE, _IPV4_DEST
+    _host = IPv4Address
 
     @property
     def peername(self) -> tuple[str, int]:
-        """:attr:`source` as :meth:`socket.socket.getpeername` would give it."""
+        """:attr:`source` as :meth:`socket.socket.getpeername` would return it."""
         if self._peername is None:
-            host, port = _IPV4_SOURCE(self._block)
+            host, port = _unpack_ipv4_source(self._block)
             self._peername = inet_ntoa(host), port
         peername: tuple[str, int] = self._peername
         return peername
 
     @property
     def sockname(self) -> tuple[str, int]:
-        """:attr:`dest` as :meth:`socket.socket.getsockname` would give it."""
-        host, port = _IPV4_DEST(self._block)
+        """:attr:`dest` as :meth:`socket.socket.getsockname` would return it."""
+        host, port = _IPV4_DEST.unpack(self._block)
         return inet_ntoa(host), port
 
 
-class ProxyResultIPv6(_ProxyResultInet):
-    """The client connected over IPv6. A scope id does not travel in a header and is lost.
+class ProxyResultIPv6(_ProxyResultInet[IPv6Address]):
+    """The client connected over IPv6. A header has no place for a scope id.
 
     Args:
         source: The client's address and port.
@@ -336,46 +367,23 @@ class ProxyResultIPv6(_ProxyResultInet):
     __slots__ = ()
 
     type = ProxyResultType.IPv6
-    _family = _wire.V2_INET6
-
-    def __init__(
-        self,
-        source: tuple[IPv6Address, int],
-        dest: tuple[IPv6Address, int],
-        *,
-        protocol: SocketKind | None = None,
-        tlv: ProxyProtocolTLV = _NO_TLV,
-    ) -> None:
-        self._block = _pack_inet(IPv6Address, source, dest)
-        self._peername = None
-        self._protocol = protocol
-        self._tlv = tlv
-
-    @property
-    def source(self) -> tuple[IPv6Address, int]:
-        """The client's address and port."""
-        host, port = _IPV6_SOURCE(self._block)
-        return IPv6Address(host), port
-
-    @property
-    def dest(self) -> tuple[IPv6Address, int]:
-        """The address and port that the client connected to."""
-        host, port = _IPV6_DEST(self._block)
-        return IPv6Address(host), port
+    family_number = _wire.V2_INET6
+    _source_end, _dest_end = _IPV6_SOURCE, _IPV6_DEST
+    _host = IPv6Address
 
     @property
     def peername(self) -> tuple[str, int, int, int]:
-        """:attr:`source` as :meth:`socket.socket.getpeername` would give it, flow info and scope id being 0."""
+        """:attr:`source` as :meth:`socket.socket.getpeername` would return it, flow info and scope id being 0."""
         if self._peername is None:
-            host, port = _IPV6_SOURCE(self._block)
+            host, port = _unpack_ipv6_source(self._block)
             self._peername = inet_ntop(AF_INET6, host), port, 0, 0
         peername: tuple[str, int, int, int] = self._peername
         return peername
 
     @property
     def sockname(self) -> tuple[str, int, int, int]:
-        """:attr:`dest` as :meth:`socket.socket.getsockname` would give it, flow info and scope id being 0."""
-        host, port = _IPV6_DEST(self._block)
+        """:attr:`dest` as :meth:`socket.socket.getsockname` would return it, flow info and scope id being 0."""
+        host, port = _IPV6_DEST.unpack(self._block)
         return inet_ntop(AF_INET6, host), port, 0, 0
 
 
@@ -410,7 +418,7 @@ class ProxyResultUnix(ProxyResult):
     __slots__ = ("_dest", "_protocol", "_source")
 
     type = ProxyResultType.UNIX
-    _family = _wire.V2_UNIX
+    family_number = _wire.V2_UNIX
 
     def __init__(
         self,
@@ -426,19 +434,30 @@ class ProxyResultUnix(ProxyResult):
         self._tlv = tlv
 
     @classmethod
-    def _from_wire(cls, block: bytes, protocol: SocketKind | None, vectors: bytes) -> ProxyResultUnix:
-        """Make one of a block that has the right size and of vectors that have been checked."""
+    def from_block(cls, block: bytes, protocol: SocketKind | None, vectors: bytes) -> ProxyResultUnix:
+        """Make a result from the parts of a header that a codec has checked.
+
+        Args:
+            block: The address block, of the family's size.
+            protocol: Whether the client's socket is a stream or a datagram one.
+            vectors: The TLVs as they are on the wire.
+        """
         half = _wire.UNIX_PATH_LENGTH
         self = cls(_unpack_path(block[:half]), _unpack_path(block[half:]), protocol=protocol)
         self._tlv = vectors
         return self
 
-    def _addresses(self) -> bytes:
+    def address_block(self) -> bytes:
+        """Return the address block of a version 2 header (section 2.2, ``union proxy_addr``).
+
+        Raises:
+            ValueError: A path does not fit.
+        """
         return _pack_path(self._source) + _pack_path(self._dest)
 
     @property
     def protocol(self) -> SocketKind | None:
-        """Whether the client's is a stream or a datagram socket, where that was said."""
+        """The kind of the client's socket, stream or datagram, where the header says it."""
         return self._protocol
 
     @property
@@ -461,12 +480,12 @@ class ProxyResultUnix(ProxyResult):
         """:attr:`dest`."""
         return self._dest
 
-    def _arguments(self) -> list[Any]:
-        return [self._source, self._dest]
+    def _arguments(self) -> dict[str, Any]:
+        return {"source": self._source, "dest": self._dest, "protocol": self._protocol}
 
 
 def is_local(result: ProxyResult) -> TypeGuard[ProxyResultLocal]:
-    """Tell whether the proxy spoke for itself.
+    """Return whether the proxy spoke for itself.
 
     Args:
         result: The result.
@@ -475,7 +494,7 @@ def is_local(result: ProxyResult) -> TypeGuard[ProxyResultLocal]:
 
 
 def is_unknown(result: ProxyResult) -> TypeGuard[ProxyResultUnknown]:
-    """Tell whether the connection was relayed for a client that is not known.
+    """Return whether the connection was relayed for a client that is not known.
 
     Args:
         result: The result.
@@ -484,7 +503,7 @@ def is_unknown(result: ProxyResult) -> TypeGuard[ProxyResultUnknown]:
 
 
 def is_ipv4(result: ProxyResult) -> TypeGuard[ProxyResultIPv4]:
-    """Tell whether the client connected over IPv4.
+    """Return whether the client connected over IPv4.
 
     Args:
         result: The result.
@@ -493,7 +512,7 @@ def is_ipv4(result: ProxyResult) -> TypeGuard[ProxyResultIPv4]:
 
 
 def is_ipv6(result: ProxyResult) -> TypeGuard[ProxyResultIPv6]:
-    """Tell whether the client connected over IPv6.
+    """Return whether the client connected over IPv6.
 
     Args:
         result: The result.
@@ -502,9 +521,23 @@ def is_ipv6(result: ProxyResult) -> TypeGuard[ProxyResultIPv6]:
 
 
 def is_unix(result: ProxyResult) -> TypeGuard[ProxyResultUnix]:
-    """Tell whether the client connected over a UNIX socket.
+    """Return whether the client connected over a UNIX socket.
 
     Args:
         result: The result.
     """
     return result.type is ProxyResultUnix.type
+
+
+def describe_address(address: SockAddr) -> str:
+    """Describe an address for a log line.
+
+    Args:
+        address: The address, as the socket module returns it.
+    """
+    if isinstance(address, (tuple, list)) and len(address) >= 2:
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return (
+        f"UNIX socket {address!a}" if address else "an unnamed UNIX socket" if address == "" else "an unknown address"
+    )

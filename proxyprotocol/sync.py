@@ -22,8 +22,8 @@ from ._errors import ProxyProtocolError
 from ._facts import REST, has_ended
 from ._refusals import log_refusal
 from ._sender import Sender
-from .receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_address
-from .result import ProxyResult
+from .receiver import Receiver, ReceiverConnection, ReceiverKeywords
+from .result import ProxyResult, describe_address
 from .typing import SockAddr
 
 if TYPE_CHECKING:

@@ -505,7 +505,7 @@ class ProxyProtocolTLV(TLV):
         )
 
     @classmethod
-    def _from_checked(cls, wire: bytes) -> ProxyProtocolTLV:
+    def from_checked(cls, wire: bytes) -> ProxyProtocolTLV:
         """Make one of vectors that the walk has passed, without a second walk."""
         self = cls.__new__(cls)
         self._wire = wire
@@ -514,7 +514,7 @@ class ProxyProtocolTLV(TLV):
         self._sent = None
         return self
 
-    def _as_sent(self) -> _vectors.Sendable:
+    def as_sent(self) -> _vectors.Sendable:
         """Give the vectors ready to be sent.
 
         Raises:
@@ -617,7 +617,7 @@ class ProxyProtocolTLV(TLV):
             ProxyProtocolSyntaxError: No receiver would take these vectors.
         """
         if not self._will_add_crc32c():
-            return ProxyProtocolTLV._from_checked(self._wire)
-        wire, crc_at, _ = self._as_sent()
+            return ProxyProtocolTLV.from_checked(self._wire)
+        wire, crc_at, _ = self.as_sent()
         checksum = compute_crc32c(b"".join(before) + wire).to_bytes(_wire.CRC32C_LENGTH, "big")
-        return ProxyProtocolTLV._from_checked(wire[:crc_at] + checksum + wire[crc_at + _wire.CRC32C_LENGTH :])
+        return ProxyProtocolTLV.from_checked(wire[:crc_at] + checksum + wire[crc_at + _wire.CRC32C_LENGTH :])

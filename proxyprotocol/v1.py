@@ -54,8 +54,8 @@ _match_line: Final = re.compile(r"PROXY (TCP4|TCP6) ([^ ]+) ([^ ]+) (?!0[0-9])([
 # as plain numbers: an enumeration's members are slow to pass
 _INET: Final = int(AF_INET)
 _INET6: Final = int(AF_INET6)
-_ipv4: Final = ProxyResultIPv4._from_wire
-_ipv6: Final = ProxyResultIPv6._from_wire
+_ipv4: Final = ProxyResultIPv4.from_block
+_ipv6: Final = ProxyResultIPv6.from_block
 _pack_ipv4: Final = struct.Struct("!4s4sHH").pack
 _pack_ipv6: Final = struct.Struct("!16s16sHH").pack
 
@@ -107,9 +107,9 @@ class ProxyProtocolV1(ProxyProtocol):
             ProxyProtocolSyntaxError: There is no such line.
         """
         found = self.parse(data if type(data) is bytes else bytes(data))
-        if isinstance(found, int):
-            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(want_line=True))
-        return found[0]
+        if type(found) is tuple:
+            return found[0]
+        raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(want_line=True))
 
     def unpack_line(self, data: bytes) -> ProxyResult:
         """Read a header that is known to be a line.

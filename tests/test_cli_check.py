@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from proxyprotocol import ProxyProtocolError, ProxyResultType
-from proxyprotocol.receiver import describe_address
+from proxyprotocol.result import describe_address
 from proxyprotocol.sync import read_header
 from tests._cli import Ran, run
 from tests.interop._certificates import make_certificates

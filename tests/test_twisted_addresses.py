@@ -13,7 +13,7 @@ from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, 
 from twisted.internet.interfaces import IAddress
 
 from proxyprotocol import HeaderPolicy, TrustedProxies
-from proxyprotocol.receiver import describe_address
+from proxyprotocol.result import describe_address
 from proxyprotocol.twisted import proxy_result
 from proxyprotocol.twisted._addresses import from_sockaddr, to_sockaddr
 from proxyprotocol.typing import SockAddr

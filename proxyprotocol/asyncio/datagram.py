@@ -12,8 +12,8 @@ from proxyprotocol._errors import ProxyProtocolError
 from proxyprotocol._facts import AF_UNIX, extra_info, is_foreign
 from proxyprotocol.asyncio.transport import _Below
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
-from proxyprotocol.receiver import Receiver, ReceiverKeywords, describe_address
-from proxyprotocol.result import ProxyResult
+from proxyprotocol.receiver import Receiver, ReceiverKeywords
+from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
 __all__ = ["ProxyProtocolDatagramTransport", "create_datagram_endpoint"]

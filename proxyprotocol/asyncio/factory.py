@@ -14,8 +14,8 @@ from proxyprotocol._refusals import log_refusal
 from proxyprotocol.asyncio._tls import TLS
 from proxyprotocol.asyncio._waiting import Waiting
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
-from proxyprotocol.receiver import Receiver, ReceiverConnection, describe_address
-from proxyprotocol.result import ProxyResult
+from proxyprotocol.receiver import Receiver, ReceiverConnection
+from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
 __all__ = ["ProxyProtocolFactory"]

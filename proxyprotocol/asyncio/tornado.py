@@ -18,8 +18,8 @@ from proxyprotocol._errors import ProxyProtocolError
 from proxyprotocol._facts import REST, has_ended
 from proxyprotocol._refusals import log_refusal
 from proxyprotocol.asyncio.transport import _ClientSocket
-from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_address
-from proxyprotocol.result import ProxyResult
+from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
+from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
 if TYPE_CHECKING:

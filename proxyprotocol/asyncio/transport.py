@@ -11,8 +11,7 @@ from typing import Any
 
 from proxyprotocol._facts import AF_UNIX
 from proxyprotocol.asyncio._delivery import deliver
-from proxyprotocol.receiver import describe_address
-from proxyprotocol.result import ProxyResult
+from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
 __all__ = ["ProxyProtocolTransport"]

@@ -10,7 +10,7 @@ from .. import _wire
 from .._errors import ProxyProtocolError, ProxyProtocolSyntaxError
 from .._program import ProgramError
 from ..datagram import unpack_datagram
-from ..receiver import describe_address
+from ..result import describe_address
 from ._headers import Description, describe_error, read_header
 from ._streams import Begun, Flow, Segment, StreamHeaders
 

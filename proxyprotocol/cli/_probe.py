@@ -13,8 +13,7 @@ from typing import Final, NamedTuple
 
 from .._program import ProgramError, describe_error
 from .._sender import name_ends
-from ..receiver import describe_address
-from ..result import ProxyResult
+from ..result import ProxyResult, describe_address
 
 __all__: list[str] = []
 

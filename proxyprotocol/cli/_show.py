@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from .. import _wire
 from .._program import escape
-from ..receiver import describe_address
+from ..result import describe_address
 from ._headers import Description
 
 __all__: list[str] = []

@@ -15,7 +15,8 @@ from proxyprotocol._facts import AF_UNIX
 from proxyprotocol._program import describe_error
 from proxyprotocol._refusals import log_refusal
 from proxyprotocol.dnsbl import Dnsbl
-from proxyprotocol.receiver import ReceiverConnection, describe_address
+from proxyprotocol.receiver import ReceiverConnection
+from proxyprotocol.result import describe_address
 from proxyprotocol.server import _metrics
 from proxyprotocol.server._header import Incoming
 from proxyprotocol.server._link import Link

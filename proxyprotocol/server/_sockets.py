@@ -10,7 +10,7 @@ from pathlib import Path
 
 from proxyprotocol._facts import AF_UNIX
 from proxyprotocol._program import ProgramError, describe_error
-from proxyprotocol.receiver import describe_address
+from proxyprotocol.result import describe_address
 from proxyprotocol.server._options import Listening
 from proxyprotocol.server.address import Address
 

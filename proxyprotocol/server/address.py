@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from proxyprotocol._base import ProxyProtocol
 from proxyprotocol.options import choose
-from proxyprotocol.receiver import describe_address
+from proxyprotocol.result import describe_address
 from proxyprotocol.version import ProxyProtocolVersion
 
 __all__ = ["TLS_OPTIONS", "Address"]

@@ -14,7 +14,7 @@ from typing import Any, Final
 from proxyprotocol._program import ProgramError, describe_error, run_parser
 from proxyprotocol.asyncio import ProxyProtocolFactory, wrap_protocol_factory
 from proxyprotocol.asyncio._streams import STREAM_LIMIT, stream_factory
-from proxyprotocol.receiver import describe_address
+from proxyprotocol.result import describe_address
 from proxyprotocol.server._accept import Acceptor
 from proxyprotocol.server._options import Listening, parse_listener
 from proxyprotocol.server._signals import ENDING, held_back, let_through

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from proxyprotocol.dnsbl import Dnsbl
-from proxyprotocol.receiver import describe_address
+from proxyprotocol.result import describe_address
 from proxyprotocol.server import _metrics
 from proxyprotocol.server._accept import Acceptor
 from proxyprotocol.server._connection import Connection

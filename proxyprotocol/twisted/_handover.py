@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from twisted.internet.interfaces import IDelayedCall, IProtocol
 
-from proxyprotocol.receiver import ReceiverConnection, describe_address
+from proxyprotocol.receiver import ReceiverConnection
+from proxyprotocol.result import describe_address
 from proxyprotocol.twisted._addresses import from_sockaddr, to_sockaddr
 
 __all__: list[str] = []

@@ -13,8 +13,8 @@ from zope.interface import Interface, directlyProvides, providedBy
 from proxyprotocol._errors import ProxyProtocolError
 from proxyprotocol._facts import is_foreign
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
-from proxyprotocol.receiver import Receiver, ReceiverKeywords, describe_address
-from proxyprotocol.result import ProxyResult
+from proxyprotocol.receiver import Receiver, ReceiverKeywords
+from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
 from ._addresses import to_sockaddr

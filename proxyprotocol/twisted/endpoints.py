@@ -17,7 +17,8 @@ from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # which has no public name
 from zope.interface import implementer
 
-from proxyprotocol.receiver import Receiver, ReceiverKeywords, describe_address
+from proxyprotocol.receiver import Receiver, ReceiverKeywords
+from proxyprotocol.result import describe_address
 
 from . import _handover
 from ._addresses import to_sockaddr

@@ -27,8 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from proxyprotocol._sender import name_ends
-from proxyprotocol.receiver import describe_address
-from proxyprotocol.result import ProxyResult
+from proxyprotocol.result import ProxyResult, describe_address
 
 from . import _handover
 from ._addresses import to_sockaddr

@@ -24,13 +24,8 @@ from zope.interface import alsoProvides, directlyProvides, providedBy
 
 from proxyprotocol._deadlines import part_late
 from proxyprotocol._errors import ProxyProtocolError
-from proxyprotocol.receiver import (
-    Receiver,
-    ReceiverConnection,
-    ReceiverKeywords,
-    describe_address,
-    describe_refusal,
-)
+from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_refusal
+from proxyprotocol.result import describe_address
 
 from . import _handover
 from ._addresses import from_sockaddr, to_sockaddr
