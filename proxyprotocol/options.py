@@ -13,21 +13,33 @@ from typing import Any, TypeVar
 
 from . import _wire
 from ._base import ProxyProtocol
+from .detect import ProxyProtocolDetect
 from .policy import HeaderPolicy, PolicyCallable, TrustedProxies
 from .receiver import Receiver
 from .result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
+from .v1 import ProxyProtocolV1
+from .v2 import ProxyProtocolV2
 from .version import ProxyProtocolVersion
 
-__all__ = ["OPTIONS", "SENDER_OPTIONS", "choose", "describe_risk", "parse_receiver", "parse_sender"]
+__all__ = ["OPTIONS", "SENDER_OPTIONS", "YES_NO", "choose", "describe_risk", "parse_receiver", "parse_sender"]
 
 _T = TypeVar("_T")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+)):(?P<port>0|[1-9][0-9]{0,4})")
 
 _VERSIONS: dict[str, ProxyProtocol] = {name: ProxyProtocolVersion.get(name) for name in ("detect", "v1", "v2")}
+_MIXED_V1 = ProxyProtocolV1(ipv4_in_tcp6=True)
+#: The versions that read lines of version 1 in which IPv4 and IPv6 are mixed.
+_MIXED_VERSIONS: dict[str, ProxyProtocol] = {
+    "detect": ProxyProtocolDetect(ProxyProtocolV2(), _MIXED_V1),
+    "v1": _MIXED_V1,
+}
 _SENT_VERSIONS = {name: _VERSIONS[name] for name in ("v1", "v2")}
 _POLICIES = {policy.value: policy for policy in (HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE)}
 _UNTRUSTED = {"reject": HeaderPolicy.REJECT, "direct": HeaderPolicy.SKIP}
+
+#: The values of an option that is on or off.
+YES_NO: Mapping[str, bool] = {"yes": True, "no": False}
 
 #: The options of a receiver, each with what it takes.
 OPTIONS: Mapping[str, str] = {
@@ -37,6 +49,7 @@ OPTIONS: Mapping[str, str] = {
     "policy": "require, optional or ignore",
     "timeout": "a number of seconds above 0",
     "max_header": "a number of bytes, 16 at least",
+    "ipv4_in_tcp6": "yes or no",
 }
 
 #: The options of a client, each with what it takes.
@@ -61,6 +74,13 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
     keywords: dict[str, Any] = {"policy": _policy(options, spell)}
     if "version" in options:
         keywords["pp"] = choose(spell("version"), options["version"], _VERSIONS)
+    if choose(spell("ipv4_in_tcp6"), options.get("ipv4_in_tcp6", "no"), YES_NO):
+        version = options.get("version", "detect").lower()
+        if version not in _MIXED_VERSIONS:
+            raise ValueError(
+                f"{spell('ipv4_in_tcp6')} is about lines of version 1, and {spell('version')} reads {version} alone"
+            )
+        keywords["pp"] = _MIXED_VERSIONS[version]
     if "timeout" in options:
         keywords["timeout"] = _number(options, "timeout", float, spell)
     if "max_header" in options:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from socket import AF_INET, AF_INET6, SOCK_STREAM, AddressFamily, inet_ntop, inet_pton
 from typing import Final, NamedTuple
 
@@ -46,9 +46,17 @@ _IPV6_GROUP: Final = re.compile("[0-9A-Fa-f]{0,4}")
 class _Family(NamedTuple):
     number: AddressFamily
     least: tuple[int, ...]  # the least length of each field: "0.0.0.0" or "::", and a port
+    mixed: bool = False  # whether one of the two addresses may be IPv4 all the same
 
 
 _FAMILIES: Final = {_wire.V1_TCP4: _Family(AF_INET, (7, 7, 1, 1)), _wire.V1_TCP6: _Family(AF_INET6, (2, 2, 1, 1))}
+_MIXED_FAMILIES: Final = {**_FAMILIES, _wire.V1_TCP6: _FAMILIES[_wire.V1_TCP6]._replace(mixed=True)}
+_TCP: Final = (SOCK_STREAM, None)  # what a result says of its protocol: None where nobody has said
+_IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
+_MIXED_HINT: Final = (
+    ": nginx mixes families like this for a client whose address came by set_real_ip_from. To accept it, set "
+    "ProxyProtocolV1(ipv4_in_tcp6=True), ppIPv4InTCP6=yes, PROXYPROTOCOL_IPV4_IN_TCP6=yes or ipv4_in_tcp6=yes"
+)
 # the line as section 2.1 gives it, without a look at the addresses, which inet_pton() knows better
 _match_line: Final = re.compile(r"PROXY (TCP4|TCP6) ([^ ]+) ([^ ]+) (?!0[0-9])([0-9]+) (?!0[0-9])([0-9]+)\r\n").match
 # as plain numbers: an enumeration's members are slow to pass
@@ -62,15 +70,18 @@ _pack_ipv6: Final = struct.Struct("!16s16sHH").pack
 
 def _strict_inet_pton(number: int, text: str) -> bytes:
     packed = inet_pton(number, text)
-    if "%" in text or (number == _INET and inet_ntop(AF_INET, packed) != text):
+    if "%" in text or "\0" in text or (number == _INET and inet_ntop(AF_INET, packed) != text):
         raise OSError(f"Not an address in its canonical form: {text!a}")
     return packed
 
 
 def _choose_inet_pton() -> Callable[[int, str], bytes]:
-    """Give the system's function, wrapped where it takes leading zeros or a zone: looking twice costs a tenth."""
-    for family, text in ((AF_INET, "192.0.02.1"), (AF_INET6, "::1%1")):
-        with contextlib.suppress(OSError):
+    """Give the system's function, wrapped where it takes leading zeros or a zone, or stops at a NUL as PyPy's does.
+
+    Looking twice costs a tenth.
+    """
+    for family, text in ((AF_INET, "192.0.02.1"), (AF_INET6, "::1%1"), (AF_INET, "192.0.2.1\0")):
+        with contextlib.suppress(OSError, ValueError):
             inet_pton(family, text)
             return _strict_inet_pton
     return inet_pton
@@ -84,9 +95,16 @@ class ProxyProtocolV1(ProxyProtocol):
 
     It is read strictly: one space between fields, addresses and ports in their canonical form, nothing behind the
     port, CRLF within 107 bytes.
+
+    Args:
+        ipv4_in_tcp6: Whether one of the two addresses of a TCP6 line may be IPv4; the result has it as an IPv4-mapped
+            one. nginx writes such lines for a client whose address came by ``set_real_ip_from``.
     """
 
-    __slots__ = ()
+    __slots__ = ("_families",)
+
+    def __init__(self, ipv4_in_tcp6: bool = False) -> None:
+        self._families = _MIXED_FAMILIES if ipv4_in_tcp6 else _FAMILIES
 
     def is_valid(self, signature: bytes) -> bool:
         """Tell whether a version 1 header begins so.
@@ -113,7 +131,7 @@ class ProxyProtocolV1(ProxyProtocol):
         size = self.measure(data)
         if size > len(data):
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(want_line=True))
-        return _read_slowly(data[:size])
+        return _read_slowly(data[:size], self._families)
 
     def unpack_line(self, data: bytes) -> ProxyResult:
         """Read a header that is known to be a line.
@@ -146,7 +164,7 @@ class ProxyProtocolV1(ProxyProtocol):
         end = data.find(_wire.V1_CRLF, 0, _wire.V1_MAX_LENGTH)
         if end >= 0:
             return end + len(_wire.V1_CRLF)
-        size = _measure_begun(bytes(data[: _wire.V1_MAX_LENGTH]))
+        size = _measure_begun(bytes(data[: _wire.V1_MAX_LENGTH]), self._families)
         if size > _wire.V1_MAX_LENGTH:
             raise _too_long(data)(
                 f"A version 1 header has {_wire.V1_MAX_LENGTH} bytes at most, and there is no CRLF in this one's",
@@ -187,23 +205,23 @@ class ProxyProtocolV1(ProxyProtocol):
             ProxyProtocolSyntaxError: The line breaks a rule of section 2.1.
         """
         whole = self.read(header)
-        return _read_slowly(header) if whole is None else whole[0]
+        return _read_slowly(header, self._families) if whole is None else whole[0]
 
     def pack(self, result: ProxyResult) -> bytes:
-        """Write a line. The format has no place for TLVs and for the kind of socket.
+        """Write a line. The format has no place for TLVs, and knows no protocol but TCP.
 
         Args:
-            result: What it is to say.
+            result: What it is to say. The client of another protocol than TCP is UNKNOWN.
 
         Raises:
             KeyError: It is about UNIX sockets.
             ValueError: It is a LOCAL result: version 1 cannot say that.
         """
-        if is_ipv4(result) or is_ipv6(result):
-            name = "TCP4" if is_ipv4(result) else "TCP6"
+        if (is_ipv4(result) or is_ipv6(result)) and result.protocol in _TCP:
             source, dest = result.peername, result.sockname
+            name = "TCP4" if len(source) == 2 else "TCP6"
             return f"PROXY {name} {source[0]} {dest[0]} {source[1]} {dest[1]}\r\n".encode("ascii")
-        if is_unknown(result):
+        if is_unknown(result) or is_ipv4(result) or is_ipv6(result):
             return _wire.V1_SIGNATURE + _wire.V1_UNKNOWN + _wire.V1_CRLF
         if is_local(result):
             raise ValueError("Version 1 cannot say LOCAL: send the connection's own two addresses instead")
@@ -218,14 +236,18 @@ class ProxyProtocolV1(ProxyProtocol):
         return signature_begins(data, _wire.V1_SIGNATURE)
 
 
-def _read_slowly(header: bytes) -> ProxyResult:
-    """Read a line that is UNKNOWN, and say of any other what is wrong with it."""
+def _read_slowly(header: bytes, families: Mapping[bytes, _Family]) -> ProxyResult:
+    """Read a line that is UNKNOWN or mixed, and say of any other what is wrong with it."""
     check_signature(header, _wire.V1_SIGNATURE)
     name, _, rest = header[len(_wire.V1_SIGNATURE) : -len(_wire.V1_CRLF)].partition(b" ")
     _check_name(name, whole=True)
     if name == _wire.V1_UNKNOWN:
         return ProxyResultUnknown()
-    raise _first_wrong(_FAMILIES[name], _split(rest), len(header) - len(_wire.V1_CRLF))
+    family, fields = families[name], _split(rest)
+    _check_fields(family, fields, len(header) - len(_wire.V1_CRLF))
+    hosts = (_read_address(family, fields, index) for index in (0, 1))
+    source, dest = (_IPV4_MAPPED + host if len(host) == 4 else host for host in hosts)
+    return _ipv6(_pack_ipv6(source, dest, int(fields[2]), int(fields[3])), SOCK_STREAM, b"")
 
 
 def _check_name(name: bytes, *, whole: bool) -> None:
@@ -251,15 +273,33 @@ def _wrong(fields: list[str], index: int, why: str) -> ProxyProtocolSyntaxError:
     return ProxyProtocolSyntaxError(f"The {_FIELDS[index]} {fields[index]!a} {why}", at)
 
 
-def _first_wrong(family: _Family, fields: list[str], end: int) -> ProxyProtocolSyntaxError:
-    """Say what is wrong with these fields: the first of them that is, else their number; *end* is the line's."""
+def _wrong_address(family: _Family, fields: list[str], index: int, beginning: str = "") -> ProxyProtocolSyntaxError:
+    if _number(family, fields, index) is AF_INET:
+        return _wrong(fields, index, f"is not {beginning}an IPv4 address in its canonical form")
+    mixes = _looks_like_ipv4(fields[index]) and ":" in "".join(fields[:2])
+    return _wrong(fields, index, f"is not {beginning}an IPv6 address{_MIXED_HINT if mixes else ''}")
+
+
+def _number(family: _Family, fields: list[str], index: int) -> AddressFamily:
+    """Give the family of an address. In a mixed line one of the two is IPv4, if it looks like it."""
+    ipv4 = family.mixed and _looks_like_ipv4(fields[index]) and (index == 0 or ":" in fields[0])
+    return AF_INET if ipv4 else family.number
+
+
+def _looks_like_ipv4(text: str) -> bool:
+    return "." in text and ":" not in text
+
+
+def _check_fields(family: _Family, fields: list[str], end: int) -> None:
+    """Refuse the first of these fields that is wrong, else a wrong number of them; *end* is the line's."""
     for index, field in enumerate(fields[: len(_FIELDS)]):
         if field or index < len(fields) - 1:
             _read_field(family, fields, index)
     if len(fields) > len(_FIELDS):
-        return _wrong(fields, _LAST_FIELD, "has a space behind it, where the line must end")
-    missing = len(fields) - (not fields[-1])
-    return ProxyProtocolSyntaxError(f"The line ends where its {_FIELDS[missing]} must come", end)
+        raise _wrong(fields, _LAST_FIELD, "has a space behind it, where the line must end")
+    there = len(fields) - (not fields[-1])
+    if there < len(_FIELDS):
+        raise ProxyProtocolSyntaxError(f"The line ends where its {_FIELDS[there]} must come", end)
 
 
 def _read_field(family: _Family, fields: list[str], index: int) -> None:
@@ -269,12 +309,11 @@ def _read_field(family: _Family, fields: list[str], index: int) -> None:
         _read_port(fields, index)
 
 
-def _read_address(family: _Family, fields: list[str], index: int) -> None:
+def _read_address(family: _Family, fields: list[str], index: int) -> bytes:
     try:
-        _inet_pton(family.number, fields[index])
+        return _inet_pton(_number(family, fields, index), fields[index])
     except (OSError, ValueError):  # a NUL is a ValueError
-        kind = "an IPv4 address in its canonical form" if family.number is AF_INET else "an IPv6 address"
-        raise _wrong(fields, index, f"is not {kind}") from None
+        raise _wrong_address(family, fields, index) from None
 
 
 def _read_port(fields: list[str], index: int) -> None:
@@ -286,19 +325,19 @@ def _is_number(text: str, most: int) -> bool:
     return text.isdecimal() and str(int(text)) == text and int(text) <= most
 
 
-def _measure_begun(line: bytes) -> int:
+def _measure_begun(line: bytes, families: Mapping[bytes, _Family]) -> int:
     """Give the least length of a line whose end is not there yet, and refuse what cannot become one."""
     name, space, rest = line[len(_wire.V1_SIGNATURE) :].partition(b" ")
     if not space:
         return _measure_name(name)
-    family = _FAMILIES.get(name)
+    family = families.get(name)
     if family is None:
         _check_name(name, whole=True)
         return len(line) + (1 if line.endswith(b"\r") else 2)
     fields = _split(rest)
     index = len(fields) - 1
     if index > _LAST_FIELD:
-        raise _first_wrong(family, fields, len(line))
+        _check_fields(family, fields, len(line))  # raises: these are too many
     for complete in range(index):
         _read_field(family, fields, complete)
     missing = _least_address(family, fields, index) if index < 2 else _least_port(fields, index)
@@ -322,11 +361,11 @@ def _measure_name(name: bytes) -> int:
 
 def _least_address(family: _Family, fields: list[str], index: int) -> int:
     """Say how many bytes a begun address lacks at least."""
-    text = fields[index]
-    if family.number is AF_INET:
-        return _least_ipv4(fields, index)
-    if not _may_become_ipv6(text):
-        raise _wrong(fields, index, "is not the beginning of an IPv6 address")
+    text, ipv4 = fields[index], _number(family, fields, index) is AF_INET
+    if not (_may_become_ipv4(text) if ipv4 else _may_become_ipv6(text)):
+        raise _wrong_address(family, fields, index, "the beginning of ")
+    if ipv4:
+        return 2 * (3 - text.count(".")) + (text == "" or text.endswith("."))
     try:
         _inet_pton(AF_INET6, text)
     except OSError:
@@ -353,14 +392,6 @@ def _may_become_ipv6(text: str) -> bool:
 def _may_become_ipv4(text: str) -> bool:
     *octets, begun = text.split(".")
     return len(octets) <= 3 and all(_is_number(octet, 255) for octet in [*octets, begun or "0"])
-
-
-def _least_ipv4(fields: list[str], index: int) -> int:
-    octets = fields[index].split(".")
-    begun = octets.pop()
-    if not _may_become_ipv4(fields[index]):
-        raise _wrong(fields, index, "is not the beginning of an IPv4 address in its canonical form")
-    return 2 * (3 - len(octets)) + (begun == "")
 
 
 def _least_port(fields: list[str], index: int) -> int:

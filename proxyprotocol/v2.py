@@ -389,6 +389,8 @@ def _decode_without_addresses(kind: _Kind, header: bytes, verify: bool) -> Proxy
     after the address block, which also fits a body of just its size, or in its place. A right CRC32C proves a reading;
     the addresses of an unknown family may be the whole body, however it looks.
     """
+    if len(header) == _wire.V2_FIXED_LENGTH:  # as nearly all are
+        return _result(kind, b"")
     found = wrong = None
     for block in (kind.block or 0, 0):
         start = _wire.V2_FIXED_LENGTH + block

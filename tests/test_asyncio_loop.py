@@ -136,6 +136,19 @@ def test_the_environment_says_how(run: Run, environment: Any, log: Log) -> None:
     run(story)
 
 
+def test_lines_that_mix_families_are_read_on_request(run: Run, environment: Any) -> None:
+    environment(IPV4_IN_TCP6="yes")
+    apps = Apps()
+
+    async def story() -> None:
+        server = await asyncio.get_running_loop().create_server(apps, "127.0.0.1", 0)
+        async with asked(apps, server, header=b"PROXY TCP6 2001:db8::1 127.0.0.1 1234 17013\r\n"):
+            assert apps.app.facts.peername == ("2001:db8::1", 1234, 0, 0)
+            assert apps.app.facts.sockname == ("::ffff:127.0.0.1", 17013, 0, 0)
+
+    run(story)
+
+
 def test_untrusted_peers_may_be_served_as_they_are(run: Run, environment: Any) -> None:
     environment(TRUSTED="192.0.2.1", UNTRUSTED="direct")
     apps = Apps()
@@ -236,6 +249,7 @@ WRONG = {
     "POLICY": ("skip", "PROXYPROTOCOL_POLICY takes require, optional or ignore, not 'skip'"),
     "TIMEOUT": ("soon", "PROXYPROTOCOL_TIMEOUT takes a number of seconds above 0, not 'soon'"),
     "MAX_HEADER": ("15", "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, 16 at least, not '15'"),
+    "IPV4_IN_TCP6": ("1", "PROXYPROTOCOL_IPV4_IN_TCP6 takes yes or no, not '1'"),
     "PORTS": (
         "8000;8443",
         "PROXYPROTOCOL_PORTS takes port numbers and unix, with commas between them, not '8000;8443'",

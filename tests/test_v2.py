@@ -301,9 +301,11 @@ def test_a_wrong_checksum_is_refused_where_no_other_reading_is_clean(
 def test_a_wrong_checksum_is_refused_in_any_pieces(header: bytes, size: int) -> None:
     data = SIGNATURE + header + b"\0\x13" + IPV4_BLOCK + crc("deadbeef")
     parser = HeaderParser()
+    *first, last = (data[at : at + size] for at in range(0, len(data), size))
+    for piece in first:
+        assert parser.feed(piece) is None
     with pytest.raises(ProxyProtocolChecksumError):
-        for at in range(0, len(data), size):
-            parser.feed(data[at : at + size])
+        parser.feed(last)
 
 
 @pytest.mark.parametrize(

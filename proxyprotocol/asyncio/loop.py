@@ -129,11 +129,11 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     """Make one of asyncio's event loops, whose listeners read a header at the front of every connection.
 
     Which, and how, is said by environment variables. They take what the options of endpoint strings take:
-    ``PROXYPROTOCOL_VERSION``, ``_TRUSTED``, ``_UNTRUSTED``, ``_POLICY``, ``_TIMEOUT`` and ``_MAX_HEADER``; and
-    ``PROXYPROTOCOL_PORTS`` takes the ports whose connections begin with a header, with commas between them, and
-    ``unix`` for all UNIX sockets. Without it all listeners are meant that are opened through the loop. Those that are
-    opened with the functions of this package go by their own arguments. An optional header from anybody is warned of in
-    the log.
+    ``PROXYPROTOCOL_VERSION``, ``_TRUSTED``, ``_UNTRUSTED``, ``_POLICY``, ``_TIMEOUT``, ``_MAX_HEADER`` and
+    ``_IPV4_IN_TCP6``; and ``PROXYPROTOCOL_PORTS`` takes the ports whose connections begin with a header, with commas
+    between them, and ``unix`` for all UNIX sockets. Without it all listeners are meant that are opened through the
+    loop. Those that are opened with the functions of this package go by their own arguments. An optional header from
+    anybody is warned of in the log.
 
     Raises:
         SystemExit: A variable is wrong. It ends the program with a sentence that names the variable and what it takes.

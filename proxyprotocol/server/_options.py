@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.noop import ProxyProtocolNoop
-from proxyprotocol.options import OPTIONS, choose, parse_receiver
+from proxyprotocol.options import OPTIONS, YES_NO, choose, parse_receiver
 from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.server._header import ADDITIONS, Outgoing
 from proxyprotocol.server.address import Address
 from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__: list[str] = []
 
@@ -46,7 +48,7 @@ class Listening:
         if backlog is not None and not _NUMBER.fullmatch(backlog):
             raise ValueError(f"backlog= takes a number of connections, 1 at least, not {backlog!r}")
         self.backlog = _BACKLOG if backlog is None else int(backlog)
-        self.reuse_port = choose("reuse_port=", address.option("reuse_port") or "no", {"yes": True, "no": False})
+        self.reuse_port = choose("reuse_port=", address.option("reuse_port") or "no", YES_NO)
         self.names: WeakKeyDictionary[ssl.SSLObject, str | None] = WeakKeyDictionary()
         self._keeps_names = False
         self.tls = self._make_tls()
@@ -190,15 +192,17 @@ def _check_server_name(destination: Destination) -> None:
 
 def _parse_outgoing(address: Address) -> Outgoing:
     tlv = address.option("tlv")
+    # detect is version 2 here: what does not fit in it must not go on as version 1, which has no TLVs
+    codec = ProxyProtocolV2() if isinstance(address.pp, ProxyProtocolDetect) else address.pp
     if tlv is None:
-        return Outgoing(address.pp)
+        return Outgoing(codec)
     names = [name.strip().lower() for name in tlv.split(",")]
     additions = frozenset(names) - {"drop", "none"}
     if not additions <= set(ADDITIONS) or ("none" in names and additions):
         raise ValueError(f"tlv= takes {_TLV}, not {tlv!r}")
-    if additions and isinstance(address.pp, (ProxyProtocolV1, ProxyProtocolNoop)):
+    if additions and isinstance(codec, (ProxyProtocolV1, ProxyProtocolNoop)):
         raise ValueError(f"tlv={tlv} needs a header of version 2: nothing else has room for TLVs")
     if "client-cert" in additions and "ssl" not in additions:
         raise ValueError("tlv=client-cert is a part of ssl: write tlv=ssl,client-cert")
     # to drop what came says nothing of what is added
-    return Outgoing(address.pp, None if names == ["drop"] else additions, "drop" in names)
+    return Outgoing(codec, None if names == ["drop"] else additions, "drop" in names)
