@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from enum import IntEnum, IntFlag
 from typing import Any, ClassVar, Final
 
@@ -107,26 +107,20 @@ class TLV(Mapping[int, bytes], Hashable):
     _by_type: dict[int, list[bytes]] | None
 
     def __init__(self, data: bytes = b"", init: Mapping[int, bytes] | None = None) -> None:
-        wire = bytes(data)
-        for _ in _vectors.split(wire):
+        self._by_type = None
+        self._wire = bytes(data)
+        for _ in _vectors.split(self._wire):
             pass  # the walk is the check
-        self._by_type = None
-        self._wire = wire
-        for kind, value in (init or {}).items():
-            self._set(kind, init.getall(kind) if isinstance(init, TLV) else [value])
-
-    def _set(self, kind: int, values: Iterable[bytes]) -> None:
-        # only for constructors: a TLV does not change afterwards
-        self._wire = _vectors.replace(self._wire, int(kind), values)
-        self._by_type = None
+        if isinstance(init, TLV):
+            self._wire = _vectors.merge(self._wire, init._index())
+        elif init:
+            self._wire = _vectors.merge(self._wire, {int(kind): [value] for kind, value in init.items()})
 
     def _set_all(self, values: Mapping[int, bytes | None]) -> None:
-        given = {int(kind): value for kind, value in values.items() if value is not None}
-        if not self._wire:
-            self._wire = b"".join(_vectors.vector(kind, given[kind]) for kind in sorted(given))
-            return
-        for kind, value in given.items():
-            self._set(kind, [value])
+        # only for constructors: a TLV does not change afterwards
+        given = {int(kind): [value] for kind, value in values.items() if value is not None}
+        if given:
+            self._wire, self._by_type = _vectors.merge(self._wire, given), None
 
     def _index(self) -> dict[int, list[bytes]]:
         if self._by_type is None:
