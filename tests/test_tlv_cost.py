@@ -70,7 +70,7 @@ def one_ssl(size: int) -> bytes:
 
 WIRES: Final = [many_types, many_of_one_type, many_in_turn, much_padding, one_ssl]
 PROPERTIES: Final = [
-    name for name, kind in vars(ProxyProtocolTLV).items() if hasattr(kind, "__get__") and name[0] != "_"
+    name for name, kind in vars(ProxyProtocolTLV).items() if hasattr(kind, "__get__") and not callable(kind)
 ]
 
 
