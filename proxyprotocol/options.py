@@ -29,7 +29,7 @@ _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+)):(?P<p
 
 _VERSIONS: dict[str, ProxyProtocol] = {name: ProxyProtocolVersion.get(name) for name in ("detect", "v1", "v2")}
 _MIXED_V1 = ProxyProtocolV1(ipv4_in_tcp6=True)
-#: The versions that read lines of version 1 in which IPv4 and IPv6 are mixed.
+# the versions that accept IPv4 in TCP6 lines
 _MIXED_VERSIONS: dict[str, ProxyProtocol] = {
     "detect": ProxyProtocolDetect(ProxyProtocolV2(), _MIXED_V1),
     "v1": _MIXED_V1,

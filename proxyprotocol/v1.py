@@ -54,7 +54,7 @@ _MIXED_FAMILIES: Final = {**_FAMILIES, _wire.V1_TCP6: _FAMILIES[_wire.V1_TCP6]._
 _TCP: Final = (SOCK_STREAM, None)  # what a result says of its protocol: None where nobody has said
 _IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _MIXED_HINT: Final = (
-    ": nginx mixes families like this for a client whose address came by set_real_ip_from. To accept it, set "
+    ": nginx with set_real_ip_from writes IPv4 into TCP6 lines. To accept them, set "
     "ProxyProtocolV1(ipv4_in_tcp6=True), ppIPv4InTCP6=yes, PROXYPROTOCOL_IPV4_IN_TCP6=yes or ipv4_in_tcp6=yes"
 )
 # the line as section 2.1 gives it, without a look at the addresses, which inet_pton() knows better
@@ -76,10 +76,8 @@ def _strict_inet_pton(number: int, text: str) -> bytes:
 
 
 def _choose_inet_pton() -> Callable[[int, str], bytes]:
-    """Give the system's function, wrapped where it takes leading zeros or a zone, or stops at a NUL as PyPy's does.
-
-    Looking twice costs a tenth.
-    """
+    """Give the system's function, wrapped where it takes leading zeros or a zone: looking twice costs a tenth."""
+    # PyPy's stops at a NUL, and takes what stands before it
     for family, text in ((AF_INET, "192.0.02.1"), (AF_INET6, "::1%1"), (AF_INET, "192.0.2.1\0")):
         with contextlib.suppress(OSError, ValueError):
             inet_pton(family, text)
@@ -98,7 +96,7 @@ class ProxyProtocolV1(ProxyProtocol):
 
     Args:
         ipv4_in_tcp6: Whether one of the two addresses of a TCP6 line may be IPv4; the result has it as an IPv4-mapped
-            one. nginx writes such lines for a client whose address came by ``set_real_ip_from``.
+            one. nginx writes such lines when ``set_real_ip_from`` has replaced the client's address.
     """
 
     __slots__ = ("_families",)
@@ -276,7 +274,7 @@ def _wrong(fields: list[str], index: int, why: str) -> ProxyProtocolSyntaxError:
 def _wrong_address(family: _Family, fields: list[str], index: int, beginning: str = "") -> ProxyProtocolSyntaxError:
     if _number(family, fields, index) is AF_INET:
         return _wrong(fields, index, f"is not {beginning}an IPv4 address in its canonical form")
-    mixes = _looks_like_ipv4(fields[index]) and ":" in "".join(fields[:2])
+    mixes = "." in fields[index] and _may_become_ipv4(fields[index]) and ":" in "".join(fields[:2])
     return _wrong(fields, index, f"is not {beginning}an IPv6 address{_MIXED_HINT if mixes else ''}")
 
 

@@ -383,12 +383,10 @@ def _decode(kind: _Kind, header: bytes, verify: bool = True) -> ProxyResult:
 
 
 def _decode_without_addresses(kind: _Kind, header: bytes, verify: bool) -> ProxyResult:
-    """Read LOCAL and UNSPEC, which are accepted whatever follows, unless the only way to read it has a wrong CRC32C.
-
-    HAProxy has sent addresses with them, and the health check of AWS says INET and sends TLVs alone. So TLVs may begin
-    after the address block, which also fits a body of just its size, or in its place. A right CRC32C proves a reading;
-    the addresses of an unknown family may be the whole body, however it looks.
-    """
+    """Read LOCAL and UNSPEC: whatever follows is accepted, unless its only clean reading has a wrong CRC32C."""
+    # HAProxy has sent addresses with them, and the health check of AWS says INET and sends TLVs alone. So TLVs may
+    # begin after the address block (a body of just the block's size has none), or in its place. A right CRC32C proves a
+    # reading, a wrong one rules it out. Addresses of an unknown family may fill the whole body, so that is never wrong.
     if len(header) == _wire.V2_FIXED_LENGTH:  # as nearly all are
         return _result(kind, b"")
     found = wrong = None

@@ -17,6 +17,7 @@ from typing import Any, Final
 import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4, ProxyResultUnknown, Receiver
+from proxyprotocol._vendors import VendorField  # beside property, what the properties are
 from proxyprotocol.cli._headers import describe_header  # there is no public way to its parts
 from proxyprotocol.server._header import Incoming, Outgoing  # the relay's, without a relay around it
 from proxyprotocol.tlv import TLV, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
@@ -69,9 +70,7 @@ def one_ssl(size: int) -> bytes:
 
 
 WIRES: Final = [many_types, many_of_one_type, many_in_turn, much_padding, one_ssl]
-PROPERTIES: Final = [
-    name for name, kind in vars(ProxyProtocolTLV).items() if hasattr(kind, "__get__") and not callable(kind)
-]
+PROPERTIES: Final = [name for name, kind in vars(ProxyProtocolTLV).items() if isinstance(kind, (property, VendorField))]
 
 
 def result_of(wire: bytes) -> ProxyResultIPv4:
