@@ -18,34 +18,39 @@ from proxyprotocol.asyncio._delivery import deliver
 __all__: list[str] = []
 
 
+def is_tls(protocol: asyncio.BaseProtocol) -> bool:
+    """Return whether a protocol is asyncio's TLS."""
+    return isinstance(protocol, SSLProtocol)
+
+
 class TLS:
     """How TLS is done behind the headers of a server or a client.
 
     Args:
         context: The context.
-        handshake_timeout: How long a handshake may take, in seconds; None for asyncio's 60.
-        shutdown_timeout: How long the end of TLS may take, in seconds; None for asyncio's 30.
+        ssl_handshake_timeout: How long a handshake may take, in seconds; None for asyncio's 60.
+        ssl_shutdown_timeout: How long the end of TLS may take, in seconds; None for asyncio's 30.
         server_hostname: For a client: the name that the server must have.
 
     Raises:
-        TypeError: The context is none, or this Python knows no *shutdown_timeout*.
+        TypeError: The context is none, or this Python knows no *ssl_shutdown_timeout*.
         ValueError: A time is not above 0.
     """
 
     def __init__(
         self,
         context: ssl.SSLContext,
-        handshake_timeout: float | None = None,
-        shutdown_timeout: float | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
         server_hostname: str | None = None,
     ) -> None:
         if not isinstance(context, ssl.SSLContext):
             raise TypeError(f"TLS takes an ssl.SSLContext, not {context!r}")
-        times = {"ssl_handshake_timeout": handshake_timeout, "ssl_shutdown_timeout": shutdown_timeout}
+        times = {"ssl_handshake_timeout": ssl_handshake_timeout, "ssl_shutdown_timeout": ssl_shutdown_timeout}
         for name, seconds in times.items():
             if seconds is not None and seconds <= 0:
                 raise ValueError(f"{name} is a number of seconds above 0, not {seconds!r}")
-        if shutdown_timeout is not None and sys.version_info < (3, 11):
+        if ssl_shutdown_timeout is not None and sys.version_info < (3, 11):
             raise TypeError("ssl_shutdown_timeout needs Python 3.11 or later")
         self._context = context
         self._server_hostname = server_hostname
