@@ -285,6 +285,25 @@ def test_an_application_may_start_tls_as_it_begins(
     assert (factory.app.received, client.received) == (b"question", b"answer to question")
 
 
+@pytest.mark.parametrize("paused", [False, True], ids=["as it begins", "after a pause"])
+def test_a_command_in_front_of_tls_fails_the_handshake(reactor: Any, files: Files, paused: bool) -> None:
+    """It came with the header, and must not look as if TLS had given it."""
+    factory = AppFactory(begin=(lambda app: app.transport.pauseProducing()) if paused else begin_tls(files))
+    client = TLSClient(files.context(), HEADER + b"INJECTED\r\n")
+
+    async def scenario() -> None:
+        await connect(reactor, listen(reactor, wrap(factory, clock=reactor)), client)
+        await until(reactor, lambda: factory.apps)
+        if paused:
+            await turns(reactor)
+            begin_tls(files)(factory.app)
+            factory.app.transport.resumeProducing()
+        await until(reactor, lambda: client.lost and factory.app.lost)
+
+    run(reactor, scenario())
+    assert (factory.app.received, client.ready) == (b"", False)
+
+
 def test_an_application_may_pause_and_start_tls_later(reactor: Any, files: Files) -> None:
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing(), read=answering)
     client = TLSClient(files.context(), HEADER)

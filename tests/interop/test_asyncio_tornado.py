@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,55 @@ def test_what_a_coroutine_of_tornado_s_raises_is_logged_by_tornado(run: Run, log
     assert record.name == "tornado.application"
     assert record.exc_info
     assert record.exc_info[0] is LookupError
+
+
+class Upgrading(TCPServer):
+    """Takes a line in the clear where one is asked for, begins TLS, then answers a line."""
+
+    def __init__(self, certificates: Certificates, line: bool) -> None:
+        super().__init__()
+        self.certificates, self.line, self.heard = certificates, line, list[Any]()
+
+    async def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        try:
+            if self.line:
+                self.heard.append(await stream.read_until(b"\n"))
+            stream = await stream.start_tls(True, self.certificates.server_context())
+            self.heard.append(await stream.read_until(b"\n"))
+            await stream.write(b"answer\n")
+        except (OSError, ValueError) as error:
+            self.heard.append(type(error))
+        if stream.socket is not None:  # start_tls has taken it, and has closed it where it failed
+            stream.close()
+
+
+@pytest.mark.parametrize("line", [True, False], ids=["behind a command", "at once"])
+def test_tornado_takes_no_command_in_front_of_tls(run: Run, certificates: Certificates, line: bool) -> None:
+    """tornado itself begins no TLS on a stream that has something unread."""
+    server, context = Upgrading(certificates, line), certificates.client_context()
+
+    async def story() -> None:
+        async with tornado(server=server) as (address, _), connected(address, context=context) as peer:
+            await peer.send(HEADER + b"STARTTLS\n" * line + b"INJECTED\n")
+            with contextlib.suppress(OSError):
+                await peer.shake_hands()
+                await peer.say(b"data\n")
+            await until(lambda: len(server.heard) == 1 + line)
+
+    run(story)
+    assert server.heard == ([b"STARTTLS\n", ValueError] if line else [ssl.SSLError])
+
+
+def test_tornado_may_begin_tls_with_a_client_hello_in_the_header_s_own_segment(
+    run: Run, certificates: Certificates
+) -> None:
+    server, context = Upgrading(certificates, line=False), certificates.client_context()
+
+    async def story() -> None:
+        async with tornado(server=server) as (address, _), connected(address, context=context) as peer:
+            await peer.shake_hands(HEADER)
+            await peer.say(b"data\n")
+            assert await peer.hear(b"\n") == b"answer\n"
+
+    run(story)
+    assert server.heard == [b"data\n"]
