@@ -18,6 +18,7 @@ from tornado.tcpserver import TCPServer
 from tornado.web import Application, RequestHandler
 
 from proxyprotocol import HeaderPolicy, TrustedProxies
+from proxyprotocol.asyncio import new_event_loop, new_uvloop_event_loop
 from proxyprotocol.asyncio.tornado import add_sockets, proxy_result
 from tests import _loops
 from tests._loops import CLIENT, HEADER, PATIENCE, Log, Run, connected, until
@@ -210,6 +211,35 @@ def test_what_a_coroutine_of_tornado_s_raises_is_logged_by_tornado(run: Run, log
     assert record.name == "tornado.application"
     assert record.exc_info
     assert record.exc_info[0] is LookupError
+
+
+in_our_loops = pytest.mark.parametrize(
+    "run", [Run(new_event_loop), Run(new_uvloop_event_loop)], ids=["asyncio", "uvloop"]
+)
+
+
+@in_our_loops
+def test_tornado_in_our_loop_without_the_helper_is_warned_of(run: Run, log: Log) -> None:
+    async def story() -> None:
+        server = HTTPServer(Application([("/", WhoIsIt)]))
+        server.add_sockets(bind_sockets(0, "127.0.0.1"))
+        await asyncio.sleep(0)
+        server.stop()
+
+    run(story)
+    ((level, line),) = log.lines
+    assert level == "WARNING"
+    assert line.startswith("No PROXY protocol header is read on 127.0.0.1:")
+
+
+@in_our_loops
+def test_the_helper_in_our_loop_is_left_alone(run: Run, log: Log, security: _loops.Security) -> None:
+    async def story() -> None:
+        async with tornado(**security.server) as (address, _):
+            await assert_asked(address, TOLD, HEADER, **security.client)
+
+    run(story)
+    assert log.lines == []
 
 
 class Upgrading(TCPServer):
