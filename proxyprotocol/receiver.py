@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from . import _wire
 from ._base import ProxyProtocol, signature_begins
 from ._buffer import DETECT, HeaderBuffer, check_max_header
-from ._errors import ProxyProtocolError, ProxyProtocolTimeoutError, ProxyProtocolUntrustedError
+from ._errors import ProxyProtocolError, ProxyProtocolTimeoutError, ProxyProtocolUntrustedError, drop_tracebacks
 from .policy import HeaderPolicy, PolicyCallable
 from .result import ProxyResult
 from .typing import SockAddr
@@ -275,16 +275,8 @@ def describe_refusal(error: ProxyProtocolError, peer: SockAddr, what: str = "a c
         peer: Who connected, as the socket module gives it.
         what: What was refused, where it was no connection.
     """
-    _drop_tracebacks(error)
+    drop_tracebacks(error)
     return f"Refused {what} from {describe_address(peer)}: {error}"
-
-
-def _drop_tracebacks(error: BaseException | None) -> None:
-    # Their frames hold the connection and the connection holds its error: all of it, and a closed socket's transport,
-    # would stay until the next garbage collection, for each peer that knocks.
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__context__
 
 
 def describe_address(address: SockAddr) -> str:
