@@ -148,7 +148,7 @@ def test_nothing_stays_of_a_connection_to_nobody(relaying: Relaying, name: str) 
 def test_nothing_stays_of_a_handshake_that_fails(
     relaying: Relaying, certificates: Certificates, sent: bytes | None, how: str
 ) -> None:
-    more = "&timeout=0.1" if how == "late" else ""
+    more = "&tls_timeout=0.1" if how == "late" else ""
     running = relaying.relay(relaying.backend().address, source(certificates, more))
     client = running.connect_and_send(hello_with_name(b"x") if sent is None else sent)
     wait_for(lambda: running.call(lambda: running.open == 0 or "SSLObject" in alive()))

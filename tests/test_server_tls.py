@@ -360,7 +360,7 @@ def test_who_speaks_no_tls_is_refused_in_one_line(
 def test_a_handshake_has_a_deadline(
     relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
-    running = relaying.relay(relaying.backend().address, source(certificates, "&timeout=0.3"))
+    running = relaying.relay(relaying.backend().address, source(certificates, "&tls_timeout=0.3"))
     assert closed(relaying.keep(running.connect()))
     assert lines(caplog)[-1].endswith("it was not done within 0.3 seconds")
 

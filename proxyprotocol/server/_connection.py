@@ -140,11 +140,12 @@ class Connection(Timed):
 
     # the header
 
-    def _read_header(self) -> None:
+    def _read_header(self) -> bool:
+        """Read once; give whether more of the header is still wanted, and may be there."""
         try:
             data = self._sock.recv(_HEADER_READ)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:
             data = b""  # the peer is gone, in its own way
         try:
@@ -155,12 +156,18 @@ class Connection(Timed):
                 self._received.eof()
         except ProxyProtocolError as error:
             self._refuse(error)
-            return
+            return False
         if self._received.begun:
             self._stop(self._sock)
             self._headed()
+        return not self._received.begun
 
     def _header_late(self) -> None:
+        # where the process stood still, or something blocked the loop, the header may lie in the socket
+        while self._read_header():
+            pass
+        if self._received.begun or self._sock.fileno() < 0:
+            return
         try:
             self._received.timed_out()
         except ProxyProtocolError as error:
@@ -178,7 +185,7 @@ class Connection(Timed):
             return
         stream = TLSStream(self._sock, self._source.tls, server_side=True, data=self._received.trailing)
         self._client = stream
-        self._wait(self._source.receiver.timeout, Connection._handshake_late)
+        self._wait(self._source.tls_timeout, Connection._handshake_late)
         self._shake(stream, self._identified, self._refuse_tls)
 
     # TLS, on either end
@@ -203,7 +210,7 @@ class Connection(Timed):
             loop.remove_writer(stream.fd)
 
     def _handshake_late(self) -> None:
-        self._refuse_tls(f"it was not done within {self._source.receiver.timeout:g} seconds")
+        self._refuse_tls(f"it was not done within {self._source.tls_timeout:g} seconds")
 
     def _refuse_tls(self, reason: str) -> None:
         self._relay.values[_metrics.refusal("tls")] += 1

@@ -22,6 +22,8 @@ from proxyprotocol.v2 import ProxyProtocolV2
 __all__: list[str] = []
 
 _BACKLOG: Final = 1024  # connections that wait to be accepted; the system may allow fewer
+# for a handshake: two round trips to the client and the work on both sides, and time for a lost packet or two
+_TLS_TIMEOUT: Final = "10"  # seconds
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 _RECEIVER_OPTIONS = tuple(name for name in OPTIONS if name != "version")
 _LISTENER_OPTIONS = ("backlog", "reuse_port")
@@ -38,6 +40,7 @@ class Listening:
 
     Attributes:
         tls: What TLS is done with, if it is.
+        tls_timeout: How long its handshake may take, in seconds.
         names: The names that clients have asked for by TLS, once :meth:`keep_names` was called.
     """
 
@@ -51,6 +54,9 @@ class Listening:
         self.reuse_port = choose("reuse_port=", address.option("reuse_port") or "no", YES_NO)
         self.names: WeakKeyDictionary[ssl.SSLObject, str | None] = WeakKeyDictionary()
         self._keeps_names = False
+        seconds = address.option("tls_timeout")
+        seconds = _TLS_TIMEOUT if seconds is None else seconds
+        self.tls_timeout = parse_receiver({"timeout": seconds}, lambda _: "tls_timeout=").timeout
         self.tls = self._make_tls()
 
     def _make_tls(self) -> ssl.SSLContext | None:
@@ -118,7 +124,7 @@ def parse_listener(text: str) -> Listening:
         ValueError: What is wrong, as a sentence.
     """
     address = Address(text, server=True)
-    address.check(("pp", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS))
+    _check(address, ("pp", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS))
     if isinstance(address.pp, ProxyProtocolNoop):
         return Listening(address, _without_header(address, "pp=noop"))
     return Listening(address, _receiver(address, "pp"))
@@ -134,7 +140,7 @@ def parse_source(text: str) -> Listening:
         ValueError: What is wrong, as a sentence.
     """
     address = Address(text, server=True)
-    address.check(_SOURCE_OPTIONS)
+    _check(address, _SOURCE_OPTIONS)
     if not isinstance(address.pp, ProxyProtocolNoop) and address.option("pp") is not None:
         raise ValueError(f"{text!r} has pp=, which says what goes to a destination; what comes to a source is accept=")
     if address.option("accept") is None:
@@ -142,10 +148,13 @@ def parse_source(text: str) -> Listening:
     return Listening(address, _receiver(address, "accept"))
 
 
+def _check(address: Address, known: tuple[str, ...]) -> None:
+    address.check((*known, "tls_timeout") if address.url.scheme == "ssl" else known)
+
+
 def _without_header(address: Address, what: str) -> Receiver:
     for name in _RECEIVER_OPTIONS:
-        # with TLS there is a handshake to be waited for
-        if address.option(name) is not None and (name != "timeout" or address.url.scheme != "ssl"):
+        if address.option(name) is not None:
             raise ValueError(f"{name}= is about a header, and {what} says that none comes")
     return replace(_receiver(address, "accept"), policy=HeaderPolicy.SKIP)
 
