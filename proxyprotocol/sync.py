@@ -7,6 +7,7 @@ The header is read to its last byte and not one further, so that the socket can 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import selectors
 import socket
@@ -20,7 +21,7 @@ from . import _installation  # noqa: F401  # raises where proxy-protocol lies ov
 from ._base import ProxyProtocol
 from ._errors import ProxyProtocolError
 from ._facts import REST, has_ended
-from ._refusals import log_refusal
+from ._refusals import PAUSE, Shortage, log_refusal
 from ._sender import Sender
 from .receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_address
 from .result import ProxyResult
@@ -38,6 +39,8 @@ __all__ = ["ProxyProtocolMixIn", "create_connection", "read_header", "send_heade
 _ResultSource: TypeAlias = "ProxyResult | Callable[[socket.socket], ProxyResult | None] | None"
 
 _log = logging.getLogger(__name__)
+
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 # What socket.create_connection has for "the default time-out"; without it None could not mean "none".
 _DEFAULT_TIMEOUT: Any = object()
@@ -166,6 +169,7 @@ class ProxyProtocolMixIn(BaseServer):
             raise TypeError("ProxyProtocolMixIn is for streams: a datagram's header is read by unpack_datagram()")
         # what was decided for each request, from accept on and for as long as there is one
         self._connections: WeakKeyDictionary[Any, ReceiverConnection] = WeakKeyDictionary()
+        self._shortage = Shortage(_log)
         super().__init__(*arguments, **keywords)
 
     def proxy_result(self, request: Any) -> ProxyResult | None:
@@ -176,6 +180,20 @@ class ProxyProtocolMixIn(BaseServer):
         """
         connection = self._connections.get(request)
         return None if connection is None else connection.result
+
+    def get_request(self) -> Any:
+        """Accept a connection. Where the system has no resources for it, rest before the next try.
+
+        Those who connect wait in the system's queue. Without the rest socketserver would try again at once, over and
+        over.
+        """
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _OUT_OF_RESOURCES:
+                self._shortage.tell(str(error.strerror), time.monotonic())
+                time.sleep(PAUSE)
+            raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Drop a peer that the policy rejects, before it costs a thread or a process."""

@@ -17,7 +17,18 @@ from proxyprotocol.server._header import Incoming
 from proxyprotocol.server._link import Flow, Link
 from proxyprotocol.server._streams import PlainStream
 from proxyprotocol.server._tls import TLSStream
-from tests._relay import Pair, Relaying, Running, certificates, fill, in_thread, receive_all, relaying, reset, short_path
+from tests._relay import (
+    Pair,
+    Relaying,
+    Running,
+    certificates,
+    fill,
+    in_thread,
+    receive_all,
+    relaying,
+    reset,
+    short_path,
+)
 from tests._relay_tls import Encrypted, accept_tls, destination, hello_with_name, source
 from tests.interop._certificates import Certificates
 from tests.interop._programs import wait_for

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from proxyprotocol.asyncio._delivery import take_unread
 from proxyprotocol.asyncio._tls import TLS
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
+from proxyprotocol.receiver import describe_address
 
 __all__: list[str] = []
+
+_log = logging.getLogger("proxyprotocol.asyncio")
 
 STREAM_LIMIT = 2**16  # bytes; asyncio's own default
 
@@ -98,8 +102,23 @@ def stream_factory(client_connected_cb: Callable[..., Any], limit: int) -> Calla
     """
     loop, view = asyncio.get_running_loop(), loop_of_streams()
 
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
+        begun = client_connected_cb(reader, writer)
+        return _until_lost(begun, reader, writer) if asyncio.iscoroutine(begun) else begun
+
     def make() -> asyncio.BaseProtocol:
         reader = asyncio.StreamReader(limit=limit, loop=loop)
-        return asyncio.StreamReaderProtocol(reader, client_connected_cb, loop=view)
+        return asyncio.StreamReaderProtocol(reader, begin, loop=view)
 
     return make
+
+
+async def _until_lost(begun: Awaitable[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Run an application to its end, where the loss of its own connection is one too, and no traceback in the log."""
+    try:
+        await begun
+    except OSError as error:  # SSLError is one
+        if error is not reader.exception():
+            raise
+        client = describe_address(writer.get_extra_info("peername"))
+        _log.debug("The connection from %s was lost: %s", client, error)

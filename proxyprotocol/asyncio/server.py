@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import ssl as _ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from proxyprotocol.asyncio._accept import Acceptor
 from proxyprotocol.asyncio._streams import STREAM_LIMIT, stream_factory
 from proxyprotocol.asyncio._tls import TLS
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
+from proxyprotocol.typing import SockAddr
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -23,6 +27,8 @@ __all__ = [
     "start_unix_server",
     "wrap_protocol_factory",
 ]
+
+_log = logging.getLogger("proxyprotocol.asyncio")
 
 # what a server takes for itself; everything else is the loop's
 _OWN_KEYWORDS = ReceiverKeywords.__optional_keys__ | {
@@ -84,6 +90,10 @@ class ProxyProtocolServer(asyncio.AbstractServer):
         self._factory = factory
         self._closed = False
         self._serving: asyncio.Future[None] | None = None
+        self._loop: Any = server.get_loop()
+        self._acceptor = Acceptor(self._loop, _log)
+        self._listeners: list[socket.socket] = []
+        self._accept_ourselves()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} sockets={self.sockets!r}>"
@@ -96,7 +106,7 @@ class ProxyProtocolServer(asyncio.AbstractServer):
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Give the loop."""
-        loop: asyncio.AbstractEventLoop = self._server.get_loop()
+        loop: asyncio.AbstractEventLoop = self._loop
         return loop
 
     def is_serving(self) -> bool:
@@ -106,6 +116,25 @@ class ProxyProtocolServer(asyncio.AbstractServer):
     async def start_serving(self) -> None:
         """Begin to accept connections, if it does not."""
         await self._server.start_serving()
+        self._accept_ourselves()
+
+    def _accept_ourselves(self) -> None:
+        """Accept in place of asyncio's server, which logs a hundred tracebacks a second when descriptors run out."""
+        # uvloop cannot be told to: libuv closes the connections that it has no descriptor for
+        if self._listeners or not self.is_serving() or not isinstance(self._loop, asyncio.SelectorEventLoop):
+            return
+        for sock in self.sockets:
+            self._loop.remove_reader(sock)
+            self._listeners.append(sock.dup())  # the server does not show its own
+            self._acceptor.listen(self._listeners[-1], 0, self._begin)
+
+    def _begin(self, sock: socket.socket, peer: SockAddr) -> None:
+        try:
+            # Not public. Tried instead: loop.connect_accepted_socket. The server does not know of its connections,
+            # and neither waits for them nor closes them.
+            self._loop._make_socket_transport(sock, self._factory(), extra={"peername": peer}, server=self._server)
+        except OSError:  # macOS: the peer is gone
+            sock.close()
 
     async def serve_forever(self) -> None:
         """Accept connections until the server is closed or this is cancelled, which closes it.
@@ -132,6 +161,9 @@ class ProxyProtocolServer(asyncio.AbstractServer):
     def close(self) -> None:
         """Close the listening sockets, and drop the connections that have not begun."""
         self._closed = True
+        self._acceptor.close()
+        for sock in self._listeners:
+            sock.close()
         self._server.close()
         self._factory.close()
         if self._serving is not None:
