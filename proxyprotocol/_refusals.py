@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from math import inf
 from typing import Final
 
 from ._errors import ProxyProtocolError
-from .receiver import describe_refusal
+from .receiver import describe_address, describe_refusal
 from .typing import SockAddr
 
 __all__: list[str] = []
@@ -49,3 +50,22 @@ class Shortage:
         if now >= self._silent_until:
             self._silent_until = now + _SILENCE
             self._log.warning("No more connections are accepted for now: %s", reason)
+
+
+def log_no_handshake(log: logging.Logger, error: BaseException, client: SockAddr, peer: SockAddr) -> None:
+    """Log that a TLS handshake after the header failed; of a client that went away at debug level only."""
+    failed = isinstance(error, (ssl.SSLError, TimeoutError)) or not isinstance(error, OSError)
+    level = logging.WARNING if failed and not isinstance(error, ssl.SSLEOFError) else logging.DEBUG
+    log.log(level, "%s", describe_no_handshake(str(error), client, peer), stacklevel=2)
+
+
+def describe_no_handshake(reason: str, client: SockAddr, peer: SockAddr) -> str:
+    """Return the line of a TLS handshake that failed, for the client that a peer has named."""
+    relayed = "" if client == peer else f"{describe_address(client)}, relayed by "
+    reason = reason or "the connection was lost"
+    return f"Refused a connection from {relayed}{describe_address(peer)}: there was no TLS handshake ({reason})"
+
+
+def describe_late_handshake(seconds: float) -> str:
+    """Return the reason for which the deadline of a handshake refuses a connection."""
+    return f"it was not done within {seconds:g} seconds"

@@ -21,7 +21,16 @@ from .v1 import ProxyProtocolV1
 from .v2 import ProxyProtocolV2
 from .version import ProxyProtocolVersion
 
-__all__ = ["OPTIONS", "SENDER_OPTIONS", "YES_NO", "choose", "describe_risk", "parse_receiver", "parse_sender"]
+__all__ = [
+    "OPTIONS",
+    "SENDER_OPTIONS",
+    "YES_NO",
+    "choose",
+    "describe_risk",
+    "parse_receiver",
+    "parse_sender",
+    "parse_tls_timeout",
+]
 
 _T = TypeVar("_T")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
@@ -41,7 +50,7 @@ _UNTRUSTED = {"reject": HeaderPolicy.REJECT, "direct": HeaderPolicy.SKIP}
 #: The values of an option that is on or off.
 YES_NO: Mapping[str, bool] = {"yes": True, "no": False}
 
-#: The options of a receiver, each with what it takes.
+#: The options of a server, each with what it takes. All but ``tls_timeout`` are its receiver's.
 OPTIONS: Mapping[str, str] = {
     "version": "detect, v1 or v2",
     "trusted": "networks, addresses and unix, with commas between them",
@@ -50,6 +59,7 @@ OPTIONS: Mapping[str, str] = {
     "timeout": "a number of seconds above 0",
     "max_header": "a number of bytes, 16 at least",
     "ipv4_in_tcp6": "yes or no",
+    "tls_timeout": "a number of seconds above 0",
 }
 
 #: The options of a client, each with what it takes.
@@ -64,7 +74,8 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
     """Make a receiver.
 
     Args:
-        options: Values by the names of :data:`OPTIONS`; what is not there has its default.
+        options: Values by the names of :data:`OPTIONS`; what is not there has its default, and ``tls_timeout`` is for
+            :func:`parse_tls_timeout`.
         spell: Gives the name of an option as its user wrote it, for messages.
 
     Raises:
@@ -86,6 +97,21 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
     if "max_header" in options:
         keywords["max_header"] = _number(options, "max_header", int, spell)
     return Receiver(**keywords)
+
+
+def parse_tls_timeout(options: Mapping[str, str], spell: Callable[[str], str] = str) -> float:
+    """Return how long a TLS handshake after the header may take, in seconds.
+
+    Args:
+        options: As :func:`parse_receiver` takes them.
+        spell: Likewise.
+
+    Raises:
+        ValueError: The value is wrong. The message names the option and what it takes.
+    """
+    if "tls_timeout" not in options:
+        return _wire.DEFAULT_TLS_TIMEOUT
+    return _number(options, "tls_timeout", float, spell)
 
 
 def describe_risk(receiver: Receiver, spell: Callable[[str], str] = str) -> str | None:
@@ -131,7 +157,8 @@ def _number(
         if not _NUMBER.fullmatch(options[name]):
             raise ValueError
         number = convert(options[name])
-        Receiver(**{name: number})  # type: ignore[arg-type]  # knows the range
+        # knows the range; that of both time-outs is one
+        Receiver(**{name.removeprefix("tls_"): number})  # type: ignore[arg-type]
     except ValueError:
         raise ValueError(f"{spell(name)} takes {OPTIONS[name]}, not {options[name]!r}") from None
     return number

@@ -23,8 +23,8 @@ FLOORS = (
     ("_installation", "_errors", "_wire", "typing", "checksum"),
     ("_vectors", "_vendors", "tlv", "result"),
     ("_base", "v1", "v2", "noop", "detect", "version"),
-    ("_buffer", "parser", "policy", "receiver", "_deadlines", "_sender", "options", "datagram"),
-    ("_facts", "_refusals", "build", "sock"),
+    ("_buffer", "parser", "policy", "receiver", "_sender", "options", "datagram"),
+    ("_facts", "_refusals", "_deadlines", "build", "sock"),
     ("reader", "asyncio", "twisted", "sync", "dnsbl"),
     ("_program", "server", "cli", "__main__"),
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakSet
 
+from proxyprotocol._deadlines import in_time
 from proxyprotocol._errors import ProxyProtocolError
 from proxyprotocol._facts import REST, has_ended
 from proxyprotocol._refusals import log_refusal
@@ -42,9 +43,7 @@ async def accept(
     try:
         sock.setblocking(False)
         connection = receiver.connection(peer, sock.getsockname())
-        try:
-            await asyncio.wait_for(_read_on(sock, connection), receiver.timeout)
-        except asyncio.TimeoutError:
+        if not await in_time(_read_on(sock, connection), receiver.timeout):
             connection.timed_out()
         return begin(connection)
     except BaseException as error:

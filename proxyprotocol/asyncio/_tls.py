@@ -13,6 +13,7 @@ from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from typing import Any
 
+from proxyprotocol._deadlines import check_seconds
 from proxyprotocol.asyncio._delivery import deliver
 
 __all__: list[str] = []
@@ -48,8 +49,7 @@ class TLS:
             raise TypeError(f"TLS takes an ssl.SSLContext, not {context!r}")
         times = {"ssl_handshake_timeout": ssl_handshake_timeout, "ssl_shutdown_timeout": ssl_shutdown_timeout}
         for name, seconds in times.items():
-            if seconds is not None and seconds <= 0:
-                raise ValueError(f"{name} is a number of seconds above 0, not {seconds!r}")
+            check_seconds(name, seconds)
         if ssl_shutdown_timeout is not None and sys.version_info < (3, 11):
             raise TypeError("ssl_shutdown_timeout needs Python 3.11 or later")
         self._context = context

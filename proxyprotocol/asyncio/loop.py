@@ -22,7 +22,7 @@ from proxyprotocol.asyncio._streams import start_tls
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory, _Told
 from proxyprotocol.asyncio.server import _listen
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
-from proxyprotocol.options import OPTIONS, describe_risk, parse_receiver
+from proxyprotocol.options import OPTIONS, describe_risk, parse_receiver, parse_tls_timeout
 from proxyprotocol.receiver import ReceiverConnection, describe_address
 from proxyprotocol.typing import SockAddr
 
@@ -73,7 +73,9 @@ class _Configuration:
         unknown = ", ".join(sorted(given.keys() - _VARIABLES.keys()))
         if unknown:
             raise ValueError(f"{unknown}: there is no such variable, but {', '.join([*_VARIABLES, _PORTS])}")
-        self.receiver = parse_receiver({_VARIABLES[name]: value for name, value in given.items()}, _spell)
+        options = {_VARIABLES[name]: value for name, value in given.items()}
+        self.receiver = parse_receiver(options, _spell)
+        self.tls_timeout = parse_tls_timeout(options, _spell)
         self._ports = None if ports is None else frozenset(map(_parse_port, ports.split(",")))
 
     def covers(self, port: str) -> bool:
@@ -219,7 +221,8 @@ class _Listeners(_AnyLoop):
         # whoever listens with our own functions has said more than the environment does
         if isinstance(protocol_factory, ProxyProtocolFactory) or not configuration.covers(name):
             return await begin(protocol_factory, *args, **keywords)
-        return await _listen(begin, protocol_factory, *args, receiver=configuration.receiver, **keywords)
+        keywords = {"receiver": configuration.receiver, "tls_timeout": configuration.tls_timeout, **keywords}
+        return await _listen(begin, protocol_factory, *args, **keywords)
 
 
 class _Begun(asyncio.Protocol):
@@ -259,12 +262,12 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
     Which, and how, is said by environment variables. They take what the options of endpoint strings take:
     ``PROXYPROTOCOL_VERSION``, ``_TRUSTED``, ``_UNTRUSTED``, ``_POLICY``, ``_TIMEOUT``, ``_MAX_HEADER`` and
-    ``_IPV4_IN_TCP6``; and ``PROXYPROTOCOL_PORTS`` takes the ports whose connections begin with a header, with commas
-    between them, and ``unix`` for all UNIX sockets. Without it all listeners are meant that the loop accepts from: by
-    ``create_server``, ``create_unix_server``, ``sock_accept`` or ``connect_accepted_socket``. Those that are opened
-    with the functions of this package go by their own arguments. The log warns of an optional header from anybody, and
-    of a listening socket that the loop only watches, by ``add_reader``: the application accepts there by itself, and no
-    header is read.
+    ``_IPV4_IN_TCP6`` and ``_TLS_TIMEOUT``; and ``PROXYPROTOCOL_PORTS`` takes the ports whose connections begin with a
+    header, with commas between them, and ``unix`` for all UNIX sockets. Without it all listeners are meant that the
+    loop accepts from: by ``create_server``, ``create_unix_server``, ``sock_accept`` or ``connect_accepted_socket``.
+    Those that are opened with the functions of this package go by their own arguments. The log warns of an optional
+    header from anybody, and of a listening socket that the loop only watches, by ``add_reader``: the application
+    accepts there by itself, and no header is read.
 
     Raises:
         SystemExit: A variable is wrong. It ends the program with a sentence that names the variable and what it takes.

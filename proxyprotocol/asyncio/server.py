@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import ssl as _ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from proxyprotocol import _wire
+from proxyprotocol._deadlines import check_seconds
 from proxyprotocol.asyncio._accept import Acceptor
 from proxyprotocol.asyncio._streams import STREAM_LIMIT, stream_factory
 from proxyprotocol.asyncio._tls import TLS
@@ -36,6 +39,7 @@ _OWN_KEYWORDS = ReceiverKeywords.__optional_keys__ | {
     "ssl",
     "ssl_handshake_timeout",
     "ssl_shutdown_timeout",
+    "tls_timeout",
 }
 
 
@@ -43,6 +47,7 @@ def wrap_protocol_factory(
     protocol_factory: Callable[[], asyncio.BaseProtocol],
     *,
     ssl: _ssl.SSLContext | None = None,
+    tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT,
     ssl_handshake_timeout: float | None = None,
     ssl_shutdown_timeout: float | None = None,
     receiver: Receiver | None = None,
@@ -56,7 +61,8 @@ def wrap_protocol_factory(
     Args:
         protocol_factory: Makes the application's protocols. It is called when a header is there and accepted.
         ssl: What TLS *behind* the header is done with.
-        ssl_handshake_timeout: How long its handshake may take, in seconds; asyncio's 60 unless given.
+        tls_timeout: How long its handshake may take, in seconds; None for no limit.
+        ssl_handshake_timeout: The same by asyncio's name, which counts if it is given.
         ssl_shutdown_timeout: How long the end of TLS may take, in seconds; asyncio's 30 unless given. From Python 3.11.
         receiver: How connections are received, in place of the keywords of :class:`.Receiver`.
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
@@ -66,12 +72,15 @@ def wrap_protocol_factory(
             header already.
         ValueError: A keyword's value is out of range, or there is a time-out of TLS without TLS.
     """
-    tls = None
+    tls, tls_timeout = None, check_seconds("tls_timeout", tls_timeout)
     if ssl is not None:
-        tls = TLS(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+        # the factory meets the deadline, and asyncio, which would take it for itself, has none
+        tls = TLS(ssl, math.inf, ssl_shutdown_timeout)
+        if ssl_handshake_timeout is not None:
+            tls_timeout = check_seconds("ssl_handshake_timeout", ssl_handshake_timeout)
     elif ssl_handshake_timeout is not None or ssl_shutdown_timeout is not None:
         raise ValueError("ssl_handshake_timeout and ssl_shutdown_timeout mean nothing without ssl")
-    return ProxyProtocolFactory(protocol_factory, Receiver.of(receiver, keywords), tls)
+    return ProxyProtocolFactory(protocol_factory, Receiver.of(receiver, keywords), tls, tls_timeout)
 
 
 class ProxyProtocolServer(asyncio.AbstractServer):
@@ -212,8 +221,9 @@ async def create_server(
         protocol_factory: Makes the application's protocols. It is called when a header is there and accepted.
         host: Where to listen, as ``loop.create_server`` takes it.
         port: Likewise.
-        keywords: Those of :func:`wrap_protocol_factory`: ``ssl`` for TLS *behind* the header, ``receiver``, or ``pp``,
-            ``policy``, ``timeout`` (seconds) and ``max_header`` (bytes); and all of ``loop.create_server``.
+        keywords: Those of :func:`wrap_protocol_factory`: ``ssl`` for TLS *behind* the header, ``tls_timeout`` (seconds)
+            for its handshake; ``receiver``, or ``pp``, ``policy``, ``timeout`` (seconds) and ``max_header`` (bytes);
+            and all of ``loop.create_server``.
 
     Raises:
         TypeError: There are a receiver and its keywords, a keyword is none, or *ssl* is no context.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,12 @@ from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import add_accept_handler, ssl_wrap_socket
 from tornado.tcpserver import TCPServer
 
+from proxyprotocol import _wire
+from proxyprotocol._deadlines import check_seconds, in_time
+from proxyprotocol._refusals import describe_late_handshake, log_no_handshake
 from proxyprotocol.asyncio._sockets import accept, covered
 from proxyprotocol.asyncio.transport import _ClientSocket
-from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
+from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_address
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_sockets", "proxy_result"]
 
+_log = logging.getLogger("proxyprotocol.asyncio")
+
 _results: WeakKeyDictionary[IOStream, ProxyResult | None] = WeakKeyDictionary()
 
 
@@ -31,6 +37,7 @@ def add_sockets(
     server: TCPServer,
     sockets: Iterable[socket.socket],
     *,
+    tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT,
     receiver: Receiver | None = None,
     **keywords: Unpack[ReceiverKeywords],
 ) -> Callable[[], None]:
@@ -42,7 +49,8 @@ def add_sockets(
     Args:
         server: The server.
         sockets: The listening sockets.
-        receiver: How connections are received, in place of all other keywords.
+        tls_timeout: How long the handshake of TLS may take, in seconds; None for no limit.
+        receiver: How connections are received, in place of the keywords below.
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
 
     Returns:
@@ -53,7 +61,8 @@ def add_sockets(
         TypeError: There are a receiver and another keyword, or a keyword is none.
         ValueError: A keyword's value is out of range.
     """
-    return _Listening(server, Receiver.of(receiver, keywords), list(sockets)).stop
+    seconds = check_seconds("tls_timeout", tls_timeout)
+    return _Listening(server, Receiver.of(receiver, keywords), list(sockets), seconds).stop
 
 
 def proxy_result(stream: IOStream) -> ProxyResult | None:
@@ -74,10 +83,11 @@ class _Listening:
         server: The server.
         receiver: How connections are received.
         sockets: The listening sockets.
+        tls_timeout: How long a handshake may take, in seconds.
     """
 
-    def __init__(self, server: TCPServer, receiver: Receiver, sockets: list[socket.socket]) -> None:
-        self._server, self._receiver, self._sockets = server, receiver, sockets
+    def __init__(self, server: TCPServer, receiver: Receiver, sockets: list[socket.socket], tls_timeout: float) -> None:
+        self._server, self._receiver, self._sockets, self._tls_timeout = server, receiver, sockets, tls_timeout
         self._pending: set[asyncio.Task[None]] = set()
         covered.update(sockets)
         self._removers = [add_accept_handler(sock, self._accepted) for sock in sockets]
@@ -106,9 +116,22 @@ class _Listening:
         accepted = await accept(sock, peer, self._receiver, lambda connection: self._accept(sock, peer, connection))
         if accepted is None:
             return
+        stream, client = accepted
+        if isinstance(stream, SSLIOStream):
+            try:
+                if not await in_time(stream.wait_for_handshake(), self._tls_timeout):
+                    log_no_handshake(_log, TimeoutError(describe_late_handshake(self._tls_timeout)), client, peer)
+                    stream.close()
+                    return
+            except OSError as error:  # tornado has logged what was wrong with TLS
+                _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
+                return
+            except BaseException:  # stop() has cancelled us
+                stream.close()
+                raise
         task: Any = asyncio.current_task()
         self._pending.discard(task)  # it has begun, and is the server's
-        served = self._server.handle_stream(*accepted)
+        served = self._server.handle_stream(stream, client)
         if served is not None:
             await served
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.noop import ProxyProtocolNoop
-from proxyprotocol.options import OPTIONS, YES_NO, choose, parse_receiver
+from proxyprotocol.options import OPTIONS, YES_NO, choose, parse_receiver, parse_tls_timeout
 from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.server._header import ADDITIONS, Outgoing
@@ -22,10 +22,9 @@ from proxyprotocol.v2 import ProxyProtocolV2
 __all__: list[str] = []
 
 _BACKLOG: Final = 1024  # connections that wait to be accepted; the system may allow fewer
-# for a handshake: two round trips to the client and the work on both sides, and time for a lost packet or two
-_TLS_TIMEOUT: Final = "10"  # seconds
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
-_RECEIVER_OPTIONS = tuple(name for name in OPTIONS if name != "version")
+# of a header; tls_timeout is for TLS after it or without it
+_RECEIVER_OPTIONS = tuple(name for name in OPTIONS if name not in ("version", "tls_timeout"))
 _LISTENER_OPTIONS = ("backlog", "reuse_port")
 _SOURCE_OPTIONS = ("accept", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS, "pp")
 _TLV = f"drop, or none or some of {', '.join(ADDITIONS)}, with commas between them"
@@ -55,8 +54,7 @@ class Listening:
         self.names: WeakKeyDictionary[ssl.SSLObject, str | None] = WeakKeyDictionary()
         self._keeps_names = False
         seconds = address.option("tls_timeout")
-        seconds = _TLS_TIMEOUT if seconds is None else seconds
-        self.tls_timeout = parse_receiver({"timeout": seconds}, lambda _: "tls_timeout=").timeout
+        self.tls_timeout = parse_tls_timeout({} if seconds is None else {"tls_timeout": seconds}, "{}=".format)
         self.tls = self._make_tls()
 
     def _make_tls(self) -> ssl.SSLContext | None:

@@ -96,7 +96,7 @@ class _Server:
         listening = self._listening
         tls: dict[str, Any] = {}
         if listening.tls is not None:
-            tls = {"ssl": listening.tls, "ssl_handshake_timeout": listening.tls_timeout}
+            tls = {"ssl": listening.tls, "tls_timeout": listening.tls_timeout}
         servers = []
         for sock in sockets:
             server = await start_server(

@@ -21,7 +21,16 @@ from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from proxyprotocol.options import OPTIONS, SENDER_OPTIONS, YES_NO, choose, describe_risk, parse_receiver, parse_sender
+from proxyprotocol.options import (
+    OPTIONS,
+    SENDER_OPTIONS,
+    YES_NO,
+    choose,
+    describe_risk,
+    parse_receiver,
+    parse_sender,
+    parse_tls_timeout,
+)
 
 from .client import ProxyProtocolClientEndpoint
 from .endpoints import ProxyProtocolServerEndpoint
@@ -69,6 +78,7 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     options = dict(options)
     inside_tls = choose(_INSIDE_TLS, options.pop(_INSIDE_TLS, "no"), YES_NO)
     receiver = _parse_options(parse_receiver, options, _SERVER_OPTIONS, _INSIDE_TLS)
+    tls_timeout = _parse_options(parse_tls_timeout, options, _SERVER_OPTIONS)
     if _prefix_of(description) in _READ_HEADERS:
         raise ValueError(f"{description} reads a header already, and a connection has one")
     endpoint = _parse_endpoint(serverFromString, reactor, description, "listened on")
@@ -76,7 +86,7 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     if risk is not None:
         _log.warn("{risk}", risk=risk)
     try:
-        return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls)
+        return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls, tls_timeout=tls_timeout)
     except TypeError as error:  # no TLS to be inside of, or TLS that cannot be parted
         raise ValueError(f"{description} cannot be listened on: {error}") from error
 
