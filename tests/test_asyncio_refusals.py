@@ -302,16 +302,24 @@ def test_bad_tls_behind_a_header_ends_the_connection_and_is_told(
     run(story)
 
 
-def test_a_handshake_has_its_time(run: Run, certificates: Certificates, log: Log) -> None:
+@pytest.mark.parametrize(
+    "keywords",
+    [{"tls_timeout": 0.05}, {"ssl_handshake_timeout": 0.05}, {"ssl_handshake_timeout": 0.05, "tls_timeout": 60}],
+)
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"], ids=["silent", "stalled"])
+def test_a_handshake_has_its_time(
+    run: Run, certificates: Certificates, log: Log, keywords: dict[str, float], sent: bytes
+) -> None:
     apps = Apps()
 
     async def story() -> None:
-        keywords = {"ssl_handshake_timeout": 0.05, **Security(certificates).server}
-        async with listening(apps, **keywords) as server, connected(server) as peer:
-            await peer.send(HEADER)
+        async with listening(apps, **keywords, **Security(certificates).server) as server, connected(server) as peer:
+            await peer.send(HEADER + sent)
             assert await peer.hear_all() == b""
             assert apps.made == []
-        assert [level for level, _ in log.lines] == ["WARNING"]
+            who = f"192.0.2.1:1000, relayed by 127.0.0.1:{peer.sock.getsockname()[1]}"
+        reason = "there was no TLS handshake (it was not done within 0.05 seconds)"
+        assert log.lines == [("WARNING", f"Refused a connection from {who}: {reason}")]
 
     run(story)
 

@@ -13,7 +13,7 @@ from proxyprotocol import (
     ProxyProtocolV2,
     Receiver,
 )
-from proxyprotocol.options import OPTIONS, choose, describe_risk, parse_receiver
+from proxyprotocol.options import OPTIONS, choose, describe_risk, parse_receiver, parse_tls_timeout
 from tests.vectors import VERSION_2, describe
 
 LOCAL = ("192.0.2.254", 443)
@@ -93,6 +93,18 @@ def test_numbers_are_read() -> None:
     assert (receiver.timeout, receiver.max_header) == (2.5, 16)
 
 
+def test_a_handshake_has_ten_seconds_unless_told_otherwise() -> None:
+    assert [parse_tls_timeout(options) for options in ({}, {"tls_timeout": "2.5"})] == [10, 2.5]
+    assert parse_receiver({"tls_timeout": "2.5"}) == Receiver()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "5s", ""])
+def test_a_wrong_time_for_tls_names_the_option_as_its_user_wrote_it(value: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_tls_timeout({"tls_timeout": value}, spell)
+    assert str(caught.value) == f"PROXYPROTOCOL_TLS_TIMEOUT takes a number of seconds above 0, not {value!r}"
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -153,7 +165,10 @@ def test_other_policies_are_none_and_nor_is_one_from_trusted_proxies(options: di
 
 
 def test_every_option_says_what_it_takes() -> None:
-    assert list(OPTIONS) == ["version", "trusted", "untrusted", "policy", "timeout", "max_header", "ipv4_in_tcp6"]
+    assert list(OPTIONS) == [
+        *("version", "trusted", "untrusted", "policy", "timeout", "max_header"),
+        *("ipv4_in_tcp6", "tls_timeout"),
+    ]
 
 
 def test_a_choice_of_one_is_named_without_an_or() -> None:
