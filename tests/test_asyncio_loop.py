@@ -18,6 +18,7 @@ from proxyprotocol import HeaderPolicy
 from proxyprotocol.asyncio import ProxyProtocolServer, create_server, new_event_loop, new_uvloop_event_loop
 from tests import _loops
 from tests._loops import CLIENT, HEADER, PATIENCE, App, Apps, Log, Run, Security, connected, turns, until
+from tests.interop._certificates import Certificates
 
 security, certificates, log = _loops.security, _loops.certificates, _loops.log
 pytestmark = pytest.mark.usefixtures("log")
@@ -63,6 +64,23 @@ def test_a_listener_of_the_loop_reads_headers(run: Run, security: Security) -> N
         async with asked(apps, server, **security.client) as peer:
             assert peer.received == b"answer to question\n"
             assert apps.app.facts.peername == CLIENT
+
+    run(story)
+
+
+def test_a_handshake_has_the_time_of_the_environment(
+    run: Run, certificates: Certificates, environment: Callable[..., None], log: Log
+) -> None:
+    environment(TLS_TIMEOUT="0.05")
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Apps(), "127.0.0.1", 0, **Security(certificates).server)
+        async with server, connected(server) as peer:
+            await peer.send(HEADER)
+            assert await peer.hear_all() == b""
+        ((_, line),) = log.lines
+        assert line.endswith("there was no TLS handshake (it was not done within 0.05 seconds)")
 
     run(story)
 

@@ -11,12 +11,15 @@ import sys
 # put on the transport by the very call that has read the header's last byte.
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from proxyprotocol._deadlines import check_seconds
 from proxyprotocol.asyncio._delivery import deliver
 
 __all__: list[str] = []
+
+_FIRST_BUFFER: Final = 16 * 1024  # bytes; room for a record. A handshake needs less
+_LARGEST_BUFFER: Final = 256 * 1024  # bytes; asyncio's own, which it makes at once
 
 
 def is_tls(protocol: asyncio.BaseProtocol) -> bool:
@@ -161,6 +164,13 @@ class _AboveTLS(asyncio.Protocol):
 
 class _Protocol(SSLProtocol):
     lost: Callable[[BaseException | None], object]
+    max_size = _FIRST_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read, and make the buffer larger where it was full. CPython 3.10 has none."""
+        if nbytes == self.max_size < _LARGEST_BUFFER:
+            self.max_size *= 4
+        super().buffer_updated(nbytes)  # type: ignore[misc]
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost(exc)

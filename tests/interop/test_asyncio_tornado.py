@@ -178,6 +178,20 @@ def test_whoever_has_left_tornado_is_worth_no_warning(
     run(story)
 
 
+def test_a_handshake_of_tornado_s_has_its_time(run: Run, log: Log, certificates: Certificates) -> None:
+    async def story() -> None:
+        keywords: dict[str, Any] = {"ssl": certificates.server_context(), "tls_timeout": 0.05}
+        async with tornado(**keywords) as (address, _), connected(address) as peer:
+            await peer.send(HEADER)
+            assert await asyncio.wait_for(peer.hear_all(), PATIENCE) == b""
+            who = f"192.0.2.1:1000, relayed by 127.0.0.1:{peer.sock.getsockname()[1]}"
+            await until(lambda: log.lines)
+        reason = "there was no TLS handshake (it was not done within 0.05 seconds)"
+        assert log.lines == [("WARNING", f"Refused a connection from {who}: {reason}")]
+
+    run(story)
+
+
 def test_a_connection_of_tornado_s_that_has_not_begun_is_dropped_by_its_end(run: Run) -> None:
     async def story() -> None:
         async with tornado() as (address, stop), connected(address) as peer:
