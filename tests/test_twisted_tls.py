@@ -64,6 +64,7 @@ def test_a_string_reads_the_header_and_then_does_tls(
         endpoint = serverFromString(reactor, files.string("proxyprotocol:ssl:0:interface=127.0.0.1"))
         await served(reactor, await endpoint.listen(factory), client, b"question")
         transport = factory.app.transport
+        assert (transport.client, transport.hostname) == ((CLIENT.host, CLIENT.port), CLIENT.host)
         assert ISSLTransport.providedBy(transport)
         assert (transport.getPeer(), transport.getHost()) == (CLIENT, DESTINATION)
         assert IProxiedTransport(transport).getProxyPeer() == client.transport.getHost()

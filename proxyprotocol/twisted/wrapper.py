@@ -48,8 +48,9 @@ class ProxyProtocolWrapper(Protocol):
     """Reads the header of one connection, then hands the connection over to the application and is gone.
 
     The application's protocol is built when the header is complete and accepted, with the client's address, and is
-    connected to the connection's own transport, whose ``getPeer`` and ``getHost`` then tell the client's. Only where a
-    transport of an unknown kind cannot be handed over does the wrapper stay, and forward.
+    connected to the connection's own transport. From then on that tells the client: ``getPeer`` and ``getHost``, and on
+    Twisted's server transports ``client``, ``hostname`` and the log prefix. Only where a transport of an unknown kind
+    cannot be handed over does the wrapper stay, and forward.
 
     Half-closing is told to the application alone: an end of stream inside the header is a lost connection.
 
@@ -195,7 +196,8 @@ class ProxyProtocolWrapper(Protocol):
         factory._headers.discard(self)
         try:
             addresses = connection.addresses
-            peer = transport.getPeer() if addresses is None else from_sockaddr(addresses.peername)
+            client = None if addresses is None else addresses.peername
+            peer = transport.getPeer() if client is None else from_sockaddr(client)
             protocol = factory.wrappedFactory.buildProtocol(peer)
             if protocol is None:
                 # not in good order: below us TLS would wait for its peer, whose time is over with the header
@@ -207,7 +209,7 @@ class ProxyProtocolWrapper(Protocol):
             # For a transport that stands in front of another and answers with that one's protocol: it was not replaced
             # there, and what comes comes here.
             self.wrappedProtocol = protocol
-            _handover.hand_over(transport, slot, protocol, peer, connection)
+            _handover.hand_over(transport, slot, protocol, peer, client, connection)
         except BaseException:
             # the application's; outside of the reactor's read nobody else would drop the connection
             _handover.abort(transport)
