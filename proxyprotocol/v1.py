@@ -26,8 +26,6 @@ from .result import (
     ProxyResultIPv4,
     ProxyResultIPv6,
     ProxyResultUnknown,
-    is_ipv4,
-    is_ipv6,
     is_local,
     is_unknown,
 )
@@ -215,11 +213,11 @@ class ProxyProtocolV1(ProxyProtocol):
             KeyError: It is about UNIX sockets.
             ValueError: It is a LOCAL result: version 1 cannot say that.
         """
-        if (is_ipv4(result) or is_ipv6(result)) and result.protocol in _TCP:
-            source, dest = result.peername, result.sockname
+        source, dest = result.peername, result.sockname
+        if isinstance(source, tuple) and isinstance(dest, tuple) and result.protocol in _TCP:
             name = "TCP4" if len(source) == 2 else "TCP6"
             return f"PROXY {name} {source[0]} {dest[0]} {source[1]} {dest[1]}\r\n".encode("ascii")
-        if is_unknown(result) or is_ipv4(result) or is_ipv6(result):
+        if is_unknown(result) or isinstance(source, tuple):
             return _wire.V1_SIGNATURE + _wire.V1_UNKNOWN + _wire.V1_CRLF
         if is_local(result):
             raise ValueError("Version 1 cannot say LOCAL: send the connection's own two addresses instead")
