@@ -44,10 +44,12 @@ HEADER = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 
 @pytest.fixture(autouse=True)
 def no_collector() -> Iterator[None]:
-    gc.collect()  # what other tests have left
+    gc.collect()
+    gc.freeze()  # what other tests have left is not counted
     gc.disable()
     yield
     gc.enable()
+    gc.unfreeze()
 
 
 def alive() -> dict[str, int]:

@@ -76,3 +76,4 @@ def test_metrics_for_others_while_many_are_silent(start: Starter) -> None:
         # those that have waited longest have given way to the others, which are no more than they may be
         assert silent[0].recv(1) == b""
         assert len(os.listdir(f"/proc/{server.process.pid}/task")) < 20
+    assert server.end() == 0
