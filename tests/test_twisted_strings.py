@@ -141,7 +141,7 @@ WRONG = {
     "ppInsideTLS=maybe": "ppInsideTLS takes yes or no, not 'maybe'",
     "ppTrusted": "^ppTrusted takes a value: ppTrusted=...$",
     "ppInsideTLS:ppPolicy=ignore": "^ppInsideTLS takes a value: ppInsideTLS=...$",
-    "ppTimeuot=5": "ppTimeuot: there is no such option, but ppVersion, ppTrusted, .*, ppIPv4InTCP6, ppInsideTLS",
+    "ppTimeuot=5": "ppTimeuot: there is no such option, but ppVersion, .*, ppTLSTimeout, ppInsideTLS",
     "pptimeout=5": "pptimeout: there is no such option",
     "ppB=1:ppA=2": "ppA, ppB: there is no such option",
     "timeout=5": "tcp:8080:timeout=5 does not describe an endpoint: .*'timeout'",

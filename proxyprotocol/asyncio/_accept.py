@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from proxyprotocol._refusals import PAUSE, Shortage
+from proxyprotocol.asyncio._sockets import covered
 
 __all__: list[str] = []
 
@@ -69,6 +70,7 @@ class Acceptor:
         """
         listener = _Listener(sock, backlog, begin)
         self._listeners.append(listener)
+        covered.add(sock)
         self._loop.add_reader(sock, self._accept, listener)
 
     def stop(self) -> None:

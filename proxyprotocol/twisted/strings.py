@@ -46,7 +46,7 @@ _PREFIX = "pp"
 _READ_HEADERS = (_NAME, "haproxy")
 _INSIDE_TLS = "ppInsideTLS"
 # the parts of names that are not spelled like words
-_ABBREVIATIONS = {"ipv4": "IPv4", "tcp6": "TCP6"}
+_ABBREVIATIONS = {"ipv4": "IPv4", "tcp6": "TCP6", "tls": "TLS"}
 
 
 def _spell(option: str) -> str:
