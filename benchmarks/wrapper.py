@@ -85,8 +85,10 @@ class MemoryTransport:
         self.reading = True
         self.client = ("192.0.2.1", 40000)
         self.server = ("192.0.2.2", 443)
+        self.hostname = "192.0.2.1"
         self.sessionno = 0
         self.logstr = "Server,0,192.0.2.1"
+        self.repstr = "<Server #0 on 443>"
 
     def getPeer(self) -> IPv4Address:
         return IPv4Address("TCP", *self.client)

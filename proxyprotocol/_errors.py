@@ -170,3 +170,18 @@ class ProxyProtocolMissingError(ProxyProtocolError):
 
     def __str__(self) -> str:
         return "The connection ended before the first byte of a PROXY protocol header"
+
+
+def drop_tracebacks(error: BaseException) -> None:
+    """Drop the tracebacks of an error that a connection keeps, and those of the errors before it.
+
+    Their frames hold the connection, and the connection holds its error: all of it, and a closed socket's transport,
+    would stay until the next garbage collection, for each peer that knocks.
+
+    Args:
+        error: The error.
+    """
+    following: BaseException | None = error
+    while following is not None:
+        following.__traceback__ = None
+        following = following.__context__

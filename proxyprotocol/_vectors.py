@@ -7,8 +7,7 @@ values to those that do.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
-from itertools import chain, takewhile
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from . import _wire
@@ -180,10 +179,21 @@ def split(wire: bytes) -> Iterator[tuple[int, bytes]]:
         at = after
 
 
-def replace(wire: bytes, kind: int, values: Iterable[bytes]) -> bytes:
-    """Put *values* where the first vector of this type stands, else before the first greater type."""
+def merge(wire: bytes, given: Mapping[int, Iterable[bytes]]) -> bytes:
+    """Put the values of each type where its first vector stands, else before the first greater type."""
+    if not wire:
+        return b"".join([vector(kind, value) for kind in sorted(given) for value in given[kind]])
+    written = {kind: b"".join(vector(kind, value) for value in values) for kind, values in given.items()}
     there = list(split(wire))
-    kinds = [other for other, _ in there]
-    at = kinds.index(kind) if kind in kinds else len(list(takewhile(lambda other: other < kind, kinds)))
-    after = (pair for pair in there[at:] if pair[0] != kind)
-    return b"".join(vector(*pair) for pair in chain(there[:at], ((kind, value) for value in values), after))
+    joining = sorted(written.keys() - {kind for kind, _ in there}, reverse=True)
+    merged, after = [], 0
+    for kind, value in there:
+        at, after = after, after + _HEAD_LENGTH + len(value)
+        while joining and joining[-1] < kind:
+            merged.append(written[joining.pop()])
+        if kind in written:
+            merged.append(written[kind])
+            written[kind] = b""  # all values are in the place of the first
+        else:
+            merged.append(wire[at:after])
+    return b"".join(merged + [written[kind] for kind in reversed(joining)])

@@ -76,3 +76,5 @@ SSL_HEAD_LENGTH: Final = 5
 DEFAULT_MAX_HEADER: Final = 4096
 # Section 2 asks for at least three seconds, "to cover a TCP retransmit".
 DEFAULT_TIMEOUT: Final = 5.0
+# The TLS handshake after it: two round trips to the client, the work on both sides, and a lost packet or two.
+DEFAULT_TLS_TIMEOUT: Final = 10.0

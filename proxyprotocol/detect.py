@@ -14,6 +14,7 @@ from .v2 import ProxyProtocolV2
 __all__ = ["ProxyProtocolDetect"]
 
 _SIGNATURES = (_wire.V1_SIGNATURE, _wire.V2_SIGNATURE)
+_FIRST_BYTES = {ProxyProtocolV1: _wire.V1_SIGNATURE[0], ProxyProtocolV2: _wire.V2_SIGNATURE[0]}
 
 
 class ProxyProtocolDetect(ProxyProtocol):
@@ -21,7 +22,7 @@ class ProxyProtocolDetect(ProxyProtocol):
 
     Args:
         versions: The codecs to choose from by :meth:`.ProxyProtocol.is_valid`, the first that says yes; versions 2
-            and 1 unless given. Headers are written by the first.
+            and 1 unless given. A header is written by the first that can say what it is to say.
     """
 
     __slots__ = ("_by_first_byte", "versions")
@@ -29,10 +30,12 @@ class ProxyProtocolDetect(ProxyProtocol):
     versions: Sequence[ProxyProtocol]
 
     def __init__(self, *versions: ProxyProtocol) -> None:
-        v2, v1 = ProxyProtocolV2(), ProxyProtocolV1()
+        self.versions = versions or [ProxyProtocolV2(), ProxyProtocolV1()]
         # the first byte tells the versions of the specification apart; it tells nothing of codecs of others
-        self._by_first_byte = {} if versions else {_wire.V2_SIGNATURE[0]: v2, _wire.V1_SIGNATURE[0]: v1}
-        self.versions = versions or [v2, v1]
+        kinds = {type(version): version for version in self.versions}
+        self._by_first_byte: dict[int, ProxyProtocol] = {}
+        if len(self.versions) == 2 and kinds.keys() == _FIRST_BYTES.keys():
+            self._by_first_byte = {_FIRST_BYTES[kind]: version for kind, version in kinds.items()}
 
     def is_valid(self, signature: bytes) -> bool:
         """Tell whether a header of one of the versions begins so.
@@ -76,16 +79,21 @@ class ProxyProtocolDetect(ProxyProtocol):
         return self.choose_version(data[: _wire.TELLING_LENGTH]).unpack(data)
 
     def pack(self, result: ProxyResult) -> bytes:
-        """Write a header, of the first of the versions.
+        """Write a header, of the first version that can say this.
 
         Args:
             result: What it is to say.
 
         Raises:
-            KeyError: The format has no way to say this.
-            ValueError: An address or a TLV does not fit in a header.
+            ValueError: No version can.
         """
-        return self.versions[0].pack(result)
+        first: Exception | None = None
+        for version in self.versions:
+            try:
+                return version.pack(result)
+            except (KeyError, ValueError) as error:
+                first = first or error
+        raise ValueError(f"No version here can say this: {first}") from first
 
     def parse(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
         """Parse the header at the start of a connection; see :meth:`.ProxyProtocol.parse`."""

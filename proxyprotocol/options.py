@@ -13,23 +13,44 @@ from typing import Any, TypeVar
 
 from . import _wire
 from ._base import ProxyProtocol
+from .detect import ProxyProtocolDetect
 from .policy import HeaderPolicy, PolicyCallable, TrustedProxies
 from .receiver import Receiver
 from .result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
+from .v1 import ProxyProtocolV1
+from .v2 import ProxyProtocolV2
 from .version import ProxyProtocolVersion
 
-__all__ = ["OPTIONS", "SENDER_OPTIONS", "choose", "describe_risk", "parse_receiver", "parse_sender"]
+__all__ = [
+    "OPTIONS",
+    "SENDER_OPTIONS",
+    "YES_NO",
+    "choose",
+    "describe_risk",
+    "parse_receiver",
+    "parse_sender",
+    "parse_tls_timeout",
+]
 
 _T = TypeVar("_T")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+)):(?P<port>0|[1-9][0-9]{0,4})")
 
 _VERSIONS: dict[str, ProxyProtocol] = {name: ProxyProtocolVersion.get(name) for name in ("detect", "v1", "v2")}
+_MIXED_V1 = ProxyProtocolV1(ipv4_in_tcp6=True)
+# the versions that accept IPv4 in TCP6 lines
+_MIXED_VERSIONS: dict[str, ProxyProtocol] = {
+    "detect": ProxyProtocolDetect(ProxyProtocolV2(), _MIXED_V1),
+    "v1": _MIXED_V1,
+}
 _SENT_VERSIONS = {name: _VERSIONS[name] for name in ("v1", "v2")}
 _POLICIES = {policy.value: policy for policy in (HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE)}
 _UNTRUSTED = {"reject": HeaderPolicy.REJECT, "direct": HeaderPolicy.SKIP}
 
-#: The options of a receiver, each with what it takes.
+#: The values of an option that is on or off.
+YES_NO: Mapping[str, bool] = {"yes": True, "no": False}
+
+#: The options of a server, each with what it takes. All but ``tls_timeout`` are its receiver's.
 OPTIONS: Mapping[str, str] = {
     "version": "detect, v1 or v2",
     "trusted": "networks, addresses and unix, with commas between them",
@@ -37,6 +58,8 @@ OPTIONS: Mapping[str, str] = {
     "policy": "require, optional or ignore",
     "timeout": "a number of seconds above 0",
     "max_header": "a number of bytes, 16 at least",
+    "ipv4_in_tcp6": "yes or no",
+    "tls_timeout": "a number of seconds above 0",
 }
 
 #: The options of a client, each with what it takes.
@@ -51,7 +74,8 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
     """Make a receiver.
 
     Args:
-        options: Values by the names of :data:`OPTIONS`; what is not there has its default.
+        options: Values by the names of :data:`OPTIONS`; what is not there has its default, and ``tls_timeout`` is for
+            :func:`parse_tls_timeout`.
         spell: Gives the name of an option as its user wrote it, for messages.
 
     Raises:
@@ -61,11 +85,33 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
     keywords: dict[str, Any] = {"policy": _policy(options, spell)}
     if "version" in options:
         keywords["pp"] = choose(spell("version"), options["version"], _VERSIONS)
+    if choose(spell("ipv4_in_tcp6"), options.get("ipv4_in_tcp6", "no"), YES_NO):
+        version = options.get("version", "detect").lower()
+        if version not in _MIXED_VERSIONS:
+            raise ValueError(
+                f"{spell('ipv4_in_tcp6')} is about lines of version 1, and {spell('version')} reads {version} alone"
+            )
+        keywords["pp"] = _MIXED_VERSIONS[version]
     if "timeout" in options:
         keywords["timeout"] = _number(options, "timeout", float, spell)
     if "max_header" in options:
         keywords["max_header"] = _number(options, "max_header", int, spell)
     return Receiver(**keywords)
+
+
+def parse_tls_timeout(options: Mapping[str, str], spell: Callable[[str], str] = str) -> float:
+    """Return how long a TLS handshake after the header may take, in seconds.
+
+    Args:
+        options: As :func:`parse_receiver` takes them.
+        spell: Likewise.
+
+    Raises:
+        ValueError: The value is wrong. The message names the option and what it takes.
+    """
+    if "tls_timeout" not in options:
+        return _wire.DEFAULT_TLS_TIMEOUT
+    return _number(options, "tls_timeout", float, spell)
 
 
 def describe_risk(receiver: Receiver, spell: Callable[[str], str] = str) -> str | None:
@@ -111,7 +157,8 @@ def _number(
         if not _NUMBER.fullmatch(options[name]):
             raise ValueError
         number = convert(options[name])
-        Receiver(**{name: number})  # type: ignore[arg-type]  # knows the range
+        # knows the range; that of both time-outs is one
+        Receiver(**{name.removeprefix("tls_"): number})  # type: ignore[arg-type]
     except ValueError:
         raise ValueError(f"{spell(name)} takes {OPTIONS[name]}, not {options[name]!r}") from None
     return number

@@ -18,6 +18,8 @@ __all__ = ["HeaderPolicy", "PolicyCallable", "TrustedProxies", "lets_plain_in"]
 
 _IPV4_MAPPED = bytes(10) + b"\xff\xff"
 _UNIX = "unix"
+# where PyPy's inet_pton() stops: what follows would not be looked at
+_NUL = "\0"
 _NETWORKS = (
     str,
     ipaddress.IPv4Address,
@@ -135,6 +137,8 @@ def _parse_network(network: object) -> ipaddress.IPv4Network | ipaddress.IPv6Net
             raise ValueError(f"it is of type {type(network).__name__}")
         if "%" in text:
             raise ValueError("a zone would be ignored, and the address trusted on every link")
+        if _NUL in text:
+            raise ValueError("it has a NUL in it")
         return ipaddress.ip_network(text, strict=True)
     except ValueError as error:
         raise ValueError(
@@ -145,6 +149,8 @@ def _parse_network(network: object) -> ipaddress.IPv4Network | ipaddress.IPv6Net
 def _packed_host(peer: SockAddr) -> bytes | None:
     """Give the 4 or 16 bytes of an address, or None where there is none. An IPv4-mapped one has 4."""
     if not isinstance(peer, (tuple, list)) or not peer or not isinstance(peer[0], str):
+        return None
+    if _NUL in peer[0]:
         return None
     host = peer[0].partition("%")[0]
     try:

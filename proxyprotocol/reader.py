@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._base import ProxyProtocol
+from ._deadlines import in_time
 from ._errors import ProxyProtocolError
 from ._facts import extra_info
 from ._refusals import log_refusal
@@ -147,9 +148,7 @@ async def _receive(receiver: Receiver, reader: StreamReader, writer: StreamWrite
     peer: SockAddr = extra_info(writer, "peername")
     try:
         connection = receiver.connection(peer, extra_info(writer, "sockname"))
-        try:
-            await asyncio.wait_for(_read_header(connection, reader), receiver.timeout)
-        except asyncio.TimeoutError:
+        if not await in_time(_read_header(connection, reader), receiver.timeout):
             connection.timed_out()
         return connection
     except ProxyProtocolError as error:

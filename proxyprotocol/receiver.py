@@ -18,6 +18,7 @@ from ._errors import (
     ProxyProtocolTimeoutError,
     ProxyProtocolUntrustedError,
     ProxyProtocolWantRead,
+    drop_tracebacks,
 )
 from .parser import DETECT, HeaderParser
 from .policy import HeaderPolicy, PolicyCallable
@@ -294,13 +295,5 @@ def describe_refusal(error: ProxyProtocolError, peer: SockAddr, what: str = "a c
         peer: Who connected, as the socket module gives it.
         what: What was refused, where it was no connection.
     """
-    _drop_tracebacks(error)
+    drop_tracebacks(error)
     return f"Refused {what} from {describe_address(peer)}: {error}"
-
-
-def _drop_tracebacks(error: BaseException | None) -> None:
-    # Their frames hold the connection and the connection holds its error: all of it, and a closed socket's transport,
-    # would stay until the next garbage collection, for each peer that knocks.
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__context__

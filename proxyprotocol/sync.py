@@ -7,6 +7,7 @@ The header is read to its last byte and not one further, so that the socket can 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import selectors
 import socket
@@ -16,11 +17,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from . import _installation  # noqa: F401  # raises where proxy-protocol lies over us
+from . import (
+    _installation,  # noqa: F401  # raises where proxy-protocol lies over us
+    _wire,
+)
 from ._base import ProxyProtocol
 from ._errors import ProxyProtocolError
 from ._facts import REST, has_ended
-from ._refusals import log_refusal
+from ._refusals import PAUSE, Shortage, log_no_handshake, log_refusal
 from ._sender import Sender
 from .receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from .result import ProxyResult, describe_address
@@ -38,6 +42,8 @@ __all__ = ["ProxyProtocolMixIn", "create_connection", "read_header", "send_heade
 _ResultSource: TypeAlias = "ProxyResult | Callable[[socket.socket], ProxyResult | None] | None"
 
 _log = logging.getLogger(__name__)
+
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 # What socket.create_connection has for "the default time-out"; without it None could not mean "none".
 _DEFAULT_TIMEOUT: Any = object()
@@ -158,14 +164,14 @@ class ProxyProtocolMixIn(BaseServer):
     receiver: Receiver = Receiver()
     # not "ssl_context": Werkzeug's servers assign to that, and mean TLS around the header
     tls_context: ssl.SSLContext | None = None
-    # two round trips to the client and the work on both sides, and time for a lost packet or two
-    tls_timeout: float | None = 10.0
+    tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         if getattr(self, "socket_type", None) == socket.SOCK_DGRAM:
             raise TypeError("ProxyProtocolMixIn is for streams: a datagram's header is read by unpack_datagram()")
         # what was decided for each request, from accept on and for as long as there is one
         self._connections: WeakKeyDictionary[Any, ReceiverConnection] = WeakKeyDictionary()
+        self._shortage = Shortage(_log)
         super().__init__(*arguments, **keywords)
 
     def proxy_result(self, request: Any) -> ProxyResult | None:
@@ -176,6 +182,20 @@ class ProxyProtocolMixIn(BaseServer):
         """
         connection = self._connections.get(request)
         return None if connection is None else connection.result
+
+    def get_request(self) -> Any:
+        """Accept a connection. Where the system has no resources for it, rest before the next try.
+
+        Those who connect wait in the system's queue. Without the rest socketserver would try again at once, over and
+        over.
+        """
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _OUT_OF_RESOURCES:
+                self._shortage.tell(str(error.strerror), time.monotonic())
+                time.sleep(PAUSE)
+            raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Drop a peer that the policy rejects, before it costs a thread or a process."""
@@ -226,14 +246,7 @@ class ProxyProtocolMixIn(BaseServer):
         try:
             secured = _begin_tls(context, request, self.tls_timeout)
         except OSError as error:  # SSLError is one
-            left = isinstance(error, ssl.SSLEOFError) or not isinstance(error, (ssl.SSLError, TimeoutError))
-            _log.log(
-                logging.DEBUG if left else logging.WARNING,
-                "Refused a connection from %s, relayed by %s: there was no TLS handshake behind the header (%s)",
-                describe_address(client),
-                describe_address(peer),
-                error,
-            )
+            log_no_handshake(_log, error, client, peer)
             return
         # socketserver will close the request, which has given its socket away
         try:
@@ -305,6 +318,8 @@ def _look_ahead(sock: socket.socket, connection: ReceiverConnection, deadline: f
     while connection.undecided:
         data = _receive(sock, seen + connection.needed, deadline, socket.MSG_PEEK)
         if data and len(data) == seen and not ended:
+            if deadline is not None and deadline <= time.monotonic():
+                connection.timed_out()
             ended = has_ended(sock, REST)
         else:
             _advance(connection, data and data[seen:])
@@ -322,16 +337,17 @@ def _receive(sock: socket.socket, size: int, deadline: float | None, flags: int 
     Returns:
         What is there, *size* bytes at most; nothing at the end of the stream, and None at the end of the time.
     """
-    remaining = None if deadline is None else deadline - time.monotonic()
-    if remaining is not None and remaining <= 0:
-        return None
-    sock.settimeout(remaining)
-    try:
-        return sock.recv(size, flags)
-    except TimeoutError:
-        return None
-    except OSError:  # such as a reset, which is an end like another here
-        return b""
+    remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
+    # The second time for a process that was held up: what came meanwhile lies in the socket, and is not late.
+    for seconds in (remaining, 0):
+        sock.settimeout(seconds)
+        try:
+            return sock.recv(size, flags)
+        except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
+            continue
+        except OSError:  # such as a reset, which is an end like another here
+            return b""
+    return None
 
 
 def _begin_tls(context: ssl.SSLContext, sock: socket.socket, timeout: float | None) -> ssl.SSLSocket:

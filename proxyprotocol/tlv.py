@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from enum import IntEnum, IntFlag
 from typing import Any, ClassVar, Final
 
 from . import _vectors, _wire
 from ._errors import ProxyProtocolSyntaxError
+from ._vendors import VendorNumber, VendorText
 from .checksum import crc32c as compute_crc32c
 from .typing import PeerCert
 
@@ -29,7 +30,7 @@ __all__ = [
 
 
 class Type(IntEnum):
-    """The registered types and sub-types (section 2.2, and those of three vendors), by their names there."""
+    """The registered types and sub-types (section 2.2, and those of four vendors), by their names there."""
 
     PP2_TYPE_ALPN = 0x01
     PP2_TYPE_AUTHORITY = 0x02
@@ -56,6 +57,7 @@ class Type(IntEnum):
     PP2_TYPE_MAX_FUTURE = 0xFF
 
     PP2_TYPE_GCP = 0xE0
+    PP2_TYPE_ALIBABA = 0xE1
     PP2_TYPE_AWS = 0xEA
     PP2_TYPE_AZURE = 0xEE
 
@@ -77,8 +79,6 @@ class ExtType(IntEnum):
     PP2_TYPE_EXT_DNSBL = 0x04
 
 
-_AWS_SUBTYPE_VPCE_ID: Final = b"\x01"
-_AZURE_SUBTYPE_LINK_ID: Final = b"\x01"
 # A peer certificate travels compressed: some KiB of input could unpack to gigabytes.
 _PEERCERT_MAX_LENGTH: Final = 64 * 1024
 _CRC32C_SIZE: Final = _wire.TLV_HEAD_LENGTH + _wire.CRC32C_LENGTH
@@ -107,26 +107,20 @@ class TLV(Mapping[int, bytes], Hashable):
     _by_type: dict[int, list[bytes]] | None
 
     def __init__(self, data: bytes = b"", init: Mapping[int, bytes] | None = None) -> None:
-        wire = bytes(data)
-        for _ in _vectors.split(wire):
+        self._by_type = None
+        self._wire = bytes(data)
+        for _ in _vectors.split(self._wire):
             pass  # the walk is the check
-        self._by_type = None
-        self._wire = wire
-        for kind, value in (init or {}).items():
-            self._set(kind, init.getall(kind) if isinstance(init, TLV) else [value])
-
-    def _set(self, kind: int, values: Iterable[bytes]) -> None:
-        # only for constructors: a TLV does not change afterwards
-        self._wire = _vectors.replace(self._wire, int(kind), values)
-        self._by_type = None
+        if isinstance(init, TLV):
+            self._wire = _vectors.merge(self._wire, init._index())
+        elif init:
+            self._wire = _vectors.merge(self._wire, {int(kind): [value] for kind, value in init.items()})
 
     def _set_all(self, values: Mapping[int, bytes | None]) -> None:
-        given = {int(kind): value for kind, value in values.items() if value is not None}
-        if not self._wire:
-            self._wire = b"".join(_vectors.vector(kind, given[kind]) for kind in sorted(given))
-            return
-        for kind, value in given.items():
-            self._set(kind, [value])
+        # only for constructors: a TLV does not change afterwards
+        given = {int(kind): [value] for kind, value in values.items() if value is not None}
+        if given:
+            self._wire, self._by_type = _vectors.merge(self._wire, given), None
 
     def _index(self) -> dict[int, list[bytes]]:
         if self._by_type is None:
@@ -217,7 +211,7 @@ class ProxyProtocolSSLTLV(TLV):
         sig_alg: PP2_SUBTYPE_SSL_SIG_ALG, of the frontend's certificate.
         key_alg: PP2_SUBTYPE_SSL_KEY_ALG, of the frontend's certificate.
         group: PP2_SUBTYPE_SSL_GROUP, of the key exchange.
-        sig_scheme: PP2_SUBTYPE_SSL_SIG_SCHEME.
+        sig_scheme: PP2_SUBTYPE_SSL_SIG_SCHEME, by which the frontend signed in the handshake.
         client_cert: PP2_SUBTYPE_SSL_CLIENT_CERT, the client's certificate in DER.
     """
 
@@ -352,7 +346,7 @@ class ProxyProtocolSSLTLV(TLV):
 
     @property
     def sig_scheme(self) -> str | None:
-        """PP2_SUBTYPE_SSL_SIG_SCHEME, by which the client signed."""
+        """PP2_SUBTYPE_SSL_SIG_SCHEME, by which the frontend signed in the handshake."""
         return self._text(Type.PP2_SUBTYPE_SSL_SIG_SCHEME)
 
     @property
@@ -570,23 +564,18 @@ class ProxyProtocolTLV(TLV):
         found = map(ProxyProtocolExtTLV, self.getall(Type.PP2_TYPE_NOOP))  # padding may stand beside it
         return next(filter(None, found), ProxyProtocolExtTLV())
 
-    @property
-    def aws_vpce_id(self) -> str | None:
-        """The VPC endpoint that AWS names in type 0xEA, such as ``"vpce-08d2bf15fac5001c9"``."""
-        value = self.get(Type.PP2_TYPE_AWS, b"")
-        return value[1:].decode("utf-8", "backslashreplace") if value[:1] == _AWS_SUBTYPE_VPCE_ID else None
-
-    @property
-    def azure_link_id(self) -> int | None:
-        """The private endpoint's LINKID that Azure names in type 0xEE, 32 bits, little-endian on the wire."""
-        value = self.get(Type.PP2_TYPE_AZURE, b"")
-        return int.from_bytes(value[1:], "little") if value[:1] == _AZURE_SUBTYPE_LINK_ID and len(value) == 5 else None
-
-    @property
-    def gcp_psc_id(self) -> int | None:
-        """The Private Service Connect connection that Google Cloud names in type 0xE0, 64 bits."""
-        value = self.get(Type.PP2_TYPE_GCP, b"")
-        return int.from_bytes(value, "big") if len(value) == 8 else None
+    #: The VPC endpoint that AWS names in type 0xEA, such as ``"vpce-08d2bf15fac5001c9"``.
+    aws_vpce_id = VendorText("AWS", Type.PP2_TYPE_AWS, b"\x01", "VPC endpoint")
+    #: The private endpoint's LINKID that Azure names in type 0xEE, 32 bits, little-endian on the wire.
+    azure_link_id = VendorNumber("AZURE", Type.PP2_TYPE_AZURE, b"\x01", "private endpoint LINKID", 32, "little")
+    #: The Private Service Connect connection that Google Cloud names in type 0xE0, 64 bits.
+    gcp_psc_id = VendorNumber("GCP", Type.PP2_TYPE_GCP, b"", "PSC connection", 64, "big")
+    #: The client's VPC that Alibaba Cloud PrivateLink names in type 0xE1, such as ``"vpc-bp1..."``.
+    alibaba_vpc_id = VendorText("ALIBABA", Type.PP2_TYPE_ALIBABA, b"\x01", "VPC")
+    #: The endpoint that Alibaba Cloud PrivateLink names in type 0xE1, such as ``"ep-bp1..."``.
+    alibaba_endpoint_id = VendorText("ALIBABA", Type.PP2_TYPE_ALIBABA, b"\x02", "endpoint")
+    #: The endpoint service that Alibaba Cloud PrivateLink names in type 0xE1, such as ``"epsrv-bp1..."``.
+    alibaba_service_id = VendorText("ALIBABA", Type.PP2_TYPE_ALIBABA, b"\x03", "endpoint service")
 
     def verify_checksum(self, *before: bytes) -> bool:
         """Tell whether the CRC32C is right; without one it is.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from socket import AF_INET, AF_INET6, SOCK_STREAM, AddressFamily, inet_ntop, inet_pton
 from typing import Final, NamedTuple
 
@@ -26,8 +26,6 @@ from .result import (
     ProxyResultIPv4,
     ProxyResultIPv6,
     ProxyResultUnknown,
-    is_ipv4,
-    is_ipv6,
     is_local,
     is_unknown,
 )
@@ -46,9 +44,17 @@ _IPV6_GROUP: Final = re.compile("[0-9A-Fa-f]{0,4}")
 class _Family(NamedTuple):
     number: AddressFamily
     least: tuple[int, ...]  # the least length of each field: "0.0.0.0" or "::", and a port
+    mixed: bool = False  # whether one of the two addresses may be IPv4 all the same
 
 
 _FAMILIES: Final = {_wire.V1_TCP4: _Family(AF_INET, (7, 7, 1, 1)), _wire.V1_TCP6: _Family(AF_INET6, (2, 2, 1, 1))}
+_MIXED_FAMILIES: Final = {**_FAMILIES, _wire.V1_TCP6: _FAMILIES[_wire.V1_TCP6]._replace(mixed=True)}
+_TCP: Final = (SOCK_STREAM, None)  # what a result says of its protocol: None where nobody has said
+_IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
+_MIXED_HINT: Final = (
+    ": nginx with set_real_ip_from writes IPv4 into TCP6 lines. To accept them, set "
+    "ProxyProtocolV1(ipv4_in_tcp6=True), ppIPv4InTCP6=yes, PROXYPROTOCOL_IPV4_IN_TCP6=yes or ipv4_in_tcp6=yes"
+)
 # the line as section 2.1 gives it, without a look at the addresses, which inet_pton() knows better
 _match_line: Final = re.compile(r"PROXY (TCP4|TCP6) ([^ ]+) ([^ ]+) (?!0[0-9])([0-9]+) (?!0[0-9])([0-9]+)\r\n").match
 # as plain numbers: an enumeration's members are slow to pass
@@ -62,15 +68,16 @@ _pack_ipv6: Final = struct.Struct("!16s16sHH").pack
 
 def _strict_inet_pton(number: int, text: str) -> bytes:
     packed = inet_pton(number, text)
-    if "%" in text or (number == _INET and inet_ntop(AF_INET, packed) != text):
+    if "%" in text or "\0" in text or (number == _INET and inet_ntop(AF_INET, packed) != text):
         raise OSError(f"Not an address in its canonical form: {text!a}")
     return packed
 
 
 def _choose_inet_pton() -> Callable[[int, str], bytes]:
     """Give the system's function, wrapped where it takes leading zeros or a zone: looking twice costs a tenth."""
-    for family, text in ((AF_INET, "192.0.02.1"), (AF_INET6, "::1%1")):
-        with contextlib.suppress(OSError):
+    # PyPy's stops at a NUL, and takes what stands before it
+    for family, text in ((AF_INET, "192.0.02.1"), (AF_INET6, "::1%1"), (AF_INET, "192.0.2.1\0")):
+        with contextlib.suppress(OSError, ValueError):
             inet_pton(family, text)
             return _strict_inet_pton
     return inet_pton
@@ -84,9 +91,16 @@ class ProxyProtocolV1(ProxyProtocol):
 
     It is read strictly: one space between fields, addresses and ports in their canonical form, nothing behind the
     port, CRLF within 107 bytes.
+
+    Args:
+        ipv4_in_tcp6: Whether one of the two addresses of a TCP6 line may be IPv4; the result has it as an IPv4-mapped
+            one. nginx writes such lines when ``set_real_ip_from`` has replaced the client's address.
     """
 
-    __slots__ = ()
+    __slots__ = ("_families",)
+
+    def __init__(self, ipv4_in_tcp6: bool = False) -> None:
+        self._families = _MIXED_FAMILIES if ipv4_in_tcp6 else _FAMILIES
 
     def is_valid(self, signature: bytes) -> bool:
         """Tell whether a version 1 header begins so.
@@ -130,7 +144,7 @@ class ProxyProtocolV1(ProxyProtocol):
         """Parse the line at the start of a connection, whose limit is 107 bytes; see :meth:`.ProxyProtocol.parse`."""
         found = _match_line(data[: _wire.V1_MAX_LENGTH].decode("latin-1"))
         if found is None:
-            return _parse_slowly(data)
+            return _parse_slowly(data, self._families)
         name, source, dest, source_port, dest_port = found.groups()
         port = int(source_port)
         try:
@@ -142,23 +156,23 @@ class ProxyProtocolV1(ProxyProtocol):
             block = _pack_ipv6(client, _inet_pton(_INET6, dest), port, int(dest_port))
             return _ipv6(block, SOCK_STREAM, b"", (inet_ntop(_INET6, client), port, 0, 0)), found.end()
         except (OSError, ValueError, struct.error):  # a NUL is a ValueError
-            return _parse_slowly(data)
+            return _parse_slowly(data, self._families)
 
     def pack(self, result: ProxyResult) -> bytes:
-        """Write a line. The format has no place for TLVs and for the kind of socket.
+        """Write a line. The format has no place for TLVs, and knows no protocol but TCP.
 
         Args:
-            result: What it is to say.
+            result: What it is to say. The client of another protocol than TCP is UNKNOWN.
 
         Raises:
             KeyError: It is about UNIX sockets.
             ValueError: It is a LOCAL result: version 1 cannot say that.
         """
-        if is_ipv4(result) or is_ipv6(result):
-            name = "TCP4" if is_ipv4(result) else "TCP6"
-            source, dest = result.peername, result.sockname
+        source, dest = result.peername, result.sockname
+        if isinstance(source, tuple) and isinstance(dest, tuple) and result.protocol in _TCP:
+            name = "TCP4" if len(source) == 2 else "TCP6"
             return f"PROXY {name} {source[0]} {dest[0]} {source[1]} {dest[1]}\r\n".encode("ascii")
-        if is_unknown(result):
+        if is_unknown(result) or isinstance(source, tuple):
             return _wire.V1_SIGNATURE + _wire.V1_UNKNOWN + _wire.V1_CRLF
         if is_local(result):
             raise ValueError("Version 1 cannot say LOCAL: send the connection's own two addresses instead")
@@ -173,24 +187,29 @@ class ProxyProtocolV1(ProxyProtocol):
         return signature_begins(data, _wire.V1_SIGNATURE)
 
 
-def _parse_slowly(data: bytes) -> tuple[ProxyResult, int] | int:
-    """Parse a line that says UNKNOWN, is incomplete, or is wrong."""
+def _parse_slowly(data: bytes, families: Mapping[bytes, _Family]) -> tuple[ProxyResult, int] | int:
+    """Parse a line that says UNKNOWN, mixes both families, is incomplete, or is wrong."""
     if not check_signature(data, _wire.V1_SIGNATURE):
         return _wire.V1_MIN_LENGTH
     end = data.find(_wire.V1_CRLF, 0, _wire.V1_MAX_LENGTH)
     if end < 0:
-        size = _least_length(data[: _wire.V1_MAX_LENGTH])
+        size = _least_length(data[: _wire.V1_MAX_LENGTH], families)
         if size > _wire.V1_MAX_LENGTH:
             raise _too_long(data)(
                 f"A version 1 header has {_wire.V1_MAX_LENGTH} bytes at most, and there is no CRLF in this one's",
                 _wire.V1_MAX_LENGTH,
             )
         return size
+    size = end + len(_wire.V1_CRLF)
     name, _, rest = data[len(_wire.V1_SIGNATURE) : end].partition(b" ")
     _check_name(name, whole=True)
     if name == _wire.V1_UNKNOWN:
-        return ProxyResultUnknown(), end + len(_wire.V1_CRLF)
-    raise _first_wrong(_FAMILIES[name], _split(rest), end)
+        return ProxyResultUnknown(), size
+    family, fields = families[name], _split(rest)
+    _check_fields(family, fields, end)
+    hosts = (_read_address(family, fields, index) for index in (0, 1))
+    source, dest = (_IPV4_MAPPED + host if len(host) == 4 else host for host in hosts)
+    return _ipv6(_pack_ipv6(source, dest, int(fields[2]), int(fields[3])), SOCK_STREAM, b""), size
 
 
 def _check_name(name: bytes, *, whole: bool) -> None:
@@ -216,15 +235,33 @@ def _wrong(fields: list[str], index: int, why: str) -> ProxyProtocolSyntaxError:
     return ProxyProtocolSyntaxError(f"The {_FIELDS[index]} {fields[index]!a} {why}", at)
 
 
-def _first_wrong(family: _Family, fields: list[str], end: int) -> ProxyProtocolSyntaxError:
-    """Say what is wrong with these fields: the first of them that is, else their number; *end* is the line's."""
+def _wrong_address(family: _Family, fields: list[str], index: int, beginning: str = "") -> ProxyProtocolSyntaxError:
+    if _number(family, fields, index) is AF_INET:
+        return _wrong(fields, index, f"is not {beginning}an IPv4 address in its canonical form")
+    mixes = "." in fields[index] and _may_become_ipv4(fields[index]) and ":" in "".join(fields[:2])
+    return _wrong(fields, index, f"is not {beginning}an IPv6 address{_MIXED_HINT if mixes else ''}")
+
+
+def _number(family: _Family, fields: list[str], index: int) -> AddressFamily:
+    """Give the family of an address. In a mixed line one of the two is IPv4, if it looks like it."""
+    ipv4 = family.mixed and _looks_like_ipv4(fields[index]) and (index == 0 or ":" in fields[0])
+    return AF_INET if ipv4 else family.number
+
+
+def _looks_like_ipv4(text: str) -> bool:
+    return "." in text and ":" not in text
+
+
+def _check_fields(family: _Family, fields: list[str], end: int) -> None:
+    """Refuse the first of these fields that is wrong, else a wrong number of them; *end* is the line's."""
     for index, field in enumerate(fields[: len(_FIELDS)]):
         if field or index < len(fields) - 1:
             _read_field(family, fields, index)
     if len(fields) > len(_FIELDS):
-        return _wrong(fields, _LAST_FIELD, "has a space behind it, where the line must end")
-    missing = len(fields) - (not fields[-1])
-    return ProxyProtocolSyntaxError(f"The line ends where its {_FIELDS[missing]} must come", end)
+        raise _wrong(fields, _LAST_FIELD, "has a space behind it, where the line must end")
+    there = len(fields) - (not fields[-1])
+    if there < len(_FIELDS):
+        raise ProxyProtocolSyntaxError(f"The line ends where its {_FIELDS[there]} must come", end)
 
 
 def _read_field(family: _Family, fields: list[str], index: int) -> None:
@@ -234,12 +271,11 @@ def _read_field(family: _Family, fields: list[str], index: int) -> None:
         _read_port(fields, index)
 
 
-def _read_address(family: _Family, fields: list[str], index: int) -> None:
+def _read_address(family: _Family, fields: list[str], index: int) -> bytes:
     try:
-        _inet_pton(family.number, fields[index])
+        return _inet_pton(_number(family, fields, index), fields[index])
     except (OSError, ValueError):  # a NUL is a ValueError
-        kind = "an IPv4 address in its canonical form" if family.number is AF_INET else "an IPv6 address"
-        raise _wrong(fields, index, f"is not {kind}") from None
+        raise _wrong_address(family, fields, index) from None
 
 
 def _read_port(fields: list[str], index: int) -> None:
@@ -251,19 +287,19 @@ def _is_number(text: str, most: int) -> bool:
     return text.isdecimal() and str(int(text)) == text and int(text) <= most
 
 
-def _least_length(line: bytes) -> int:
+def _least_length(line: bytes, families: Mapping[bytes, _Family]) -> int:
     """Give the least length of a line whose end is not there yet, and refuse what cannot become one."""
     name, space, rest = line[len(_wire.V1_SIGNATURE) :].partition(b" ")
     if not space:
         return _measure_name(name)
-    family = _FAMILIES.get(name)
+    family = families.get(name)
     if family is None:
         _check_name(name, whole=True)
         return len(line) + (1 if line.endswith(b"\r") else 2)
     fields = _split(rest)
     index = len(fields) - 1
     if index > _LAST_FIELD:
-        raise _first_wrong(family, fields, len(line))
+        _check_fields(family, fields, len(line))  # raises: these are too many
     for complete in range(index):
         _read_field(family, fields, complete)
     missing = _least_address(family, fields, index) if index < 2 else _least_port(fields, index)
@@ -287,11 +323,11 @@ def _measure_name(name: bytes) -> int:
 
 def _least_address(family: _Family, fields: list[str], index: int) -> int:
     """Say how many bytes a begun address lacks at least."""
-    text = fields[index]
-    if family.number is AF_INET:
-        return _least_ipv4(fields, index)
-    if not _may_become_ipv6(text):
-        raise _wrong(fields, index, "is not the beginning of an IPv6 address")
+    text, ipv4 = fields[index], _number(family, fields, index) is AF_INET
+    if not (_may_become_ipv4(text) if ipv4 else _may_become_ipv6(text)):
+        raise _wrong_address(family, fields, index, "the beginning of ")
+    if ipv4:
+        return 2 * (3 - text.count(".")) + (text == "" or text.endswith("."))
     try:
         _inet_pton(AF_INET6, text)
     except OSError:
@@ -318,14 +354,6 @@ def _may_become_ipv6(text: str) -> bool:
 def _may_become_ipv4(text: str) -> bool:
     *octets, begun = text.split(".")
     return len(octets) <= 3 and all(_is_number(octet, 255) for octet in [*octets, begun or "0"])
-
-
-def _least_ipv4(fields: list[str], index: int) -> int:
-    octets = fields[index].split(".")
-    begun = octets.pop()
-    if not _may_become_ipv4(fields[index]):
-        raise _wrong(fields, index, "is not the beginning of an IPv4 address in its canonical form")
-    return 2 * (3 - len(octets)) + (begun == "")
 
 
 def _least_port(fields: list[str], index: int) -> int:

@@ -63,8 +63,7 @@ class _Kind(NamedTuple):
     """What command, family and protocol make of a header."""
 
     least: int  # bytes that it has at least
-    block: int  # bytes that the addresses of its family take
-    unspec: bool  # whether the family byte is 0, so that nothing but TLVs can follow
+    block: int | None  # bytes that the addresses of its family take; None for a family that section 2.2 does not have
     make: Callable[..., ProxyResult]
     protocol: SocketKind | None  # None where there are no addresses to go by
 
@@ -82,18 +81,17 @@ def _kinds() -> dict[bytes, _Kind]:
     fixed = _wire.V2_FIXED_LENGTH
     kinds = {}
     for family in range(16):
-        block = _wire.V2_BLOCK_LENGTH.get(family, 0)
+        block = _wire.V2_BLOCK_LENGTH.get(family)
         for protocol in range(16):
-            unspec = family == _wire.V2_UNSPEC
             # "discard the protocol block including the family which is ignored"
             local = _code(_wire.V2_LOCAL, family, protocol)
-            kinds[_beginning(local)] = _Kind(fixed, block, unspec, ProxyResultLocal, None)
-            if family not in _TYPES or protocol not in _PROTOCOLS:
+            kinds[_beginning(local)] = _Kind(fixed, block, ProxyResultLocal, None)
+            if block is None or protocol not in _PROTOCOLS:
                 continue
             if _wire.V2_UNSPEC in (family, protocol):
-                kind = _Kind(fixed, block, unspec, ProxyResultUnknown, None)
+                kind = _Kind(fixed, block, ProxyResultUnknown, None)
             else:
-                kind = _Kind(fixed + block, block, unspec, _RESULTS[family].from_block, _PROTOCOLS[protocol])
+                kind = _Kind(fixed + block, block, _RESULTS[family].from_block, _PROTOCOLS[protocol])
             kinds[_beginning(_code(_wire.V2_PROXY, family, protocol))] = kind
     return kinds
 
@@ -330,7 +328,7 @@ def _parse_begun(data: bytes) -> int:
 
 
 def _decode(kind: _Kind, header: bytes, verify: bool = True) -> ProxyResult:
-    end, _, _, make, protocol = kind
+    end, _, make, protocol = kind
     if protocol is None:
         return _decode_without_addresses(kind, header, verify)
     if len(header) == end:
@@ -343,44 +341,32 @@ def _decode(kind: _Kind, header: bytes, verify: bool = True) -> ProxyResult:
 
 
 def _decode_without_addresses(kind: _Kind, header: bytes, verify: bool) -> ProxyResult:
-    """Read LOCAL and UNSPEC, which are accepted whatever follows; what TLVs there are is found out.
-
-    HAProxy has sent addresses with them, and the health check of AWS says INET and sends TLVs alone.
-    """
-    fixed = _wire.V2_FIXED_LENGTH
-    if not kind.unspec:
-        return _result(kind, header[_find_vectors(kind, header, verify) :])
-    try:
-        crc_at = _vectors.check_tlvs(header, fixed, len(header))
-    except ProxyProtocolSyntaxError:
+    """Read LOCAL and UNSPEC: whatever follows is accepted, unless its only clean reading has a wrong CRC32C."""
+    # HAProxy has sent addresses with them, and the health check of AWS says INET and sends TLVs alone. So TLVs may
+    # begin after the address block (a body of just the block's size has none), or in its place. A right CRC32C proves a
+    # reading, a wrong one rules it out. Addresses of an unknown family may fill the whole body, so that is never wrong.
+    if len(header) == _wire.V2_FIXED_LENGTH:  # as nearly all are
         return _result(kind, b"")
-    result = _result(kind, header[fixed:])
-    if verify and not _vectors.crc32c_matches(header, crc_at):
-        raise ProxyProtocolChecksumError(result)
-    return result
-
-
-def _find_vectors(kind: _Kind, header: bytes, verify: bool) -> int:
-    """Say where TLVs begin in a body that may begin with addresses, or with TLVs that look like some."""
-    fixed, end = _wire.V2_FIXED_LENGTH, len(header)
-    behind = fixed + kind.block
-    if end == behind:
-        return end
-    crc_at = _clean(header, fixed, verify)
-    if crc_at is not None and crc_at >= 0 and verify:
-        return fixed
-    if end > behind and _clean(header, behind, verify) is not None:
-        return behind
-    return end if crc_at is None else fixed
-
-
-def _clean(header: bytes, start: int, verify: bool) -> int | None:
-    """Give where the CRC32C is (-1 for none) if from *start* on there are TLVs and nothing wrong with them."""
-    try:
-        crc_at = _vectors.check_tlvs(header, start, len(header))
-    except ProxyProtocolSyntaxError:
-        return None
-    return crc_at if not verify or _vectors.crc32c_matches(header, crc_at) else None
+    found = wrong = None
+    for block in (kind.block or 0, 0):
+        start = _wire.V2_FIXED_LENGTH + block
+        if start > len(header):
+            continue
+        try:
+            crc_at = _vectors.check_tlvs(header, start, len(header))
+        except ProxyProtocolSyntaxError:
+            continue
+        vectors = header[start:]
+        if crc_at < 0 or not verify:
+            found = vectors if found is None else found
+        elif _vectors.crc32c_matches(header, crc_at):
+            found = vectors
+            break
+        elif wrong is None:
+            wrong = vectors
+    if found is None and wrong is not None and kind.block is not None:
+        raise ProxyProtocolChecksumError(_result(kind, wrong))
+    return _result(kind, found or b"")
 
 
 def _result(kind: _Kind, vectors: bytes) -> ProxyResult:

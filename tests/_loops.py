@@ -306,6 +306,7 @@ class Peer:
         sock: Its socket, connected.
         context: What it does TLS with; without, it does none.
         cut: How it cuts what it sends.
+        server_side: Whether it is the server of TLS.
     """
 
     def __init__(
@@ -313,6 +314,7 @@ class Peer:
         sock: socket.socket,
         context: ssl.SSLContext | None = None,
         cut: Callable[[bytes], list[bytes]] = lambda data: [data],
+        server_side: bool = False,
     ) -> None:
         self.sock = sock
         self.cut = cut
@@ -320,7 +322,8 @@ class Peer:
         self._tls: ssl.SSLObject | None = None
         if context is not None:
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=SERVER_NAME)
+            name = None if server_side else SERVER_NAME
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side, name)
 
     async def send(self, *pieces: bytes) -> None:
         """Send bytes as they are, each piece cut in our way."""
@@ -337,11 +340,12 @@ class Peer:
         await self.shake_hands(header)
         await self.say(data)
 
-    async def shake_hands(self, before: bytes = b"", *, last: bool = True) -> None:
+    async def shake_hands(self, before: bytes = b"", *, answer: bytes = b"", last: bool = True) -> None:
         """Do the handshake.
 
         Args:
             before: What is sent in front of the ClientHello, in one segment with it.
+            answer: What the other end says to that in the clear, before it begins TLS.
             last: Whether the last flight is sent at once, and not kept for the next thing to say.
         """
         assert self._tls is not None
@@ -354,7 +358,7 @@ class Peer:
                 before, data = b"", await self._read()
                 if not data:
                     raise ConnectionError("the connection has ended in the handshake") from None
-                self._incoming.write(data)
+                self._incoming.write(data.removeprefix(answer))
         if last:
             await self.send(self._outgoing.read())
 

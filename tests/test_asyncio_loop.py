@@ -18,6 +18,7 @@ from proxyprotocol import HeaderPolicy
 from proxyprotocol.asyncio import ProxyProtocolServer, create_server, new_event_loop, new_uvloop_event_loop
 from tests import _loops
 from tests._loops import CLIENT, HEADER, PATIENCE, App, Apps, Log, Run, Security, connected, turns, until
+from tests.interop._certificates import Certificates
 
 security, certificates, log = _loops.security, _loops.certificates, _loops.log
 pytestmark = pytest.mark.usefixtures("log")
@@ -63,6 +64,23 @@ def test_a_listener_of_the_loop_reads_headers(run: Run, security: Security) -> N
         async with asked(apps, server, **security.client) as peer:
             assert peer.received == b"answer to question\n"
             assert apps.app.facts.peername == CLIENT
+
+    run(story)
+
+
+def test_a_handshake_has_the_time_of_the_environment(
+    run: Run, certificates: Certificates, environment: Callable[..., None], log: Log
+) -> None:
+    environment(TLS_TIMEOUT="0.05")
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Apps(), "127.0.0.1", 0, **Security(certificates).server)
+        async with server, connected(server) as peer:
+            await peer.send(HEADER)
+            assert await peer.hear_all() == b""
+        ((_, line),) = log.lines
+        assert line.endswith("there was no TLS handshake (it was not done within 0.05 seconds)")
 
     run(story)
 
@@ -132,6 +150,19 @@ def test_the_environment_says_how(run: Run, environment: Any, log: Log) -> None:
             assert await peer.hear_all() == b""
         ((_, line),) = log.lines
         assert "no PROXY protocol header" in line
+
+    run(story)
+
+
+def test_lines_that_mix_families_are_read_on_request(run: Run, environment: Any) -> None:
+    environment(IPV4_IN_TCP6="yes")
+    apps = Apps()
+
+    async def story() -> None:
+        server = await asyncio.get_running_loop().create_server(apps, "127.0.0.1", 0)
+        async with asked(apps, server, header=b"PROXY TCP6 2001:db8::1 127.0.0.1 1234 17013\r\n"):
+            assert apps.app.facts.peername == ("2001:db8::1", 1234, 0, 0)
+            assert apps.app.facts.sockname == ("::ffff:127.0.0.1", 17013, 0, 0)
 
     run(story)
 
@@ -236,6 +267,7 @@ WRONG = {
     "POLICY": ("skip", "PROXYPROTOCOL_POLICY takes require, optional or ignore, not 'skip'"),
     "TIMEOUT": ("soon", "PROXYPROTOCOL_TIMEOUT takes a number of seconds above 0, not 'soon'"),
     "MAX_HEADER": ("15", "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, 16 at least, not '15'"),
+    "IPV4_IN_TCP6": ("1", "PROXYPROTOCOL_IPV4_IN_TCP6 takes yes or no, not '1'"),
     "PORTS": (
         "8000;8443",
         "PROXYPROTOCOL_PORTS takes port numbers and unix, with commas between them, not '8000;8443'",

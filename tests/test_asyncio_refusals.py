@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import re
 import socket
 import sys
+import time
+import tracemalloc
 import weakref
 from typing import Any
 
@@ -302,16 +305,69 @@ def test_bad_tls_behind_a_header_ends_the_connection_and_is_told(
     run(story)
 
 
-def test_a_handshake_has_its_time(run: Run, certificates: Certificates, log: Log) -> None:
+@pytest.mark.parametrize(
+    "keywords",
+    [{"tls_timeout": 0.05}, {"ssl_handshake_timeout": 0.05}, {"ssl_handshake_timeout": 0.05, "tls_timeout": 60}],
+)
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"], ids=["silent", "stalled"])
+def test_a_handshake_has_its_time(
+    run: Run, certificates: Certificates, log: Log, keywords: dict[str, float], sent: bytes
+) -> None:
     apps = Apps()
 
     async def story() -> None:
-        keywords = {"ssl_handshake_timeout": 0.05, **Security(certificates).server}
-        async with listening(apps, **keywords) as server, connected(server) as peer:
-            await peer.send(HEADER)
+        async with listening(apps, **keywords, **Security(certificates).server) as server, connected(server) as peer:
+            await peer.send(HEADER + sent)
             assert await peer.hear_all() == b""
             assert apps.made == []
-        assert [level for level, _ in log.lines] == ["WARNING"]
+            who = f"192.0.2.1:1000, relayed by 127.0.0.1:{peer.sock.getsockname()[1]}"
+        reason = "there was no TLS handshake (it was not done within 0.05 seconds)"
+        assert log.lines == [("WARNING", f"Refused a connection from {who}: {reason}")]
+
+    run(story)
+
+
+def test_a_stalled_handshake_holds_no_buffer_for_bulk(run: Run, certificates: Certificates) -> None:
+    """asyncio's own is 256 KiB, made when the connection begins."""
+    count = 10
+
+    async def story() -> None:
+        async with listening(Apps(), **Security(certificates).server) as server, contextlib.AsyncExitStack() as stack:
+            peers = [await stack.enter_async_context(connected(server)) for _ in range(count)]
+            tracemalloc.start()
+            for peer in peers:
+                await peer.send(HEADER + b"\x16\x03\x01")
+            assert tracemalloc.get_traced_memory()[0] < count * 64 * 1024
+
+    try:
+        run(story)
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_application_that_blocks_for_longer_than_a_header_has_costs_nobody_the_connection(
+    run: Run, log: Log
+) -> None:
+    """It blocks in a read: what the others sent meanwhile is in no list of sockets that the loop works through."""
+    others: list[Any] = []
+
+    def block(app: Any) -> None:
+        for other in others:
+            other.sock.sendall(HEADER)
+        time.sleep(0.4)
+
+    apps = Apps(read=block)
+
+    async def story() -> None:
+        async with listening(apps, timeout=0.2) as server, contextlib.AsyncExitStack() as stack:
+            first = await stack.enter_async_context(connected(server))
+            await first.send(HEADER)
+            await until(lambda: apps.made)
+            for _ in range(5):
+                others.append(await stack.enter_async_context(connected(server)))
+            await first.send(b"block\n")
+            await until(lambda: len(apps.made) == 6 or log.lines)
+        assert (len(apps.made), log.lines) == (6, [])
 
     run(story)
 

@@ -123,7 +123,11 @@ SSL = bytes((3, 0, 0, 0, 1)) + tlv(0x21, b"TLSv1.3") + tlv(0x22, b"bob") + tlv(0
         (0xEA, b"\x02?", "AWS", None),
         (0xEE, b"\x01\x2a\x00\x00\x00", "AZURE", 42),
         (0xE0, bytes(7) + b"\x2a", "GCP", 42),
-        (0xE1, b"x", "CUSTOM", None),
+        (0xE1, b"\x01vpc-bp1", "ALIBABA", "vpc-bp1"),
+        (0xE1, b"\x02ep-bp1", "ALIBABA", "ep-bp1"),
+        (0xE1, b"\x03epsrv-bp1", "ALIBABA", "epsrv-bp1"),
+        (0xE1, b"x", "ALIBABA", None),
+        (0xE2, b"x", "CUSTOM", None),
         (0xF7, b"x", "EXPERIMENT", None),
         (0xF8, b"x", "FUTURE", None),
         (0x21, b"x", "UNKNOWN", None),
@@ -134,6 +138,25 @@ def test_every_tlv_is_named_and_decoded(kind: int, value: bytes, name: str, deco
     (described,) = decode(v2(PROXY, 0x11, IPV4_BLOCK, tlv(kind, value)))["tlvs"]
     assert (described["type"], described["name"], described["value"]) == (kind, name, decoded)
     assert described["hex"] == value.hex()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "field", "shown"),
+    [
+        (0xEA, b"\x01vpce-1", "aws_vpce_id", "AWS (0xea)              VPC endpoint vpce-1"),
+        (0xEE, b"\x01\x2a\x00\x00\x00", "azure_link_id", "AZURE (0xee)            private endpoint LINKID 42"),
+        (0xE0, bytes(7) + b"\x2a", "gcp_psc_id", "GCP (0xe0)              PSC connection 42"),
+        (0xE1, b"\x01vpc-1", "alibaba_vpc_id", "ALIBABA (0xe1)          VPC vpc-1"),
+        (0xE1, b"\x02ep-1", "alibaba_endpoint_id", "ALIBABA (0xe1)          endpoint ep-1"),
+        (0xE1, b"\x03epsrv-1", "alibaba_service_id", "ALIBABA (0xe1)          endpoint service epsrv-1"),
+        (0xE1, b"\x04", None, "ALIBABA (0xe1)          04"),
+    ],
+)
+def test_the_value_of_a_vendor_says_what_it_is(kind: int, value: bytes, field: str | None, shown: str) -> None:
+    header = v2(PROXY, 0x11, IPV4_BLOCK, tlv(kind, value))
+    (described,) = decode(header)["tlvs"]
+    assert described.get("field") == field
+    assert shown in run("decode", stdin=header).text
 
 
 def test_the_sub_tlvs_of_ssl_are_named_too() -> None:

@@ -73,9 +73,11 @@ def test_every_tlv_can_be_said() -> None:
         *ADDRESSES,
         *("--alpn", "h2", "--authority", "a.example", "--unique-id", "id", "--netns", "ns"),
         *("--aws-vpce-id", "vpce-1", "--azure-link-id", "0x2a", "--gcp-psc-id", str(2**64 - 1)),
+        *("--alibaba-service-id", "epsrv-1", "--alibaba-vpc-id", "vpc-1", "--alibaba-endpoint-id", "ep-1"),
     ).tlv
     assert (vectors.alpn, vectors.authority, vectors.unique_id, vectors.netns) == (b"h2", "a.example", b"id", "ns")
     assert (vectors.aws_vpce_id, vectors.azure_link_id, vectors.gcp_psc_id) == ("vpce-1", 42, 2**64 - 1)
+    assert vectors.getall(0xE1) == [b"\1vpc-1", b"\2ep-1", b"\3epsrv-1"]
     assert vectors.crc32c is not None
 
 

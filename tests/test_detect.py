@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxyprotocol import (
+    HeaderParser,
     ProxyProtocol,
     ProxyProtocolDetect,
     ProxyProtocolIncompleteError,
@@ -13,9 +14,13 @@ from proxyprotocol import (
     ProxyProtocolV1,
     ProxyProtocolV2,
     ProxyResult,
+    ProxyResultIPv4,
     ProxyResultLocal,
+    ProxyResultUnix,
 )
+from proxyprotocol.tlv import ProxyProtocolTLV
 from tests.vectors import (
+    IPV4,
     SIGNATURE,
     TCP4,
     V1,
@@ -31,8 +36,9 @@ from tests.vectors import (
 )
 
 DETECT = ProxyProtocolDetect()
-# the same two, as a user names them
-NAMED = ProxyProtocolDetect(ProxyProtocolV2(), ProxyProtocolV1())
+# the same, but asked one after the other
+NAMED = ProxyProtocolDetect(ProxyProtocolV2(), ProxyProtocolV1(), ProxyProtocolV1())
+UNIX = ProxyResultUnix("/a", "/b")
 
 
 class Whisper(ProxyProtocol):
@@ -57,6 +63,7 @@ def test_either_version_is_unpacked(vector: Vector) -> None:
     for codec in (DETECT, NAMED):
         assert describe(codec.unpack(vector.header + b"x")) == describe(vector.result)
         assert length(codec.parse(vector.header)) == len(vector.header)
+        assert describe(HeaderParser(codec).feed(vector.header)) == describe(vector.result)  # type: ignore[arg-type]
         assert codec.is_valid(vector.header[:8])
 
 
@@ -86,6 +93,39 @@ def test_8_bytes_are_wanted_and_then_what_the_version_wants(vector: Vector) -> N
 def test_the_second_version_is_written_unless_another_comes_first() -> None:
     assert DETECT.pack(TCP4) == V2_CRC.pack(TCP4)
     assert ProxyProtocolDetect(V1, V2).pack(TCP4) == V1.pack(TCP4)
+
+
+TOO_LONG = ProxyResultIPv4(*IPV4, tlv=ProxyProtocolTLV(unique_id=bytes(129)))
+
+
+@pytest.mark.parametrize(
+    ("versions", "result", "header"),
+    [
+        pytest.param([V1, V2], ProxyResultLocal(), V2.pack(ProxyResultLocal()), id="ValueError: LOCAL"),
+        pytest.param([V1, V2], UNIX, V2.pack(UNIX), id="KeyError: UNIX sockets"),
+        pytest.param([V1, V1, V2], UNIX, V2.pack(UNIX), id="the third"),
+        pytest.param([V2, V1], TOO_LONG, V1.pack(TOO_LONG), id="ValueError: a TLV that does not fit"),
+        pytest.param([], TOO_LONG, V1.pack(TOO_LONG), id="the default"),
+    ],
+)
+def test_the_first_version_that_can_say_it_is_written(
+    versions: list[ProxyProtocol], result: ProxyResult, header: bytes
+) -> None:
+    assert ProxyProtocolDetect(*versions).pack(result) == header
+
+
+def test_what_no_version_can_say_is_a_value_error_that_tells_why() -> None:
+    with pytest.raises(ValueError, match=r"No version here can say this: .*LOCAL"):
+        ProxyProtocolDetect(V1, V1).pack(ProxyResultLocal())
+    with pytest.raises(ValueError, match=r"No version here can say this: .*UNIX"):
+        ProxyProtocolDetect(V1).pack(UNIX)
+
+
+def test_the_two_versions_are_told_apart_by_one_byte_in_any_order() -> None:
+    for codec in (ProxyProtocolDetect(V2, V1), ProxyProtocolDetect(V1, V2)):
+        assert codec.parse(b"") == 15
+        with pytest.raises(ProxyProtocolSyntaxError, match="no PROXY protocol header"):
+            codec.parse(b"G")
 
 
 def test_the_versions_can_be_told() -> None:

@@ -62,7 +62,7 @@ ProxyResultUnknown()
 (IPv4Address('5.6.7.8'), 9)
 >>> ProxyProtocolV1().pack(R4)
 b'PROXY TCP4 1.2.3.4 5.6.7.8 5 9\r\n'
->>> ProxyProtocolV1().pack(R6)
+>>> ProxyProtocolV1().pack(ProxyResultIPv6(R6.source, R6.dest))
 b'PROXY TCP6 2001:db8::1 ::1 5 9\r\n'
 >>> ProxyProtocolV2().unpack(V2_HEADER)
 ProxyResultIPv4((IPv4Address('1.2.3.4'), 5), (IPv4Address('5.6.7.8'), 9), protocol=socket.SOCK_STREAM)
@@ -78,6 +78,12 @@ ProxyResultUnknown()
 <SocketKind.SOCK_DGRAM: 2>
 >>> ProxyProtocolV2().unpack(HEAD + b"!\x12\x00\x11" + BLOCK4 + b"\x01\x00\x02h2").tlv
 ProxyProtocolTLV(b'\x01\x00\x02h2')
+>>> ProxyProtocolDetect(ProxyProtocolV1(), ProxyProtocolV2()).pack(RU) == ProxyProtocolV2().pack(RU)
+True
+>>> ProxyProtocolDetect(ProxyProtocolV1(), ProxyProtocolV2()).pack(LOCAL) == ProxyProtocolV2().pack(LOCAL)
+True
+>>> ProxyProtocolDetect(ProxyProtocolV1(), ProxyProtocolV2()).pack(R4)
+b'PROXY TCP4 1.2.3.4 5.6.7.8 5 9\r\n'
 >>> ProxyProtocolV2().pack(R4)
 b'\r\n\r\n\x00\r\nQUIT\n!\x11\x00\x13\x01\x02\x03\x04\x05\x06\x07\x08\x00\x05\x00\t\x03\x00\x04\xdf\xb4\xf8*'
 >>> ProxyProtocolV2().pack(R6)[12:16], ProxyProtocolV2().pack(R6)[-11:]
@@ -260,6 +266,10 @@ ProxyProtocolSyntaxError
 ValueError
 >>> ProxyProtocolV1().pack(RU)
 KeyError
+>>> ProxyProtocolDetect(ProxyProtocolV1()).pack(LOCAL)
+ValueError
+>>> ProxyProtocolDetect(ProxyProtocolV1(), ProxyProtocolV1()).pack(RU)
+ValueError
 >>> ProxyProtocolV2().unpack(HEAD + b"1\x11\x00\x0c" + BLOCK4)
 ProxyProtocolSyntaxError
 >>> ProxyProtocolV2().unpack(HEAD + b'"\x11\x00\x0c' + BLOCK4)

@@ -21,10 +21,10 @@ SOURCE = Path(__file__).parent.parent / PACKAGE
 # and everything on the floors below. A new file has to be placed here first.
 FLOORS = (
     ("_installation", "_errors", "_wire", "typing", "checksum"),
-    ("_vectors", "tlv", "result"),
+    ("_vectors", "_vendors", "tlv", "result"),
     ("_base", "v1", "v2", "noop", "detect", "version"),
-    ("_buffer", "parser", "policy", "receiver", "_deadlines", "_sender", "options", "datagram"),
-    ("_facts", "_refusals", "build", "sock"),
+    ("_buffer", "parser", "policy", "receiver", "_sender", "options", "datagram"),
+    ("_facts", "_refusals", "_deadlines", "build", "sock"),
     ("reader", "asyncio", "twisted", "sync", "dnsbl"),
     ("_program", "server", "cli", "__main__"),
 )

@@ -7,12 +7,14 @@ import pytest
 from proxyprotocol import (
     HeaderPolicy,
     ProxyProtocolDetect,
+    ProxyProtocolSyntaxError,
     ProxyProtocolUntrustedError,
     ProxyProtocolV1,
     ProxyProtocolV2,
     Receiver,
 )
-from proxyprotocol.options import OPTIONS, choose, describe_risk, parse_receiver
+from proxyprotocol.options import OPTIONS, choose, describe_risk, parse_receiver, parse_tls_timeout
+from tests.vectors import VERSION_2, describe
 
 LOCAL = ("192.0.2.254", 443)
 
@@ -36,6 +38,23 @@ def test_nothing_said_is_the_default() -> None:
 )
 def test_a_version_is_named_in_any_case(version: str, codec: type) -> None:
     assert type(parse_receiver({"version": version}).pp) is codec
+
+
+@pytest.mark.parametrize("options", [{}, {"version": "detect"}, {"version": "v1"}, {"version": "V1"}])
+def test_mixed_lines_are_read_on_request(options: dict[str, str]) -> None:
+    line = b"PROXY TCP6 2001:db8::1 127.0.0.1 1234 17013\r\n"
+    receiver = parse_receiver({**options, "ipv4_in_tcp6": "YES"})
+    assert receiver.codec.unpack(line).sockname == ("::ffff:127.0.0.1", 17013, 0, 0)
+    assert type(receiver.codec) is type(parse_receiver(options).codec)
+    for refusing in (options, {**options, "ipv4_in_tcp6": "no"}):
+        assert parse_receiver(refusing) == parse_receiver(options)
+        with pytest.raises(ProxyProtocolSyntaxError):
+            parse_receiver(refusing).codec.unpack(line)
+
+
+def test_version_2_is_read_beside_mixed_lines_too() -> None:
+    codec = parse_receiver({"ipv4_in_tcp6": "yes"}).codec
+    assert describe(codec.unpack(VERSION_2[0].header)) == describe(VERSION_2[0].result)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +93,18 @@ def test_numbers_are_read() -> None:
     assert (receiver.timeout, receiver.max_header) == (2.5, 16)
 
 
+def test_a_handshake_has_ten_seconds_unless_told_otherwise() -> None:
+    assert [parse_tls_timeout(options) for options in ({}, {"tls_timeout": "2.5"})] == [10, 2.5]
+    assert parse_receiver({"tls_timeout": "2.5"}) == Receiver()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "5s", ""])
+def test_a_wrong_time_for_tls_names_the_option_as_its_user_wrote_it(value: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_tls_timeout({"tls_timeout": value}, spell)
+    assert str(caught.value) == f"PROXYPROTOCOL_TLS_TIMEOUT takes a number of seconds above 0, not {value!r}"
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -93,6 +124,11 @@ def test_numbers_are_read() -> None:
         ({"max_header": "15"}, "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, 16 at least, not '15'"),
         ({"max_header": "4k"}, "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, 16 at least, not '4k'"),
         ({"max_header": "1e3"}, "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, 16 at least, not '1e3'"),
+        ({"ipv4_in_tcp6": "true"}, "PROXYPROTOCOL_IPV4_IN_TCP6 takes yes or no, not 'true'"),
+        (
+            {"ipv4_in_tcp6": "yes", "version": "v2"},
+            "PROXYPROTOCOL_IPV4_IN_TCP6 is about lines of version 1, and PROXYPROTOCOL_VERSION reads v2 alone",
+        ),
     ],
 )
 def test_a_wrong_value_names_the_option_as_its_user_wrote_it(options: dict[str, str], sentence: str) -> None:
@@ -129,7 +165,10 @@ def test_other_policies_are_none_and_nor_is_one_from_trusted_proxies(options: di
 
 
 def test_every_option_says_what_it_takes() -> None:
-    assert list(OPTIONS) == ["version", "trusted", "untrusted", "policy", "timeout", "max_header"]
+    assert list(OPTIONS) == [
+        *("version", "trusted", "untrusted", "policy", "timeout", "max_header"),
+        *("ipv4_in_tcp6", "tls_timeout"),
+    ]
 
 
 def test_a_choice_of_one_is_named_without_an_or() -> None:

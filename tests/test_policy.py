@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import sys
 from collections.abc import Iterable
 from ipaddress import IPv4Network, ip_network
+from socket import inet_pton
 from types import FrameType
 from typing import Any
 
@@ -134,6 +137,28 @@ def test_a_peer_whose_address_cannot_be_had_is_trusted_by_nobody(peer: Any) -> N
     everybody = TrustedProxies(["0.0.0.0/0", "::/0", "unix"])
     assert not everybody.trusts(peer, LOCAL)
     assert everybody(peer, LOCAL) is HeaderPolicy.REJECT
+
+
+def stopping_at_a_nul(number: int, text: str) -> bytes:
+    # as PyPy calls the C library, which takes a NUL for the end
+    return inet_pton(number, text.partition("\0")[0])
+
+
+@pytest.mark.parametrize("host", ["1.2.3.4\0evil", "::1\0", "::ffff:1.2.3.4\0", "fe80::1%eth0\0"])
+def test_a_nul_ends_no_address(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setattr(socket, "inet_pton", stopping_at_a_nul)
+    everybody = TrustedProxies(["0.0.0.0/0", "::/0"])
+    assert everybody.trusts((host.partition("\0")[0], 1))
+    assert not everybody.trusts((host, 1))
+
+
+@pytest.mark.parametrize("network", ["10.0.0.1\0evil", "10.0.0.0/8\0", "::1\0", "unix\0"])
+def test_a_nul_ends_no_network(monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+    monkeypatch.setattr(
+        ipaddress, "ip_network", lambda text, strict: ip_network(text.partition("\0")[0].replace("unix", "::1"), strict)
+    )
+    with pytest.raises(ValueError, match=r"not '.*\\x00.*' \(it has a NUL in it\)"):
+        TrustedProxies([network])
 
 
 def test_a_list_is_an_address_too() -> None:

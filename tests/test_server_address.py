@@ -117,7 +117,8 @@ def test_a_source_may_say_that_no_header_comes_as_the_established_one_did() -> N
 
 
 def test_a_source_without_tls_waits_for_no_handshake_and_one_with_does(certificates: Certificates) -> None:
-    assert parse_source(f"ssl://:0?cert={certificates.server}&timeout=2").receiver.timeout == 2
+    assert parse_source(f"ssl://:0?cert={certificates.server}&tls_timeout=2").tls_timeout == 2
+    assert parse_listener(f"ssl://:0?cert={certificates.server}").tls_timeout == 10
 
 
 def test_a_server_that_takes_no_header() -> None:

@@ -53,6 +53,11 @@ NONE = "and an address without accept= says that none comes"
         (["--service", ":0?trusted=::1", "b:1"], f"trusted= is about a header, {NONE}"),
         (["--service", ":0?timeout=1", "b:1"], f"timeout= is about a header, {NONE}"),
         (
+            ["--service", ":0?tls_timeout=1", "b:1"],
+            "':0?tls_timeout=1' has an option 'tls_timeout'; it may have",
+        ),
+        (["--service", "ssl://:0?tls_timeout=0", "b:1"], "tls_timeout= takes a number of seconds above 0, not '0'"),
+        (
             ["--service", ":0?accept=v1&untrusted=direct", "b:1"],
             "untrusted= means nothing without trusted=: who is trusted?",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import resource
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from proxyprotocol.server.echo import _serve, main
+from proxyprotocol.server._options import parse_listener
+from proxyprotocol.server.echo import _serve, add_arguments, main
 from tests._relay import PATIENCE, certificates, in_thread, receive_all, short_path
 from tests._relay_program import processor_time
 from tests.interop._certificates import SERVER_NAME, Certificates
@@ -31,10 +33,6 @@ class Echo(Program):
         super().__init__([sys.executable, "-m", "proxyprotocol.server.echo", address], directory)
         wait_for(lambda: "Listening on" in self.errors() or not self.running())
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def connect(self) -> socket.socket:
         port = self.errors().split("Listening on 127.0.0.1:")[1].split()[0]
         return socket.create_connection(("127.0.0.1", int(port)), PATIENCE)
@@ -51,6 +49,13 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], Echo]]:
             return echo
 
         yield started
+
+
+def test_without_an_address_it_listens_on_this_machine_alone() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    address = parse_listener(parser.parse_args([]).address).address
+    assert (address.host, address.port) == ("127.0.0.1", 10007)
 
 
 def test_what_comes_behind_the_header_is_sent_back(start: Callable[[str], Echo]) -> None:

@@ -52,6 +52,12 @@ def test_the_client_of_a_header_that_comes_in_is_the_client_of_the_one_that_goes
     assert relayed(relaying, ProxyProtocolV1().pack(result())) == result()
 
 
+def test_a_line_that_mixes_families_goes_on_with_a_mapped_address(relaying: Relaying) -> None:
+    line = b"PROXY TCP6 2001:db8::1 127.0.0.1 1234 17013\r\n"
+    passed = relayed(relaying, line, "accept=v1&ipv4_in_tcp6=yes", "?pp=v1")
+    assert (passed.peername, passed.sockname) == (("2001:db8::1", 1234, 0, 0), ("::ffff:127.0.0.1", 17013, 0, 0))
+
+
 def test_tlvs_go_on_byte_for_byte(relaying: Relaying) -> None:
     header = ProxyProtocolV2(checksum=False).pack(result(VECTORS))
     passed = relayed(relaying, header)
@@ -177,8 +183,11 @@ def test_an_optional_header_may_be_missing_and_the_server_speaks_first_then(rela
     assert backend.accept().sock.recv(10) == b""
 
 
-def test_a_header_that_does_not_fit_closes_the_client(relaying: Relaying, caplog: pytest.LogCaptureFixture) -> None:
-    header = ProxyProtocolV2(checksum=False).pack(result(b"\xe1\xff\xe6" + bytes(65510)))
+@pytest.mark.parametrize("checksum", [True, False])
+def test_a_header_that_does_not_fit_closes_the_client(
+    relaying: Relaying, caplog: pytest.LogCaptureFixture, checksum: bool
+) -> None:
+    header = ProxyProtocolV2(checksum=checksum).pack(result(b"\xe1\xff\xe6" + bytes(65510)))
     backend = relaying.backend()
     running = relaying.relay(backend.address + "?tlv=unique-id", "127.0.0.1:0?accept=v2&max_header=65551")
     client = relaying.keep(running.connect())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 
@@ -59,3 +60,20 @@ def test_metrics_on_any_host_and_for_others_while_one_is_slow(start: Starter, ho
         begin = time.monotonic()
         assert scrape(port, host)["proxyprotocol_open_connections{}"] == 0
         assert time.monotonic() - begin < 5
+
+
+def test_metrics_for_others_while_many_are_silent(start: Starter) -> None:
+    with reserved_port("127.0.0.1") as port:
+        pass
+    server = start("--metrics", str(port))
+    server.wait_for_line("Listening on")
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE)) for _ in range(40)]
+        begin = time.monotonic()
+        for _ in range(3):
+            assert scrape(port)["proxyprotocol_open_connections{}"] == 0
+        assert time.monotonic() - begin < 5
+        # those that have waited longest have given way to the others, which are no more than they may be
+        assert silent[0].recv(1) == b""
+        assert len(os.listdir(f"/proc/{server.process.pid}/task")) < 20
+    assert server.end() == 0

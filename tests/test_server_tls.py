@@ -340,11 +340,12 @@ def test_a_header_and_tls_behind_it(relaying: Relaying, certificates: Certificat
     assert set(accepted.result.tlv) == {3}
 
 
+@pytest.mark.parametrize("header", [b"", ProxyProtocolV2().pack(result())], ids=["", "behind a header"])
 def test_who_speaks_no_tls_is_refused_in_one_line(
-    relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture
+    relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture, header: bytes
 ) -> None:
-    running = relaying.relay(relaying.backend().address, source(certificates))
-    client = relaying.keep(running.connect_and_send(b"GET / HTTP/1.0\r\n\r\n"))
+    running = relaying.relay(relaying.backend().address, source(certificates, "&accept=v2" if header else ""))
+    client = relaying.keep(running.connect_and_send(header + b"GET / HTTP/1.0\r\n\r\n"))
     receive = b"x"
     while receive:  # an alert, perhaps
         try:
@@ -359,7 +360,7 @@ def test_who_speaks_no_tls_is_refused_in_one_line(
 def test_a_handshake_has_a_deadline(
     relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
-    running = relaying.relay(relaying.backend().address, source(certificates, "&timeout=0.3"))
+    running = relaying.relay(relaying.backend().address, source(certificates, "&tls_timeout=0.3"))
     assert closed(relaying.keep(running.connect()))
     assert lines(caplog)[-1].endswith("it was not done within 0.3 seconds")
 

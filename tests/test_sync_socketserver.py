@@ -386,6 +386,19 @@ def test_a_server_s_own_verification_in_place_of_ours_lets_nobody_in(networks: l
         assert not trusted or server.handler.result.peername == CLIENT
 
 
+def test_who_is_gone_before_it_is_accepted_makes_nobody_wait(caplog: pytest.LogCaptureFixture) -> None:
+    class Gone(socketserver.TCPServer):
+        def get_request(self) -> Any:
+            raise BlockingIOError
+
+    class Server(ProxyProtocolMixIn, Gone):
+        pass
+
+    with Server(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server, pytest.raises(BlockingIOError):
+        server.get_request()
+    assert caplog.messages == []
+
+
 def test_a_server_of_datagrams_is_refused() -> None:
     class Datagrams(ProxyProtocolMixIn, socketserver.UDPServer):
         pass

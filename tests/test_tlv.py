@@ -154,6 +154,7 @@ def test_what_is_not_there_is_none_or_empty() -> None:
     vectors = ProxyProtocolTLV()
     assert (vectors.alpn, vectors.authority, vectors.crc32c, vectors.netns) == (None, None, None, None)
     assert (vectors.aws_vpce_id, vectors.azure_link_id, vectors.gcp_psc_id) == (None, None, None)
+    assert (vectors.alibaba_vpc_id, vectors.alibaba_endpoint_id, vectors.alibaba_service_id) == (None, None, None)
     assert (vectors.unique_id, bool(vectors.ssl), bool(vectors.ext)) == (b"", False, False)
     ssl, ext = vectors.ssl, vectors.ext
     assert {ssl.version, ssl.cn, ssl.cipher, ssl.sig_alg, ssl.key_alg, ssl.group, ssl.sig_scheme, ssl.client_cert} == {
@@ -205,10 +206,40 @@ def test_a_checksum_has_four_bytes_or_is_none(value: bytes, number: int | None) 
         ("gcp_psc_id", tlv(0xE0, b"\0\1\0\0\0\0\0\2"), 0x0001000000000002),
         ("gcp_psc_id", tlv(0xE0, bytes(7)), None),
         ("gcp_psc_id", tlv(0xE0, bytes(9)), None),
+        ("alibaba_vpc_id", tlv(0xE1, b"\1vpc-bp1"), "vpc-bp1"),
+        ("alibaba_endpoint_id", tlv(0xE1, b"\2ep-bp1"), "ep-bp1"),
+        ("alibaba_service_id", tlv(0xE1, b"\3epsrv-bp1"), "epsrv-bp1"),
+        ("alibaba_service_id", tlv(0xE1, b"\4epsrv-bp1") + tlv(0xE1), None),
     ],
 )
 def test_vendors_names_are_read_in_their_form_and_in_no_other(name: str, wire: bytes, value: object) -> None:
     assert getattr(ProxyProtocolTLV(wire), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "wire", "value"),
+    [
+        ("aws_vpce_id", tlv(0xEA, b"\1vpce-1") + tlv(0xEA, b"\2x"), "vpce-1"),
+        ("aws_vpce_id", tlv(0xEA) + tlv(0xEA, b"\1vpce-1") + tlv(0xEA, b"\1vpce-2") + tlv(0xEA), "vpce-2"),
+        ("azure_link_id", tlv(0xEE, b"\1\7\0\0\0") + tlv(0xEE, b"\2\7\0\0\0") + tlv(0xEE, b"\1"), 7),
+        ("gcp_psc_id", tlv(0xE0, bytes(7) + b"\7") + tlv(0xE0, b"x"), 7),
+        *(
+            (name, tlv(0xE1, b"\1v") + tlv(0xE1, b"\2e") + tlv(0xE1, b"\3s") + tlv(0xE1, b"\4?"), value)
+            for name, value in (("alibaba_vpc_id", "v"), ("alibaba_endpoint_id", "e"), ("alibaba_service_id", "s"))
+        ),
+    ],
+)
+def test_vendors_names_are_looked_for_in_every_tlv_of_their_type_and_the_last_wins(
+    name: str, wire: bytes, value: object
+) -> None:
+    assert getattr(ProxyProtocolTLV(wire), name) == value
+    assert getattr(ProxyProtocolTLV(tlv(2, b"a.example") + wire + tlv(1)), name) == value
+
+
+def test_a_vendors_name_can_be_read_and_not_set() -> None:
+    assert ProxyProtocolTLV.aws_vpce_id.what == "VPC endpoint"
+    with pytest.raises(AttributeError):
+        ProxyProtocolTLV().aws_vpce_id = "vpce-1"
 
 
 @pytest.mark.parametrize("arguments", [{"crc32c": -1}, {"crc32c": 1 << 32}])

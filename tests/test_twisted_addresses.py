@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +14,16 @@ import pytest
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
-from proxyprotocol import HeaderPolicy, TrustedProxies
+from proxyprotocol import (
+    HeaderPolicy,
+    ProxyProtocolV2,
+    ProxyResultIPv4,
+    ProxyResultIPv6,
+    ProxyResultUnix,
+    TrustedProxies,
+)
 from proxyprotocol.result import describe_address
-from proxyprotocol.twisted import proxy_result
+from proxyprotocol.twisted import IProxiedTransport, proxy_result
 from proxyprotocol.twisted._addresses import from_sockaddr, to_sockaddr
 from proxyprotocol.typing import SockAddr
 from tests import _twisted
@@ -28,6 +37,7 @@ from tests._twisted import (
     MemoryTransport,
     accept,
     connect,
+    listen,
     run,
     until,
     wrap,
@@ -270,3 +280,69 @@ def test_on_a_unix_socket_without_a_client_in_the_header_the_real_addresses_are_
 
     run(reactor, scenario())
     assert (factory.app.peer, factory.app.host) == (UNIXAddress(None), UNIXAddress(name))
+
+
+def told(transport: Any) -> tuple[Any, ...]:
+    """What a server's transport says of its peer, without the numbers of the connection and of the port."""
+    log_prefix = transport.logPrefix().replace(f",{transport.sessionno},", ",N,")
+    return transport.client, transport.hostname, log_prefix, re.sub(r"#\d+ on .*", "#N>", repr(transport))
+
+
+def listen_for(reactor: Any, front: str, path: Path, factory: Any) -> Any:
+    if front == "UNIX":
+        return reactor.listenUNIX(str(path), factory)
+    return reactor.listenTCP(0, factory, interface={"TCP4": "127.0.0.1", "TCP6": "::1"}[front])
+
+
+def connect_from(kind: str, path: Path, port: Any) -> socket.socket:
+    """Connect, from an end that has a name."""
+    client = socket.socket({"TCP4": socket.AF_INET, "TCP6": socket.AF_INET6, "UNIX": socket.AF_UNIX}[kind])
+    if kind == "UNIX":
+        client.bind(str(path))
+    client.connect(to_sockaddr(port.getHost()) or "")
+    return client
+
+
+KINDS = {"TCP4": ProxyResultIPv4, "TCP6": ProxyResultIPv6, "UNIX": ProxyResultUnix}
+
+
+@pytest.mark.parametrize("front", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_transport_says_of_the_client_all_that_it_says_of_a_peer(
+    reactor: Any, short_path: Path, front: str, kind: str
+) -> None:
+    """``client`` and ``hostname`` were still the proxy's, and the log and the bans of Evennia go by those."""
+    direct, proxied = AppFactory(), AppFactory()
+
+    async def scenario() -> None:
+        port = listen_for(reactor, kind, short_path / "direct", direct)
+        with connect_from(kind, short_path / "client", port) as end:
+            await until(reactor, lambda: direct.apps)
+            result = KINDS[kind](end.getsockname(), end.getpeername())
+        port = listen_for(reactor, front, short_path / "proxied", wrap(proxied, clock=reactor))
+        with connect_from(front, short_path / "proxy", port) as proxy:
+            proxy.sendall(ProxyProtocolV2().pack(result))
+            await until(reactor, lambda: proxied.apps)
+            client, hostname, log_prefix, text = told(direct.app.transport)
+            if kind == "UNIX":  # a path from a header may hold anything, and is written so that it cannot forge a line
+                log_prefix = f"App,N,{describe_address(hostname)}"
+            assert told(proxied.app.transport) == (client, hostname, log_prefix, text)
+            assert proxied.app.transport.getPeer() == direct.app.transport.getPeer()
+            assert to_sockaddr(IProxiedTransport(proxied.app.transport).getProxyPeer()) == proxy.getsockname()
+
+    run(reactor, scenario())
+
+
+@pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", v2(LOCAL, 0x11, IPV4_BLOCK)], ids=["UNKNOWN", "LOCAL"])
+def test_where_the_header_names_no_client_a_transport_goes_on_about_its_peer(reactor: Any, header: bytes) -> None:
+    factory = AppFactory()
+
+    async def scenario() -> None:
+        client = await connect(reactor, listen(reactor, wrap(factory, clock=reactor)))
+        client.transport.write(header)
+        await until(reactor, lambda: factory.apps)
+        own = to_sockaddr(client.transport.getHost())
+        assert told(factory.app.transport) == (own, "127.0.0.1", "App,N,127.0.0.1", "<App #N>")
+        assert to_sockaddr(IProxiedTransport(factory.app.transport).getProxyPeer()) == own
+
+    run(reactor, scenario())

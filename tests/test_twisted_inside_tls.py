@@ -51,6 +51,7 @@ def test_a_header_inside_of_tls_is_read_there(reactor: Any, files: Files, cut: C
         client.say(*cut(HEADER), b"question")
         await until(reactor, lambda: client.received)
         transport = factory.app.transport
+        assert (transport.client, transport.hostname) == ((CLIENT.host, CLIENT.port), CLIENT.host)
         assert ISSLTransport.providedBy(transport)
         assert (transport.getPeer(), transport.getHost()) == (CLIENT, DESTINATION)
         assert IProxiedTransport(transport).getProxyPeer() == client.transport.getHost()

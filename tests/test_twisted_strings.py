@@ -75,6 +75,13 @@ def test_the_numbers_are_taken() -> None:
     assert receiver(":ppTimeout=2.5:ppMaxHeader=200") == Receiver(timeout=2.5, max_header=200)
 
 
+@pytest.mark.parametrize("version", ["", ":ppVersion=detect", ":ppVersion=v1"])
+def test_lines_that_mix_families_are_read_on_request(version: str) -> None:
+    result = receiver(f"{version}:ppIPv4InTCP6=yes").codec.unpack(b"PROXY TCP6 2001:db8::1 127.0.0.1 1234 17013\r\n")
+    assert (result.peername, result.sockname) == (("2001:db8::1", 1234, 0, 0), ("::ffff:127.0.0.1", 17013, 0, 0))
+    assert receiver(f"{version}:ppIPv4InTCP6=no") == receiver(version)
+
+
 PEERS: dict[str, Any] = {
     "10.1.2.3": (("10.1.2.3", 1), ("10.9.8.7", 80)),
     "192.0.2.7": (("192.0.2.7", 1), ("10.9.8.7", 80)),
@@ -129,10 +136,12 @@ WRONG = {
     "ppMaxHeader=15": "ppMaxHeader takes a number of bytes, 16 at least, not '15'",
     "ppMaxHeader=4k": "ppMaxHeader takes a number of bytes, 16 at least, not '4k'",
     "ppMaxHeader=16.0": "ppMaxHeader takes a number of bytes, 16 at least, not '16.0'",
+    "ppIPv4InTCP6=1": "ppIPv4InTCP6 takes yes or no, not '1'",
+    "ppVersion=v2:ppIPv4InTCP6=yes": "ppIPv4InTCP6 is about lines of version 1, and ppVersion reads v2 alone",
     "ppInsideTLS=maybe": "ppInsideTLS takes yes or no, not 'maybe'",
     "ppTrusted": "^ppTrusted takes a value: ppTrusted=...$",
     "ppInsideTLS:ppPolicy=ignore": "^ppInsideTLS takes a value: ppInsideTLS=...$",
-    "ppTimeuot=5": "ppTimeuot: there is no such option, but ppVersion, ppTrusted, .*ppMaxHeader, ppInsideTLS",
+    "ppTimeuot=5": "ppTimeuot: there is no such option, but ppVersion, .*, ppTLSTimeout, ppInsideTLS",
     "pptimeout=5": "pptimeout: there is no such option",
     "ppB=1:ppA=2": "ppA, ppB: there is no such option",
     "timeout=5": "tcp:8080:timeout=5 does not describe an endpoint: .*'timeout'",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from proxyprotocol import HeaderPolicy
@@ -14,6 +19,7 @@ from proxyprotocol.typing import SockAddr
 from tests import _twisted
 from tests._twisted import (
     HEADER,
+    PATIENCE,
     PROXY,
     App,
     AppFactory,
@@ -25,6 +31,7 @@ from tests._twisted import (
     connect,
     listen,
     run,
+    turns,
     until,
     wrap,
 )
@@ -151,16 +158,79 @@ def test_a_timer_that_has_ended_begins_anew_for_the_next_connection(clock: Clock
     assert transport.aborts == 1
 
 
-def test_a_clock_that_is_set_back_gives_nobody_an_hour(clock: Clock) -> None:
-    """Twisted's reactors go by the system's clock, and a timer that was set before would hold up all who come after."""
-    wrapping = wrap(AppFactory(), clock=clock)
-    before, done = accept(wrapping), accept(wrapping)
-    done.receive(HEADER)
-    clock.rightNow -= 3600
-    after = accept(wrapping)
-    clock.advance(5)
+def set_clock(reactor: Any, seconds: float) -> None:
+    """Set the system's clock, as a reactor sees it, forward or back."""
+    reactor.seconds = lambda: time.time() + seconds
+    reactor.wakeUp()  # as any connection does
 
-    assert [before.aborts, done.aborts, after.aborts] == [1, 0, 1]
+
+@pytest.mark.parametrize("shift", [-3600, PATIENCE / 2], ids=["back", "forward"])
+def test_a_system_clock_that_is_set_gives_nobody_an_hour_and_takes_no_time_away(reactor: Any, shift: float) -> None:
+    """Twisted's reactors go by the system's clock. Nobody else connects, who would show that it was set."""
+    # the end of a test that fails would be put off by an hour too
+    rescue = threading.Timer(PATIENCE / 2, reactor.callFromThread, [set_clock, reactor, 0])
+
+    async def scenario() -> None:
+        client = await connect(reactor, listen(reactor, wrap(AppFactory(), clock=reactor, timeout=0.3)))
+        await until(reactor, lambda: reactor.getReaders())
+        began = time.monotonic()
+        set_clock(reactor, shift)
+        rescue.start()
+        ended: Deferred[None] = Deferred()
+        client.connectionLost = lambda reason: ended.callback(None)  # type: ignore[method-assign]
+        await ended
+        assert 0.2 < time.monotonic() - began < PATIENCE / 2
+
+    try:
+        run(reactor, scenario())
+    finally:
+        rescue.cancel()
+
+
+def test_a_header_that_came_during_a_stall_is_not_late(clock: Clock, log: Log) -> None:
+    factory = AppFactory()
+    transport, silent = (accept(wrap(factory, clock=clock, timeout=3)) for _ in range(2))
+    for late in (transport, silent):
+        late.receive(HEADER[:9])
+    clock.advance(7)
+    assert (transport.aborts, silent.aborts) == (0, 0)
+    transport.receive(HEADER[9:])
+    clock.advance(1)
+
+    assert (transport.aborts, silent.aborts, len(factory.apps)) == (0, 1, 1)
+    ((_, line),) = log.lines
+    assert line.endswith("within 3 seconds, only 9 bytes")
+
+
+def test_an_application_that_blocks_for_longer_than_a_header_has_costs_nobody_the_connection(
+    reactor: Any, log: Log
+) -> None:
+    """It blocks in a read: what the others sent meanwhile is in no list of sockets that the reactor works through."""
+    sockets: list[socket.socket] = []
+
+    def block(app: App) -> None:
+        if sockets:
+            for sock in sockets:
+                sock.sendall(HEADER)
+            time.sleep(0.4)
+
+    factory = AppFactory(read=block)
+
+    async def scenario() -> None:
+        port = listen(reactor, wrap(factory, clock=reactor, timeout=0.2))
+        first = await connect(reactor, port)
+        first.transport.write(HEADER)
+        await until(reactor, lambda: factory.apps)
+        with contextlib.ExitStack() as stack:
+            address = "127.0.0.1", port.getHost().port
+            sockets.extend(stack.enter_context(socket.create_connection(address)) for _ in range(5))
+            await turns(reactor)
+            first.transport.write(b"block")
+            await until(reactor, lambda: len(factory.apps) == 6 or log.lines)
+        first.transport.loseConnection()
+
+    run(reactor, scenario())
+    assert (len(factory.apps), log.lines) == (6, [])
 
 
 def test_under_optional_the_application_begins_plainly_where_nothing_has_come_in_time(clock: Clock, log: Log) -> None:

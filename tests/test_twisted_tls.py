@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import TCP4ServerEndpoint, serverFromString
 from twisted.internet.interfaces import IHandshakeListener, INegotiated, ISSLTransport
 from twisted.internet.task import Clock
 from twisted.web.http import Request
@@ -33,6 +33,7 @@ from tests._twisted import (
     HEADER,
     App,
     AppFactory,
+    Client,
     Log,
     MemoryTransport,
     RefusingFactory,
@@ -63,6 +64,7 @@ def test_a_string_reads_the_header_and_then_does_tls(
         endpoint = serverFromString(reactor, files.string("proxyprotocol:ssl:0:interface=127.0.0.1"))
         await served(reactor, await endpoint.listen(factory), client, b"question")
         transport = factory.app.transport
+        assert (transport.client, transport.hostname) == ((CLIENT.host, CLIENT.port), CLIENT.host)
         assert ISSLTransport.providedBy(transport)
         assert (transport.getPeer(), transport.getHost()) == (CLIENT, DESTINATION)
         assert IProxiedTransport(transport).getProxyPeer() == client.transport.getHost()
@@ -74,6 +76,85 @@ def test_a_string_reads_the_header_and_then_does_tls(
     assert factory.built == [CLIENT]
     assert (factory.app.peer, factory.app.host, client.received) == (CLIENT, DESTINATION, b"answer to question")
     assert len(factory.app.lost) == 1
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def in_a_handshake(files: Files, clock: Clock, factory: AppFactory, **keywords: Any) -> tuple[Any, MemoryTransport]:
+    wrapping = wrap(factory, tls=files.options(), clock=clock, **keywords)
+    wrapping.doStart()
+    transport = accept(wrapping)
+    transport.receive(HEADER)
+    return wrapping, transport
+
+
+@pytest.mark.parametrize(("keywords", "seconds"), [({}, 10), ({"tls_timeout": 0.5}, 0.5)])
+@pytest.mark.parametrize("sent", [[], [b"\x16\x03\x01"]], ids=["silent", "stalled"])
+def test_a_handshake_has_its_time(
+    files: Files, clock: Clock, log: Log, keywords: dict[str, float], seconds: float, sent: list[bytes]
+) -> None:
+    _, transport = in_a_handshake(files, clock, AppFactory(), **keywords)
+    transport.receive(*sent)
+    clock.advance(seconds - 0.1)
+    assert transport.aborts == 0
+
+    clock.advance(0.1)
+    assert transport.aborts == 1
+    reason = f"there was no TLS handshake (it was not done within {seconds:g} seconds)"
+    assert log.lines == [("warn", f"Refused a connection from 192.0.2.1:1000, relayed by 10.1.2.3:50000: {reason}")]
+    transport.lose()
+    assert len(log.lines) == 1
+
+
+def test_without_a_time_limit_a_handshake_may_take_for_ever(files: Files, clock: Clock) -> None:
+    _, transport = in_a_handshake(files, clock, AppFactory(), tls_timeout=None)
+    clock.advance(1e6)
+    assert transport.aborts == 0
+
+
+def test_a_client_that_leaves_its_handshake_is_not_late(files: Files, clock: Clock, log: Log) -> None:
+    _, transport = in_a_handshake(files, clock, AppFactory())
+    transport.lose()
+    clock.advance(60)
+    assert (transport.aborts, log.lines) == (0, [])
+
+
+def test_a_port_that_stops_drops_those_in_their_handshake(files: Files, clock: Clock, log: Log) -> None:
+    wrapping, transport = in_a_handshake(files, clock, AppFactory())
+    wrapping.doStop()
+    assert (transport.aborts, log.lines) == (1, [])
+
+
+def test_a_time_for_tls_is_above_0(files: Files) -> None:
+    for make in (
+        wrap,
+        lambda factory, **keywords: ProxyProtocolServerEndpoint(TCP4ServerEndpoint(None, 0), **keywords),
+    ):
+        with pytest.raises(ValueError, match="tls_timeout is a number of seconds above 0, not 0"):
+            make(AppFactory(), tls=files.options(), tls_timeout=0)
+
+
+def test_a_string_gives_the_handshake_its_time_and_who_is_done_with_it_stays(
+    reactor: Any, files: Files, log: Log
+) -> None:
+    factory = AppFactory(read=answering)
+    client, silent = TLSClient(files.context(), HEADER), Client()
+
+    async def scenario() -> None:
+        string = files.string("proxyprotocol:ssl:0:interface=127.0.0.1") + ":ppTLSTimeout=0.3"
+        port = await serverFromString(reactor, string).listen(factory)
+        await served(reactor, port, client, b"question")
+        await connect(reactor, port, silent)
+        silent.transport.write(HEADER)
+        await until(reactor, lambda: silent.lost)
+        assert not client.lost
+        client.transport.loseConnection()
+
+    run(reactor, scenario())
+    assert [level for level, _ in log.lines] == ["warn"]
 
 
 @pytest.mark.parametrize("how", ["factory", "endpoint"])
@@ -283,6 +364,25 @@ def test_an_application_may_start_tls_as_it_begins(
 
     run(reactor, scenario())
     assert (factory.app.received, client.received) == (b"question", b"answer to question")
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["as it begins", "after a pause"])
+def test_a_command_in_front_of_tls_fails_the_handshake(reactor: Any, files: Files, paused: bool) -> None:
+    """It came with the header, and must not look as if TLS had given it."""
+    factory = AppFactory(begin=(lambda app: app.transport.pauseProducing()) if paused else begin_tls(files))
+    client = TLSClient(files.context(), HEADER + b"INJECTED\r\n")
+
+    async def scenario() -> None:
+        await connect(reactor, listen(reactor, wrap(factory, clock=reactor)), client)
+        await until(reactor, lambda: factory.apps)
+        if paused:
+            await turns(reactor)
+            begin_tls(files)(factory.app)
+            factory.app.transport.resumeProducing()
+        await until(reactor, lambda: client.lost and factory.app.lost)
+
+    run(reactor, scenario())
+    assert (factory.app.received, client.ready) == (b"", False)
 
 
 def test_an_application_may_pause_and_start_tls_later(reactor: Any, files: Files) -> None:

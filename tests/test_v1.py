@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from proxyprotocol import (
     HeaderParser,
+    ProxyProtocol,
+    ProxyProtocolDetect,
     ProxyProtocolIncompleteError,
     ProxyProtocolLimitError,
     ProxyProtocolSyntaxError,
     ProxyProtocolV1,
+    ProxyProtocolV2,
     ProxyResultIPv4,
     ProxyResultIPv6,
     ProxyResultLocal,
@@ -215,6 +218,67 @@ def test_an_error_says_what_is_wrong_and_where(line: bytes, sentence: str) -> No
     assert str(caught.value) == sentence
 
 
+NGINX = b"PROXY TCP6 2001:db8::1 127.0.0.1 1234 17013\r\n"
+MIXED = ProxyProtocolV1(ipv4_in_tcp6=True)
+MAPPED_DEST = ("2001:db8::1", 1234, 0, 0), ("::ffff:127.0.0.1", 17013, 0, 0)
+
+
+@pytest.mark.parametrize("line", [NGINX, b"PROXY TCP6 127.0.0.1 2001:db8::1 1 2\r\n"])
+def test_a_line_that_mixes_families_is_refused_with_what_it_is_and_how_to_accept_it(line: bytes) -> None:
+    with pytest.raises(ProxyProtocolSyntaxError) as caught:
+        V1.unpack(line)
+    assert caught.value.offset == line.index(b"127")
+    for part in (
+        "address '127.0.0.1' is not an IPv6 address: nginx with set_real_ip_from writes IPv4 into TCP6 lines",
+        "ProxyProtocolV1(ipv4_in_tcp6=True), ppIPv4InTCP6=yes, PROXYPROTOCOL_IPV4_IN_TCP6=yes or ipv4_in_tcp6=yes",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("codec", [MIXED, ProxyProtocolDetect(MIXED, ProxyProtocolV2())])
+def test_the_one_ipv4_address_of_a_mixed_line_is_mapped_on_request(codec: ProxyProtocol) -> None:
+    swapped = b"PROXY TCP6 127.0.0.1 2001:db8::1 17013 1234\r\n"
+    for line, (peername, sockname) in ((NGINX, MAPPED_DEST), (swapped, MAPPED_DEST[::-1])):
+        result = codec.unpack(line + b"x")
+        assert isinstance(result, ProxyResultIPv6)
+        assert (result.peername, result.sockname, result.protocol) == (peername, sockname, socket.SOCK_STREAM)
+        for beginning, rest in splits(line):
+            parser = HeaderParser(codec)
+            parser.feed(beginning)
+            for at, byte in enumerate(single_bytes(rest)):
+                assert 0 < parser.needed <= len(rest) - at
+                parser.feed(byte)
+            assert parser.result is not None
+            assert describe(parser.result) == describe(result)
+
+
+def test_a_mapped_address_is_sent_as_ipv6_which_every_receiver_takes() -> None:
+    result = MIXED.unpack(NGINX)
+    assert V1.pack(result) == b"PROXY TCP6 2001:db8::1 ::ffff:127.0.0.1 1234 17013\r\n"
+    assert describe(V1.unpack(V1.pack(result))) == describe(result)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(line for name, line in WRONG.items() if "IPv4" not in name),
+        "PROXY TCP6 192.0.2.1 198.51.100.|2 1000 2000\r\n",
+        "PROXY TCP6 ::1 192.0.0|2.1 1000 2000\r\n",
+        "PROXY TCP6 ::1 192.0.2.25|6 1000 2000\r\n",
+        "PROXY TCP6 ::1 192.0.2.1|.1 1000 2000\r\n",
+        "PROXY TCP6 ::1 192.0.2| 1000 2000\r\n",
+        "PROXY TCP6 192.0.2.1 ::1 1000 20|\n00\r\n",
+        "PROXY TCP4 192.0.2.1 |::1 1000 2000\r\n",
+    ],
+)
+def test_everything_else_is_refused_as_ever(line: str) -> None:
+    line = line.replace("|", "")
+    with pytest.raises(ProxyProtocolSyntaxError):
+        MIXED.unpack(line.encode("latin-1"))
+    with pytest.raises(ProxyProtocolSyntaxError):
+        feed(HeaderParser(MIXED), *single_bytes(line.encode("latin-1")))
+
+
 def test_107_bytes_are_the_most_crlf_included() -> None:
     longest = b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n"
     assert len(longest) == 107
@@ -240,9 +304,15 @@ def test_the_limit_on_version_2_headers_does_not_count() -> None:
     assert length(V1.parse(LINE, max_header=16)) == len(LINE)
 
 
-def test_version_1_has_no_place_for_tlvs_and_datagrams() -> None:
-    result = ProxyResultIPv4(*IPV4, protocol=socket.SOCK_DGRAM, tlv=ProxyProtocolTLV(alpn=b"h2"))
+def test_version_1_has_no_place_for_tlvs() -> None:
+    result = ProxyResultIPv4(*IPV4, protocol=socket.SOCK_STREAM, tlv=ProxyProtocolTLV(alpn=b"h2"))
     assert describe(V1.unpack(V1.pack(result))) == describe(TCP4)
+
+
+@pytest.mark.parametrize("protocol", [socket.SOCK_DGRAM, socket.SOCK_RAW])
+def test_the_client_of_another_protocol_than_tcp_is_unknown(protocol: socket.SocketKind) -> None:
+    for result in (ProxyResultIPv4(*IPV4, protocol=protocol), ProxyResultIPv6(*IPV6, protocol=protocol)):
+        assert V1.pack(result) == b"PROXY UNKNOWN\r\n"
 
 
 def test_a_result_without_a_protocol_is_packed_too() -> None:
@@ -322,6 +392,28 @@ def test_a_system_that_takes_zones_reads_none(monkeypatch: pytest.MonkeyPatch, l
 def feed(parser: HeaderParser, *pieces: bytes) -> None:
     for piece in pieces:
         parser.feed(piece)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"PROXY TCP4 1.2.3.4\0evil 1.2.3.4 1 2\r\n",
+        b"PROXY TCP6 ::1 ::2\0 1 2\r\n",
+        b"PROXY TCP6 2001:db8::1 127.0.0.1\0 1 2\r\n",
+    ],
+)
+def test_a_system_that_stops_at_a_nul_reads_none(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
+    def lenient(number: int, text: str) -> bytes:
+        # as PyPy calls the C library, which takes a NUL for the end
+        return socket.inet_pton(number, text.partition("\0")[0])
+
+    monkeypatch.setattr(v1, "inet_pton", lenient)
+    monkeypatch.setattr(v1, "_inet_pton", v1._choose_inet_pton())
+    for end in (len(line), *range(1, len(line))):
+        with pytest.raises(ProxyProtocolSyntaxError):
+            feed(HeaderParser(V1), line[:end], *single_bytes(line[end:]))
+        with pytest.raises(ProxyProtocolSyntaxError):
+            feed(HeaderParser(MIXED), line[:end], *single_bytes(line[end:]))
 
 
 def test_a_strict_system_is_asked_once() -> None:

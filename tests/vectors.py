@@ -272,6 +272,11 @@ _TLVS = (
     _with("GCP", ProxyProtocolTLV(init={0xE0: bytes.fromhex("0001000000000002")}), b"\xe0\0\x08\0\1\0\0\0\0\0\2"),
     _with("AWS", ProxyProtocolTLV(init={0xEA: b"\1vpce-08d2bf15fac5001c9"}), tlv(0xEA, b"\1vpce-08d2bf15fac5001c9")),
     _with("AZURE", ProxyProtocolTLV(init={0xEE: b"\1\xc1\x45\0\0"}), tlv(0xEE, b"\1\xc1\x45\0\0")),
+    _with(
+        "Alibaba",
+        ProxyProtocolTLV(tlv(0xE1, b"\1vpc-bp1") + tlv(0xE1, b"\2ep-bp1") + tlv(0xE1, b"\3epsrv-bp1")),
+        b"\xe1\0\x08\1vpc-bp1\xe1\0\7\2ep-bp1\xe1\0\x0a\3epsrv-bp1",
+    ),
     _with("extension", ProxyProtocolTLV(ext=_EXT), tlv(0x04, _EXT_BYTES)),
     _with(
         "custom, experimental, future",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 __all__: list[str] = []
@@ -32,3 +33,22 @@ def deliver(transport: asyncio.Transport, data: bytes) -> bytes:
         data = data[size:]
         protocol.buffer_updated(size)
     return data
+
+
+def take_unread(protocol: asyncio.BaseProtocol) -> bytes:
+    """Take what a stream has received and nobody has read: the peer sent it in the clear, so TLS must get it first."""
+    # Not public. Nothing else leads from the protocol to its reader, and CPython 3.14 goes this way too (gh-142352).
+    reader: Any = getattr(protocol, "_stream_reader", None)
+    if reader is None:
+        return b""
+    # read() ends a pause of the reader's own, and waits only where the reader has nothing
+    reading = reader.read(sys.maxsize)
+    try:
+        reading.send(None)
+    except StopIteration as read:
+        unread: bytes = read.value
+        return unread
+    except RuntimeError:
+        pass  # a task waits there already, so the reader has nothing
+    reading.close()
+    return b""

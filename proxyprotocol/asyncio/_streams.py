@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+from proxyprotocol.asyncio._delivery import take_unread
 from proxyprotocol.asyncio._tls import TLS
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
+from proxyprotocol.result import describe_address
 
 __all__: list[str] = []
+
+_log = logging.getLogger("proxyprotocol.asyncio")
 
 STREAM_LIMIT = 2**16  # bytes; asyncio's own default
 
@@ -34,14 +39,29 @@ class _LoopOfStreams:
         return await start_tls(self._loop.start_tls, transport, *args, **keywords)
 
 
-async def start_tls(own: Callable[..., Any], transport: Any, *args: Any, **keywords: Any) -> Any:
+async def start_tls(
+    own: Callable[..., Any],
+    transport: Any,
+    protocol: asyncio.BaseProtocol,
+    sslcontext: ssl.SSLContext,
+    *,
+    server_side: bool = False,
+    server_hostname: str | None = None,
+    **times: Any,
+) -> Any:
     """Begin TLS on a connection that has begun without, on a loop of any kind.
+
+    What a stream has received by then and nobody has read are the first bytes of the handshake: a ClientHello begins
+    it, and a command that somebody has put there ends it.
 
     Args:
         own: The loop's own method, for transports that are not ours.
         transport: The transport.
-        args: What the loop's method takes.
-        keywords: Likewise.
+        protocol: The protocol above TLS.
+        sslcontext: The context.
+        server_side: Whether it is the peer who speaks first.
+        server_hostname: For a client: the name that the server must have.
+        times: The time-outs that the loop's method takes.
 
     Returns:
         The transport of TLS, which tells the addresses that the one below it tells.
@@ -51,23 +71,11 @@ async def start_tls(own: Callable[..., Any], transport: Any, *args: Any, **keywo
         ValueError: A time is not above 0, or the context and the server's name do not go together.
         OSError: There is no TLS. The connection is aborted then, and when this is cancelled.
     """
-    if not isinstance(transport, ProxyProtocolTransport):
-        return await own(transport, *args, **keywords)
-    # uvloop's takes uvloop's transports alone
-    return await _upgrade(transport, *args, **keywords)
-
-
-async def _upgrade(
-    transport: ProxyProtocolTransport,
-    protocol: asyncio.BaseProtocol,
-    sslcontext: ssl.SSLContext,
-    *,
-    server_side: bool = False,
-    server_hostname: str | None = None,
-    ssl_handshake_timeout: float | None = None,
-    ssl_shutdown_timeout: float | None = None,
-) -> asyncio.Transport:
-    tls = TLS(sslcontext, ssl_handshake_timeout, ssl_shutdown_timeout, server_hostname)
+    tls = TLS(sslcontext, server_hostname=server_hostname, **times)
+    unread = take_unread(protocol)
+    if not unread and not isinstance(transport, ProxyProtocolTransport):
+        names = {"server_side": server_side, "server_hostname": server_hostname}
+        return await own(transport, protocol, sslcontext, **names, **times)
 
     def begin(upper: asyncio.Transport) -> None:
         upper.set_protocol(protocol)
@@ -76,7 +84,13 @@ async def _upgrade(
         # TLS tells the end only to whom it has told the beginning, and this protocol has begun without it
         asyncio.get_running_loop().call_soon(protocol.connection_lost, error)
 
-    return await tls.shake_hands(transport, begin, lost=lost, server_side=server_side)
+    # uvloop's own takes uvloop's transports alone, and neither gives TLS what the stream holds
+    return await tls.shake_hands(transport, begin, lost=lost, data=unread, server_side=server_side)
+
+
+def loop_of_streams() -> asyncio.AbstractEventLoop:
+    """Make what a stream writer is told its loop is."""
+    return cast(asyncio.AbstractEventLoop, _LoopOfStreams(asyncio.get_running_loop()))
 
 
 def stream_factory(client_connected_cb: Callable[..., Any], limit: int) -> Callable[[], asyncio.BaseProtocol]:
@@ -86,11 +100,25 @@ def stream_factory(client_connected_cb: Callable[..., Any], limit: int) -> Calla
         client_connected_cb: Called with the reader and the writer of each connection.
         limit: The most bytes that a reader buffers is twice this.
     """
-    loop = asyncio.get_running_loop()
-    view = cast(asyncio.AbstractEventLoop, _LoopOfStreams(loop))
+    loop, view = asyncio.get_running_loop(), loop_of_streams()
+
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
+        begun = client_connected_cb(reader, writer)
+        return _until_lost(begun, reader, writer) if asyncio.iscoroutine(begun) else begun
 
     def make() -> asyncio.BaseProtocol:
         reader = asyncio.StreamReader(limit=limit, loop=loop)
-        return asyncio.StreamReaderProtocol(reader, client_connected_cb, loop=view)
+        return asyncio.StreamReaderProtocol(reader, begin, loop=view)
 
     return make
+
+
+async def _until_lost(begun: Awaitable[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Run an application to its end, where the loss of its own connection is one too, and no traceback in the log."""
+    try:
+        await begun
+    except OSError as error:  # SSLError is one
+        if error is not reader.exception():
+            raise
+        client = describe_address(writer.get_extra_info("peername"))
+        _log.debug("The connection from %s was lost: %s", client, error)

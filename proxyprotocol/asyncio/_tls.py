@@ -11,11 +11,20 @@ import sys
 # put on the transport by the very call that has read the header's last byte.
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
+from proxyprotocol._deadlines import check_seconds
 from proxyprotocol.asyncio._delivery import deliver
 
 __all__: list[str] = []
+
+_FIRST_BUFFER: Final = 16 * 1024  # bytes; room for a record. A handshake needs less
+_LARGEST_BUFFER: Final = 256 * 1024  # bytes; asyncio's own, which it makes at once
+
+
+def is_tls(protocol: asyncio.BaseProtocol) -> bool:
+    """Return whether a protocol is asyncio's TLS."""
+    return isinstance(protocol, SSLProtocol)
 
 
 class TLS:
@@ -23,29 +32,28 @@ class TLS:
 
     Args:
         context: The context.
-        handshake_timeout: How long a handshake may take, in seconds; None for asyncio's 60.
-        shutdown_timeout: How long the end of TLS may take, in seconds; None for asyncio's 30.
+        ssl_handshake_timeout: How long a handshake may take, in seconds; None for asyncio's 60.
+        ssl_shutdown_timeout: How long the end of TLS may take, in seconds; None for asyncio's 30.
         server_hostname: For a client: the name that the server must have.
 
     Raises:
-        TypeError: The context is none, or this Python knows no *shutdown_timeout*.
+        TypeError: The context is none, or this Python knows no *ssl_shutdown_timeout*.
         ValueError: A time is not above 0.
     """
 
     def __init__(
         self,
         context: ssl.SSLContext,
-        handshake_timeout: float | None = None,
-        shutdown_timeout: float | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
         server_hostname: str | None = None,
     ) -> None:
         if not isinstance(context, ssl.SSLContext):
             raise TypeError(f"TLS takes an ssl.SSLContext, not {context!r}")
-        times = {"ssl_handshake_timeout": handshake_timeout, "ssl_shutdown_timeout": shutdown_timeout}
+        times = {"ssl_handshake_timeout": ssl_handshake_timeout, "ssl_shutdown_timeout": ssl_shutdown_timeout}
         for name, seconds in times.items():
-            if seconds is not None and seconds <= 0:
-                raise ValueError(f"{name} is a number of seconds above 0, not {seconds!r}")
-        if shutdown_timeout is not None and sys.version_info < (3, 11):
+            check_seconds(name, seconds)
+        if ssl_shutdown_timeout is not None and sys.version_info < (3, 11):
             raise TypeError("ssl_shutdown_timeout needs Python 3.11 or later")
         self._context = context
         self._server_hostname = server_hostname
@@ -156,6 +164,13 @@ class _AboveTLS(asyncio.Protocol):
 
 class _Protocol(SSLProtocol):
     lost: Callable[[BaseException | None], object]
+    max_size = _FIRST_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read, and make the buffer larger where it was full. CPython 3.10 has none."""
+        if nbytes == self.max_size < _LARGEST_BUFFER:
+            self.max_size *= 4
+        super().buffer_updated(nbytes)  # type: ignore[misc]
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost(exc)

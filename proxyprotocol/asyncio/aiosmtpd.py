@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from proxyprotocol import _wire
 from proxyprotocol.asyncio.server import create_server, create_unix_server
 from proxyprotocol.receiver import Receiver
 
@@ -28,12 +29,14 @@ class ProxyProtocolMixIn(BaseController):
     Attributes:
         receiver: How connections are received. It is configured by a class attribute:
             ``receiver = Receiver(policy=TrustedProxies(["10.0.0.0/8"]))``.
+        tls_timeout: How long the handshake of that TLS may take, in seconds; None for no limit.
     """
 
     receiver: Receiver = Receiver()
+    tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT
 
     def _create_server(self) -> Awaitable[asyncio.AbstractServer]:
-        how = {"ssl": self.ssl_context, "receiver": self.receiver}
+        how: Any = {"ssl": self.ssl_context, "tls_timeout": self.tls_timeout, "receiver": self.receiver}
         if hasattr(self, "unix_socket"):
             return create_unix_server(self._factory_invoker, self.unix_socket, **how)
         # which a controller has that has no such path

@@ -10,7 +10,7 @@ from typing import Any
 from proxyprotocol._base import ProxyProtocol
 from proxyprotocol._facts import extra_info
 from proxyprotocol._sender import Sender
-from proxyprotocol.asyncio._streams import STREAM_LIMIT
+from proxyprotocol.asyncio._streams import STREAM_LIMIT, loop_of_streams
 from proxyprotocol.asyncio._tls import TLS
 from proxyprotocol.result import ProxyResult
 
@@ -89,7 +89,7 @@ async def open_connection(
     reader = asyncio.StreamReader(limit=limit, loop=loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
     transport, _ = await create_connection(lambda: protocol, host, port, **keywords)
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop_of_streams())
 
 
 class _Opening(asyncio.Protocol):

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from proxyprotocol._deadlines import Deadlines, LoopClock
 from proxyprotocol._errors import ProxyProtocolError
 from proxyprotocol._facts import extra_info
-from proxyprotocol._refusals import log_refusal
+from proxyprotocol._refusals import describe_late_handshake, log_no_handshake, log_refusal
 from proxyprotocol.asyncio._tls import TLS
-from proxyprotocol.asyncio._waiting import Waiting
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
 from proxyprotocol.receiver import Receiver, ReceiverConnection
-from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
 __all__ = ["ProxyProtocolFactory"]
@@ -35,10 +34,15 @@ class ProxyProtocolFactory:
         protocol_factory: Makes the application's protocols, when their headers are there.
         receiver: How connections are received.
         tls: How TLS is done behind the header, if it is.
+        tls_timeout: How long its handshake may take, in seconds.
     """
 
     def __init__(
-        self, protocol_factory: Callable[[], asyncio.BaseProtocol], receiver: Receiver, tls: TLS | None
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        receiver: Receiver,
+        tls: TLS | None,
+        tls_timeout: float,
     ) -> None:
         if isinstance(protocol_factory, ProxyProtocolFactory):
             # who is trusted with the second would be told by the first
@@ -46,7 +50,10 @@ class ProxyProtocolFactory:
         self._protocol_factory = protocol_factory
         self._receiver = receiver
         self._tls = tls
-        self._waiting = Waiting(receiver.timeout)
+        self._tls_timeout = tls_timeout
+        self._headers: Deadlines[_Header] = Deadlines(receiver.timeout, _time_out, LoopClock())
+        self._handshakes: Deadlines[_Handshake] = Deadlines(tls_timeout, _time_out, LoopClock())
+        self._closed = False
 
     def __call__(self) -> asyncio.BaseProtocol:
         """Make the protocol of a connection."""
@@ -59,7 +66,19 @@ class ProxyProtocolFactory:
         wait for them on Python 3.12 or later. Those that are in their header or their TLS handshake are aborted; those
         that have begun are left alone.
         """
-        self._waiting.close()
+        self._closed = True
+        pending: list[_Header | _Handshake] = [*self._headers.close(), *self._handshakes.close()]
+        for connection in pending:
+            connection.abort()
+
+
+def _time_out(connection: _Header | _Handshake) -> None:
+    try:
+        connection.time_out()
+    except Exception as error:
+        # the application's: a server that speaks first begins here
+        context = {"message": "An application has raised as it began", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
 
 
 class _Header(asyncio.Protocol):
@@ -83,7 +102,7 @@ class _Header(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         factory = self._factory
         self._transport = transport
-        if factory._waiting.closed:
+        if factory._closed:
             transport.abort()
             return
         # now, because uvloop asks the socket, which forgets it when the peer is gone
@@ -101,7 +120,7 @@ class _Header(asyncio.Protocol):
                 self._begin(connection)
             else:
                 self._connection = connection
-                factory._waiting.add(self)
+                factory._headers.add(self)
 
     def data_received(self, data: bytes) -> None:
         # what comes after a refusal is ignored
@@ -148,7 +167,7 @@ class _Header(asyncio.Protocol):
 
     def _forget(self) -> None:
         self._connection = None
-        self._factory._waiting.discard(self)
+        self._factory._headers.discard(self)
 
     def _refuse(self, error: ProxyProtocolError) -> None:
         self._log_refusal(error)
@@ -169,7 +188,7 @@ class _Header(asyncio.Protocol):
             else:
                 handshake = _Handshake(factory, transport, told)
                 factory._tls.begin(transport, handshake, lost=handshake.lost, data=connection.trailing)
-                factory._waiting.handshakes.add(transport)
+                factory._handshakes.add(handshake)
         except BaseException:
             # the application's, which the loop logs; outside of its reads nobody else would drop the connection
             transport.abort()
@@ -203,19 +222,20 @@ class _Handshake(asyncio.Protocol):
         Args:
             error: Why; None where somebody has ended it.
         """
-        handshakes = self._factory._waiting.handshakes
-        if self._transport in handshakes and error is not None:
-            left = isinstance(error, (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError))
+        if self in self._factory._handshakes and error is not None:
             _, addresses, peer = self._told
-            client = "" if addresses is None else f"{describe_address(addresses.peername)}, relayed by "
-            _log.log(
-                logging.DEBUG if left else logging.WARNING,
-                "Refused a connection from %s%s: there was no TLS handshake (%s)",
-                client,
-                describe_address(peer),
-                str(error) or "the connection was lost",
-            )
+            log_no_handshake(_log, error, peer if addresses is None else addresses.peername, peer)
         self._forget()
 
+    def time_out(self) -> None:
+        """Take the end of the time that the handshake had."""
+        self.lost(TimeoutError(describe_late_handshake(self._factory._tls_timeout)))
+        self.abort()
+
+    def abort(self) -> None:
+        """Drop the connection without a word."""
+        self._forget()
+        self._transport.abort()
+
     def _forget(self) -> None:
-        self._factory._waiting.handshakes.discard(self._transport)
+        self._factory._handshakes.discard(self)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import socket
 import ssl as _ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from proxyprotocol import _wire
+from proxyprotocol._deadlines import check_seconds
+from proxyprotocol.asyncio._accept import Acceptor
 from proxyprotocol.asyncio._streams import STREAM_LIMIT, stream_factory
 from proxyprotocol.asyncio._tls import TLS
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
+from proxyprotocol.typing import SockAddr
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,12 +31,15 @@ __all__ = [
     "wrap_protocol_factory",
 ]
 
+_log = logging.getLogger("proxyprotocol.asyncio")
+
 # what a server takes for itself; everything else is the loop's
 _OWN_KEYWORDS = ReceiverKeywords.__optional_keys__ | {
     "receiver",
     "ssl",
     "ssl_handshake_timeout",
     "ssl_shutdown_timeout",
+    "tls_timeout",
 }
 
 
@@ -37,6 +47,7 @@ def wrap_protocol_factory(
     protocol_factory: Callable[[], asyncio.BaseProtocol],
     *,
     ssl: _ssl.SSLContext | None = None,
+    tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT,
     ssl_handshake_timeout: float | None = None,
     ssl_shutdown_timeout: float | None = None,
     receiver: Receiver | None = None,
@@ -50,7 +61,8 @@ def wrap_protocol_factory(
     Args:
         protocol_factory: Makes the application's protocols. It is called when a header is there and accepted.
         ssl: What TLS *behind* the header is done with.
-        ssl_handshake_timeout: How long its handshake may take, in seconds; asyncio's 60 unless given.
+        tls_timeout: How long its handshake may take, in seconds; None for no limit.
+        ssl_handshake_timeout: The same by asyncio's name, which counts if it is given.
         ssl_shutdown_timeout: How long the end of TLS may take, in seconds; asyncio's 30 unless given. From Python 3.11.
         receiver: How connections are received, in place of the keywords of :class:`.Receiver`.
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
@@ -60,12 +72,15 @@ def wrap_protocol_factory(
             header already.
         ValueError: A keyword's value is out of range, or there is a time-out of TLS without TLS.
     """
-    tls = None
+    tls, tls_timeout = None, check_seconds("tls_timeout", tls_timeout)
     if ssl is not None:
-        tls = TLS(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+        # the factory meets the deadline, and asyncio, which would take it for itself, has none
+        tls = TLS(ssl, math.inf, ssl_shutdown_timeout)
+        if ssl_handshake_timeout is not None:
+            tls_timeout = check_seconds("ssl_handshake_timeout", ssl_handshake_timeout)
     elif ssl_handshake_timeout is not None or ssl_shutdown_timeout is not None:
         raise ValueError("ssl_handshake_timeout and ssl_shutdown_timeout mean nothing without ssl")
-    return ProxyProtocolFactory(protocol_factory, Receiver.of(receiver, keywords), tls)
+    return ProxyProtocolFactory(protocol_factory, Receiver.of(receiver, keywords), tls, tls_timeout)
 
 
 class ProxyProtocolServer(asyncio.AbstractServer):
@@ -84,6 +99,10 @@ class ProxyProtocolServer(asyncio.AbstractServer):
         self._factory = factory
         self._closed = False
         self._serving: asyncio.Future[None] | None = None
+        self._loop: Any = server.get_loop()
+        self._acceptor = Acceptor(self._loop, _log)
+        self._listeners: list[socket.socket] = []
+        self._accept_ourselves()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} sockets={self.sockets!r}>"
@@ -96,7 +115,7 @@ class ProxyProtocolServer(asyncio.AbstractServer):
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Give the loop."""
-        loop: asyncio.AbstractEventLoop = self._server.get_loop()
+        loop: asyncio.AbstractEventLoop = self._loop
         return loop
 
     def is_serving(self) -> bool:
@@ -106,6 +125,25 @@ class ProxyProtocolServer(asyncio.AbstractServer):
     async def start_serving(self) -> None:
         """Begin to accept connections, if it does not."""
         await self._server.start_serving()
+        self._accept_ourselves()
+
+    def _accept_ourselves(self) -> None:
+        """Accept in place of asyncio's server, which logs a hundred tracebacks a second when descriptors run out."""
+        # uvloop cannot be told to: libuv closes the connections that it has no descriptor for
+        if self._listeners or not self.is_serving() or not isinstance(self._loop, asyncio.SelectorEventLoop):
+            return
+        for sock in self.sockets:
+            self._loop.remove_reader(sock)
+            self._listeners.append(sock.dup())  # the server does not show its own
+            self._acceptor.listen(self._listeners[-1], 0, self._begin)
+
+    def _begin(self, sock: socket.socket, peer: SockAddr) -> None:
+        try:
+            # Not public. Tried instead: loop.connect_accepted_socket. The server does not know of its connections,
+            # and neither waits for them nor closes them.
+            self._loop._make_socket_transport(sock, self._factory(), extra={"peername": peer}, server=self._server)
+        except OSError:  # macOS: the peer is gone
+            sock.close()
 
     async def serve_forever(self) -> None:
         """Accept connections until the server is closed or this is cancelled, which closes it.
@@ -132,6 +170,9 @@ class ProxyProtocolServer(asyncio.AbstractServer):
     def close(self) -> None:
         """Close the listening sockets, and drop the connections that have not begun."""
         self._closed = True
+        self._acceptor.close()
+        for sock in self._listeners:
+            sock.close()
         self._server.close()
         self._factory.close()
         if self._serving is not None:
@@ -180,8 +221,9 @@ async def create_server(
         protocol_factory: Makes the application's protocols. It is called when a header is there and accepted.
         host: Where to listen, as ``loop.create_server`` takes it.
         port: Likewise.
-        keywords: Those of :func:`wrap_protocol_factory`: ``ssl`` for TLS *behind* the header, ``receiver``, or ``pp``,
-            ``policy``, ``timeout`` (seconds) and ``max_header`` (bytes); and all of ``loop.create_server``.
+        keywords: Those of :func:`wrap_protocol_factory`: ``ssl`` for TLS *behind* the header, ``tls_timeout`` (seconds)
+            for its handshake; ``receiver``, or ``pp``, ``policy``, ``timeout`` (seconds) and ``max_header`` (bytes);
+            and all of ``loop.create_server``.
 
     Raises:
         TypeError: There are a receiver and its keywords, a keyword is none, or *ssl* is no context.

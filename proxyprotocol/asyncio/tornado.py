@@ -14,9 +14,10 @@ from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import add_accept_handler, ssl_wrap_socket
 from tornado.tcpserver import TCPServer
 
-from proxyprotocol._errors import ProxyProtocolError
-from proxyprotocol._facts import REST, has_ended
-from proxyprotocol._refusals import log_refusal
+from proxyprotocol import _wire
+from proxyprotocol._deadlines import check_seconds, in_time
+from proxyprotocol._refusals import describe_late_handshake, log_no_handshake
+from proxyprotocol.asyncio._sockets import accept, covered
 from proxyprotocol.asyncio.transport import _ClientSocket
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
@@ -36,6 +37,7 @@ def add_sockets(
     server: TCPServer,
     sockets: Iterable[socket.socket],
     *,
+    tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT,
     receiver: Receiver | None = None,
     **keywords: Unpack[ReceiverKeywords],
 ) -> Callable[[], None]:
@@ -47,7 +49,8 @@ def add_sockets(
     Args:
         server: The server.
         sockets: The listening sockets.
-        receiver: How connections are received, in place of all other keywords.
+        tls_timeout: How long the handshake of TLS may take, in seconds; None for no limit.
+        receiver: How connections are received, in place of the keywords below.
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
 
     Returns:
@@ -58,7 +61,8 @@ def add_sockets(
         TypeError: There are a receiver and another keyword, or a keyword is none.
         ValueError: A keyword's value is out of range.
     """
-    return _Listening(server, Receiver.of(receiver, keywords), list(sockets)).stop
+    seconds = check_seconds("tls_timeout", tls_timeout)
+    return _Listening(server, Receiver.of(receiver, keywords), list(sockets), seconds).stop
 
 
 def proxy_result(stream: IOStream) -> ProxyResult | None:
@@ -79,11 +83,13 @@ class _Listening:
         server: The server.
         receiver: How connections are received.
         sockets: The listening sockets.
+        tls_timeout: How long a handshake may take, in seconds.
     """
 
-    def __init__(self, server: TCPServer, receiver: Receiver, sockets: list[socket.socket]) -> None:
-        self._server, self._receiver, self._sockets = server, receiver, sockets
+    def __init__(self, server: TCPServer, receiver: Receiver, sockets: list[socket.socket], tls_timeout: float) -> None:
+        self._server, self._receiver, self._sockets, self._tls_timeout = server, receiver, sockets, tls_timeout
         self._pending: set[asyncio.Task[None]] = set()
+        covered.update(sockets)
         self._removers = [add_accept_handler(sock, self._accepted) for sock in sockets]
 
     def stop(self) -> None:
@@ -107,26 +113,30 @@ class _Listening:
             task.result()
 
     async def _serve(self, sock: socket.socket, peer: SockAddr) -> None:
-        sock.setblocking(False)
-        try:
-            connection = self._receiver.connection(peer, sock.getsockname())
-            await _read(sock, connection, self._receiver.timeout)
-            stream = self._stream(sock, connection)
-        except BaseException as error:
-            sock.close()
-            if not isinstance(error, (ProxyProtocolError, OSError)):
-                raise  # the policy function's, or stop() has cancelled us
-            _log_refusal(error, peer)
+        accepted = await accept(sock, peer, self._receiver, lambda connection: self._accept(sock, peer, connection))
+        if accepted is None:
             return
+        stream, client = accepted
+        if isinstance(stream, SSLIOStream):
+            try:
+                if not await in_time(stream.wait_for_handshake(), self._tls_timeout):
+                    log_no_handshake(_log, TimeoutError(describe_late_handshake(self._tls_timeout)), client, peer)
+                    stream.close()
+                    return
+            except OSError as error:  # tornado has logged what was wrong with TLS
+                _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
+                return
+            except BaseException:  # stop() has cancelled us
+                stream.close()
+                raise
         task: Any = asyncio.current_task()
         self._pending.discard(task)  # it has begun, and is the server's
-        client: Any = peer if connection.addresses is None else connection.addresses.peername
         served = self._server.handle_stream(stream, client)
         if served is not None:
             await served
 
-    def _stream(self, sock: Any, connection: ReceiverConnection) -> IOStream:
-        """Make the server's stream.
+    def _accept(self, sock: Any, peer: Any, connection: ReceiverConnection) -> tuple[IOStream, Any]:
+        """Make the server's stream, and give the client's address.
 
         Raises:
             OSError: The peer is gone.
@@ -137,75 +147,7 @@ class _Listening:
             sock = ssl_wrap_socket(sock, server.ssl_options, server_side=True, do_handshake_on_connect=False)
             kind = SSLIOStream
         if connection.addresses is not None:
-            sock = _ClientSocket(sock, connection.addresses)
+            sock, peer = _ClientSocket(sock, connection.addresses), connection.addresses.peername
         stream = kind(sock, max_buffer_size=server.max_buffer_size, read_chunk_size=server.read_chunk_size)
         _results[stream] = connection.result
-        return stream
-
-
-def _log_refusal(error: ProxyProtocolError | OSError, peer: SockAddr) -> None:
-    if isinstance(error, OSError):
-        _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
-    else:
-        log_refusal(_log, error, peer)
-
-
-async def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | None) -> None:
-    """Read until the application may begin, and not a byte more.
-
-    Raises:
-        ProxyProtocolError: Close the socket.
-    """
-    try:
-        await asyncio.wait_for(_read_on(sock, connection), timeout)
-    except asyncio.TimeoutError:
-        connection.timed_out()
-
-
-async def _read_on(sock: socket.socket, connection: ReceiverConnection) -> None:
-    while not connection.begun:
-        if connection.undecided:
-            await _look_ahead(sock, connection)
-        else:
-            _advance(connection, await _receive(sock, connection.needed))
-
-
-async def _look_ahead(sock: socket.socket, connection: ReceiverConnection) -> None:
-    """Look at what comes until it is decided whose it is, and take it out of the socket only where it is a header's."""
-    seen, ended = 0, False
-    while connection.undecided:
-        data = await _receive(sock, seen + connection.needed, socket.MSG_PEEK)
-        if data and len(data) == seen and not ended:
-            await asyncio.sleep(REST)
-            ended = has_ended(sock, 0)
-        else:
-            _advance(connection, data[seen:])
-            seen = len(data)
-    if connection.begun and connection.result is None:
-        return
-    while seen and (data := await _receive(sock, seen)):
-        seen -= len(data)
-
-
-def _advance(connection: ReceiverConnection, data: bytes) -> None:
-    if data:
-        connection.feed(data)
-    else:
-        connection.eof()
-
-
-async def _receive(sock: socket.socket, size: int, flags: int = 0) -> bytes:
-    """Receive what is there, *size* bytes at most; nothing at the end of the stream."""
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            return sock.recv(size, flags)
-        except BlockingIOError:
-            readable = asyncio.Event()
-            loop.add_reader(sock, readable.set)
-            try:
-                await readable.wait()
-            finally:
-                loop.remove_reader(sock)
-        except OSError:  # such as a reset, which is an end like another here
-            return b""
+        return stream, peer

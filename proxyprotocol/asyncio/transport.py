@@ -10,7 +10,8 @@ from asyncio.transports import _FlowControlMixin
 from typing import Any
 
 from proxyprotocol._facts import AF_UNIX
-from proxyprotocol.asyncio._delivery import deliver
+from proxyprotocol.asyncio._delivery import deliver, take_unread
+from proxyprotocol.asyncio._tls import is_tls
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
@@ -57,7 +58,6 @@ class ProxyProtocolTransport(_FlowControlMixin, asyncio.Transport):
     get_write_buffer_limits: Any = _Below()
     get_write_buffer_size: Any = _Below()
     is_closing: Any = _Below()
-    set_protocol: Any = _Below()
     set_write_buffer_limits: Any = _Below()
     write: Any = _Below()
     write_eof: Any = _Below()
@@ -124,8 +124,23 @@ class ProxyProtocolTransport(_FlowControlMixin, asyncio.Transport):
         if not self._held:
             self._below.resume_reading()
         elif self._release is None:
-            # not from inside of an application's call, which expects no data yet
-            self._release = asyncio.get_running_loop().call_soon(self._resume)
+            self._resume_soon()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Give what comes to another protocol. TLS also gets what a stream has received and nobody has read."""
+        unread = take_unread(self._below.get_protocol()) if is_tls(protocol) else b""
+        self._below.set_protocol(protocol)
+        if unread and not self._below.is_closing():
+            reading = self.is_reading()
+            self.pause_reading()
+            self._held = unread + self._held
+            if reading:
+                # asyncio's start_tls begins TLS in the next turn of the loop, and the bytes must come after that
+                self._release = asyncio.get_running_loop().call_soon(self._resume_soon)
+
+    def _resume_soon(self) -> None:
+        # not from inside of an application's call, which expects no data yet
+        self._release = asyncio.get_running_loop().call_soon(self._resume)
 
     def _resume(self) -> None:
         self._release = None

@@ -17,6 +17,7 @@ from .._errors import (
     ProxyProtocolIncompleteError,
     ProxyProtocolSyntaxError,
 )
+from .._vendors import VENDOR_FIELDS
 from ..checksum import crc32c
 from ..parser import HeaderParser
 from ..result import ProxyResult
@@ -36,7 +37,7 @@ _PROTOCOLS: Final = {_wire.V2_UNSPEC: "UNSPEC", _wire.V2_STREAM: "STREAM", _wire
 _V1_FAMILIES: Final = {_wire.V1_TCP4: "INET", _wire.V1_TCP6: "INET6"}
 
 _PREFIX: Final = re.compile(r"PP2_(?:TYPE_EXT|TYPE|SUBTYPE_SSL|CLIENT)_")
-_VENDORS: Final = {Type.PP2_TYPE_GCP: "GCP", Type.PP2_TYPE_AWS: "AWS", Type.PP2_TYPE_AZURE: "AZURE"}
+_VENDORS: Final = {field.kind: field.vendor for field in VENDOR_FIELDS.values()}
 _RANGES: Final = (
     (range(Type.PP2_TYPE_MIN_CUSTOM, Type.PP2_TYPE_MAX_CUSTOM + 1), "CUSTOM"),
     (range(Type.PP2_TYPE_MIN_EXPERIMENT, Type.PP2_TYPE_MAX_EXPERIMENT + 1), "EXPERIMENT"),
@@ -70,9 +71,6 @@ _VALUES: Final[dict[int, Callable[[ProxyProtocolTLV], Value]]] = {
     Type.PP2_TYPE_CRC32C: lambda tlv: tlv.crc32c,
     Type.PP2_TYPE_UNIQUE_ID: lambda tlv: _text(tlv.unique_id),
     Type.PP2_TYPE_NETNS: lambda tlv: tlv.netns,
-    Type.PP2_TYPE_AWS: lambda tlv: tlv.aws_vpce_id,
-    Type.PP2_TYPE_AZURE: lambda tlv: tlv.azure_link_id,
-    Type.PP2_TYPE_GCP: lambda tlv: tlv.gcp_psc_id,
 }
 _SSL_VALUES: Final[dict[int, Callable[[ProxyProtocolSSLTLV], Value]]] = {
     Type.PP2_SUBTYPE_SSL_VERSION: lambda tlv: tlv.version,
@@ -226,6 +224,9 @@ def _describe_tlvs(wire: bytes, start: int) -> Iterator[Description]:
         one = ProxyProtocolTLV(init={kind: value})
         described = _describe_tlv(kind, _name(kind), value, start)
         described["value"] = _VALUES[kind](one) if kind in _VALUES else None
+        for field in VENDOR_FIELDS.values():
+            if field.kind == kind and field.read(value) is not None:
+                described |= {"value": field.read(value), "field": field.name}
         if kind == Type.PP2_TYPE_SSL:
             described |= _describe_ssl(one.ssl, start)
         elif kind == Type.PP2_TYPE_NOOP and one.ext:
@@ -261,7 +262,7 @@ def _describe_sub_tlvs(parent: Any, start: int, make: Any, types: Any, values: d
 
 def _name(kind: int) -> str:
     if kind in _VENDORS:
-        return _VENDORS[Type(kind)]
+        return _VENDORS[kind]
     for numbers, name in _RANGES:
         if kind in numbers:
             return name

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from .. import _wire
 from .._program import escape
+from .._vendors import VENDOR_FIELDS
 from ..result import describe_address
 from ._headers import Description
 
@@ -23,8 +24,6 @@ _AROUND: Final = 2  # lines of the dump before and behind the one that is wrong
 _BOLD: Final = "1"
 _RED: Final = "31"
 _GREEN: Final = "32"
-
-_VENDOR_VALUES: Final = {"AWS": "VPC endpoint", "AZURE": "private endpoint LINKID", "GCP": "PSC connection"}
 
 
 def coloured(text: str, code: str) -> str:
@@ -167,8 +166,8 @@ def _value(tlv: Description, believed: bool) -> str:
         return "the extension of the proxy-protocol package"
     if value is None:
         return _hex(tlv)
-    if name in _VENDOR_VALUES:
-        return f"{_VENDOR_VALUES[name]} {escape(str(value))}"
+    if "field" in tlv:
+        return f"{VENDOR_FIELDS[tlv['field']].what} {escape(str(value))}"
     return escape(json.dumps(value) if isinstance(value, dict) else str(value)) or "empty"
 
 

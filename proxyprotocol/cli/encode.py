@@ -15,6 +15,7 @@ from .. import _vectors
 from .._base import ProxyProtocol
 from .._errors import ProxyProtocolSyntaxError
 from .._program import ProgramError
+from .._vendors import VENDOR_FIELDS
 from ..options import parse_sender
 from ..result import (
     ProxyResult,
@@ -24,7 +25,7 @@ from ..result import (
     ProxyResultUnix,
     ProxyResultUnknown,
 )
-from ..tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
+from ..tlv import TLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
 from ..v1 import ProxyProtocolV1
 from ..v2 import ProxyProtocolV2
 
@@ -91,9 +92,13 @@ def _add_tlv_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--authority", metavar="HOST", help="the host name that the client asked for")
     group.add_argument("--unique-id", metavar="ID", help="the name of the connection, 128 bytes at most")
     group.add_argument("--netns", metavar="NAME", help="the network namespace")
-    group.add_argument("--aws-vpce-id", metavar="ID", help="as AWS writes it, such as vpce-08d2bf15fac5001c9")
-    group.add_argument("--azure-link-id", metavar="N", type=_argument(_number(32)), help="as Azure writes it")
-    group.add_argument("--gcp-psc-id", metavar="N", type=_argument(_number(64)), help="as Google Cloud writes it")
+    for name, field in VENDOR_FIELDS.items():
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            metavar="N" if field.bits else "ID",
+            type=_argument(_number(field.bits)) if field.bits else str,
+            help=f"the {field.what} that {field.vendor} names",
+        )
     group.add_argument(
         "--tls", action="store_true", help="the client came over TLS; also said by each of the following"
     )
@@ -179,16 +184,9 @@ def _read_tlvs(options: argparse.Namespace) -> ProxyProtocolTLV:
     )
 
 
-def _vendors(options: argparse.Namespace) -> dict[int, bytes]:
-    # each as its vendor's documentation has it: AWS and Azure with a sub-type of 1, Azure little-endian
-    given = {
-        Type.PP2_TYPE_AWS: None if options.aws_vpce_id is None else b"\x01" + options.aws_vpce_id.encode(),
-        Type.PP2_TYPE_AZURE: None
-        if options.azure_link_id is None
-        else b"\x01" + options.azure_link_id.to_bytes(4, "little"),
-        Type.PP2_TYPE_GCP: None if options.gcp_psc_id is None else options.gcp_psc_id.to_bytes(8, "big"),
-    }
-    return {kind: value for kind, value in given.items() if value is not None}
+def _vendors(options: argparse.Namespace) -> TLV:
+    given = [(field, getattr(options, name)) for name, field in VENDOR_FIELDS.items()]
+    return TLV(b"".join(_vectors.vector(field.kind, field.write(value)) for field, value in given if value is not None))
 
 
 def _ssl(options: argparse.Namespace) -> ProxyProtocolSSLTLV | None:

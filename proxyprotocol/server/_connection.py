@@ -86,7 +86,7 @@ class Connection(Timed):
 
     _incoming: Incoming
     _received: ReceiverConnection
-    _late: Callable[[], None]
+    _late: Callable[[Connection], None]
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Connection(Timed):
         if self._received.begun:
             self._headed()
         else:
-            self._wait(receiver.timeout, self._header_late)
+            self._wait(receiver.timeout, Connection._header_late)
             self._relay.loop.add_reader(self._sock.fileno(), self._read_header)
 
     def abort(self, reason: str) -> None:
@@ -137,15 +137,16 @@ class Connection(Timed):
 
     def expired(self) -> None:
         """Take that what is waited for now has not come in time."""
-        self._late()
+        self._late(self)
 
     # the header
 
-    def _read_header(self) -> None:
+    def _read_header(self) -> bool:
+        """Read once; give whether more of the header is still wanted, and may be there."""
         try:
             data = self._sock.recv(_HEADER_READ)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:
             data = b""  # the peer is gone, in its own way
         try:
@@ -156,12 +157,18 @@ class Connection(Timed):
                 self._received.eof()
         except ProxyProtocolError as error:
             self._refuse(error)
-            return
+            return False
         if self._received.begun:
             self._stop(self._sock)
             self._headed()
+        return not self._received.begun
 
     def _header_late(self) -> None:
+        # where the process stood still, or something blocked the loop, the header may lie in the socket
+        while self._read_header():
+            pass
+        if self._received.begun or self._sock.fileno() < 0:
+            return
         try:
             self._received.timed_out()
         except ProxyProtocolError as error:
@@ -179,7 +186,7 @@ class Connection(Timed):
             return
         stream = TLSStream(self._sock, self._source.tls, server_side=True, data=self._received.trailing)
         self._client = stream
-        self._wait(self._source.receiver.timeout, self._handshake_late)
+        self._wait(self._source.tls_timeout, Connection._handshake_late)
         self._shake(stream, self._identified, self._refuse_tls)
 
     # TLS, on either end
@@ -204,7 +211,7 @@ class Connection(Timed):
             loop.remove_writer(stream.fd)
 
     def _handshake_late(self) -> None:
-        self._refuse_tls(f"it was not done within {self._source.receiver.timeout:g} seconds")
+        self._refuse_tls(f"it was not done within {self._source.tls_timeout:g} seconds")
 
     def _refuse_tls(self, reason: str) -> None:
         self._relay.values[_metrics.refusal("tls")] += 1
@@ -233,7 +240,7 @@ class Connection(Timed):
             try:
                 self._dnsbl = await relay.dnsbl.lookup(SocketInfo.get(self._incoming, self._received.believed))
             except Exception as error:  # whatever somebody's own class raises: the client is not to wait for ever
-                _log.error("%s counts as not listed: its block list failed: %r", self._name(), error)
+                _log.error("%s counts as not listed: its block list failed: %s", self._name(), repr(error))
         try:
             found = await self._places.find(relay.connect_timeout)
         except OSError as error:
@@ -257,7 +264,7 @@ class Connection(Timed):
                 self._fail(problem)
                 return
             self._to = place
-            self._wait(self._relay.connect_timeout, self._connect_late)
+            self._wait(self._relay.connect_timeout, Connection._connect_late)
             tried = self._try()
             if tried is None:
                 return
@@ -368,6 +375,7 @@ class Connection(Timed):
             _log.info(
                 "Closed %s to %s: %s", self._name(), self._destination.address.name, reason or "both have said all"
             )
+        self._link = None  # which holds this, to call it
         self._relay.forget(self)
 
     def _close(self) -> None:
@@ -392,7 +400,8 @@ class Connection(Timed):
         self._relay.loop.remove_reader(number)
         self._relay.loop.remove_writer(number)
 
-    def _wait(self, seconds: float | None, late: Callable[[], None]) -> None:
+    def _wait(self, seconds: float | None, late: Callable[[Connection], None]) -> None:
+        # not a method of this connection: it would hold itself until the next garbage collection
         self._late = late
         self._relay.wheel.set(self, seconds)
 

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from proxyprotocol._errors import drop_tracebacks
 from proxyprotocol._facts import AF_UNIX
 from proxyprotocol._program import describe_error
 from proxyprotocol.server._metrics import BYTES_DOWN, BYTES_UP
@@ -193,6 +194,7 @@ class Flow:
             error: What has told.
         """
         if error.errno not in _LONG_GONE and not isinstance(error, ssl.SSLError):  # which TLS says again
+            drop_tracebacks(error)
             self.link.opposite(self).cut = error
         self.ended = self.broken = True
         self.pending = _NOTHING
@@ -291,6 +293,8 @@ class Link(Timed):
 
     def watch_both(self) -> None:
         """Ask the selector for just what there is to do."""
+        if self.closed:
+            return
         self._watch(self._up.source, self._up, self._down)
         self._watch(self._up.target, self._down, self._up)
 
@@ -349,6 +353,7 @@ class Link(Timed):
             if stream.writing:
                 self.loop.remove_writer(stream.fd)
             stream.sock.close()
+        del self._up, self._down  # each holds this link: a circle would wait for the garbage collector
         self._ended(reason)
 
     def _begin_to_linger(self) -> None:
@@ -360,8 +365,6 @@ class Link(Timed):
 
     def _watch(self, stream: Stream, inward: Flow, outward: Flow) -> None:
         """Do that for one end, where one flow comes from and the other goes to."""
-        if self.closed:
-            return
         read = not (inward.heard or stream.choked) and (inward.broken or not (inward.pending or inward.target.unsent))
         write = not outward.broken and (bool(outward.pending) or stream.unsent)
         if read is not stream.reading:

@@ -6,9 +6,10 @@ import contextlib
 import mmap
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from socketserver import ThreadingMixIn
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from proxyprotocol._errors import (
     ProxyProtocolError,
@@ -48,6 +49,7 @@ BYTES_DOWN: Final = _NUMBERS["bytes", "down"]
 _SIZE: Final = 8 * (len(_NUMBERS) + 1)
 _LONGEST: Final = 10.0  # seconds for a question of Prometheus and its answer
 _MOST_ASKERS: Final = 16  # at once, each of whom costs a thread
+_PARTING: Final = 1.0  # seconds for the thread of one that was cut
 _REASONS: Final = (
     (ProxyProtocolUntrustedError, "untrusted"),
     (ProxyProtocolMissingError, "missing"),
@@ -151,30 +153,34 @@ def serve(listeners: list[socket.socket], counters: Counters) -> None:
     from prometheus_client import CollectorRegistry, make_wsgi_app
 
     class Handler(WSGIRequestHandler):
-        def handle(self) -> None:
-            # for the whole of it: whoever sends a byte now and then must not keep a thread
-            late = threading.Timer(_LONGEST, _cut, [self.connection])
-            late.daemon = True
-            late.start()
-            try:
-                super().handle()
-            finally:
-                late.cancel()
-
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
     class Server(ThreadingMixIn, WSGIServer):
         daemon_threads = True
+        # of all listeners: places for askers, and when each has come, the oldest first
         free = threading.Semaphore(_MOST_ASKERS)
+        askers: ClassVar[dict[Any, float]] = {}
 
         def verify_request(self, request: Any, client_address: Any) -> bool:
-            return self.free.acquire(blocking=False)
+            if not self.free.acquire(blocking=False):
+                # the oldest gives way: silent askers must not keep the others out
+                _cut(self.askers, list(self.askers)[:1])
+                if not self.free.acquire(timeout=_PARTING):
+                    return False
+            self.askers[request] = time.monotonic()
+            return True
+
+        def service_actions(self) -> None:
+            # for the whole of it: whoever sends a byte now and then must not keep a thread
+            now = time.monotonic()
+            _cut(self.askers, [asker for asker, begun in list(self.askers.items()) if now - begun > _LONGEST])
 
         def process_request_thread(self, request: Any, client_address: Any) -> None:
             try:
                 super().process_request_thread(request, client_address)
             finally:
+                self.askers.pop(request, None)
                 self.free.release()
 
         def handle_error(self, request: Any, client_address: Any) -> None:
@@ -193,9 +199,11 @@ def serve(listeners: list[socket.socket], counters: Counters) -> None:
         threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
 
-def _cut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it has ended just now
-        connection.shutdown(socket.SHUT_RDWR)
+def _cut(askers: dict[Any, float], some: list[Any]) -> None:
+    for asker in some:
+        askers.pop(asker, None)
+        with contextlib.suppress(OSError):  # it has ended just now
+            asker.shutdown(socket.SHUT_RDWR)
 
 
 def reset_open(values: memoryview) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from copy import copy
 from typing import Any, Final
 
 from proxyprotocol._facts import AF_UNIX
@@ -60,7 +61,8 @@ class Places:
         done, _ = await asyncio.wait({self._asking}, timeout=timeout)
         if not self._found:
             for task in done:
-                task.result()
+                if (error := task.exception()) is not None:
+                    raise copy(error)  # the task keeps its own, whose traceback would hold those who wait, and the task
             raise OSError(f"no name server has told an address of it within {timeout:g} seconds")
         return self._found
 

@@ -9,19 +9,22 @@ from dataclasses import dataclass, replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.noop import ProxyProtocolNoop
-from proxyprotocol.options import OPTIONS, choose, parse_receiver
+from proxyprotocol.options import OPTIONS, YES_NO, choose, parse_receiver, parse_tls_timeout
 from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.server._header import ADDITIONS, Outgoing
 from proxyprotocol.server.address import Address
 from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__: list[str] = []
 
 _BACKLOG: Final = 1024  # connections that wait to be accepted; the system may allow fewer
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
-_RECEIVER_OPTIONS = tuple(name for name in OPTIONS if name != "version")
+# of a header; tls_timeout is for TLS after it or without it
+_RECEIVER_OPTIONS = tuple(name for name in OPTIONS if name not in ("version", "tls_timeout"))
 _LISTENER_OPTIONS = ("backlog", "reuse_port")
 _SOURCE_OPTIONS = ("accept", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS, "pp")
 _TLV = f"drop, or none or some of {', '.join(ADDITIONS)}, with commas between them"
@@ -36,6 +39,7 @@ class Listening:
 
     Attributes:
         tls: What TLS is done with, if it is.
+        tls_timeout: How long its handshake may take, in seconds.
         names: The names that clients have asked for by TLS, once :meth:`keep_names` was called.
     """
 
@@ -46,9 +50,11 @@ class Listening:
         if backlog is not None and not _NUMBER.fullmatch(backlog):
             raise ValueError(f"backlog= takes a number of connections, 1 at least, not {backlog!r}")
         self.backlog = _BACKLOG if backlog is None else int(backlog)
-        self.reuse_port = choose("reuse_port=", address.option("reuse_port") or "no", {"yes": True, "no": False})
+        self.reuse_port = choose("reuse_port=", address.option("reuse_port") or "no", YES_NO)
         self.names: WeakKeyDictionary[ssl.SSLObject, str | None] = WeakKeyDictionary()
         self._keeps_names = False
+        seconds = address.option("tls_timeout")
+        self.tls_timeout = parse_tls_timeout({} if seconds is None else {"tls_timeout": seconds}, "{}=".format)
         self.tls = self._make_tls()
 
     def _make_tls(self) -> ssl.SSLContext | None:
@@ -116,7 +122,7 @@ def parse_listener(text: str) -> Listening:
         ValueError: What is wrong, as a sentence.
     """
     address = Address(text, server=True)
-    address.check(("pp", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS))
+    _check(address, ("pp", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS))
     if isinstance(address.pp, ProxyProtocolNoop):
         return Listening(address, _without_header(address, "pp=noop"))
     return Listening(address, _receiver(address, "pp"))
@@ -132,7 +138,7 @@ def parse_source(text: str) -> Listening:
         ValueError: What is wrong, as a sentence.
     """
     address = Address(text, server=True)
-    address.check(_SOURCE_OPTIONS)
+    _check(address, _SOURCE_OPTIONS)
     if not isinstance(address.pp, ProxyProtocolNoop) and address.option("pp") is not None:
         raise ValueError(f"{text!r} has pp=, which says what goes to a destination; what comes to a source is accept=")
     if address.option("accept") is None:
@@ -140,10 +146,13 @@ def parse_source(text: str) -> Listening:
     return Listening(address, _receiver(address, "accept"))
 
 
+def _check(address: Address, known: tuple[str, ...]) -> None:
+    address.check((*known, "tls_timeout") if address.url.scheme == "ssl" else known)
+
+
 def _without_header(address: Address, what: str) -> Receiver:
     for name in _RECEIVER_OPTIONS:
-        # with TLS there is a handshake to be waited for
-        if address.option(name) is not None and (name != "timeout" or address.url.scheme != "ssl"):
+        if address.option(name) is not None:
             raise ValueError(f"{name}= is about a header, and {what} says that none comes")
     return replace(_receiver(address, "accept"), policy=HeaderPolicy.SKIP)
 
@@ -190,15 +199,17 @@ def _check_server_name(destination: Destination) -> None:
 
 def _parse_outgoing(address: Address) -> Outgoing:
     tlv = address.option("tlv")
+    # detect is version 2 here: what does not fit in it must not go on as version 1, which has no TLVs
+    codec = ProxyProtocolV2() if isinstance(address.pp, ProxyProtocolDetect) else address.pp
     if tlv is None:
-        return Outgoing(address.pp)
+        return Outgoing(codec)
     names = [name.strip().lower() for name in tlv.split(",")]
     additions = frozenset(names) - {"drop", "none"}
     if not additions <= set(ADDITIONS) or ("none" in names and additions):
         raise ValueError(f"tlv= takes {_TLV}, not {tlv!r}")
-    if additions and isinstance(address.pp, (ProxyProtocolV1, ProxyProtocolNoop)):
+    if additions and isinstance(codec, (ProxyProtocolV1, ProxyProtocolNoop)):
         raise ValueError(f"tlv={tlv} needs a header of version 2: nothing else has room for TLVs")
     if "client-cert" in additions and "ssl" not in additions:
         raise ValueError("tlv=client-cert is a part of ssl: write tlv=ssl,client-cert")
     # to drop what came says nothing of what is added
-    return Outgoing(address.pp, None if names == ["drop"] else additions, "drop" in names)
+    return Outgoing(codec, None if names == ["drop"] else additions, "drop" in names)

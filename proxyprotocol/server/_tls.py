@@ -10,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+from copy import copy
 from typing import Any, Final
+
+from proxyprotocol._errors import drop_tracebacks
 
 __all__: list[str] = []
 
@@ -144,7 +147,8 @@ class TLSStream:
                     break
         if size or self._ended:
             return size
-        raise self._error or BlockingIOError()
+        # a copy: the traceback of what is raised holds this stream, which would hold it
+        raise BlockingIOError if self._error is None else copy(self._error)
 
     def send(self, view: memoryview) -> int:
         """Encrypt some of the bytes, and send as much as the peer takes.
@@ -232,7 +236,7 @@ class TLSStream:
         except ssl.SSLEOFError:
             self._ended = True
         except ssl.SSLError as error:
-            self._error = error
+            self._keep(error)
         return 0
 
     def _fetch_more(self) -> bool:
@@ -240,8 +244,12 @@ class TLSStream:
         try:
             return self._fetch()
         except OSError as error:
-            self._error = error
+            self._keep(error)
             return False
+
+    def _keep(self, error: OSError) -> None:
+        drop_tracebacks(error)
+        self._error = error
 
     def _fetch(self) -> bool:
         """Read from the socket; give whether there was anything, the end included."""

@@ -8,25 +8,21 @@ import logging
 import socket
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Final
 
 from proxyprotocol._program import ProgramError, describe_error, run_parser
-from proxyprotocol.asyncio import ProxyProtocolFactory, wrap_protocol_factory
-from proxyprotocol.asyncio._streams import STREAM_LIMIT, stream_factory
+from proxyprotocol.asyncio import start_server
 from proxyprotocol.result import describe_address
-from proxyprotocol.server._accept import Acceptor
 from proxyprotocol.server._options import Listening, parse_listener
 from proxyprotocol.server._signals import ENDING, held_back, let_through
 from proxyprotocol.server._sockets import listen, unlink
-from proxyprotocol.typing import SockAddr
 
 __all__ = ["add_arguments", "main", "run"]
 
 _log = logging.getLogger("proxyprotocol.server")
 
 _NAME: Final = "proxyprotocol-echo"
-_DEFAULT: Final = ":10007"
+_DEFAULT: Final = "127.0.0.1:10007"
 _CHUNK: Final = 65536  # bytes
 _IDLE: Final = 3600.0  # seconds
 
@@ -90,7 +86,6 @@ class _Server:
     def __init__(self, listening: Listening) -> None:
         self._listening = listening
         self._clients: set[asyncio.Task[None]] = set()
-        self._beginning: set[asyncio.Task[Any]] = set()
 
     async def serve(self, sockets: list[socket.socket]) -> None:
         ended = asyncio.Event()
@@ -99,28 +94,23 @@ class _Server:
             loop.add_signal_handler(number, ended.set)
         let_through()
         listening = self._listening
-        factory = wrap_protocol_factory(
-            stream_factory(self._echo, STREAM_LIMIT), ssl=listening.tls, receiver=listening.receiver
-        )
-        acceptor = Acceptor(loop)
+        tls: dict[str, Any] = {}
+        if listening.tls is not None:
+            tls = {"ssl": listening.tls, "tls_timeout": listening.tls_timeout}
+        servers = []
         for sock in sockets:
-            acceptor.listen(sock, listening.backlog, partial(self._begin, factory))
+            server = await start_server(
+                self._echo, sock=sock, backlog=listening.backlog, receiver=listening.receiver, **tls
+            )
+            servers.append(server)
             _log.info("Listening on %s", describe_address(sock.getsockname()))
         await ended.wait()
-        acceptor.stop()
-        for sock in sockets:
+        for sock, server in zip(sockets, servers, strict=True):
             unlink(sock)
-            sock.close()
-        factory.close()
+            server.close()
         for client in self._clients:
             client.cancel()
         await asyncio.gather(*self._clients)
-
-    def _begin(self, factory: ProxyProtocolFactory, sock: socket.socket, peer: SockAddr) -> None:
-        loop = asyncio.get_running_loop()
-        begun = loop.create_task(loop.connect_accepted_socket(factory, sock))
-        self._beginning.add(begun)  # the loop itself keeps no task alive
-        begun.add_done_callback(self._beginning.discard)
 
     async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client."""

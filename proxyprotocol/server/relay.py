@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from proxyprotocol.asyncio._accept import Acceptor
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.result import describe_address
 from proxyprotocol.server import _metrics
-from proxyprotocol.server._accept import Acceptor
 from proxyprotocol.server._connection import Connection
 from proxyprotocol.server._names import Places
 from proxyprotocol.server._options import Destination, Listening, parse_destination, parse_source
@@ -92,7 +92,7 @@ class Relay:
         self.connect_timeout, self.idle_timeout = connect_timeout, idle_timeout
         self.dnsbl = dnsbl
         self.values = _metrics.Counters(1).of(0) if counters is None else counters
-        self._acceptor = Acceptor(self.loop, self._full)
+        self._acceptor = Acceptor(self.loop, _log, self._full)
         self._services: list[Service] = []
         self._connections: set[Connection] = set()
         self._most = _most_connections()

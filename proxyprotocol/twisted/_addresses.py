@@ -40,3 +40,8 @@ def from_sockaddr(address: Any, kind: Literal["TCP", "UDP"] = "TCP") -> IAddress
     if len(address) == 2:
         return IPv4Address(kind, address[0], address[1])
     return IPv6Address(kind, *address)
+
+
+def from_client(client: tuple[Any, ...]) -> IAddress:
+    """Give the address of what a transport of Twisted's servers has as its ``client``."""
+    return from_sockaddr(os.fsdecode(client[0]) if client[1] is None else client)

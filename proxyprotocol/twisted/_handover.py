@@ -10,16 +10,17 @@ from collections.abc import Iterator, Mapping
 from types import MethodType
 from typing import Any, Final
 
-from twisted.internet.interfaces import IDelayedCall, IProtocol
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
 
 from proxyprotocol.receiver import ReceiverConnection
-from proxyprotocol.result import describe_address
+from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.twisted._addresses import from_sockaddr, to_sockaddr
 
 __all__: list[str] = []
 
-# where a transport keeps its result: hand_over() sets it as any attribute, which is faster than by this name
-RESULT = "_proxyprotocol_result"
+# where a transport keeps its result, and what it told as its ``client`` before: hand_over() sets it as any attribute,
+# which is faster than by this name
+HEADER = "_proxyprotocol_header"
 # the attributes in which Twisted's transports keep their protocol
 AT_THE_SOCKET: Final = "protocol"
 IN_A_LAYER: Final = "wrappedProtocol"
@@ -82,12 +83,11 @@ def log_prefix(protocol: Any) -> str:
     Args:
         protocol: The protocol.
     """
-    own = getattr(protocol, "logPrefix", None)
-    prefix: str = type(protocol).__name__ if own is None else own()
+    prefix: str = protocol.logPrefix() if hasattr(protocol, "logPrefix") else type(protocol).__name__
     return prefix
 
 
-def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, connection: ReceiverConnection) -> None:
+def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, client: Any, connection: ReceiverConnection) -> None:
     """Make an application's protocol that of a transport, and begin it.
 
     It gets the bytes that came with the header, unless it has paused, lost or aborted the connection in
@@ -101,6 +101,7 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, connection: R
         slot: The attribute in which it keeps its protocol.
         protocol: The application's protocol.
         peer: The client's address.
+        client: The same as the socket module gives it, if the header named it.
         connection: What was decided.
     """
     if slot is AT_THE_SOCKET:
@@ -109,18 +110,31 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, connection: R
     else:
         setattr(transport, slot, protocol)
         below, above = _socket_below(transport)
+    real = getattr(transport, "client", None)  # as Twisted's servers have it: the socket module's address of the peer
     if connection.result is not None:
-        transport._proxyprotocol_result = connection.result  # which refers to nothing, so that there is no cycle
-    addresses = connection.addresses
-    if addresses is not None:
-        transport.getPeer = lambda: peer
-        transport.getHost = lambda: from_sockaddr(addresses.sockname)
+        # which refer to nothing, so that there is no cycle
+        transport._proxyprotocol_header = connection.result, real
+    if client is None:
+        # a UNIXAddress has no host, and in Twisted 22.4 no text either where its path is not UTF-8
+        name = getattr(peer, "host", None) or describe_address(to_sockaddr(peer))
+    else:
+        # a bound method is made faster than a closure
+        transport.getPeer = MethodType(_itself, peer)
+        transport.getHost = MethodType(_destination, connection.addresses)
+        if type(client) is str:
+            name, client = describe_address(client), (client, None)
+        else:
+            name = client[0]
+        if real is not None:
+            transport.client, transport.hostname = client, client[0]
 
     session = getattr(below, "sessionno", "-")
     if hasattr(below, "logstr"):  # made at accept, of the wrapper's name and the proxy's address
-        # a UNIXAddress has no host, and in Twisted 22.4 no text either where its path is not UTF-8
-        client = getattr(peer, "host", None) or describe_address(to_sockaddr(peer))
-        below.logstr = f"{log_prefix(above)},{session},{client}"
+        # what log_prefix() gives
+        prefix = above.logPrefix() if hasattr(above, "logPrefix") else type(above).__name__
+        below.logstr = f"{prefix},{session},{name}"
+        if hasattr(below, "repstr"):
+            below.repstr = below.repstr.replace("ProxyProtocolWrapper", type(above).__name__)
 
     trailing = connection.trailing
     # what has a number is one of Twisted's sockets, and need not be asked
@@ -144,6 +158,14 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, connection: R
             return
         _end_watch(below)
     deliver(transport, slot, trailing)
+
+
+def _itself(peer: IAddress) -> IAddress:
+    return peer
+
+
+def _destination(addresses: ProxyResult) -> IAddress:
+    return from_sockaddr(addresses.sockname)
 
 
 def _socket_below(transport: Any) -> tuple[Any, Any]:

@@ -17,6 +17,8 @@ from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # which has no public name
 from zope.interface import implementer
 
+from proxyprotocol import _wire
+from proxyprotocol._deadlines import check_seconds
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import describe_address
 
@@ -52,6 +54,7 @@ class ProxyProtocolServerEndpoint:
     Args:
         endpoint: Where to listen.
         tls: What TLS *behind* the header is done with, such as a ``twisted.internet.ssl.CertificateOptions``.
+        tls_timeout: How long its handshake may take, in seconds; None for no limit.
         inside_tls: True for the rare sender that puts the header inside of TLS: *endpoint* is left as it is.
         receiver: How connections are received, in place of the keywords of :class:`.Receiver`.
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
@@ -66,6 +69,7 @@ class ProxyProtocolServerEndpoint:
         endpoint: IStreamServerEndpoint,
         *,
         tls: Any = None,
+        tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT,
         inside_tls: bool = False,
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],
@@ -74,7 +78,7 @@ class ProxyProtocolServerEndpoint:
             raise TypeError(f"The endpoint is one to listen on, such as serverFromString() gives, not {endpoint!r}")
         self._receiver = Receiver.of(receiver, keywords)
         self._endpoint = endpoint
-        self._tls = tls
+        self._tls, self._tls_timeout = tls, check_seconds("tls_timeout", tls_timeout)
         self._inside_tls = inside_tls
         if isinstance(endpoint, ProxyProtocolServerEndpoint):
             # who is trusted with the second would be told by the first
@@ -98,7 +102,9 @@ class ProxyProtocolServerEndpoint:
             factory: The application's factory.
         """
         try:
-            wrapper = ProxyProtocolWrapperFactory(factory, tls=self._tls, receiver=self._receiver)
+            wrapper = ProxyProtocolWrapperFactory(
+                factory, tls=self._tls, tls_timeout=self._tls_timeout, receiver=self._receiver
+            )
         except TypeError:  # a factory that reads a header already
             return fail()
         if type(self._endpoint) not in _PLAIN_ENDPOINTS:

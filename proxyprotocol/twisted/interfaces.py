@@ -9,7 +9,8 @@ from twisted.python.components import registerAdapter
 from zope.interface import Interface, implementer
 
 from proxyprotocol.result import ProxyResult
-from proxyprotocol.twisted._handover import RESULT, layers, own_attributes
+from proxyprotocol.twisted._addresses import from_client
+from proxyprotocol.twisted._handover import HEADER, layers, own_attributes
 
 __all__ = ["IProxiedTransport", "proxy_result"]
 
@@ -42,14 +43,17 @@ class _ProxiedTransport:
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
+        self._result: ProxyResult
+        self._result, self._client = getattr(transport, HEADER)
 
     def getProxyResult(self) -> ProxyResult:
         """Give what the header said."""
-        result: ProxyResult = getattr(self._transport, RESULT)
-        return result
+        return self._result
 
     def getProxyPeer(self) -> IAddress:
-        """Give the address that really connected, which the transport's class still tells."""
+        """Give the address that really connected; where it was no attribute, the transport's class still tells it."""
+        if self._client is not None:
+            return from_client(self._client)
         peer: IAddress = type(self._transport).getPeer(self._transport)
         return peer
 
@@ -57,7 +61,7 @@ class _ProxiedTransport:
 def _adapt(transport: Any) -> _ProxiedTransport | None:
     """Find the transport with a result: the application's own, or one below it."""
     for layer in layers(transport):
-        if RESULT in own_attributes(layer):
+        if HEADER in own_attributes(layer):
             return _ProxiedTransport(layer)
     return None
 

@@ -21,7 +21,16 @@ from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from proxyprotocol.options import OPTIONS, SENDER_OPTIONS, choose, describe_risk, parse_receiver, parse_sender
+from proxyprotocol.options import (
+    OPTIONS,
+    SENDER_OPTIONS,
+    YES_NO,
+    choose,
+    describe_risk,
+    parse_receiver,
+    parse_sender,
+    parse_tls_timeout,
+)
 
 from .client import ProxyProtocolClientEndpoint
 from .endpoints import ProxyProtocolServerEndpoint
@@ -36,7 +45,8 @@ _PREFIX = "pp"
 # who is trusted with a second header would be told by the first
 _READ_HEADERS = (_NAME, "haproxy")
 _INSIDE_TLS = "ppInsideTLS"
-_YES_NO = {"yes": True, "no": False}
+# the parts of names that are not spelled like words
+_ABBREVIATIONS = {"ipv4": "IPv4", "tcp6": "TCP6", "tls": "TLS"}
 
 
 def _spell(option: str) -> str:
@@ -45,7 +55,7 @@ def _spell(option: str) -> str:
     Args:
         option: The name in :mod:`proxyprotocol.options`.
     """
-    return _PREFIX + "".join(word.capitalize() for word in option.split("_"))
+    return _PREFIX + "".join(_ABBREVIATIONS.get(word, word.capitalize()) for word in option.split("_"))
 
 
 # what may have an IPv6 address in it, which is easily cut
@@ -66,8 +76,9 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
         ValueError: An option, its value or the description is wrong.
     """
     options = dict(options)
-    inside_tls = choose(_INSIDE_TLS, options.pop(_INSIDE_TLS, "no"), _YES_NO)
+    inside_tls = choose(_INSIDE_TLS, options.pop(_INSIDE_TLS, "no"), YES_NO)
     receiver = _parse_options(parse_receiver, options, _SERVER_OPTIONS, _INSIDE_TLS)
+    tls_timeout = _parse_options(parse_tls_timeout, options, _SERVER_OPTIONS)
     if _prefix_of(description) in _READ_HEADERS:
         raise ValueError(f"{description} reads a header already, and a connection has one")
     endpoint = _parse_endpoint(serverFromString, reactor, description, "listened on")
@@ -75,7 +86,7 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     if risk is not None:
         _log.warn("{risk}", risk=risk)
     try:
-        return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls)
+        return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls, tls_timeout=tls_timeout)
     except TypeError as error:  # no TLS to be inside of, or TLS that cannot be parted
         raise ValueError(f"{description} cannot be listened on: {error}") from error
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
     IHalfCloseableProtocol,
     IProtocol,
     IProtocolFactory,
@@ -22,13 +21,15 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, providedBy
 
-from proxyprotocol._deadlines import part_late
+from proxyprotocol import _wire
+from proxyprotocol._deadlines import Deadlines, check_seconds
 from proxyprotocol._errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_refusal
 from proxyprotocol.result import describe_address
 
 from . import _handover
 from ._addresses import from_sockaddr, to_sockaddr
+from ._clock import Clock
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -42,8 +43,9 @@ class ProxyProtocolWrapper(Protocol):
     """Reads the header of one connection, then hands the connection over to the application and is gone.
 
     The application's protocol is built when the header is complete and accepted, with the client's address, and is
-    connected to the connection's own transport, whose ``getPeer`` and ``getHost`` then tell the client's. Only where a
-    transport of an unknown kind cannot be handed over does the wrapper stay, and forward.
+    connected to the connection's own transport. From then on that tells the client: ``getPeer`` and ``getHost``, and on
+    Twisted's server transports ``client``, ``hostname`` and the log prefix. Only where a transport of an unknown kind
+    cannot be handed over does the wrapper stay, and forward.
 
     Half-closing is told to the application alone: an end of stream inside the header is a lost connection.
 
@@ -99,7 +101,7 @@ class ProxyProtocolWrapper(Protocol):
             if connection.begun:
                 self._hand_over(connection)
             else:
-                self.factory._await_header(self)
+                self.factory._headers.add(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Take the next bytes of the connection.
@@ -164,7 +166,7 @@ class ProxyProtocolWrapper(Protocol):
 
     def _forget(self) -> None:
         self._connection = None
-        self.factory._waiting.pop(self, None)
+        self.factory._headers.discard(self)
 
     def _refuse(self, error: ProxyProtocolError) -> None:
         self._log_refusal(error)
@@ -186,10 +188,11 @@ class ProxyProtocolWrapper(Protocol):
         """Begin the application."""
         self._connection = None
         factory, transport = self.factory, self.transport
-        factory._waiting.pop(self, None)
+        factory._headers.discard(self)
         try:
             addresses = connection.addresses
-            peer = transport.getPeer() if addresses is None else from_sockaddr(addresses.peername)
+            client = None if addresses is None else addresses.peername
+            peer = transport.getPeer() if client is None else from_sockaddr(client)
             protocol = factory.wrappedFactory.buildProtocol(peer)
             if protocol is None:
                 # not in good order: below us TLS would wait for its peer, whose time is over with the header
@@ -201,7 +204,7 @@ class ProxyProtocolWrapper(Protocol):
             # For a transport that stands in front of another and answers with that one's protocol: it was not replaced
             # there, and what comes comes here.
             self.wrappedProtocol = protocol
-            _handover.hand_over(transport, slot, protocol, peer, connection)
+            _handover.hand_over(transport, slot, protocol, peer, client, connection)
         except BaseException:
             # the application's; outside of the reactor's read nobody else would drop the connection
             _handover.abort(transport)
@@ -239,6 +242,7 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
     Args:
         wrapped_factory: The application's factory. Its ``buildProtocol`` is given the client's address.
         tls: What TLS *behind* the header is done with, such as a ``twisted.internet.ssl.CertificateOptions``.
+        tls_timeout: How long its handshake may take, in seconds; None for no limit.
         clock: What tells and waits for the time; the reactor unless given.
         receiver: How connections are received, in place of the keywords of :class:`.Receiver`.
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
@@ -256,23 +260,23 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         wrapped_factory: IProtocolFactory,
         *,
         tls: Any = None,
+        tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT,
         clock: IReactorTime | None = None,
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],
     ) -> None:
         _check_factory(wrapped_factory)
-        super().__init__(  # type: ignore[no-untyped-call]
-            wrapped_factory if tls is None else _tls_factory(tls, wrapped_factory, clock)
-        )
+        own_clock, tls_timeout = Clock(clock), check_seconds("tls_timeout", tls_timeout)
+        if tls is not None:
+            from ._tls import TLSFactory  # needs pyOpenSSL, which applications without TLS may lack
+
+            wrapped_factory = TLSFactory(tls, wrapped_factory, clock, tls_timeout, own_clock)
+        super().__init__(wrapped_factory)  # type: ignore[no-untyped-call]
         self.receiver = Receiver.of(receiver, keywords)
         if IProtocolNegotiationFactory.providedBy(self.wrappedFactory):
             # TLS around the header asks for it, and newer Twisted refuses whoever offers a protocol where it is missing
             alsoProvides(self, IProtocolNegotiationFactory)
-        self._clock = clock
-        # one timer serves them all, see proxyprotocol._deadlines
-        self._waiting: dict[ProxyProtocolWrapper, float] = {}
-        self._latest = 0.0  # the deadline of the last of them
-        self._timer: IDelayedCall | None = None
+        self._headers: Deadlines[ProxyProtocolWrapper] = Deadlines(self.receiver.timeout, _time_out, own_clock)
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyProtocolWrapper:  # type: ignore[override]
         """Give the protocol that reads the header; the application's own is built when it is complete.
@@ -289,49 +293,16 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
 
     def stopFactory(self) -> None:
         """Abort the connections that are still in their header: nobody listens any more."""
-        for wrapper in list(self._waiting):
+        for wrapper in self._headers.close():
             wrapper.abort()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
-    def _await_header(self, wrapper: ProxyProtocolWrapper) -> None:
-        timeout = self.receiver.timeout
-        if timeout is None:
-            self._waiting[wrapper] = 0.0
-            return
-        clock = self._clock
-        if clock is None:
-            from twisted.internet import reactor
 
-            # not before: whoever makes a factory may still want to install a reactor
-            clock = self._clock = IReactorTime(reactor)
-        deadline = clock.seconds() + timeout
-        if deadline < self._latest and self._timer is not None:
-            self._set_back(self._timer, timeout, deadline)
-        self._waiting[wrapper] = self._latest = deadline
-        if self._timer is None:
-            self._timer = clock.callLater(timeout, self._expire, clock)
-
-    def _set_back(self, timer: IDelayedCall, timeout: float, deadline: float) -> None:
-        """Follow a clock that was set back, as the system's may be, by which Twisted's reactors go.
-
-        Those that wait already would otherwise wait for so much longer, and everybody behind them.
-        """
-        for wrapper, later in self._waiting.items():
-            self._waiting[wrapper] = min(later, deadline)
-        timer.reset(timeout)
-
-    def _expire(self, clock: IReactorTime) -> None:
-        now = clock.seconds()
-        late, following = part_late(self._waiting, now)
-        self._timer = None if following is None else clock.callLater(following - now, self._expire, clock)
-        for wrapper in late:
-            try:
-                wrapper.time_out()
-            except Exception:
-                # the application's: a server that speaks first begins here
-                _log.failure("An application has raised as it began")
+def _time_out(wrapper: ProxyProtocolWrapper) -> None:
+    try:
+        wrapper.time_out()
+    except Exception:
+        # the application's: a server that speaks first begins here
+        _log.failure("An application has raised as it began")
 
 
 def _check_factory(factory: Any) -> None:
@@ -346,10 +317,3 @@ def _check_factory(factory: Any) -> None:
         if isinstance(factory, (ProxyProtocolWrapperFactory, HAProxyWrappingFactory)):
             raise TypeError("The factory reads a header already, and a connection has one")
         factory = getattr(factory, "wrappedFactory", None)
-
-
-def _tls_factory(tls: Any, wrapped_factory: IProtocolFactory, clock: IReactorTime | None) -> IProtocolFactory:
-    from ._tls import TLSFactory  # needs pyOpenSSL, which applications without TLS may lack
-
-    factory: IProtocolFactory = TLSFactory(tls, wrapped_factory, clock)
-    return factory

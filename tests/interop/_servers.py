@@ -70,9 +70,9 @@ class TwistedServer(Server):
         return event
 
     def seen(self) -> Seen:
-        # the application was told the same twice
+        # the application was told the same, whenever and however it asked
         built, made = self._event("built"), self._event("made")
-        assert built["peer"] == made["peer"]
+        assert built["peer"] == made["peer"] == made["attributes"]
         return Seen(_address(*made["peer"]), _address(*made["host"]), made["result"])
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from aiosmtpd.controller import Controller
 
-from tests._loops import CUTS
+from proxyprotocol.asyncio.aiosmtpd import ProxyProtocolMixIn
+from tests._loops import CLIENT, CUTS, HEADER, LOOPS, Peer, connected
 
 from ._applications import Application, Listener, Way, application, every_header, running
 from ._certificates import SERVER_NAME, Certificates
@@ -82,3 +86,68 @@ def test_bad_peers_trouble_nobody(listener: Listener) -> None:
     assert_bad_peers_are_dropped(listener)
 
     assert_delivered(listener, listener.way(), "after them")
+
+
+READY = b"220 Ready to start TLS\r\n"
+
+
+class Names:
+    """A handler that keeps who has said EHLO."""
+
+    def __init__(self) -> None:
+        self.names: list[Any] = []
+
+    async def handle_EHLO(self, server: Any, session: Any, envelope: Any, name: str, responses: list[str]) -> list[str]:
+        self.names.append((session.peer, name, session.ssl is not None))
+        return responses
+
+
+class ProxyController(ProxyProtocolMixIn, Controller):
+    pass
+
+
+@pytest.fixture(params=LOOPS.values(), ids=list(LOOPS))
+def controller(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[Any]:
+    """A controller in this process, with STARTTLS."""
+    controller = ProxyController(Names(), "127.0.0.1", 0, request.param(), tls_context=certificates.server_context())
+    controller.start()
+    try:
+        yield controller
+    finally:
+        controller.stop()
+
+
+def say(controller: Any, context: ssl.SSLContext, begin: Any) -> None:
+    """Say HELO, then what *begin* says."""
+
+    async def talk() -> None:
+        async with connected(controller.server, context=context) as peer:
+            await peer.send(HEADER)
+            greeting = await asyncio.get_running_loop().sock_recv(peer.sock, 1000)
+            assert greeting.startswith(b"220 ")
+            await begin(peer)
+
+    asyncio.run(asyncio.wait_for(talk(), 10))
+
+
+def test_a_command_in_one_segment_with_starttls_fails_the_handshake(
+    controller: Any, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def inject(peer: Peer) -> None:
+        await peer.send(b"STARTTLS\r\nEHLO injected\r\n")
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            await peer.shake_hands(answer=READY)
+
+    say(controller, certificates.client_context(), inject)
+    assert controller.handler.names == []
+    assert "TLSSetupException" in caplog.text
+
+
+def test_a_client_hello_in_one_segment_with_starttls_is_used(controller: Any, certificates: Certificates) -> None:
+    async def pipeline(peer: Peer) -> None:
+        await peer.shake_hands(b"STARTTLS\r\n", answer=READY)
+        await peer.say(b"EHLO a\r\n")
+        await peer.hear(b"250 HELP\r\n")
+
+    say(controller, certificates.client_context(), pipeline)
+    assert controller.handler.names == [(CLIENT, "a", True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tornado.tcpserver import TCPServer
 from tornado.web import Application, RequestHandler
 
 from proxyprotocol import HeaderPolicy, TrustedProxies
+from proxyprotocol.asyncio import new_event_loop, new_uvloop_event_loop
 from proxyprotocol.asyncio.tornado import add_sockets, proxy_result
 from tests import _loops
 from tests._loops import CLIENT, HEADER, PATIENCE, Log, Run, connected, until
@@ -176,6 +178,20 @@ def test_whoever_has_left_tornado_is_worth_no_warning(
     run(story)
 
 
+def test_a_handshake_of_tornado_s_has_its_time(run: Run, log: Log, certificates: Certificates) -> None:
+    async def story() -> None:
+        keywords: dict[str, Any] = {"ssl": certificates.server_context(), "tls_timeout": 0.05}
+        async with tornado(**keywords) as (address, _), connected(address) as peer:
+            await peer.send(HEADER)
+            assert await asyncio.wait_for(peer.hear_all(), PATIENCE) == b""
+            who = f"192.0.2.1:1000, relayed by 127.0.0.1:{peer.sock.getsockname()[1]}"
+            await until(lambda: log.lines)
+        reason = "there was no TLS handshake (it was not done within 0.05 seconds)"
+        assert log.lines == [("WARNING", f"Refused a connection from {who}: {reason}")]
+
+    run(story)
+
+
 def test_a_connection_of_tornado_s_that_has_not_begun_is_dropped_by_its_end(run: Run) -> None:
     async def story() -> None:
         async with tornado() as (address, stop), connected(address) as peer:
@@ -209,3 +225,84 @@ def test_what_a_coroutine_of_tornado_s_raises_is_logged_by_tornado(run: Run, log
     assert record.name == "tornado.application"
     assert record.exc_info
     assert record.exc_info[0] is LookupError
+
+
+in_our_loops = pytest.mark.parametrize(
+    "run", [Run(new_event_loop), Run(new_uvloop_event_loop)], ids=["asyncio", "uvloop"]
+)
+
+
+@in_our_loops
+def test_tornado_in_our_loop_without_the_helper_is_warned_of(run: Run, log: Log) -> None:
+    async def story() -> None:
+        server = HTTPServer(Application([("/", WhoIsIt)]))
+        server.add_sockets(bind_sockets(0, "127.0.0.1"))
+        await asyncio.sleep(0)
+        server.stop()
+
+    run(story)
+    ((level, line),) = log.lines
+    assert level == "WARNING"
+    assert line.startswith("No PROXY protocol header is read on 127.0.0.1:")
+
+
+@in_our_loops
+def test_the_helper_in_our_loop_is_left_alone(run: Run, log: Log, security: _loops.Security) -> None:
+    async def story() -> None:
+        async with tornado(**security.server) as (address, _):
+            await assert_asked(address, TOLD, HEADER, **security.client)
+
+    run(story)
+    assert log.lines == []
+
+
+class Upgrading(TCPServer):
+    """Takes a line in the clear where one is asked for, begins TLS, then answers a line."""
+
+    def __init__(self, certificates: Certificates, line: bool) -> None:
+        super().__init__()
+        self.certificates, self.line, self.heard = certificates, line, list[Any]()
+
+    async def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        try:
+            if self.line:
+                self.heard.append(await stream.read_until(b"\n"))
+            stream = await stream.start_tls(True, self.certificates.server_context())
+            self.heard.append(await stream.read_until(b"\n"))
+            await stream.write(b"answer\n")
+        except (OSError, ValueError) as error:
+            self.heard.append(type(error))
+        if stream.socket is not None:  # start_tls has taken it, and has closed it where it failed
+            stream.close()
+
+
+@pytest.mark.parametrize("line", [True, False], ids=["behind a command", "at once"])
+def test_tornado_takes_no_command_in_front_of_tls(run: Run, certificates: Certificates, line: bool) -> None:
+    """tornado itself begins no TLS on a stream that has something unread."""
+    server, context = Upgrading(certificates, line), certificates.client_context()
+
+    async def story() -> None:
+        async with tornado(server=server) as (address, _), connected(address, context=context) as peer:
+            await peer.send(HEADER + b"STARTTLS\n" * line + b"INJECTED\n")
+            with contextlib.suppress(OSError):
+                await peer.shake_hands()
+                await peer.say(b"data\n")
+            await until(lambda: len(server.heard) == 1 + line)
+
+    run(story)
+    assert server.heard == ([b"STARTTLS\n", ValueError] if line else [ssl.SSLError])
+
+
+def test_tornado_may_begin_tls_with_a_client_hello_in_the_header_s_own_segment(
+    run: Run, certificates: Certificates
+) -> None:
+    server, context = Upgrading(certificates, line=False), certificates.client_context()
+
+    async def story() -> None:
+        async with tornado(server=server) as (address, _), connected(address, context=context) as peer:
+            await peer.shake_hands(HEADER)
+            await peer.say(b"data\n")
+            assert await peer.hear(b"\n") == b"answer\n"
+
+    run(story)
+    assert server.heard == [b"data\n"]

@@ -50,3 +50,31 @@ def test_behind_a_unix_listener_the_client_has_no_address_in_the_quickstart(
         assert_echo(client)
 
         assert server.seen() == Seen(None, None, {})
+
+
+REAL_IP = "127.0.0.1:{port} reuseport proxy_protocol; set_real_ip_from 127.0.0.1"
+FROM_THE_BALANCER = b"PROXY TCP6 2001:db8::1 2001:db8::2 1234 443\r\n"
+
+
+@pytest.mark.parametrize("version", ["", ":ppVersion=v1"])
+def test_a_client_that_a_balancer_names_is_written_in_a_mixed_line_which_is_read_on_request(
+    nginx: Nginx, serve: Callable[[str], Server], version: str
+) -> None:
+    server = serve(f"proxyprotocol:tcp:0:interface=127.0.0.1:ppIPv4InTCP6=yes{version}")
+    port = nginx.start(f"127.0.0.1:{server.address.port}", listen=REAL_IP)
+
+    with connect(("127.0.0.1", port)) as client:
+        client.sendall(FROM_THE_BALANCER)
+        assert_echo(client)
+        seen = server.seen()
+
+    assert seen[:2] == (Address("2001:db8::1", 1234), Address("::ffff:127.0.0.1", port))
+
+
+def test_a_mixed_line_is_refused_unless_asked_for(nginx: Nginx, serve: Callable[[str], Server]) -> None:
+    server = serve("proxyprotocol:tcp:0:interface=127.0.0.1")
+    port = nginx.start(f"127.0.0.1:{server.address.port}", listen=REAL_IP)
+
+    with connect(("127.0.0.1", port)) as client:
+        client.sendall(FROM_THE_BALANCER)
+        assert client.recv(1) == b""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet import reactor
 from twisted.internet.address import UNIXAddress
@@ -59,9 +59,17 @@ class Echo(Protocol):
         report(
             "made",
             peer=describe_address(transport.getPeer()),
+            attributes=self.client(),
             host=describe_address(transport.getHost()),
             result=describe_result(proxy_result(transport)),
         )
+
+    def client(self) -> list[object]:
+        """Who the client is, asked as Evennia and its like do."""
+        transport: Any = self.transport
+        host, port = transport.client[:2]
+        assert transport.hostname == host
+        return ["unix", 0] if port is None else [host, port]
 
     def dataReceived(self, data: bytes) -> None:
         cast(ITransport, self.transport).write(data)

@@ -1,4 +1,4 @@
-"""Floor 6: accepting connections, also where the system has no resources for more."""
+"""Floor 5: accepting connections, also where the system has no resources for more."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from proxyprotocol._program import describe_error
+from proxyprotocol._refusals import PAUSE, Shortage
+from proxyprotocol.asyncio._sockets import covered
 
 __all__: list[str] = []
 
-_log = logging.getLogger("proxyprotocol.server")
-
 _ACCEPTS: Final = 64  # in one go: those that are served already want their turn too
-_PAUSE: Final = 1.0  # seconds until it is tried again to accept where the system had no resources for it
-_SILENCE: Final = 60.0  # seconds between two complaints about that
 # What accept() tells of a connection that was gone before it was accepted, or that the network has failed. All else is
 # of the system: it is short of files or memory, or a firewall forbids it.
 _OF_THE_CONNECTION: Final = frozenset(
@@ -48,15 +45,18 @@ class Acceptor:
 
     Args:
         loop: The loop.
+        log: The logger that is told.
         full: Gives why there is no room for another connection; None where there is.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, full: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, log: logging.Logger, full: Callable[[], str | None] = lambda: None
+    ) -> None:
         self._loop = loop
         self._full = full
+        self._shortage = Shortage(log)
         self._listeners: list[_Listener] = []
         self._resume: asyncio.TimerHandle | None = None
-        self._silent_until = 0.0
         #: Whether nobody is accepted for now.
         self.paused = False
 
@@ -70,17 +70,21 @@ class Acceptor:
         """
         listener = _Listener(sock, backlog, begin)
         self._listeners.append(listener)
+        covered.add(sock)
         self._loop.add_reader(sock, self._accept, listener)
 
     def stop(self) -> None:
         """Accept nobody any more, but those who are connected already and wait in the system's queue."""
-        for listener in self._listeners:
-            self._loop.remove_reader(listener.sock)
-        self._cancel_resume()
-        listeners, self._listeners = self._listeners, []
+        listeners = list(self._listeners)
+        self.close()
         for listener in listeners:
             # the queue has one place more than it was asked for; who comes later is not waited for
             self._accept(listener, listener.backlog + 1)
+
+    def close(self) -> None:
+        """Accept nobody any more."""
+        self._ignore()
+        self._listeners.clear()
 
     def go_on(self) -> None:
         """Try again: there may be room."""
@@ -102,7 +106,7 @@ class Acceptor:
             except OSError as error:
                 if error.errno in _OF_THE_CONNECTION:
                     continue
-                self._pause(describe_error(error), _PAUSE)
+                self._pause(error.strerror or str(error), PAUSE)
                 return
             sock.setblocking(False)
             listener.begin(sock, peer)
@@ -110,15 +114,15 @@ class Acceptor:
     def _pause(self, reason: str, seconds: float | None = None) -> None:
         """Accept nobody until there is room or some time has passed: to try again at once is to spin."""
         self.paused = True
+        self._ignore()
+        if seconds is not None:
+            self._resume = self._loop.call_later(seconds, self.go_on)
+        self._shortage.tell(reason, self._loop.time())
+
+    def _ignore(self) -> None:
         self._cancel_resume()  # of another listener, which has met the same
         for listener in self._listeners:
             self._loop.remove_reader(listener.sock)
-        if seconds is not None:
-            self._resume = self._loop.call_later(seconds, self.go_on)
-        now = self._loop.time()
-        if now >= self._silent_until:
-            self._silent_until = now + _SILENCE
-            _log.warning("No more connections are accepted for now: %s", reason)
 
     def _cancel_resume(self) -> None:
         if self._resume is not None:

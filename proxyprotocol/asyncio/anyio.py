@@ -1,0 +1,148 @@
+"""Floor 5: anyio. A listener whose connections begin with a header, so that their ``remote_address`` is the client."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.abc import ByteStream, Listener, TaskGroup
+from anyio.abc import SocketAttribute as _Fact
+
+from proxyprotocol._errors import ProxyProtocolError
+from proxyprotocol._refusals import log_refusal
+from proxyprotocol.asyncio._sockets import covered
+from proxyprotocol.asyncio.transport import _ClientSocket
+from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
+from proxyprotocol.result import ProxyResult, describe_address
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["ProxyProtocolListener", "ProxyProtocolStream"]
+
+_log = logging.getLogger("proxyprotocol.asyncio")
+
+
+class ProxyProtocolListener(Listener[ByteStream]):
+    """Listens as another listener of anyio does, and reads a header at the front of every connection.
+
+    It takes what ``anyio.create_tcp_listener`` and ``create_unix_listener`` make, on any event loop. TLS comes after
+    the header: put a ``TLSListener`` around this.
+
+    Args:
+        listener: The other listener.
+        receiver: How connections are received, in place of all other keywords.
+        keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
+
+    Raises:
+        TypeError: There are a receiver and another keyword, or a keyword is unknown.
+        ValueError: A keyword's value is out of range.
+    """
+
+    def __init__(
+        self, listener: Any, *, receiver: Receiver | None = None, **keywords: Unpack[ReceiverKeywords]
+    ) -> None:
+        self._listener = listener
+        self._receiver = Receiver.of(receiver, keywords)
+        covered.update(_raw_socket(one) for one in getattr(listener, "listeners", [listener]))
+
+    async def serve(self, handler: Callable[[Any], Any], task_group: TaskGroup | None = None) -> None:
+        """Accept connections, and call *handler* with a :class:`ProxyProtocolStream` for each accepted header."""
+
+        async def begin(stream: ByteStream) -> None:
+            begun = await self._receive(stream)
+            if begun is not None:
+                await handler(begun)
+
+        await self._listener.serve(begin, task_group)
+
+    async def aclose(self) -> None:
+        """Close the other listener."""
+        await self._listener.aclose()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """Those of the other listener."""
+        attributes: Mapping[Any, Callable[[], Any]] = self._listener.extra_attributes
+        return attributes
+
+    async def _receive(self, stream: ByteStream) -> ProxyProtocolStream | None:
+        sock, peer = _raw_socket(stream), None
+        try:
+            peer = sock.getpeername()
+            connection = self._receiver.connection(peer, sock.getsockname())
+            with anyio.move_on_after(self._receiver.timeout or math.inf) as deadline:
+                while not connection.begun:
+                    try:
+                        connection.feed(await stream.receive())
+                    except anyio.EndOfStream:
+                        connection.eof()
+            if deadline.cancelled_caught:
+                connection.timed_out()
+            return ProxyProtocolStream(stream, connection)
+        except ProxyProtocolError as error:
+            log_refusal(_log, error, peer)
+        except (anyio.BrokenResourceError, OSError) as error:
+            _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
+        await anyio.aclose_forcefully(stream)
+        return None
+
+
+class ProxyProtocolStream(ByteStream):
+    """A connection's stream with the client's addresses; everything else is the real stream's own.
+
+    The extra attributes ``remote_address``, ``remote_port``, ``local_address``, ``local_port``, ``family`` and
+    ``raw_socket`` tell them. Where the header gives no address they are the real connection's.
+
+    Attributes:
+        result: What the header said, with its TLVs; None where there was no header.
+    """
+
+    result: ProxyResult | None
+
+    def __init__(self, stream: ByteStream, connection: ReceiverConnection) -> None:
+        self._stream, self._trailing = stream, connection.trailing
+        self.result, self._addresses = connection.result, connection.addresses
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Receive what came with the header, then what comes."""
+        if not self._trailing:
+            return await self._stream.receive(max_bytes)
+        data, self._trailing = self._trailing[:max_bytes], self._trailing[max_bytes:]
+        return data
+
+    async def send(self, item: bytes) -> None:
+        """Send bytes."""
+        await self._stream.send(item)
+
+    async def send_eof(self) -> None:
+        """Say that no more bytes are sent."""
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._stream.aclose()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """Those of the real stream, with the client's addresses."""
+        addresses = self._addresses
+        if addresses is None:
+            return self._stream.extra_attributes
+        sock, peer, own = _ClientSocket(_raw_socket(self._stream), addresses), addresses.peername, addresses.sockname
+        facts: dict[Any, Any] = {_Fact.raw_socket: sock, _Fact.family: sock.family}
+        if isinstance(peer, tuple) and isinstance(own, tuple):
+            facts |= {_Fact.remote_address: peer[:2], _Fact.remote_port: peer[1]}
+            facts |= {_Fact.local_address: own[:2], _Fact.local_port: own[1]}
+        else:
+            facts |= {_Fact.remote_address: peer, _Fact.local_address: own}
+        ports = _Fact.remote_port, _Fact.local_port
+        attributes = {name: fact for name, fact in self._stream.extra_attributes.items() if name not in ports}
+        return attributes | {name: lambda fact=fact: fact for name, fact in facts.items()}
+
+
+def _raw_socket(provider: Any) -> Any:
+    return provider.extra_attributes[_Fact.raw_socket]()

@@ -1,0 +1,121 @@
+"""The queue of deadlines, by a clock that the tests turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from proxyprotocol._deadlines import Deadlines, check_seconds, in_time
+
+
+class Turned(Clock):
+    """A clock with the names of an event loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time: Callable[[], float] = self.seconds
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Any:
+        return self.callLater(seconds, function)
+
+    def stall(self, seconds: float) -> None:
+        """Let so much time pass before the timers are looked at."""
+        self.rightNow += seconds
+        self.advance(0)
+
+
+@pytest.fixture
+def clock() -> Turned:
+    return Turned()
+
+
+@pytest.fixture
+def late() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def queue(clock: Turned, late: list[str]) -> Any:
+    def take(name: str) -> None:
+        deadlines.discard(name)
+        late.append(name)
+
+    deadlines: Deadlines[str] = Deadlines(2.0, take, clock)
+    return deadlines
+
+
+def test_a_deadline_that_is_met_in_time_refuses_at_once(queue: Any, clock: Turned, late: list[str]) -> None:
+    queue.add("a")
+    clock.advance(2)
+    assert (late, "a" in queue, clock.getDelayedCalls()) == (["a"], False, [])
+
+
+@pytest.mark.parametrize(("stall", "respite"), [(2.5, 0.5), (3, 1), (60, 1)])
+def test_one_that_is_met_late_is_put_off_once_for_as_long_and_a_second_at_most(
+    queue: Any, clock: Turned, late: list[str], stall: float, respite: float
+) -> None:
+    for name in ("a", "b"):
+        queue.add(name)
+    clock.stall(stall)
+    assert late == []
+    queue.discard("a")  # it lay in the socket
+    clock.advance(respite - 0.01)
+    assert late == []
+    clock.stall(60)
+    assert late == ["b"]
+
+
+def test_whoever_comes_after_a_stall_has_the_whole_time(queue: Any, clock: Turned, late: list[str]) -> None:
+    queue.add("a")
+    clock.stall(60)
+    queue.add("b")
+    clock.advance(1.5)
+    assert late == ["a"]
+    clock.advance(0.5)
+    assert late == ["a", "b"]
+
+
+def test_a_timer_that_fires_early_refuses_nobody(queue: Any, clock: Turned, late: list[str]) -> None:
+    queue.add("a")
+    clock.getDelayedCalls()[0].reset(1)
+    clock.advance(1.5)
+    assert late == []
+    clock.advance(0.5)
+    assert late == ["a"]
+
+
+def test_a_queue_that_is_closed_gives_who_waits_and_has_no_timer(queue: Any, clock: Turned, late: list[str]) -> None:
+    queue.add("a")
+    clock.stall(3)
+    assert (queue.close(), clock.getDelayedCalls(), late) == (["a"], [], [])
+
+
+@pytest.mark.parametrize("seconds", [0, -1, "1", True, float("nan")])
+def test_a_time_is_above_0(seconds: Any) -> None:
+    with pytest.raises(ValueError, match=f"tls_timeout is a number of seconds above 0, not {seconds!r}"):
+        check_seconds("tls_timeout", seconds)
+
+
+def test_what_does_not_come_about_in_time_is_cancelled_and_its_end_waited_for() -> None:
+    ended = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    assert asyncio.run(in_time(wait(), 0.001)) is False
+    assert ended == [True]
+
+
+def test_what_raises_in_time_raises() -> None:
+    async def fail() -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        asyncio.run(in_time(fail(), float("inf")))
