@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -48,8 +49,11 @@ class Clock(Protocol):
 class LoopClock:
     """The clock of the running event loop."""
 
-    # not the loop's own, which on uvloop stands still while a callback runs
-    time = staticmethod(time.monotonic)
+    @staticmethod
+    def time() -> float:
+        """Return the loop's time; uvloop's own stands still while a callback runs."""
+        loop = asyncio.get_running_loop()
+        return loop.time() if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic()
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> Timer:
         """Start a timer."""
@@ -74,7 +78,7 @@ class Deadlines(Generic[_T]):
 
     Args:
         seconds: How long each of them may take; None for no limit.
-        late: Called with each that is late and still waits. It must not raise.
+        late: Called with each that is late, and waits no longer. It must not raise.
         clock: What tells the time.
     """
 
@@ -121,7 +125,9 @@ class Deadlines(Generic[_T]):
                 break
             late.append(waiting)
         for waiting in late:
-            self._late(waiting)
+            # one of them may end others
+            if self._waiting.pop(waiting, None) is not None:
+                self._late(waiting)
 
 
 async def in_time(awaitable: Awaitable[object], seconds: float | None) -> bool:
@@ -130,15 +136,16 @@ async def in_time(awaitable: Awaitable[object], seconds: float | None) -> bool:
     Raises:
         Exception: What it raised.
     """
-    future = asyncio.ensure_future(awaitable)
+    task: Any = asyncio.current_task()
+    deadlines: Deadlines[asyncio.Task[Any]] = Deadlines(seconds, asyncio.Task.cancel, LoopClock())
+    deadlines.add(task)
     try:
-        # the second time for a loop that was held up
-        for timeout in (seconds, _TURN):
-            await asyncio.wait({future}, timeout=None if timeout == math.inf else timeout)
-            if future.done():
-                future.result()
-                return True
+        await awaitable
+    except asyncio.CancelledError:
+        # cancelled by somebody else, too
+        if task in deadlines or (sys.version_info >= (3, 11) and task.uncancel()):
+            raise
         return False
     finally:
-        if future.cancel():
-            await asyncio.wait({future})
+        deadlines.close()
+    return True

@@ -40,12 +40,7 @@ def late() -> list[str]:
 
 @pytest.fixture
 def queue(clock: Turned, late: list[str]) -> Any:
-    def take(name: str) -> None:
-        deadlines.discard(name)
-        late.append(name)
-
-    deadlines: Deadlines[str] = Deadlines(2.0, take, clock)
-    return deadlines
+    return Deadlines(2.0, late.append, clock)
 
 
 def test_a_deadline_that_is_met_in_time_refuses_at_once(queue: Any, clock: Turned, late: list[str]) -> None:
@@ -111,6 +106,17 @@ def test_what_does_not_come_about_in_time_is_cancelled_and_its_end_waited_for() 
 
     assert asyncio.run(in_time(wait(), 0.001)) is False
     assert ended == [True]
+
+
+def test_whoever_is_cancelled_by_somebody_else_is_told() -> None:
+    async def story() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await in_time(asyncio.sleep(60), 60)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(story())
 
 
 def test_what_raises_in_time_raises() -> None:

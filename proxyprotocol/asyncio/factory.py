@@ -223,14 +223,13 @@ class _Handshake(asyncio.Protocol):
             error: Why; None where somebody has ended it.
         """
         if self in self._factory._handshakes and error is not None:
-            _, addresses, peer = self._told
-            log_no_handshake(_log, error, peer if addresses is None else addresses.peername, peer)
+            self._log_refusal(error)
         self._forget()
 
     def time_out(self) -> None:
         """Take the end of the time that the handshake had."""
-        self.lost(TimeoutError(describe_late_handshake(self._factory._tls_timeout)))
-        self.abort()
+        self._log_refusal(TimeoutError(describe_late_handshake(self._factory._tls_timeout)))
+        self._transport.abort()
 
     def abort(self) -> None:
         """Drop the connection without a word."""
@@ -239,3 +238,7 @@ class _Handshake(asyncio.Protocol):
 
     def _forget(self) -> None:
         self._factory._handshakes.discard(self)
+
+    def _log_refusal(self, error: BaseException) -> None:
+        _, addresses, peer = self._told
+        log_no_handshake(_log, error, peer if addresses is None else addresses.peername, peer)

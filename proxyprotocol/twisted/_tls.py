@@ -78,7 +78,6 @@ class _TLS(TLSMemoryBIOFactory.protocol):  # type: ignore[misc, valid-type]
 
     def time_out(self) -> None:
         """Take the end of the time that the handshake had."""
-        self.factory.handshakes.discard(self)
         if not self._handshakeDone:
             client, peer = map(to_sockaddr, (self.transport.getPeer(), type(self.transport).getPeer(self.transport)))
             reason = describe_late_handshake(self.factory.timeout)
