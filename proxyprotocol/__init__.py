@@ -6,8 +6,10 @@ This module gives the public names of floors 0 to 3 and defines nothing. The ada
 
 from __future__ import annotations
 
-from ._base import ProxyProtocol
-from ._errors import (
+from proxyprotocol.codec import ProxyProtocol
+from proxyprotocol.datagram import Datagram, DatagramReceiver, pack_datagram, unpack_datagram
+from proxyprotocol.detect import ProxyProtocolDetect
+from proxyprotocol.errors import (
     ProxyProtocolChecksumError,
     ProxyProtocolError,
     ProxyProtocolIncompleteError,
@@ -18,13 +20,11 @@ from ._errors import (
     ProxyProtocolUntrustedError,
     ProxyProtocolWantRead,
 )
-from .datagram import Datagram, DatagramReceiver, pack_datagram, unpack_datagram
-from .detect import ProxyProtocolDetect
-from .noop import ProxyProtocolNoop
-from .parser import HeaderParser
-from .policy import HeaderPolicy, PolicyCallable, TrustedProxies
-from .receiver import Receiver, ReceiverConnection
-from .result import (
+from proxyprotocol.noop import ProxyProtocolNoop
+from proxyprotocol.parser import HeaderParser
+from proxyprotocol.policy import HeaderPolicy, PolicyCallable, TrustedProxies
+from proxyprotocol.receiver import Receiver, ReceiverConnection
+from proxyprotocol.result import (
     ProxyResult,
     ProxyResultIPv4,
     ProxyResultIPv6,
@@ -38,10 +38,10 @@ from .result import (
     is_unix,
     is_unknown,
 )
-from .tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
-from .v1 import ProxyProtocolV1
-from .v2 import ProxyProtocolV2
-from .version import ProxyProtocolVersion
+from proxyprotocol.tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
+from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
+from proxyprotocol.version import ProxyProtocolVersion
 
 __all__ = [
     "Datagram",

@@ -14,12 +14,12 @@ def main() -> int:
         The exit status, as :func:`proxyprotocol.cli.main` gives it; 2 where files of this package were replaced.
     """
     try:
-        from . import _installation  # noqa: F401
+        from proxyprotocol._adapters import installation  # noqa: F401
     except ImportError as error:
         # one sentence for a user, who can do nothing with a traceback
         print(f"proxyprotocol: {error}", file=sys.stderr)
         return 2
-    from .cli import main
+    from proxyprotocol.cli import main
 
     return main()
 

@@ -12,10 +12,10 @@ from ipaddress import IPv4Address, IPv6Address
 from ssl import SSLObject, SSLSocket
 from typing import Any
 
-from ._facts import AF_UNIX, decode_path, extra_info
-from .result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnix, ProxyResultUnknown
-from .tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
-from .typing import TransportProtocol
+from proxyprotocol._adapters.facts import AF_UNIX, decode_path, extra_info
+from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnix, ProxyResultUnknown
+from proxyprotocol.tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
+from proxyprotocol.typing import TransportProtocol
 
 __all__ = ["build_socket_result", "build_transport_result"]
 

@@ -15,16 +15,16 @@ from copy import copy
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from . import _wire
-from ._base import ProxyProtocol
-from ._errors import ProxyProtocolError, ProxyProtocolSyntaxError
-from .detect import ProxyProtocolDetect
-from .policy import HeaderPolicy, lets_plain_in
-from .receiver import Receiver, describe_refusal
-from .result import ProxyResult
-from .typing import SockAddr
-from .v1 import ProxyProtocolV1
-from .v2 import ProxyProtocolV2
+from proxyprotocol._wire import spec
+from proxyprotocol.codec import ProxyProtocol
+from proxyprotocol.detect import ProxyProtocolDetect
+from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolSyntaxError
+from proxyprotocol.policy import HeaderPolicy, lets_plain_in
+from proxyprotocol.receiver import Receiver, describe_refusal
+from proxyprotocol.result import ProxyResult
+from proxyprotocol.typing import SockAddr
+from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__ = [
     "DEFAULT_CLIENT_TIMEOUT",
@@ -79,12 +79,12 @@ def pack_datagram(result: ProxyResult, payload: bytes) -> bytes:
     Raises:
         ValueError: A UNIX path is over 108 bytes, or the TLVs are such as no receiver would take.
     """
-    return _CODEC._pack(result, _wire.V2_DGRAM) + payload
+    return _CODEC._pack(result, spec.V2_DGRAM) + payload
 
 
 def _refuse_version_1(data: bytes) -> None:
     # nginx does send it: worth a sentence of its own
-    if data.startswith(_wire.V1_SIGNATURE):
+    if data.startswith(spec.V1_SIGNATURE):
         raise ProxyProtocolSyntaxError(
             "The datagram begins with a header of version 1, which is for streams alone: let the proxy send version 2",
             0,

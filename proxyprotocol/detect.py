@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import _wire
-from ._base import ProxyProtocol, check_signature, signature_begins
-from ._errors import ProxyProtocolIncompleteError, ProxyProtocolSyntaxError, ProxyProtocolWantRead
-from .result import ProxyResult
-from .v1 import ProxyProtocolV1
-from .v2 import ProxyProtocolV2
+from proxyprotocol._wire import spec
+from proxyprotocol.codec import ProxyProtocol, check_signature, signature_begins
+from proxyprotocol.errors import ProxyProtocolIncompleteError, ProxyProtocolSyntaxError, ProxyProtocolWantRead
+from proxyprotocol.result import ProxyResult
+from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__ = ["ProxyProtocolDetect"]
 
-_SIGNATURES = (_wire.V1_SIGNATURE, _wire.V2_SIGNATURE)
-_FIRST_BYTES = {ProxyProtocolV1: _wire.V1_SIGNATURE[0], ProxyProtocolV2: _wire.V2_SIGNATURE[0]}
+_SIGNATURES = (spec.V1_SIGNATURE, spec.V2_SIGNATURE)
+_FIRST_BYTES = {ProxyProtocolV1: spec.V1_SIGNATURE[0], ProxyProtocolV2: spec.V2_SIGNATURE[0]}
 
 
 class ProxyProtocolDetect(ProxyProtocol):
@@ -74,9 +74,9 @@ class ProxyProtocolDetect(ProxyProtocol):
         found = self.parse(data)
         if type(found) is tuple:
             return found[0]
-        if len(data) < _wire.TELLING_LENGTH:
-            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_wire.TELLING_LENGTH - len(data)))
-        return self.choose_version(data[: _wire.TELLING_LENGTH]).unpack(data)
+        if len(data) < spec.TELLING_LENGTH:
+            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(spec.TELLING_LENGTH - len(data)))
+        return self.choose_version(data[: spec.TELLING_LENGTH]).unpack(data)
 
     def pack(self, result: ProxyResult) -> bytes:
         """Write a header, of the first version that can say this.
@@ -95,16 +95,16 @@ class ProxyProtocolDetect(ProxyProtocol):
                 first = first or error
         raise ValueError(f"No version here can say this: {first}") from first
 
-    def parse(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
+    def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
         """Parse the header at the start of a connection; see :meth:`.ProxyProtocol.parse`."""
         codec = self._by_first_byte.get(data[0]) if data else None
         if codec is None:
             if self._by_first_byte:
                 check_signature(data, *_SIGNATURES)
-                return _wire.V1_MIN_LENGTH  # the shortest line of version 1 is shorter than any header of version 2
-            if len(data) < _wire.TELLING_LENGTH:
-                return _wire.TELLING_LENGTH
-            codec = self.choose_version(data[: _wire.TELLING_LENGTH])
+                return spec.V1_MIN_LENGTH  # the shortest line of version 1 is shorter than any header of version 2
+            if len(data) < spec.TELLING_LENGTH:
+                return spec.TELLING_LENGTH
+            codec = self.choose_version(data[: spec.TELLING_LENGTH])
         return codec.parse(data, max_header)
 
     def begins(self, data: bytes | bytearray) -> bool | None:

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import AF_INET, SOCK_STREAM
 from typing import Final
 
-from .sock import SocketInfo
+from proxyprotocol.sock import SocketInfo
 
 try:
     from dns import asyncresolver

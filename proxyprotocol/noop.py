@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from . import _wire
-from ._base import ProxyProtocol
-from .result import ProxyResult, ProxyResultLocal
+from proxyprotocol._wire import spec
+from proxyprotocol.codec import ProxyProtocol
+from proxyprotocol.result import ProxyResult, ProxyResultLocal
 
 __all__ = ["ProxyProtocolNoop"]
 
@@ -43,7 +43,7 @@ class ProxyProtocolNoop(ProxyProtocol):
         """
         return b""
 
-    def parse(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int]:
+    def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int]:
         """Give a LOCAL result of 0 bytes.
 
         Args:

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
-from . import _wire
-from ._base import ProxyProtocol
-from .detect import ProxyProtocolDetect
-from .policy import HeaderPolicy, PolicyCallable, TrustedProxies
-from .receiver import Receiver
-from .result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
-from .v1 import ProxyProtocolV1
-from .v2 import ProxyProtocolV2
-from .version import ProxyProtocolVersion
+from proxyprotocol._wire import spec
+from proxyprotocol.codec import ProxyProtocol
+from proxyprotocol.detect import ProxyProtocolDetect
+from proxyprotocol.policy import HeaderPolicy, PolicyCallable, TrustedProxies
+from proxyprotocol.receiver import Receiver
+from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
+from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
+from proxyprotocol.version import ProxyProtocolVersion
 
 __all__ = [
     "OPTIONS",
@@ -110,7 +110,7 @@ def parse_tls_timeout(options: Mapping[str, str], spell: Callable[[str], str] = 
         ValueError: The value is wrong. The message names the option and what it takes.
     """
     if "tls_timeout" not in options:
-        return _wire.DEFAULT_TLS_TIMEOUT
+        return spec.DEFAULT_TLS_TIMEOUT
     return _number(options, "tls_timeout", float, spell)
 
 
@@ -208,7 +208,7 @@ def _address(
     try:
         parts = _ADDRESS.fullmatch(options[name])
         # IPv6Address() alone takes zones, which no header has room for
-        if parts is None or int(parts["port"]) > _wire.MAX_PORT:
+        if parts is None or int(parts["port"]) > spec.MAX_PORT:
             raise ValueError
         host = IPv6Address(parts["ipv6"]) if parts["ipv6"] else IPv4Address(parts["ipv4"])
     except ValueError:

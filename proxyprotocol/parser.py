@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import _wire
-from ._base import ProxyProtocol
-from ._errors import (
+from proxyprotocol._wire import spec
+from proxyprotocol.codec import ProxyProtocol
+from proxyprotocol.detect import ProxyProtocolDetect
+from proxyprotocol.errors import (
     ProxyProtocolError,
     ProxyProtocolIncompleteError,
     ProxyProtocolMissingError,
     ProxyProtocolWantRead,
 )
-from .detect import ProxyProtocolDetect
-from .result import ProxyResult
+from proxyprotocol.result import ProxyResult
 
 __all__ = ["DETECT", "HeaderParser"]
 
@@ -47,10 +47,10 @@ class HeaderParser:
     #: What followed the header: the application's first bytes.
     trailing: bytes
 
-    def __init__(self, pp: ProxyProtocol | None = None, *, max_header: int = _wire.DEFAULT_MAX_HEADER) -> None:
+    def __init__(self, pp: ProxyProtocol | None = None, *, max_header: int = spec.DEFAULT_MAX_HEADER) -> None:
         if type(max_header) is not int:
             raise TypeError(f"max_header is a number of bytes, not {max_header!r}")
-        if max_header < _wire.V2_FIXED_LENGTH:
+        if max_header < spec.V2_FIXED_LENGTH:
             raise ValueError(f"max_header is at least 16, the fixed part of a version 2 header, not {max_header!r}")
         self._start(DETECT if pp is None else pp, max_header)
 
@@ -114,7 +114,7 @@ class HeaderParser:
                 raise self._error
             self._buffer += data
             # after its first bytes a version 2 header cannot turn out wrong before it is complete
-            if _wire.V1_MAX_LENGTH < len(self._buffer) < self._least:
+            if spec.V1_MAX_LENGTH < len(self._buffer) < self._least:
                 return None
             received = bytes(self._buffer)
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import TypeAlias
 
-from .typing import SockAddr
+from proxyprotocol.typing import SockAddr
 
 __all__ = ["HeaderPolicy", "PolicyCallable", "TrustedProxies", "lets_plain_in"]
 

@@ -15,16 +15,16 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ._base import ProxyProtocol
-from ._deadlines import in_time
-from ._errors import ProxyProtocolError
-from ._facts import extra_info
-from ._refusals import log_refusal
-from .parser import HeaderParser
-from .receiver import LimitKeywords, Receiver, ReceiverConnection
-from .result import ProxyResult
-from .sock import SocketInfo
-from .typing import SockAddr, StreamReaderProtocol
+from proxyprotocol._adapters.deadlines import in_time
+from proxyprotocol._adapters.facts import extra_info
+from proxyprotocol._adapters.refusals import log_refusal
+from proxyprotocol.codec import ProxyProtocol
+from proxyprotocol.errors import ProxyProtocolError
+from proxyprotocol.parser import HeaderParser
+from proxyprotocol.receiver import LimitKeywords, Receiver, ReceiverConnection
+from proxyprotocol.result import ProxyResult
+from proxyprotocol.sock import SocketInfo
+from proxyprotocol.typing import SockAddr, StreamReaderProtocol
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

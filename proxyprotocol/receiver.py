@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, Final, TypedDict
 
-from . import _wire
-from ._base import ProxyProtocol, signature_begins
-from ._errors import (
+from proxyprotocol._wire import spec
+from proxyprotocol.codec import ProxyProtocol, signature_begins
+from proxyprotocol.errors import (
     ProxyProtocolError,
     ProxyProtocolIncompleteError,
     ProxyProtocolTimeoutError,
@@ -20,10 +20,10 @@ from ._errors import (
     ProxyProtocolWantRead,
     drop_tracebacks,
 )
-from .parser import DETECT, HeaderParser
-from .policy import HeaderPolicy, PolicyCallable
-from .result import ProxyResult, describe_address
-from .typing import SockAddr
+from proxyprotocol.parser import DETECT, HeaderParser
+from proxyprotocol.policy import HeaderPolicy, PolicyCallable
+from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.typing import SockAddr
 
 __all__ = [
     "LimitKeywords",
@@ -74,8 +74,8 @@ class Receiver:
     pp: ProxyProtocol | None = None
     _: KW_ONLY
     policy: HeaderPolicy | PolicyCallable = HeaderPolicy.REQUIRE
-    timeout: float | None = _wire.DEFAULT_TIMEOUT
-    max_header: int = _wire.DEFAULT_MAX_HEADER
+    timeout: float | None = spec.DEFAULT_TIMEOUT
+    max_header: int = spec.DEFAULT_MAX_HEADER
     #: The codec, where *pp* was not given too.
     codec: ProxyProtocol = field(init=False, repr=False, compare=False)
     #: Whether :meth:`connection` looks at its addresses; else None will do, which saves two system calls.
@@ -203,7 +203,7 @@ class ReceiverConnection:
         if self.begun:
             return 0
         if self._seen:
-            return max(_wire.V1_MIN_LENGTH - len(self._seen), 1)
+            return max(spec.V1_MIN_LENGTH - len(self._seen), 1)
         return self._parser.needed
 
     def feed(self, data: bytes) -> bool:
@@ -237,7 +237,7 @@ class ReceiverConnection:
         """Under OPTIONAL: all bytes are the application's once one of them differs from every signature."""
         own, any_version = (
             self._receiver.codec.begins(seen),
-            signature_begins(seen, _wire.V1_SIGNATURE, _wire.V2_SIGNATURE),
+            signature_begins(seen, spec.V1_SIGNATURE, spec.V2_SIGNATURE),
         )
         if own or any_version:
             self._seen = None

@@ -14,9 +14,9 @@ from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET6, AddressFamily, SocketKind, inet_ntoa, inet_ntop
 from typing import Any, ClassVar, Final, Generic, Literal, TypeGuard, TypeVar
 
-from . import _wire
-from .tlv import ProxyProtocolTLV
-from .typing import Address, SockAddr
+from proxyprotocol._wire import spec
+from proxyprotocol.tlv import ProxyProtocolTLV
+from proxyprotocol.typing import Address, SockAddr
 
 __all__ = [
     "ProxyResult",
@@ -81,7 +81,7 @@ class ProxyResult(ABC):
     _tlv: ProxyProtocolTLV | bytes
 
     #: The number of the address family in a version 2 header (section 2.2); 0 where the header names no client.
-    family_number: ClassVar[int] = _wire.V2_UNSPEC
+    family_number: ClassVar[int] = spec.V2_UNSPEC
 
     @property
     @abstractmethod
@@ -162,7 +162,7 @@ class ProxyResult(ABC):
         return hash((self.type, self.peername, self.sockname, self.protocol, self.tlv))
 
     def __str__(self) -> str:
-        if self.family_number == _wire.V2_UNSPEC:
+        if self.family_number == spec.V2_UNSPEC:
             return self.type.name
         return f"{describe_address(self.peername)} -> {describe_address(self.sockname)}"
 
@@ -266,7 +266,7 @@ class _ProxyResultInet(ProxyResult, Generic[_HostT]):
             self._block = hosts[0] + hosts[1] + _PORTS.pack(source[1], dest[1])
         except struct.error:
             ports = f"{source[1]!r} or {dest[1]!r}"
-            raise ValueError(f"A port is a number from 0 to {_wire.MAX_PORT}, not {ports}") from None
+            raise ValueError(f"A port is a number from 0 to {spec.MAX_PORT}, not {ports}") from None
         self._peername = None
         self._protocol = protocol
         self._tlv = tlv
@@ -331,7 +331,7 @@ class ProxyResultIPv4(_ProxyResultInet[IPv4Address]):
     __slots__ = ()
 
     type = ProxyResultType.IPv4
-    family_number = _wire.V2_INET
+    family_number = spec.V2_INET
     _source_end, _dest_end = _IPV4_SOURCE, _IPV4_DEST
     _host = IPv4Address
 
@@ -367,7 +367,7 @@ class ProxyResultIPv6(_ProxyResultInet[IPv6Address]):
     __slots__ = ()
 
     type = ProxyResultType.IPv6
-    family_number = _wire.V2_INET6
+    family_number = spec.V2_INET6
     _source_end, _dest_end = _IPV6_SOURCE, _IPV6_DEST
     _host = IPv6Address
 
@@ -399,10 +399,10 @@ def _pack_path(path: str) -> bytes:
         raise ValueError(
             f"A UNIX path ends at its first NUL, an abstract name has none at its end: {path!r} would be cut"
         )
-    if len(name) > _wire.UNIX_PATH_LENGTH:
-        limit = _wire.UNIX_PATH_LENGTH
+    if len(name) > spec.UNIX_PATH_LENGTH:
+        limit = spec.UNIX_PATH_LENGTH
         raise ValueError(f"A UNIX path of {len(name)} bytes does not fit in a header, {limit} are the most: {path!r}")
-    return name.ljust(_wire.UNIX_PATH_LENGTH, b"\0")
+    return name.ljust(spec.UNIX_PATH_LENGTH, b"\0")
 
 
 class ProxyResultUnix(ProxyResult):
@@ -418,7 +418,7 @@ class ProxyResultUnix(ProxyResult):
     __slots__ = ("_dest", "_protocol", "_source")
 
     type = ProxyResultType.UNIX
-    family_number = _wire.V2_UNIX
+    family_number = spec.V2_UNIX
 
     def __init__(
         self,
@@ -442,7 +442,7 @@ class ProxyResultUnix(ProxyResult):
             protocol: Whether the client's socket is a stream or a datagram one.
             vectors: The TLVs as they are on the wire.
         """
-        half = _wire.UNIX_PATH_LENGTH
+        half = spec.UNIX_PATH_LENGTH
         self = cls(_unpack_path(block[:half]), _unpack_path(block[half:]), protocol=protocol)
         self._tlv = vectors
         return self

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import AddressFamily, SocketKind
 
-from ._facts import AF_UNIX, decode_path, extra_info
-from .result import ProxyResult, is_unknown
-from .typing import Cipher, PeerCert, SockAddr, TransportProtocol
+from proxyprotocol._adapters.facts import AF_UNIX, decode_path, extra_info
+from proxyprotocol.result import ProxyResult, is_unknown
+from proxyprotocol.typing import Cipher, PeerCert, SockAddr, TransportProtocol
 
 __all__ = ["SocketInfo", "SocketInfoLocal", "SocketInfoProxy"]
 

@@ -17,18 +17,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from . import (
-    _installation,  # noqa: F401  # raises where proxy-protocol lies over us
-    _wire,
-)
-from ._base import ProxyProtocol
-from ._errors import ProxyProtocolError
-from ._facts import REST, has_ended
-from ._refusals import PAUSE, Shortage, log_no_handshake, log_refusal
-from ._sender import Sender
-from .receiver import Receiver, ReceiverConnection, ReceiverKeywords
-from .result import ProxyResult, describe_address
-from .typing import SockAddr
+from proxyprotocol._adapters import installation
+from proxyprotocol._adapters.facts import REST, has_ended
+from proxyprotocol._adapters.refusals import PAUSE, Shortage, log_no_handshake, log_refusal
+from proxyprotocol._wire import spec  # noqa: F401  # raises where proxy-protocol lies over us
+from proxyprotocol.codec import ProxyProtocol
+from proxyprotocol.errors import ProxyProtocolError
+from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
+from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.sender import Sender
+from proxyprotocol.typing import SockAddr
 
 if TYPE_CHECKING:
     from socketserver import BaseServer
@@ -164,7 +162,7 @@ class ProxyProtocolMixIn(BaseServer):
     receiver: Receiver = Receiver()
     # not "ssl_context": Werkzeug's servers assign to that, and mean TLS around the header
     tls_context: ssl.SSLContext | None = None
-    tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT
+    tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         if getattr(self, "socket_type", None) == socket.SOCK_DGRAM:

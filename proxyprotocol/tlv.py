@@ -12,11 +12,11 @@ from collections.abc import Hashable, Iterator, Mapping
 from enum import IntEnum, IntFlag
 from typing import Any, ClassVar, Final
 
-from . import _vectors, _wire
-from ._errors import ProxyProtocolSyntaxError
-from ._vendors import VendorNumber, VendorText
-from .checksum import crc32c as compute_crc32c
-from .typing import PeerCert
+from proxyprotocol._wire import spec, walk
+from proxyprotocol._wire.vendors import VendorNumber, VendorText
+from proxyprotocol.checksum import crc32c as compute_crc32c
+from proxyprotocol.errors import ProxyProtocolSyntaxError
+from proxyprotocol.typing import PeerCert
 
 __all__ = [
     "TLV",
@@ -34,10 +34,10 @@ class Type(IntEnum):
 
     PP2_TYPE_ALPN = 0x01
     PP2_TYPE_AUTHORITY = 0x02
-    PP2_TYPE_CRC32C = _wire.TYPE_CRC32C
+    PP2_TYPE_CRC32C = spec.TYPE_CRC32C
     PP2_TYPE_NOOP = 0x04
-    PP2_TYPE_UNIQUE_ID = _wire.TYPE_UNIQUE_ID
-    PP2_TYPE_SSL = _wire.TYPE_SSL
+    PP2_TYPE_UNIQUE_ID = spec.TYPE_UNIQUE_ID
+    PP2_TYPE_SSL = spec.TYPE_SSL
     PP2_TYPE_NETNS = 0x30
 
     PP2_SUBTYPE_SSL_VERSION = 0x21
@@ -81,7 +81,7 @@ class ExtType(IntEnum):
 
 # A peer certificate travels compressed: some KiB of input could unpack to gigabytes.
 _PEERCERT_MAX_LENGTH: Final = 64 * 1024
-_CRC32C_SIZE: Final = _wire.TLV_HEAD_LENGTH + _wire.CRC32C_LENGTH
+_CRC32C_SIZE: Final = spec.TLV_HEAD_LENGTH + spec.CRC32C_LENGTH
 _SSL_HEAD: Final = struct.Struct("!BL")
 
 
@@ -109,23 +109,23 @@ class TLV(Mapping[int, bytes], Hashable):
     def __init__(self, data: bytes = b"", init: Mapping[int, bytes] | None = None) -> None:
         self._by_type = None
         self._wire = bytes(data)
-        for _ in _vectors.split(self._wire):
+        for _ in walk.split(self._wire):
             pass  # the walk is the check
         if isinstance(init, TLV):
-            self._wire = _vectors.merge(self._wire, init._index())
+            self._wire = walk.merge(self._wire, init._index())
         elif init:
-            self._wire = _vectors.merge(self._wire, {int(kind): [value] for kind, value in init.items()})
+            self._wire = walk.merge(self._wire, {int(kind): [value] for kind, value in init.items()})
 
     def _set_all(self, values: Mapping[int, bytes | None]) -> None:
         # only for constructors: a TLV does not change afterwards
         given = {int(kind): [value] for kind, value in values.items() if value is not None}
         if given:
-            self._wire, self._by_type = _vectors.merge(self._wire, given), None
+            self._wire, self._by_type = walk.merge(self._wire, given), None
 
     def _index(self) -> dict[int, list[bytes]]:
         if self._by_type is None:
             self._by_type = {}
-            for kind, value in _vectors.split(self._wire):
+            for kind, value in walk.split(self._wire):
                 self._by_type.setdefault(kind, []).append(value)
         return self._by_type
 
@@ -262,11 +262,11 @@ class ProxyProtocolSSLTLV(TLV):
 
     def _read_head(self, data: bytes) -> bytes:
         try:
-            _vectors.check_ssl(data, 0, 0, len(data))
+            walk.check_ssl(data, 0, 0, len(data))
         except ProxyProtocolSyntaxError:
             return b""
         self._client, self._verify = _SSL_HEAD.unpack_from(data)
-        return data[_wire.SSL_HEAD_LENGTH :]
+        return data[spec.SSL_HEAD_LENGTH :]
 
     def _flag(self, bit: SSLClient, value: bool | None) -> None:
         if value is not None:
@@ -398,7 +398,7 @@ class ProxyProtocolExtTLV(TLV):
             return b""
         vectors = data[len(cls.MAGIC_PREFIX) :]
         try:
-            for _ in _vectors.split(vectors):
+            for _ in walk.split(vectors):
                 pass  # the walk is the check; the rules for a header's own types do not hold in here
         except ProxyProtocolSyntaxError:
             return b""
@@ -467,7 +467,7 @@ class ProxyProtocolTLV(TLV):
     __slots__ = ("_auto_crc32c", "_sent")
 
     _auto_crc32c: bool
-    _sent: _vectors.Sendable | None
+    _sent: walk.Sendable | None
 
     def __init__(
         self,
@@ -490,7 +490,7 @@ class ProxyProtocolTLV(TLV):
             {
                 Type.PP2_TYPE_ALPN: alpn,
                 Type.PP2_TYPE_AUTHORITY: _encode(authority),
-                Type.PP2_TYPE_CRC32C: _unsigned("crc32c", crc32c, _wire.CRC32C_LENGTH),
+                Type.PP2_TYPE_CRC32C: _unsigned("crc32c", crc32c, spec.CRC32C_LENGTH),
                 Type.PP2_TYPE_UNIQUE_ID: unique_id,
                 Type.PP2_TYPE_SSL: bytes(ssl) if ssl else None,
                 Type.PP2_TYPE_NETNS: _encode(netns),
@@ -508,7 +508,7 @@ class ProxyProtocolTLV(TLV):
         self._sent = None
         return self
 
-    def as_sent(self) -> _vectors.Sendable:
+    def as_sent(self) -> walk.Sendable:
         """Give the vectors ready to be sent.
 
         Raises:
@@ -516,7 +516,7 @@ class ProxyProtocolTLV(TLV):
         """
         # kept, because many send the same vectors with every connection
         if self._sent is None:
-            self._sent = _vectors.make_sendable(self._wire)
+            self._sent = walk.make_sendable(self._wire)
         return self._sent
 
     @property
@@ -541,7 +541,7 @@ class ProxyProtocolTLV(TLV):
     def crc32c(self) -> int | None:
         """PP2_TYPE_CRC32C: the header's checksum (section 2.2.3)."""
         value = self.get(Type.PP2_TYPE_CRC32C, b"")
-        return int.from_bytes(value, "big") if len(value) == _wire.CRC32C_LENGTH else None
+        return int.from_bytes(value, "big") if len(value) == spec.CRC32C_LENGTH else None
 
     @property
     def unique_id(self) -> bytes:
@@ -590,7 +590,7 @@ class ProxyProtocolTLV(TLV):
         head = b"".join(before)
         header = head + self._wire
         try:
-            return _vectors.crc32c_matches(header, _vectors.check_tlvs(header, len(head), len(header)))
+            return walk.crc32c_matches(header, walk.check_tlvs(header, len(head), len(header)))
         except ProxyProtocolSyntaxError:
             return False
 
@@ -608,5 +608,5 @@ class ProxyProtocolTLV(TLV):
         if not self._will_add_crc32c():
             return ProxyProtocolTLV.from_checked(self._wire)
         wire, crc_at, _ = self.as_sent()
-        checksum = compute_crc32c(b"".join(before) + wire).to_bytes(_wire.CRC32C_LENGTH, "big")
-        return ProxyProtocolTLV.from_checked(wire[:crc_at] + checksum + wire[crc_at + _wire.CRC32C_LENGTH :])
+        checksum = compute_crc32c(b"".join(before) + wire).to_bytes(spec.CRC32C_LENGTH, "big")
+        return ProxyProtocolTLV.from_checked(wire[:crc_at] + checksum + wire[crc_at + spec.CRC32C_LENGTH :])

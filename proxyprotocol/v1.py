@@ -13,31 +13,24 @@ from collections.abc import Callable, Mapping
 from socket import AF_INET, AF_INET6, SOCK_STREAM, AddressFamily, inet_ntop, inet_pton
 from typing import Final, NamedTuple
 
-from . import _wire
-from ._base import ProxyProtocol, check_signature, signature_begins
-from ._errors import (
+from proxyprotocol._wire import spec
+from proxyprotocol.codec import ProxyProtocol, check_signature, signature_begins
+from proxyprotocol.errors import (
     ProxyProtocolIncompleteError,
     ProxyProtocolLimitError,
     ProxyProtocolSyntaxError,
     ProxyProtocolWantRead,
 )
-from .result import (
-    ProxyResult,
-    ProxyResultIPv4,
-    ProxyResultIPv6,
-    ProxyResultUnknown,
-    is_local,
-    is_unknown,
-)
+from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnknown, is_local, is_unknown
 
 __all__ = ["ProxyProtocolV1"]
 
 # "PROXY TCP6 :: :: 0 0" and CRLF; "PROXY TCP4 0.0.0.0 0.0.0.0 0 0" and CRLF
-_LEAST_LENGTH: Final = {_wire.V1_UNKNOWN: _wire.V1_MIN_LENGTH, _wire.V1_TCP6: 22, _wire.V1_TCP4: 32}
+_LEAST_LENGTH: Final = {spec.V1_UNKNOWN: spec.V1_MIN_LENGTH, spec.V1_TCP6: 22, spec.V1_TCP4: 32}
 _FIELDS: Final = ("source address", "destination address", "source port", "destination port")
 _LAST_FIELD: Final = len(_FIELDS) - 1
 # where the fields begin: the names of both families have four letters, which a space follows
-_FIRST_FIELD: Final = len(_wire.V1_SIGNATURE) + 5
+_FIRST_FIELD: Final = len(spec.V1_SIGNATURE) + 5
 _IPV6_GROUP: Final = re.compile("[0-9A-Fa-f]{0,4}")
 
 
@@ -47,8 +40,8 @@ class _Family(NamedTuple):
     mixed: bool = False  # whether one of the two addresses may be IPv4 all the same
 
 
-_FAMILIES: Final = {_wire.V1_TCP4: _Family(AF_INET, (7, 7, 1, 1)), _wire.V1_TCP6: _Family(AF_INET6, (2, 2, 1, 1))}
-_MIXED_FAMILIES: Final = {**_FAMILIES, _wire.V1_TCP6: _FAMILIES[_wire.V1_TCP6]._replace(mixed=True)}
+_FAMILIES: Final = {spec.V1_TCP4: _Family(AF_INET, (7, 7, 1, 1)), spec.V1_TCP6: _Family(AF_INET6, (2, 2, 1, 1))}
+_MIXED_FAMILIES: Final = {**_FAMILIES, spec.V1_TCP6: _FAMILIES[spec.V1_TCP6]._replace(mixed=True)}
 _TCP: Final = (SOCK_STREAM, None)  # what a result says of its protocol: None where nobody has said
 _IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _MIXED_HINT: Final = (
@@ -108,7 +101,7 @@ class ProxyProtocolV1(ProxyProtocol):
         Args:
             signature: The first bytes of a connection, 8 at least.
         """
-        return bytes(signature).startswith(_wire.V1_SIGNATURE)
+        return bytes(signature).startswith(spec.V1_SIGNATURE)
 
     def unpack(self, data: bytes) -> ProxyResult:
         """Read the header at the start of *data*, and ignore what follows it.
@@ -137,12 +130,12 @@ class ProxyProtocolV1(ProxyProtocol):
         data = bytes(data)
         found = self.parse(data)
         if isinstance(found, int) or found[1] != len(data):
-            raise ProxyProtocolSyntaxError(f"This is not one whole line: {data[: _wire.V1_MAX_LENGTH]!r}")
+            raise ProxyProtocolSyntaxError(f"This is not one whole line: {data[: spec.V1_MAX_LENGTH]!r}")
         return found[0]
 
-    def parse(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
+    def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
         """Parse the line at the start of a connection, whose limit is 107 bytes; see :meth:`.ProxyProtocol.parse`."""
-        found = _match_line(data[: _wire.V1_MAX_LENGTH].decode("latin-1"))
+        found = _match_line(data[: spec.V1_MAX_LENGTH].decode("latin-1"))
         if found is None:
             return _parse_slowly(data, self._families)
         name, source, dest, source_port, dest_port = found.groups()
@@ -173,7 +166,7 @@ class ProxyProtocolV1(ProxyProtocol):
             name = "TCP4" if len(source) == 2 else "TCP6"
             return f"PROXY {name} {source[0]} {dest[0]} {source[1]} {dest[1]}\r\n".encode("ascii")
         if is_unknown(result) or isinstance(source, tuple):
-            return _wire.V1_SIGNATURE + _wire.V1_UNKNOWN + _wire.V1_CRLF
+            return spec.V1_SIGNATURE + spec.V1_UNKNOWN + spec.V1_CRLF
         if is_local(result):
             raise ValueError("Version 1 cannot say LOCAL: send the connection's own two addresses instead")
         raise KeyError(result.type)
@@ -184,26 +177,26 @@ class ProxyProtocolV1(ProxyProtocol):
         Args:
             data: The first bytes of a connection.
         """
-        return signature_begins(data, _wire.V1_SIGNATURE)
+        return signature_begins(data, spec.V1_SIGNATURE)
 
 
 def _parse_slowly(data: bytes, families: Mapping[bytes, _Family]) -> tuple[ProxyResult, int] | int:
     """Parse a line that says UNKNOWN, mixes both families, is incomplete, or is wrong."""
-    if not check_signature(data, _wire.V1_SIGNATURE):
-        return _wire.V1_MIN_LENGTH
-    end = data.find(_wire.V1_CRLF, 0, _wire.V1_MAX_LENGTH)
+    if not check_signature(data, spec.V1_SIGNATURE):
+        return spec.V1_MIN_LENGTH
+    end = data.find(spec.V1_CRLF, 0, spec.V1_MAX_LENGTH)
     if end < 0:
-        size = _least_length(data[: _wire.V1_MAX_LENGTH], families)
-        if size > _wire.V1_MAX_LENGTH:
+        size = _least_length(data[: spec.V1_MAX_LENGTH], families)
+        if size > spec.V1_MAX_LENGTH:
             raise _too_long(data)(
-                f"A version 1 header has {_wire.V1_MAX_LENGTH} bytes at most, and there is no CRLF in this one's",
-                _wire.V1_MAX_LENGTH,
+                f"A version 1 header has {spec.V1_MAX_LENGTH} bytes at most, and there is no CRLF in this one's",
+                spec.V1_MAX_LENGTH,
             )
         return size
-    size = end + len(_wire.V1_CRLF)
-    name, _, rest = data[len(_wire.V1_SIGNATURE) : end].partition(b" ")
+    size = end + len(spec.V1_CRLF)
+    name, _, rest = data[len(spec.V1_SIGNATURE) : end].partition(b" ")
     _check_name(name, whole=True)
-    if name == _wire.V1_UNKNOWN:
+    if name == spec.V1_UNKNOWN:
         return ProxyResultUnknown(), size
     family, fields = families[name], _split(rest)
     _check_fields(family, fields, end)
@@ -216,7 +209,7 @@ def _check_name(name: bytes, *, whole: bool) -> None:
     """Refuse what is not the protocol, or not its beginning."""
     if name not in _LEAST_LENGTH if whole else not any(known.startswith(name) for known in _LEAST_LENGTH):
         raise ProxyProtocolSyntaxError(
-            f"The protocol of a version 1 header is TCP4, TCP6 or UNKNOWN, not {name!a}", len(_wire.V1_SIGNATURE)
+            f"The protocol of a version 1 header is TCP4, TCP6 or UNKNOWN, not {name!a}", len(spec.V1_SIGNATURE)
         )
 
 
@@ -279,7 +272,7 @@ def _read_address(family: _Family, fields: list[str], index: int) -> bytes:
 
 
 def _read_port(fields: list[str], index: int) -> None:
-    if not _is_number(fields[index], _wire.MAX_PORT):
+    if not _is_number(fields[index], spec.MAX_PORT):
         raise _wrong(fields, index, "is not a number from 0 to 65535 without sign or leading zero")
 
 
@@ -289,7 +282,7 @@ def _is_number(text: str, most: int) -> bool:
 
 def _least_length(line: bytes, families: Mapping[bytes, _Family]) -> int:
     """Give the least length of a line whose end is not there yet, and refuse what cannot become one."""
-    name, space, rest = line[len(_wire.V1_SIGNATURE) :].partition(b" ")
+    name, space, rest = line[len(spec.V1_SIGNATURE) :].partition(b" ")
     if not space:
         return _measure_name(name)
     family = families.get(name)
@@ -304,19 +297,19 @@ def _least_length(line: bytes, families: Mapping[bytes, _Family]) -> int:
         _read_field(family, fields, complete)
     missing = _least_address(family, fields, index) if index < 2 else _least_port(fields, index)
     later = sum(1 + least for least in family.least[index + 1 :])
-    return len(line) + missing + later + len(_wire.V1_CRLF)
+    return len(line) + missing + later + len(spec.V1_CRLF)
 
 
 def _too_long(data: bytes | bytearray) -> type[ProxyProtocolSyntaxError]:
     # Two addresses of 45 characters leave no room for ports. Where they come whole, something else may be wrong behind
     # them, which is told then: so that the kind of error is the same in any pieces, this is one of syntax too.
-    unknown = data.startswith(_wire.V1_UNKNOWN, len(_wire.V1_SIGNATURE))
+    unknown = data.startswith(spec.V1_UNKNOWN, len(spec.V1_SIGNATURE))
     return ProxyProtocolLimitError if unknown else ProxyProtocolSyntaxError
 
 
 def _measure_name(name: bytes) -> int:
-    if name == _wire.V1_UNKNOWN + b"\r":
-        return _wire.V1_MIN_LENGTH
+    if name == spec.V1_UNKNOWN + b"\r":
+        return spec.V1_MIN_LENGTH
     _check_name(name, whole=False)
     return min(length for known, length in _LEAST_LENGTH.items() if known.startswith(name))
 

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from socket import SOCK_DGRAM, SOCK_STREAM, SocketKind
 from typing import Final, NamedTuple
 
-from . import _vectors, _wire
-from ._base import ProxyProtocol, check_signature, signature_begins
-from ._errors import (
+from proxyprotocol._wire import spec, walk
+from proxyprotocol.checksum import crc32c
+from proxyprotocol.codec import ProxyProtocol, check_signature, signature_begins
+from proxyprotocol.errors import (
     ProxyProtocolChecksumError,
     ProxyProtocolIncompleteError,
     ProxyProtocolLimitError,
     ProxyProtocolSyntaxError,
     ProxyProtocolWantRead,
 )
-from .checksum import crc32c
-from .result import (
+from proxyprotocol.result import (
     ProxyResult,
     ProxyResultIPv4,
     ProxyResultIPv6,
@@ -30,7 +30,7 @@ from .result import (
     ProxyResultUnix,
     ProxyResultUnknown,
 )
-from .tlv import ProxyProtocolTLV
+from proxyprotocol.tlv import ProxyProtocolTLV
 
 __all__ = ["ProxyProtocolV2", "ProxyProtocolV2Header"]
 
@@ -40,22 +40,22 @@ _FIXED: Final = struct.Struct("!12sHH")
 _read_fixed: Final = struct.Struct("!14sH").unpack_from
 
 _RESULTS: Final[dict[int, type[ProxyResultIPv4 | ProxyResultIPv6 | ProxyResultUnix]]] = {
-    _wire.V2_INET: ProxyResultIPv4,
-    _wire.V2_INET6: ProxyResultIPv6,
-    _wire.V2_UNIX: ProxyResultUnix,
+    spec.V2_INET: ProxyResultIPv4,
+    spec.V2_INET6: ProxyResultIPv6,
+    spec.V2_UNIX: ProxyResultUnix,
 }
 _PROTOCOLS: Final[dict[int, SocketKind | None]] = {
-    _wire.V2_UNSPEC: None,
-    _wire.V2_STREAM: SOCK_STREAM,
-    _wire.V2_DGRAM: SOCK_DGRAM,
+    spec.V2_UNSPEC: None,
+    spec.V2_STREAM: SOCK_STREAM,
+    spec.V2_DGRAM: SOCK_DGRAM,
 }
-_NIBBLES: Final = {SOCK_STREAM: _wire.V2_STREAM, SOCK_DGRAM: _wire.V2_DGRAM}
-_COMMANDS: Final = {_wire.V2_LOCAL: "local", _wire.V2_PROXY: "proxy"}
+_NIBBLES: Final = {SOCK_STREAM: spec.V2_STREAM, SOCK_DGRAM: spec.V2_DGRAM}
+_COMMANDS: Final = {spec.V2_LOCAL: "local", spec.V2_PROXY: "proxy"}
 _TYPES: Final = {
-    _wire.V2_UNSPEC: ProxyResultType.UNKNOWN,
-    _wire.V2_INET: ProxyResultType.IPv4,
-    _wire.V2_INET6: ProxyResultType.IPv6,
-    _wire.V2_UNIX: ProxyResultType.UNIX,
+    spec.V2_UNSPEC: ProxyResultType.UNKNOWN,
+    spec.V2_INET: ProxyResultType.IPv4,
+    spec.V2_INET6: ProxyResultType.IPv6,
+    spec.V2_UNIX: ProxyResultType.UNIX,
 }
 
 
@@ -69,37 +69,37 @@ class _Kind(NamedTuple):
 
 
 def _code(command: int, family: int, protocol: int) -> int:
-    return (_wire.V2_VERSION | command) << 8 | family << 4 | protocol
+    return (spec.V2_VERSION | command) << 8 | family << 4 | protocol
 
 
 def _beginning(code: int) -> bytes:
-    return _wire.V2_SIGNATURE + code.to_bytes(2, "big")
+    return spec.V2_SIGNATURE + code.to_bytes(2, "big")
 
 
 def _kinds() -> dict[bytes, _Kind]:
     """List every beginning of a header that a receiver must accept, up to its length."""
-    fixed = _wire.V2_FIXED_LENGTH
+    fixed = spec.V2_FIXED_LENGTH
     kinds = {}
     for family in range(16):
-        block = _wire.V2_BLOCK_LENGTH.get(family)
+        block = spec.V2_BLOCK_LENGTH.get(family)
         for protocol in range(16):
             # "discard the protocol block including the family which is ignored"
-            local = _code(_wire.V2_LOCAL, family, protocol)
+            local = _code(spec.V2_LOCAL, family, protocol)
             kinds[_beginning(local)] = _Kind(fixed, block, ProxyResultLocal, None)
             if block is None or protocol not in _PROTOCOLS:
                 continue
-            if _wire.V2_UNSPEC in (family, protocol):
+            if spec.V2_UNSPEC in (family, protocol):
                 kind = _Kind(fixed, block, ProxyResultUnknown, None)
             else:
                 kind = _Kind(fixed + block, block, _RESULTS[family].from_block, _PROTOCOLS[protocol])
-            kinds[_beginning(_code(_wire.V2_PROXY, family, protocol))] = kind
+            kinds[_beginning(_code(spec.V2_PROXY, family, protocol))] = kind
     return kinds
 
 
 _KINDS: Final = _kinds()
 # the headers with addresses and nothing else, as most are: the whole fixed part tells all about them
 _BARE: Final = {
-    beginning + (kind.least - _wire.V2_FIXED_LENGTH).to_bytes(2, "big"): (kind.least, kind.make, kind.protocol)
+    beginning + (kind.least - spec.V2_FIXED_LENGTH).to_bytes(2, "big"): (kind.least, kind.make, kind.protocol)
     for beginning, kind in _KINDS.items()
     if kind.protocol is not None
 }
@@ -138,7 +138,7 @@ class ProxyProtocolV2Header:
                 for protocol, kind in _PROTOCOLS.items():
                     if (name, type_, kind) == (self.command, addresses, self.protocol):
                         return _code(command, family, protocol)
-        return _code(_wire.V2_LOCAL, _wire.V2_UNSPEC, 0) if self.command == _COMMANDS[_wire.V2_LOCAL] else 0
+        return _code(spec.V2_LOCAL, spec.V2_UNSPEC, 0) if self.command == _COMMANDS[spec.V2_LOCAL] else 0
 
 
 class ProxyProtocolV2(ProxyProtocol):
@@ -159,8 +159,8 @@ class ProxyProtocolV2(ProxyProtocol):
         Args:
             signature: The first bytes of a connection, 8 at least.
         """
-        return len(signature) >= _wire.TELLING_LENGTH and _wire.V2_SIGNATURE.startswith(
-            signature[: _wire.V2_SIGNATURE_LENGTH]
+        return len(signature) >= spec.TELLING_LENGTH and spec.V2_SIGNATURE.startswith(
+            signature[: spec.V2_SIGNATURE_LENGTH]
         )
 
     def unpack(self, data: bytes) -> ProxyResult:
@@ -191,11 +191,11 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolIncompleteError: They are fewer.
             ProxyProtocolSyntaxError: They have not the signature, or not the version.
         """
-        check_signature(bytes(header_data[: _wire.V2_SIGNATURE_LENGTH]), _wire.V2_SIGNATURE)
-        if len(header_data) < _wire.V2_FIXED_LENGTH:
-            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(_wire.V2_FIXED_LENGTH - len(header_data)))
+        check_signature(bytes(header_data[: spec.V2_SIGNATURE_LENGTH]), spec.V2_SIGNATURE)
+        if len(header_data) < spec.V2_FIXED_LENGTH:
+            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(spec.V2_FIXED_LENGTH - len(header_data)))
         _, code, length = _FIXED.unpack_from(header_data)
-        if code >> 12 != _wire.V2_VERSION >> 4:
+        if code >> 12 != spec.V2_VERSION >> 4:
             raise _refuse(code, length)
         return ProxyProtocolV2Header(
             _COMMANDS.get(code >> 8 & 0xF), _TYPES.get(code >> 4 & 0xF), _PROTOCOLS.get(code & 0xF), length
@@ -213,28 +213,28 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolSyntaxError: It breaks a rule of the specification.
             ProxyProtocolChecksumError: The CRC32C is not right.
         """
-        known = len(header_data) >= _wire.V2_FIXED_LENGTH
-        fixed = bytes(header_data[: _wire.V2_FIXED_LENGTH]) if known else _fixed(header._code(), len(data))
+        known = len(header_data) >= spec.V2_FIXED_LENGTH
+        fixed = bytes(header_data[: spec.V2_FIXED_LENGTH]) if known else _fixed(header._code(), len(data))
         whole = fixed + bytes(data)
         return _decode(_kind(whole, len(whole)), whole, verify=known)
 
-    def parse(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
+    def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
         """Parse the header at the start of a connection; see :meth:`.ProxyProtocol.parse`."""
-        bare = _BARE.get(data[: _wire.V2_FIXED_LENGTH])
+        bare = _BARE.get(data[: spec.V2_FIXED_LENGTH])
         if bare is not None:
             size, make, protocol = bare
             if size <= len(data) and size <= max_header:
-                return make(data[_wire.V2_FIXED_LENGTH : size], protocol, b""), size
-        if len(data) < _wire.V2_FIXED_LENGTH:
+                return make(data[spec.V2_FIXED_LENGTH : size], protocol, b""), size
+        if len(data) < spec.V2_FIXED_LENGTH:
             return _parse_begun(data)
         beginning, length = _read_fixed(data)
-        kind, size = _KINDS.get(beginning), _wire.V2_FIXED_LENGTH + length
+        kind, size = _KINDS.get(beginning), spec.V2_FIXED_LENGTH + length
         if kind is None or size < kind.least:
-            check_signature(data[: _wire.V2_SIGNATURE_LENGTH], _wire.V2_SIGNATURE)
-            raise _refuse(data[_wire.V2_COMMAND_AT] << 8 | data[_wire.V2_FAMILY_AT], size)
+            check_signature(data[: spec.V2_SIGNATURE_LENGTH], spec.V2_SIGNATURE)
+            raise _refuse(data[spec.V2_COMMAND_AT] << 8 | data[spec.V2_FAMILY_AT], size)
         if size > max_header:
             raise ProxyProtocolLimitError(
-                f"The header has {size} bytes where max_header allows {max_header}", _wire.V2_LENGTH_AT
+                f"The header has {size} bytes where max_header allows {max_header}", spec.V2_LENGTH_AT
             )
         return (_decode(kind, data[:size]), size) if size <= len(data) else size
 
@@ -252,7 +252,7 @@ class ProxyProtocolV2(ProxyProtocol):
             KeyError: The protocol is neither stream nor datagram.
             ValueError: A UNIX path does not fit, or no receiver would take the TLVs.
         """
-        return self._pack(result, _wire.V2_STREAM)
+        return self._pack(result, spec.V2_STREAM)
 
     def _pack(self, result: ProxyResult, unsaid: int) -> bytes:
         """Write a header; *unsaid* is the protocol for a result that names none."""
@@ -260,9 +260,9 @@ class ProxyProtocolV2(ProxyProtocol):
         vectors, crc_at, plain = result.tlv.as_sent()
         if self._checksum and (result.proxied or result.tlv):
             header = _fixed(_code_of(result, unsaid), len(block) + len(vectors)) + block + vectors
-            crc_at += _wire.V2_FIXED_LENGTH + len(block)
-            checksum = crc32c(header).to_bytes(_wire.CRC32C_LENGTH, "big")
-            return header[:crc_at] + checksum + header[crc_at + _wire.CRC32C_LENGTH :]
+            crc_at += spec.V2_FIXED_LENGTH + len(block)
+            checksum = crc32c(header).to_bytes(spec.CRC32C_LENGTH, "big")
+            return header[:crc_at] + checksum + header[crc_at + spec.CRC32C_LENGTH :]
         return _fixed(_code_of(result, unsaid), len(block) + len(plain)) + block + plain
 
     def begins(self, data: bytes | bytearray) -> bool | None:
@@ -271,12 +271,12 @@ class ProxyProtocolV2(ProxyProtocol):
         Args:
             data: The first bytes of a connection.
         """
-        return signature_begins(data, _wire.V2_SIGNATURE)
+        return signature_begins(data, spec.V2_SIGNATURE)
 
 
 def _fixed(code: int, length: int) -> bytes:
     try:
-        return _FIXED.pack(_wire.V2_SIGNATURE, code, length)
+        return _FIXED.pack(spec.V2_SIGNATURE, code, length)
     except struct.error:
         raise ValueError(f"A header has no room for {length} bytes of addresses and TLVs, 65535 are the most") from None
 
@@ -284,17 +284,17 @@ def _fixed(code: int, length: int) -> bytes:
 def _code_of(result: ProxyResult, unsaid: int) -> int:
     """Give version, command, family and protocol as one number."""
     family = result.family_number
-    if family == _wire.V2_UNSPEC:
-        return _code(_wire.V2_PROXY if result.proxied else _wire.V2_LOCAL, family, _wire.V2_UNSPEC)
-    return _code(_wire.V2_PROXY, family, unsaid if result.protocol is None else _NIBBLES[result.protocol])
+    if family == spec.V2_UNSPEC:
+        return _code(spec.V2_PROXY if result.proxied else spec.V2_LOCAL, family, spec.V2_UNSPEC)
+    return _code(spec.V2_PROXY, family, unsaid if result.protocol is None else _NIBBLES[result.protocol])
 
 
 def _kind(data: bytes | bytearray, size: int) -> _Kind:
     """Look a header up by its beginning, and refuse one that is none or too short for its family."""
-    beginning = bytes(data[: _wire.V2_LENGTH_AT])
+    beginning = bytes(data[: spec.V2_LENGTH_AT])
     kind = _KINDS.get(beginning)
     if kind is None or size < kind.least:
-        raise _refuse(int.from_bytes(beginning[_wire.V2_COMMAND_AT :], "big"), size)
+        raise _refuse(int.from_bytes(beginning[spec.V2_COMMAND_AT :], "big"), size)
     return kind
 
 
@@ -302,29 +302,29 @@ def _refuse(code: int, size: int) -> ProxyProtocolSyntaxError:
     """Say what is wrong with the fixed part of a header."""
     kind = _KINDS.get(_beginning(code))
     if kind is not None:
-        least, length = kind.least - _wire.V2_FIXED_LENGTH, size - _wire.V2_FIXED_LENGTH
+        least, length = kind.least - spec.V2_FIXED_LENGTH, size - spec.V2_FIXED_LENGTH
         return ProxyProtocolSyntaxError(
-            f"The addresses of its family take {least} bytes where its length is {length}", _wire.V2_LENGTH_AT
+            f"The addresses of its family take {least} bytes where its length is {length}", spec.V2_LENGTH_AT
         )
     command, family, protocol = code >> 8 & 0xF, code >> 4 & 0xF, code & 0xF
-    if code >> 12 != _wire.V2_VERSION >> 4:
-        return ProxyProtocolSyntaxError(f"The version of a binary header is 2, not {code >> 12}", _wire.V2_COMMAND_AT)
+    if code >> 12 != spec.V2_VERSION >> 4:
+        return ProxyProtocolSyntaxError(f"The version of a binary header is 2, not {code >> 12}", spec.V2_COMMAND_AT)
     if command not in _COMMANDS:
-        return ProxyProtocolSyntaxError(f"The command is LOCAL (0) or PROXY (1), not {command}", _wire.V2_COMMAND_AT)
+        return ProxyProtocolSyntaxError(f"The command is LOCAL (0) or PROXY (1), not {command}", spec.V2_COMMAND_AT)
     if family not in _TYPES:
-        return ProxyProtocolSyntaxError(f"The address family is one of 0 to 3, not {family}", _wire.V2_FAMILY_AT)
-    return ProxyProtocolSyntaxError(f"The transport protocol is one of 0 to 2, not {protocol}", _wire.V2_FAMILY_AT)
+        return ProxyProtocolSyntaxError(f"The address family is one of 0 to 3, not {family}", spec.V2_FAMILY_AT)
+    return ProxyProtocolSyntaxError(f"The transport protocol is one of 0 to 2, not {protocol}", spec.V2_FAMILY_AT)
 
 
 def _parse_begun(data: bytes) -> int:
     """Refuse what cannot become the fixed part of a header."""
-    check_signature(data, _wire.V2_SIGNATURE)
-    if len(data) > _wire.V2_COMMAND_AT:
-        family = data[_wire.V2_FAMILY_AT] if len(data) > _wire.V2_FAMILY_AT else _wire.V2_UNSPEC
-        code = data[_wire.V2_COMMAND_AT] << 8 | family
+    check_signature(data, spec.V2_SIGNATURE)
+    if len(data) > spec.V2_COMMAND_AT:
+        family = data[spec.V2_FAMILY_AT] if len(data) > spec.V2_FAMILY_AT else spec.V2_UNSPEC
+        code = data[spec.V2_COMMAND_AT] << 8 | family
         if _beginning(code) not in _KINDS:
             raise _refuse(code, len(data))
-    return _wire.V2_FIXED_LENGTH
+    return spec.V2_FIXED_LENGTH
 
 
 def _decode(kind: _Kind, header: bytes, verify: bool = True) -> ProxyResult:
@@ -332,10 +332,10 @@ def _decode(kind: _Kind, header: bytes, verify: bool = True) -> ProxyResult:
     if protocol is None:
         return _decode_without_addresses(kind, header, verify)
     if len(header) == end:
-        return make(header[_wire.V2_FIXED_LENGTH :], protocol, b"")
-    crc_at = _vectors.check_tlvs(header, end, len(header))
-    result = make(header[_wire.V2_FIXED_LENGTH : end], protocol, header[end:])
-    if crc_at >= 0 and verify and not _vectors.crc32c_matches(header, crc_at):
+        return make(header[spec.V2_FIXED_LENGTH :], protocol, b"")
+    crc_at = walk.check_tlvs(header, end, len(header))
+    result = make(header[spec.V2_FIXED_LENGTH : end], protocol, header[end:])
+    if crc_at >= 0 and verify and not walk.crc32c_matches(header, crc_at):
         raise ProxyProtocolChecksumError(result)
     return result
 
@@ -345,21 +345,21 @@ def _decode_without_addresses(kind: _Kind, header: bytes, verify: bool) -> Proxy
     # HAProxy has sent addresses with them, and the health check of AWS says INET and sends TLVs alone. So TLVs may
     # begin after the address block (a body of just the block's size has none), or in its place. A right CRC32C proves a
     # reading, a wrong one rules it out. Addresses of an unknown family may fill the whole body, so that is never wrong.
-    if len(header) == _wire.V2_FIXED_LENGTH:  # as nearly all are
+    if len(header) == spec.V2_FIXED_LENGTH:  # as nearly all are
         return _result(kind, b"")
     found = wrong = None
     for block in (kind.block or 0, 0):
-        start = _wire.V2_FIXED_LENGTH + block
+        start = spec.V2_FIXED_LENGTH + block
         if start > len(header):
             continue
         try:
-            crc_at = _vectors.check_tlvs(header, start, len(header))
+            crc_at = walk.check_tlvs(header, start, len(header))
         except ProxyProtocolSyntaxError:
             continue
         vectors = header[start:]
         if crc_at < 0 or not verify:
             found = vectors if found is None else found
-        elif _vectors.crc32c_matches(header, crc_at):
+        elif walk.crc32c_matches(header, crc_at):
             found = vectors
             break
         elif wrong is None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ._base import ProxyProtocol
-from .detect import ProxyProtocolDetect
-from .noop import ProxyProtocolNoop
-from .v1 import ProxyProtocolV1
-from .v2 import ProxyProtocolV2
+from proxyprotocol.codec import ProxyProtocol
+from proxyprotocol.detect import ProxyProtocolDetect
+from proxyprotocol.noop import ProxyProtocolNoop
+from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__ = ["ProxyProtocolVersion"]
 

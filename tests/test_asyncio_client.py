@@ -13,13 +13,7 @@ from typing import Any
 
 import pytest
 
-from proxyprotocol import (
-    ProxyProtocolV1,
-    ProxyProtocolV2,
-    ProxyResultIPv4,
-    ProxyResultLocal,
-    ProxyResultUnix,
-)
+from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2, ProxyResultIPv4, ProxyResultLocal, ProxyResultUnix
 from proxyprotocol.asyncio import create_connection, open_connection
 from proxyprotocol.build import build_transport_result
 from tests import _loops

@@ -13,13 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from proxyprotocol import (
-    ProxyProtocolExtTLV,
-    ProxyProtocolTLV,
-    ProxyProtocolV2,
-    ProxyResultIPv4,
-    ProxyResultType,
-)
+from proxyprotocol import ProxyProtocolExtTLV, ProxyProtocolTLV, ProxyProtocolV2, ProxyResultIPv4, ProxyResultType
 from proxyprotocol.cli._capture import is_capture
 from tests._cli import run
 from tests.vectors import IPV4, IPV4_BLOCK, LOCAL, PROXY, SIGNATURE, VECTORS, Vector, tlv, v2

@@ -48,7 +48,7 @@ def test_a_package_with_files_of_another_is_one_sentence(
     # what installing proxy-protocol over it leaves; tests/test_packaging.py does that
     monkeypatch.delattr(proxyprotocol, "ProxyProtocolError")
     monkeypatch.delattr(proxyprotocol, "_installation")
-    monkeypatch.delitem(sys.modules, "proxyprotocol._installation")
+    monkeypatch.delitem(sys.modules, "proxyprotocol._adapters.installation")
     assert module_main() == 2
     assert capsys.readouterr().err.startswith("proxyprotocol: The package proxy-protocol has replaced")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from proxyprotocol._deadlines import Deadlines, check_seconds, in_time
+from proxyprotocol._adapters.deadlines import Deadlines, check_seconds, in_time
 
 
 class Turned(Clock):

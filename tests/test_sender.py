@@ -17,7 +17,7 @@ from proxyprotocol import (
     ProxyResultLocal,
     ProxyResultUnix,
 )
-from proxyprotocol._sender import Sender
+from proxyprotocol.sender import Sender
 from proxyprotocol.typing import SockAddr
 
 HERE, THERE = ("192.0.2.1", 1000), ("198.51.100.2", 2000)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .. import _installation  # noqa: F401  # raises where proxy-protocol lies over us
-from .client import create_connection, open_connection
-from .datagram import ProxyProtocolDatagramTransport, create_datagram_endpoint
-from .factory import ProxyProtocolFactory
-from .loop import new_event_loop, new_uvloop_event_loop
-from .server import (
+from proxyprotocol._adapters import installation  # noqa: F401  # raises where proxy-protocol lies over us
+from proxyprotocol.asyncio.client import create_connection, open_connection
+from proxyprotocol.asyncio.datagram import ProxyProtocolDatagramTransport, create_datagram_endpoint
+from proxyprotocol.asyncio.factory import ProxyProtocolFactory
+from proxyprotocol.asyncio.loop import new_event_loop, new_uvloop_event_loop
+from proxyprotocol.asyncio.server import (
     ProxyProtocolServer,
     create_server,
     create_unix_server,
@@ -15,7 +15,7 @@ from .server import (
     start_unix_server,
     wrap_protocol_factory,
 )
-from .transport import ProxyProtocolTransport
+from proxyprotocol.asyncio.transport import ProxyProtocolTransport
 
 __all__ = [
     "ProxyProtocolDatagramTransport",

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from proxyprotocol._refusals import PAUSE, Shortage
+from proxyprotocol._adapters.refusals import PAUSE, Shortage
 from proxyprotocol.asyncio._sockets import covered
 
 __all__: list[str] = []

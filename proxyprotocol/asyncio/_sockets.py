@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakSet
 
-from proxyprotocol._deadlines import in_time
-from proxyprotocol._errors import ProxyProtocolError
-from proxyprotocol._facts import REST, has_ended
-from proxyprotocol._refusals import log_refusal
+from proxyprotocol._adapters.deadlines import in_time
+from proxyprotocol._adapters.facts import REST, has_ended
+from proxyprotocol._adapters.refusals import log_refusal
+from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr

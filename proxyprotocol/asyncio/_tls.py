@@ -13,7 +13,7 @@ from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from typing import Any, Final
 
-from proxyprotocol._deadlines import check_seconds
+from proxyprotocol._adapters.deadlines import check_seconds
 from proxyprotocol.asyncio._delivery import deliver
 
 __all__: list[str] = []

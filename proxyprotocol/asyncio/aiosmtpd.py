@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
-from proxyprotocol import _wire
+from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.server import create_server, create_unix_server
 from proxyprotocol.receiver import Receiver
 
@@ -33,7 +33,7 @@ class ProxyProtocolMixIn(BaseController):
     """
 
     receiver: Receiver = Receiver()
-    tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT
+    tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT
 
     def _create_server(self) -> Awaitable[asyncio.AbstractServer]:
         how: Any = {"ssl": self.ssl_context, "tls_timeout": self.tls_timeout, "receiver": self.receiver}

@@ -11,10 +11,10 @@ import anyio
 from anyio.abc import ByteStream, Listener, TaskGroup
 from anyio.abc import SocketAttribute as _Fact
 
-from proxyprotocol._errors import ProxyProtocolError
-from proxyprotocol._refusals import log_refusal
+from proxyprotocol._adapters.refusals import log_refusal
 from proxyprotocol.asyncio._sockets import covered
 from proxyprotocol.asyncio.transport import _ClientSocket
+from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
 

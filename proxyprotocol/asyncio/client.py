@@ -7,12 +7,12 @@ import ssl as _ssl
 from collections.abc import Callable
 from typing import Any
 
-from proxyprotocol._base import ProxyProtocol
-from proxyprotocol._facts import extra_info
-from proxyprotocol._sender import Sender
+from proxyprotocol._adapters.facts import extra_info
 from proxyprotocol.asyncio._streams import STREAM_LIMIT, loop_of_streams
 from proxyprotocol.asyncio._tls import TLS
+from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.result import ProxyResult
+from proxyprotocol.sender import Sender
 
 __all__ = ["create_connection", "open_connection"]
 

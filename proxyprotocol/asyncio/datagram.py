@@ -8,10 +8,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from proxyprotocol._errors import ProxyProtocolError
-from proxyprotocol._facts import AF_UNIX, extra_info, is_foreign
+from proxyprotocol._adapters.facts import AF_UNIX, extra_info, is_foreign
 from proxyprotocol.asyncio.transport import _Below
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
+from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr

@@ -16,7 +16,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from proxyprotocol import _wire
+from proxyprotocol._wire import spec
 from proxyprotocol.asyncio._sockets import accept, covered
 from proxyprotocol.asyncio._streams import start_tls
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory, _Told
@@ -90,7 +90,7 @@ class _Configuration:
 
 def _parse_port(text: str) -> str:
     text = text.strip()
-    if text != _UNIX and not (_PORT.fullmatch(text) and int(text) <= _wire.MAX_PORT):
+    if text != _UNIX and not (_PORT.fullmatch(text) and int(text) <= spec.MAX_PORT):
         raise ValueError(f"{_PORTS} takes port numbers and unix, with commas between them, not {text!r}")
     return text
 

@@ -10,8 +10,8 @@ import ssl as _ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from proxyprotocol import _wire
-from proxyprotocol._deadlines import check_seconds
+from proxyprotocol._adapters.deadlines import check_seconds
+from proxyprotocol._wire import spec
 from proxyprotocol.asyncio._accept import Acceptor
 from proxyprotocol.asyncio._streams import STREAM_LIMIT, stream_factory
 from proxyprotocol.asyncio._tls import TLS
@@ -47,7 +47,7 @@ def wrap_protocol_factory(
     protocol_factory: Callable[[], asyncio.BaseProtocol],
     *,
     ssl: _ssl.SSLContext | None = None,
-    tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT,
+    tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
     ssl_handshake_timeout: float | None = None,
     ssl_shutdown_timeout: float | None = None,
     receiver: Receiver | None = None,

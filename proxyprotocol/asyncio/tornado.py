@@ -14,9 +14,9 @@ from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import add_accept_handler, ssl_wrap_socket
 from tornado.tcpserver import TCPServer
 
-from proxyprotocol import _wire
-from proxyprotocol._deadlines import check_seconds, in_time
-from proxyprotocol._refusals import describe_late_handshake, log_no_handshake
+from proxyprotocol._adapters.deadlines import check_seconds, in_time
+from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_handshake
+from proxyprotocol._wire import spec
 from proxyprotocol.asyncio._sockets import accept, covered
 from proxyprotocol.asyncio.transport import _ClientSocket
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
@@ -37,7 +37,7 @@ def add_sockets(
     server: TCPServer,
     sockets: Iterable[socket.socket],
     *,
-    tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT,
+    tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
     receiver: Receiver | None = None,
     **keywords: Unpack[ReceiverKeywords],
 ) -> Callable[[], None]:

@@ -9,7 +9,7 @@ import socket
 from asyncio.transports import _FlowControlMixin
 from typing import Any
 
-from proxyprotocol._facts import AF_UNIX
+from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol.asyncio._delivery import deliver, take_unread
 from proxyprotocol.asyncio._tls import is_tls
 from proxyprotocol.result import ProxyResult, describe_address

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import _installation  # noqa: F401  # raises where proxy-protocol lies over us
-from ._main import main
+from proxyprotocol._adapters import installation  # noqa: F401  # raises where proxy-protocol lies over us
+from proxyprotocol.cli._main import main
 
 __all__ = ["main"]

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final, NamedTuple
 
-from .. import _wire
-from .._errors import ProxyProtocolError, ProxyProtocolSyntaxError
-from .._program import ProgramError
-from ..datagram import unpack_datagram
-from ..result import describe_address
-from ._headers import Description, describe_error, read_header
-from ._streams import Begun, Flow, Segment, StreamHeaders
+from proxyprotocol._program import ProgramError
+from proxyprotocol._wire import spec
+from proxyprotocol.cli._headers import Description, describe_error, read_header
+from proxyprotocol.cli._streams import Begun, Flow, Segment, StreamHeaders
+from proxyprotocol.datagram import unpack_datagram
+from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolSyntaxError
+from proxyprotocol.result import describe_address
 
 __all__: list[str] = []
 
@@ -65,7 +65,7 @@ def read_capture(first: bytes, file: BinaryIO) -> Capture:
         ProgramError: Scapy is missing, or cannot read this.
     """
     try:
-        from . import _scapy
+        from proxyprotocol.cli import _scapy
     except ImportError as error:
         raise ProgramError(
             f"a capture is read by Scapy, which is not installed ({error}): pip install 'proxyprotocol[pcap]'"
@@ -135,7 +135,7 @@ class Capture:
         return None if begun is None else _found_in_stream(begun)
 
     def _look_into_datagram(self, flow: Flow, data: bytes) -> Found | None:
-        if not data.startswith((_wire.V2_SIGNATURE, _wire.V1_SIGNATURE)):
+        if not data.startswith((spec.V2_SIGNATURE, spec.V1_SIGNATURE)):
             self._datagrams_without += 1
             return None
         return _found(self.packets, "UDP", flow, _read_datagram(data), data)

@@ -10,13 +10,13 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from twisted.internet import asyncioreactor
 
-from ..reader import ProxyProtocolReader
-from ..result import ProxyResult, ProxyResultIPv4
-from ..sock import SocketInfo
-from ..tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV
-from ..twisted import ProxyProtocolServerEndpoint, proxy_result
-from ..v1 import ProxyProtocolV1
-from ..v2 import ProxyProtocolV2
+from proxyprotocol.reader import ProxyProtocolReader
+from proxyprotocol.result import ProxyResult, ProxyResultIPv4
+from proxyprotocol.sock import SocketInfo
+from proxyprotocol.tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV
+from proxyprotocol.twisted import ProxyProtocolServerEndpoint, proxy_result
+from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__: list[str] = []
 

@@ -10,19 +10,19 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias
 
-from .. import _vectors, _wire
-from .._errors import (
+from proxyprotocol._wire import spec, walk
+from proxyprotocol._wire.vendors import VENDOR_FIELDS
+from proxyprotocol.checksum import crc32c
+from proxyprotocol.errors import (
     ProxyProtocolChecksumError,
     ProxyProtocolError,
     ProxyProtocolIncompleteError,
     ProxyProtocolSyntaxError,
 )
-from .._vendors import VENDOR_FIELDS
-from ..checksum import crc32c
-from ..parser import HeaderParser
-from ..result import ProxyResult
-from ..tlv import ExtType, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, SSLClient, Type
-from ..typing import SockAddr
+from proxyprotocol.parser import HeaderParser
+from proxyprotocol.result import ProxyResult
+from proxyprotocol.tlv import ExtType, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, SSLClient, Type
+from proxyprotocol.typing import SockAddr
 
 __all__: list[str] = []
 
@@ -31,10 +31,10 @@ Description: TypeAlias = dict[str, Any]
 #: How many bytes of a header, or of what is none, go with a description.
 SHOWN_BYTES: Final = 256
 
-_COMMANDS: Final = {_wire.V2_LOCAL: "LOCAL", _wire.V2_PROXY: "PROXY"}
-_FAMILIES: Final = {_wire.V2_UNSPEC: "UNSPEC", _wire.V2_INET: "INET", _wire.V2_INET6: "INET6", _wire.V2_UNIX: "UNIX"}
-_PROTOCOLS: Final = {_wire.V2_UNSPEC: "UNSPEC", _wire.V2_STREAM: "STREAM", _wire.V2_DGRAM: "DGRAM"}
-_V1_FAMILIES: Final = {_wire.V1_TCP4: "INET", _wire.V1_TCP6: "INET6"}
+_COMMANDS: Final = {spec.V2_LOCAL: "LOCAL", spec.V2_PROXY: "PROXY"}
+_FAMILIES: Final = {spec.V2_UNSPEC: "UNSPEC", spec.V2_INET: "INET", spec.V2_INET6: "INET6", spec.V2_UNIX: "UNIX"}
+_PROTOCOLS: Final = {spec.V2_UNSPEC: "UNSPEC", spec.V2_STREAM: "STREAM", spec.V2_DGRAM: "DGRAM"}
+_V1_FAMILIES: Final = {spec.V1_TCP4: "INET", spec.V1_TCP6: "INET6"}
 
 _PREFIX: Final = re.compile(r"PP2_(?:TYPE_EXT|TYPE|SUBTYPE_SSL|CLIENT)_")
 _VENDORS: Final = {field.kind: field.vendor for field in VENDOR_FIELDS.values()}
@@ -101,7 +101,7 @@ def read_header(data: bytes, following: int = 0) -> Description:
         The description; what could not be had is None in it, or empty.
     """
     # as much as a header can have, because a receiver's limit is no matter of right or wrong
-    parser = HeaderParser(max_header=_wire.V2_MAX_LENGTH)
+    parser = HeaderParser(max_header=spec.V2_MAX_LENGTH)
     try:
         result = parser.feed(data)
         if result is None:
@@ -152,7 +152,7 @@ def describe_header(header: bytes, result: ProxyResult, following: int = 0) -> D
         "tlvs": list(_describe_tlvs(tlvs, first_tlv)),
         "following": following,
     }
-    kind = _describe_v1 if header.startswith(_wire.V1_SIGNATURE) else _describe_v2
+    kind = _describe_v1 if header.startswith(spec.V1_SIGNATURE) else _describe_v2
     return _description(header) | described | kind(header, result, first_tlv)
 
 
@@ -176,38 +176,38 @@ def _description(data: bytes) -> Description:
 
 
 def _describe_v1(header: bytes, result: ProxyResult, first_tlv: int) -> Description:
-    name = header[len(_wire.V1_SIGNATURE) :].split()[0]
+    name = header[len(spec.V1_SIGNATURE) :].split()[0]
     family = _V1_FAMILIES.get(name, "UNKNOWN")
-    unknown = name == _wire.V1_UNKNOWN
+    unknown = name == spec.V1_UNKNOWN
     return {
         "version": 1,
         "command": "PROXY",
         "family": family,
         "protocol": None if unknown else "STREAM",
-        "ignored": len(header) - _wire.V1_MIN_LENGTH if unknown else 0,
+        "ignored": len(header) - spec.V1_MIN_LENGTH if unknown else 0,
     }
 
 
 def _describe_v2(header: bytes, result: ProxyResult, first_tlv: int) -> Description:
-    command, family = header[_wire.V2_COMMAND_AT] & 0xF, header[_wire.V2_FAMILY_AT]
-    addresses = 0 if result.source is None else _wire.V2_BLOCK_LENGTH[family >> 4]
+    command, family = header[spec.V2_COMMAND_AT] & 0xF, header[spec.V2_FAMILY_AT]
+    addresses = 0 if result.source is None else spec.V2_BLOCK_LENGTH[family >> 4]
     return {
         "version": 2,
         "command": _COMMANDS[command],
         # LOCAL is accepted whatever stands there
         "family": _FAMILIES.get(family >> 4, f"{family >> 4:#x}"),
         "protocol": _PROTOCOLS.get(family & 0xF, f"{family & 0xF:#x}"),
-        "ignored": first_tlv - _wire.V2_FIXED_LENGTH - addresses,
+        "ignored": first_tlv - spec.V2_FIXED_LENGTH - addresses,
     }
 
 
 def _describe_wrong_checksum(data: bytes, error: ProxyProtocolChecksumError, following: int) -> Description:
     """Say what the header would say if it were right, and what its checksum ought to be."""
-    size = _wire.V2_FIXED_LENGTH + int.from_bytes(data[_wire.V2_LENGTH_AT : _wire.V2_FIXED_LENGTH], "big")
+    size = spec.V2_FIXED_LENGTH + int.from_bytes(data[spec.V2_LENGTH_AT : spec.V2_FIXED_LENGTH], "big")
     header, result = data[:size], error.result
     first_tlv = size - len(bytes(result.tlv))
-    at = _vectors.check_tlvs(header, first_tlv, size)
-    zeroed = header[:at] + bytes(_wire.CRC32C_LENGTH) + header[at + _wire.CRC32C_LENGTH :]
+    at = walk.check_tlvs(header, first_tlv, size)
+    zeroed = header[:at] + bytes(spec.CRC32C_LENGTH) + header[at + spec.CRC32C_LENGTH :]
     reason = f"{error}: it says {result.tlv.crc32c:#010x} where they make {crc32c(zeroed):#010x}"
     described = describe_header(header, result, len(data) - size + following)
     return described | {"ok": False, "error": {"kind": type(error).__name__, "reason": reason, "offset": at}}
@@ -220,7 +220,7 @@ def _address(address: SockAddr) -> dict[str, Any] | None:
 
 
 def _describe_tlvs(wire: bytes, start: int) -> Iterator[Description]:
-    for kind, value in _vectors.split(wire):
+    for kind, value in walk.split(wire):
         one = ProxyProtocolTLV(init={kind: value})
         described = _describe_tlv(kind, _name(kind), value, start)
         described["value"] = _VALUES[kind](one) if kind in _VALUES else None
@@ -233,7 +233,7 @@ def _describe_tlvs(wire: bytes, start: int) -> Iterator[Description]:
             described["name"] = "NOOP_EXT"
             described["tlvs"] = list(_describe_sub_tlvs(one.ext, start, ProxyProtocolExtTLV, ExtType, _EXT_VALUES))
         yield described
-        start += _wire.TLV_HEAD_LENGTH + len(value)
+        start += spec.TLV_HEAD_LENGTH + len(value)
 
 
 def _describe_tlv(kind: int, name: str, value: bytes, start: int) -> Description:
@@ -251,13 +251,13 @@ def _describe_ssl(ssl: ProxyProtocolSSLTLV, start: int) -> Description:
 
 def _describe_sub_tlvs(parent: Any, start: int, make: Any, types: Any, values: dict[int, Any]) -> Iterator[Description]:
     head = len(bytes(parent)) - parent.size
-    start += _wire.TLV_HEAD_LENGTH + head
-    for kind, value in _vectors.split(bytes(parent)[head:]):
+    start += spec.TLV_HEAD_LENGTH + head
+    for kind, value in walk.split(bytes(parent)[head:]):
         name = _short(types(kind).name) if kind in values else "UNKNOWN"
         described = _describe_tlv(kind, name, value, start)
         described["value"] = values[kind](make(init={kind: value})) if kind in values else _text(value)
         yield described
-        start += _wire.TLV_HEAD_LENGTH + len(value)
+        start += spec.TLV_HEAD_LENGTH + len(value)
 
 
 def _name(kind: int) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from .._program import ProgramError
+from proxyprotocol._program import ProgramError
 
 __all__: list[str] = []
 

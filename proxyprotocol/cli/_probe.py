@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from .._program import ProgramError, describe_error
-from .._sender import name_ends
-from ..result import ProxyResult, describe_address
+from proxyprotocol._program import ProgramError, describe_error
+from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.sender import name_ends
 
 __all__: list[str] = []
 

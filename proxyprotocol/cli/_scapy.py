@@ -12,8 +12,8 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.utils import RawPcapNgReader
 
-from .._program import ProgramError
-from ._streams import Flow
+from proxyprotocol._program import ProgramError
+from proxyprotocol.cli._streams import Flow
 
 __all__: list[str] = []
 

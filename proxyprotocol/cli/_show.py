@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-from .. import _wire
-from .._program import escape
-from .._vendors import VENDOR_FIELDS
-from ..result import describe_address
-from ._headers import Description
+from proxyprotocol._program import escape
+from proxyprotocol._wire import spec
+from proxyprotocol._wire.vendors import VENDOR_FIELDS
+from proxyprotocol.cli._headers import Description
+from proxyprotocol.result import describe_address
 
 __all__: list[str] = []
 
@@ -129,10 +129,8 @@ def _show_header(described: Description, believed: bool) -> Iterator[str]:
         yield _row("ignored", f"{_bytes(described['ignored'])} where there are no addresses to go by")
     for tlv in described["tlvs"]:
         yield from _show_tlv(tlv, believed)
-    if described["length"] > _wire.DEFAULT_MAX_HEADER:
-        yield _row(
-            "longer than", f"the {_wire.DEFAULT_MAX_HEADER} bytes that receivers here take unless told otherwise"
-        )
+    if described["length"] > spec.DEFAULT_MAX_HEADER:
+        yield _row("longer than", f"the {spec.DEFAULT_MAX_HEADER} bytes that receivers here take unless told otherwise")
 
 
 _MEANINGS: Final = {"LOCAL": "LOCAL: the proxy speaks for itself", "PROXY": "PROXY"}
@@ -194,7 +192,7 @@ def _show_following(described: Description, data: bytes) -> Iterator[str]:
         yield _row("behind it", "nothing")
         return
     first = data[described["length"] :][:_SHOWN_VALUE]
-    another = first.startswith((_wire.V1_SIGNATURE, _wire.V2_SIGNATURE))
+    another = first.startswith((spec.V1_SIGNATURE, spec.V2_SIGNATURE))
     begin = ": another header, which this one's receiver would hand to the application" if another else ""
     yield _row("behind it", f"{_bytes(following)}{begin}")
 

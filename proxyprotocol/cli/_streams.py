@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final, NamedTuple, TypeAlias
 
-from .. import _wire
-from .._base import signature_begins
-from .._errors import ProxyProtocolError
-from ..detect import ProxyProtocolDetect
+from proxyprotocol._wire import spec
+from proxyprotocol.codec import signature_begins
+from proxyprotocol.detect import ProxyProtocolDetect
+from proxyprotocol.errors import ProxyProtocolError
 
 __all__: list[str] = []
 
@@ -17,7 +17,7 @@ __all__: list[str] = []
 MAX_STREAMS: Final = 1024
 #: How many streams are remembered whose beginning has been seen, so that what is sent again is not taken for another.
 _MAX_DONE: Final = 65_536
-_MAX_HEADER: Final = _wire.V2_MAX_LENGTH
+_MAX_HEADER: Final = spec.V2_MAX_LENGTH
 #: How many segments of a stream are kept that came before their turn: a network swaps a few, and each is looked at
 #: again whenever one comes in its turn.
 MAX_EARLY: Final = 256
@@ -169,7 +169,7 @@ class StreamHeaders:
         """Take up a stream whose SYN is not in the capture, if its first bytes here are a header's."""
         if not segment.data or segment.flow in self._done:
             return None
-        if signature_begins(segment.data, _wire.V1_SIGNATURE, _wire.V2_SIGNATURE):
+        if signature_begins(segment.data, spec.V1_SIGNATURE, spec.V2_SIGNATURE):
             return self._follow(segment.flow, segment.sequence)
         self._finish(segment.flow, segment.sequence)
         return None
@@ -182,7 +182,7 @@ class StreamHeaders:
 
     def _look(self, flow: Flow, stream: _Stream, ends: bool) -> Begun | None:
         data = stream.data
-        begins = signature_begins(data, _wire.V1_SIGNATURE, _wire.V2_SIGNATURE)
+        begins = signature_begins(data, spec.V1_SIGNATURE, spec.V2_SIGNATURE)
         if not ends and (begins is None or (begins and not _is_whole(data))):
             return None
         self._finish(flow, stream.first)

@@ -7,14 +7,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from .. import _wire
-from .._program import BAD_ANSWER, escape, number
-from ..result import ProxyResult, ProxyResultLocal, ProxyResultUnknown
-from ..v1 import ProxyProtocolV1
-from ..v2 import ProxyProtocolV2
-from ._hex import read_escapes
-from ._probe import Outcome, Target, connect, probe
-from ._show import bold, green, red
+from proxyprotocol._program import BAD_ANSWER, escape, number
+from proxyprotocol._wire import spec
+from proxyprotocol.cli._hex import read_escapes
+from proxyprotocol.cli._probe import Outcome, Target, connect, probe
+from proxyprotocol.cli._show import bold, green, red
+from proxyprotocol.result import ProxyResult, ProxyResultLocal, ProxyResultUnknown
+from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__ = ["add_arguments", "run"]
 
@@ -47,7 +47,7 @@ def _wrong_v1(own: ProxyResult) -> bytes:
 
 def _wrong_v2(own: ProxyResult) -> bytes:
     header = bytearray(_V2.pack(own))
-    header[_wire.V2_COMMAND_AT] ^= 0xF0  # another version, which every receiver must look at
+    header[spec.V2_COMMAND_AT] ^= 0xF0  # another version, which every receiver must look at
     return bytes(header)
 
 
@@ -170,7 +170,7 @@ def _conclude_taken(without: Outcome, outcomes: _Outcomes, taken: list[_Probe]) 
 
 def _server(text: str) -> tuple[str, int]:
     match = _ADDRESS.fullmatch(text)
-    if match is None or not 0 < int(match["port"]) <= _wire.MAX_PORT:
+    if match is None or not 0 < int(match["port"]) <= spec.MAX_PORT:
         raise argparse.ArgumentTypeError(f"it is HOST:PORT, such as localhost:8080 or [::1]:8080, not {text!r}")
     return match["ipv6"] or match["host"], int(match["port"])
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Final
 
-from .. import _wire
-from .._program import BAD_ANSWER, ProgramError
-from ._capture import is_capture, read_capture
-from ._headers import Description, read_header
-from ._hex import MAX_TEXT, looks_like_hex, read_hex
-from ._show import show, show_json
+from proxyprotocol._program import BAD_ANSWER, ProgramError
+from proxyprotocol._wire import spec
+from proxyprotocol.cli._capture import is_capture, read_capture
+from proxyprotocol.cli._headers import Description, read_header
+from proxyprotocol.cli._hex import MAX_TEXT, looks_like_hex, read_hex
+from proxyprotocol.cli._show import show, show_json
 
 __all__ = ["add_arguments", "run"]
 
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     with _open(options.file) as file:
         if options.hex:
             return _decode_bytes(_read_hex(file), 0, options)
-        first = file.read(_wire.V2_FIXED_LENGTH)
+        first = file.read(spec.V2_FIXED_LENGTH)
         if is_capture(first):
             return _decode_capture(first, file, options)
         data, following = _read_raw(first, file)
@@ -84,7 +84,7 @@ def _read_hex(file: BinaryIO) -> bytes:
 
 def _read_raw(first: bytes, file: BinaryIO) -> tuple[bytes, int]:
     """Read as much as a header can have, and count what follows."""
-    data = first + file.read(_wire.V2_MAX_LENGTH - len(first))
+    data = first + file.read(spec.V2_MAX_LENGTH - len(first))
     following = 0
     while chunk := file.read(_CHUNK):
         following += len(chunk)

@@ -11,13 +11,13 @@ from pathlib import Path
 from socket import SOCK_DGRAM, SocketKind
 from typing import Final
 
-from .. import _vectors
-from .._base import ProxyProtocol
-from .._errors import ProxyProtocolSyntaxError
-from .._program import ProgramError
-from .._vendors import VENDOR_FIELDS
-from ..options import parse_sender
-from ..result import (
+from proxyprotocol._program import ProgramError
+from proxyprotocol._wire import walk
+from proxyprotocol._wire.vendors import VENDOR_FIELDS
+from proxyprotocol.codec import ProxyProtocol
+from proxyprotocol.errors import ProxyProtocolSyntaxError
+from proxyprotocol.options import parse_sender
+from proxyprotocol.result import (
     ProxyResult,
     ProxyResultIPv4,
     ProxyResultIPv6,
@@ -25,9 +25,9 @@ from ..result import (
     ProxyResultUnix,
     ProxyResultUnknown,
 )
-from ..tlv import TLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
-from ..v1 import ProxyProtocolV1
-from ..v2 import ProxyProtocolV2
+from proxyprotocol.tlv import TLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
+from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__ = ["add_arguments", "run"]
 
@@ -186,7 +186,7 @@ def _read_tlvs(options: argparse.Namespace) -> ProxyProtocolTLV:
 
 def _vendors(options: argparse.Namespace) -> TLV:
     given = [(field, getattr(options, name)) for name, field in VENDOR_FIELDS.items()]
-    return TLV(b"".join(_vectors.vector(field.kind, field.write(value)) for field, value in given if value is not None))
+    return TLV(b"".join(walk.vector(field.kind, field.write(value)) for field, value in given if value is not None))
 
 
 def _ssl(options: argparse.Namespace) -> ProxyProtocolSSLTLV | None:
@@ -251,7 +251,7 @@ def _tlv(text: str) -> bytes:
     number = _NAMES.get(kind.lower().replace("-", "_"))
     if number is None:
         number = _tlv_type(kind)
-    return _vectors.vector(number, _digits(value[2:]) if value.startswith("0x") else value.encode())
+    return walk.vector(number, _digits(value[2:]) if value.startswith("0x") else value.encode())
 
 
 def _tlv_type(text: str) -> int:

@@ -10,11 +10,11 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from proxyprotocol._errors import ProxyProtocolError
-from proxyprotocol._facts import AF_UNIX
+from proxyprotocol._adapters.facts import AF_UNIX
+from proxyprotocol._adapters.refusals import log_refusal
 from proxyprotocol._program import describe_error
-from proxyprotocol._refusals import log_refusal
 from proxyprotocol.dnsbl import Dnsbl
+from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import describe_address
 from proxyprotocol.server import _metrics

@@ -7,9 +7,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Final
 
-from proxyprotocol._base import ProxyProtocol
-from proxyprotocol._sender import Sender
 from proxyprotocol.build import build_transport_result
+from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.noop import ProxyProtocolNoop
 from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import (
@@ -22,6 +21,7 @@ from proxyprotocol.result import (
     is_local,
     is_unix,
 )
+from proxyprotocol.sender import Sender
 from proxyprotocol.server._streams import Stream
 from proxyprotocol.tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
 from proxyprotocol.typing import SockAddr

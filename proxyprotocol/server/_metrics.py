@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from socketserver import ThreadingMixIn
 from typing import Any, ClassVar, Final, NamedTuple
 
-from proxyprotocol._errors import (
+from proxyprotocol._program import ProgramError
+from proxyprotocol.errors import (
     ProxyProtocolError,
     ProxyProtocolIncompleteError,
     ProxyProtocolMissingError,
     ProxyProtocolTimeoutError,
     ProxyProtocolUntrustedError,
 )
-from proxyprotocol._program import ProgramError
 
 __all__: list[str] = []
 

@@ -8,7 +8,7 @@ import socket
 from copy import copy
 from typing import Any, Final
 
-from proxyprotocol._facts import AF_UNIX
+from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol.server.address import Address
 
 __all__: list[str] = []

@@ -8,7 +8,7 @@ import socket
 import stat
 from pathlib import Path
 
-from proxyprotocol._facts import AF_UNIX
+from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol._program import ProgramError, describe_error
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._options import Listening

@@ -13,7 +13,7 @@ import ssl
 from copy import copy
 from typing import Any, Final
 
-from proxyprotocol._errors import drop_tracebacks
+from proxyprotocol.errors import drop_tracebacks
 
 __all__: list[str] = []
 

@@ -6,7 +6,7 @@ import ssl as _ssl
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
-from proxyprotocol._base import ProxyProtocol
+from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.options import choose
 from proxyprotocol.result import describe_address
 from proxyprotocol.version import ProxyProtocolVersion

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .. import _installation  # noqa: F401  # raises where proxy-protocol lies over us
-from .client import ProxyProtocolClientEndpoint
-from .datagram import IProxiedDatagramTransport, ProxyProtocolDatagramWrapper
-from .endpoints import ProxyProtocolServerEndpoint
-from .interfaces import IProxiedTransport, proxy_result
-from .wrapper import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
+from proxyprotocol._adapters import installation  # noqa: F401  # raises where proxy-protocol lies over us
+from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
+from proxyprotocol.twisted.datagram import IProxiedDatagramTransport, ProxyProtocolDatagramWrapper
+from proxyprotocol.twisted.endpoints import ProxyProtocolServerEndpoint
+from proxyprotocol.twisted.interfaces import IProxiedTransport, proxy_result
+from proxyprotocol.twisted.wrapper import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
 
 __all__ = [
     "IProxiedDatagramTransport",

@@ -10,11 +10,10 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from proxyprotocol._deadlines import Deadlines
-from proxyprotocol._refusals import describe_late_handshake, describe_no_handshake
-
-from ._addresses import to_sockaddr
-from ._clock import Clock
+from proxyprotocol._adapters.deadlines import Deadlines
+from proxyprotocol._adapters.refusals import describe_late_handshake, describe_no_handshake
+from proxyprotocol.twisted._addresses import to_sockaddr
+from proxyprotocol.twisted._clock import Clock
 
 __all__: list[str] = []
 

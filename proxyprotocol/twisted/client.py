@@ -23,13 +23,12 @@ from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
-from proxyprotocol._base import ProxyProtocol
-from proxyprotocol._sender import Sender
+from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.result import ProxyResult
-
-from . import _handover
-from ._addresses import to_sockaddr
-from ._parting import part_client, tls_layer
+from proxyprotocol.sender import Sender
+from proxyprotocol.twisted import _handover
+from proxyprotocol.twisted._addresses import to_sockaddr
+from proxyprotocol.twisted._parting import part_client, tls_layer
 
 __all__ = ["ProxyProtocolClientEndpoint"]
 

@@ -10,15 +10,14 @@ from twisted.internet.protocol import AbstractDatagramProtocol, DatagramProtocol
 from twisted.logger import Logger
 from zope.interface import Interface, directlyProvides, providedBy
 
-from proxyprotocol._errors import ProxyProtocolError
-from proxyprotocol._facts import is_foreign
+from proxyprotocol._adapters.facts import is_foreign
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
+from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.twisted._addresses import to_sockaddr
+from proxyprotocol.twisted._handover import log_prefix
 from proxyprotocol.typing import SockAddr
-
-from ._addresses import to_sockaddr
-from ._handover import log_prefix
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

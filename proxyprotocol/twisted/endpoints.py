@@ -17,15 +17,14 @@ from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # which has no public name
 from zope.interface import implementer
 
-from proxyprotocol import _wire
-from proxyprotocol._deadlines import check_seconds
+from proxyprotocol._adapters.deadlines import check_seconds
+from proxyprotocol._wire import spec
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import describe_address
-
-from . import _handover
-from ._addresses import to_sockaddr
-from ._parting import part_server
-from .wrapper import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
+from proxyprotocol.twisted import _handover
+from proxyprotocol.twisted._addresses import to_sockaddr
+from proxyprotocol.twisted._parting import part_server
+from proxyprotocol.twisted.wrapper import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -69,7 +68,7 @@ class ProxyProtocolServerEndpoint:
         endpoint: IStreamServerEndpoint,
         *,
         tls: Any = None,
-        tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT,
+        tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
         inside_tls: bool = False,
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],

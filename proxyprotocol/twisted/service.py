@@ -26,13 +26,12 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from proxyprotocol._sender import name_ends
 from proxyprotocol.result import ProxyResult, describe_address
-
-from . import _handover
-from ._addresses import to_sockaddr
-from .client import ProxyProtocolClientEndpoint
-from .interfaces import proxy_result
+from proxyprotocol.sender import name_ends
+from proxyprotocol.twisted import _handover
+from proxyprotocol.twisted._addresses import to_sockaddr
+from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
+from proxyprotocol.twisted.interfaces import proxy_result
 
 __all__ = ["EchoFactory", "Options", "RelayFactory", "makeService"]
 

@@ -31,9 +31,8 @@ from proxyprotocol.options import (
     parse_sender,
     parse_tls_timeout,
 )
-
-from .client import ProxyProtocolClientEndpoint
-from .endpoints import ProxyProtocolServerEndpoint
+from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
+from proxyprotocol.twisted.endpoints import ProxyProtocolServerEndpoint
 
 __all__ = ["ClientStringParser", "ServerStringParser", "client_from_options", "server_from_options"]
 

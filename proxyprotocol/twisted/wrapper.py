@@ -21,15 +21,14 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, providedBy
 
-from proxyprotocol import _wire
-from proxyprotocol._deadlines import Deadlines, check_seconds
-from proxyprotocol._errors import ProxyProtocolError
+from proxyprotocol._adapters.deadlines import Deadlines, check_seconds
+from proxyprotocol._wire import spec
+from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_refusal
 from proxyprotocol.result import describe_address
-
-from . import _handover
-from ._addresses import from_sockaddr, to_sockaddr
-from ._clock import Clock
+from proxyprotocol.twisted import _handover
+from proxyprotocol.twisted._addresses import from_sockaddr, to_sockaddr
+from proxyprotocol.twisted._clock import Clock
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -260,7 +259,7 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         wrapped_factory: IProtocolFactory,
         *,
         tls: Any = None,
-        tls_timeout: float | None = _wire.DEFAULT_TLS_TIMEOUT,
+        tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
         clock: IReactorTime | None = None,
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],
@@ -268,7 +267,9 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         _check_factory(wrapped_factory)
         own_clock, tls_timeout = Clock(clock), check_seconds("tls_timeout", tls_timeout)
         if tls is not None:
-            from ._tls import TLSFactory  # needs pyOpenSSL, which applications without TLS may lack
+            from proxyprotocol.twisted._tls import (
+                TLSFactory,  # needs pyOpenSSL, which applications without TLS may lack
+            )
 
             wrapped_factory = TLSFactory(tls, wrapped_factory, clock, tls_timeout, own_clock)
         super().__init__(wrapped_factory)  # type: ignore[no-untyped-call]

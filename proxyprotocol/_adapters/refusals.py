@@ -7,10 +7,10 @@ import ssl
 from math import inf
 from typing import Final
 
-from ._errors import ProxyProtocolError
-from .receiver import describe_refusal
-from .result import describe_address
-from .typing import SockAddr
+from proxyprotocol.errors import ProxyProtocolError
+from proxyprotocol.receiver import describe_refusal
+from proxyprotocol.result import describe_address
+from proxyprotocol.typing import SockAddr
 
 __all__: list[str] = []
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from .result import ProxyResult
+    from proxyprotocol.result import ProxyResult
 
 __all__ = [
     "ProxyProtocolChecksumError",

@@ -7,10 +7,10 @@ from dataclasses import KW_ONLY, dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeAlias
 
-from ._base import ProxyProtocol
-from .result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, ProxyResultLocal, ProxyResultUnknown
-from .typing import SockAddr
-from .v2 import ProxyProtocolV2
+from proxyprotocol.codec import ProxyProtocol
+from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, ProxyResultLocal, ProxyResultUnknown
+from proxyprotocol.typing import SockAddr
+from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__: list[str] = []
 

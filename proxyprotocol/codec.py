@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from . import _wire
-from ._errors import (
+from proxyprotocol._wire import spec
+from proxyprotocol.errors import (
     ProxyProtocolError,
     ProxyProtocolIncompleteError,
     ProxyProtocolLimitError,
     ProxyProtocolSyntaxError,
 )
-from .result import ProxyResult
+from proxyprotocol.result import ProxyResult
 
 __all__: list[str] = []
 
@@ -64,7 +64,7 @@ class ProxyProtocol(ABC):
             ValueError: An address or a TLV does not fit in a header.
         """
 
-    def parse(self, data: bytes, max_header: int = _wire.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
+    def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
         """Parse the header at the start of a connection.
 
         Everything that reads headers asks this one question, so that any chunking gives the same answer and nobody
@@ -114,9 +114,9 @@ class ProxyProtocol(ABC):
         Returns:
             Whether they hold the signature of a header; None while that is open.
         """
-        if len(data) < _wire.TELLING_LENGTH:
+        if len(data) < spec.TELLING_LENGTH:
             return None
-        return self.is_valid(bytes(data[: _wire.TELLING_LENGTH]))
+        return self.is_valid(bytes(data[: spec.TELLING_LENGTH]))
 
 
 def check_signature(data: bytes | bytearray, *signatures: bytes) -> bool:

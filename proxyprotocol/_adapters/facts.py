@@ -8,7 +8,7 @@ import socket
 import time
 from typing import Any
 
-from .typing import TransportProtocol
+from proxyprotocol.typing import TransportProtocol
 
 __all__: list[str] = []
 

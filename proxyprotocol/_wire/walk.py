@@ -10,21 +10,21 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from . import _wire
-from ._errors import ProxyProtocolSyntaxError
-from .checksum import crc32c
+from proxyprotocol._wire import spec
+from proxyprotocol.checksum import crc32c
+from proxyprotocol.errors import ProxyProtocolSyntaxError
 
 __all__: list[str] = []
 
 _read_head: Final = struct.Struct("!BH").unpack_from
-_HEAD_LENGTH: Final = _wire.TLV_HEAD_LENGTH
+_HEAD_LENGTH: Final = spec.TLV_HEAD_LENGTH
 _read_crc32c: Final = struct.Struct("!I").unpack_from
 # by type, which is faster than a set: whether the value is held against rules of its own; inside of SSL none is
-_CHECKED: Final = tuple(kind in (_wire.TYPE_CRC32C, _wire.TYPE_UNIQUE_ID, _wire.TYPE_SSL) for kind in range(256))
+_CHECKED: Final = tuple(kind in (spec.TYPE_CRC32C, spec.TYPE_UNIQUE_ID, spec.TYPE_SSL) for kind in range(256))
 _UNCHECKED: Final = (False,) * 256
 _NO_CRC32C: Final = -1
-_ZEROS: Final = bytes(_wire.CRC32C_LENGTH)
-_EMPTY_CRC32C: Final = bytes((_wire.TYPE_CRC32C, 0, _wire.CRC32C_LENGTH)) + _ZEROS
+_ZEROS: Final = bytes(spec.CRC32C_LENGTH)
+_EMPTY_CRC32C: Final = bytes((spec.TYPE_CRC32C, 0, spec.CRC32C_LENGTH)) + _ZEROS
 
 
 def check_tlvs(data: bytes, start: int, end: int, checked: tuple[bool, ...] = _CHECKED) -> int:
@@ -56,12 +56,12 @@ def check_tlvs(data: bytes, start: int, end: int, checked: tuple[bool, ...] = _C
             if after > end:
                 raise _cut(data, start, end)
             if checked[kind]:
-                if kind == _wire.TYPE_SSL:
+                if kind == spec.TYPE_SSL:
                     check_ssl(data, start, value, after)
-                elif kind == _wire.TYPE_UNIQUE_ID:
-                    if length > _wire.UNIQUE_ID_MAX_LENGTH:
+                elif kind == spec.TYPE_UNIQUE_ID:
+                    if length > spec.UNIQUE_ID_MAX_LENGTH:
                         raise _long_unique_id(start, length)
-                elif length == _wire.CRC32C_LENGTH and crc_at < 0:
+                elif length == spec.CRC32C_LENGTH and crc_at < 0:
                     crc_at = value
                 else:
                     raise _wrong_crc32c(crc_at, start, length)
@@ -73,7 +73,7 @@ def check_tlvs(data: bytes, start: int, end: int, checked: tuple[bool, ...] = _C
 
 def _end_of_tlv(data: bytes, start: int, end: int) -> int:
     """Give the byte behind the vector at *start*."""
-    value = start + _wire.TLV_HEAD_LENGTH
+    value = start + spec.TLV_HEAD_LENGTH
     if value <= end:
         after: int = value + _read_head(data, start)[1]
         if after <= end:
@@ -82,7 +82,7 @@ def _end_of_tlv(data: bytes, start: int, end: int) -> int:
 
 
 def _cut(data: bytes, start: int, end: int) -> ProxyProtocolSyntaxError:
-    left = end - start - _wire.TLV_HEAD_LENGTH
+    left = end - start - spec.TLV_HEAD_LENGTH
     if left < 0:
         return ProxyProtocolSyntaxError(f"The header ends inside a TLV: {end - start} bytes are left over", start)
     claimed = data[start + 1] << 8 | data[start + 2]
@@ -94,17 +94,17 @@ def _cut(data: bytes, start: int, end: int) -> ProxyProtocolSyntaxError:
 def _wrong_crc32c(earlier: int, start: int, length: int) -> ProxyProtocolSyntaxError:
     if earlier != _NO_CRC32C:
         return ProxyProtocolSyntaxError("The header has a second CRC32C", start)
-    return ProxyProtocolSyntaxError(f"A CRC32C of {length} bytes where it has {_wire.CRC32C_LENGTH}", start)
+    return ProxyProtocolSyntaxError(f"A CRC32C of {length} bytes where it has {spec.CRC32C_LENGTH}", start)
 
 
 def _long_unique_id(start: int, length: int) -> ProxyProtocolSyntaxError:
-    limit = _wire.UNIQUE_ID_MAX_LENGTH
+    limit = spec.UNIQUE_ID_MAX_LENGTH
     return ProxyProtocolSyntaxError(f"A UNIQUE_ID of {length} bytes where {limit} are the most", start)
 
 
 def check_ssl(data: bytes, start: int, value: int, after: int) -> None:
     """Hold the value of an SSL vector, ``data[value:after]``, against section 2.2.6."""
-    position = value + _wire.SSL_HEAD_LENGTH
+    position = value + spec.SSL_HEAD_LENGTH
     if position > after:
         raise ProxyProtocolSyntaxError(f"An SSL TLV of {after - value} bytes where 5 are the least", start)
     # An SSL inside an SSL is opaque: no recursion that a sender could drive.
@@ -120,7 +120,7 @@ def crc32c_matches(header: bytes, crc_at: int) -> bool:
     """
     if crc_at < 0:
         return True
-    zeroed = header[:crc_at] + _ZEROS + header[crc_at + _wire.CRC32C_LENGTH :]
+    zeroed = header[:crc_at] + _ZEROS + header[crc_at + spec.CRC32C_LENGTH :]
     return _read_crc32c(header, crc_at) == (crc32c(zeroed),)
 
 
@@ -149,24 +149,22 @@ def make_sendable(wire: bytes) -> Sendable:
     """
     crc_at = check_tlvs(wire, 0, len(wire))
     if crc_at >= 0:
-        at, behind = crc_at - _wire.TLV_HEAD_LENGTH, crc_at + _wire.CRC32C_LENGTH
+        at, behind = crc_at - spec.TLV_HEAD_LENGTH, crc_at + spec.CRC32C_LENGTH
     else:
         at = 0
-        while at < len(wire) and wire[at] <= _wire.TYPE_CRC32C:
+        while at < len(wire) and wire[at] <= spec.TYPE_CRC32C:
             at = _end_of_tlv(wire, at, len(wire))
         behind = at
     before, after = wire[:at], wire[behind:]
-    return Sendable(before + _EMPTY_CRC32C + after, at + _wire.TLV_HEAD_LENGTH, before + after)
+    return Sendable(before + _EMPTY_CRC32C + after, at + spec.TLV_HEAD_LENGTH, before + after)
 
 
 def vector(kind: int, value: bytes) -> bytes:
     """Write one vector."""
     if not 0 <= kind <= 0xFF:
         raise ValueError(f"The type of a TLV is 0 to 255, not {kind!r}")
-    if len(value) > _wire.TLV_MAX_VALUE:
-        raise ValueError(
-            f"The value of TLV {kind:#04x} has {len(value)} bytes where {_wire.TLV_MAX_VALUE} are the most"
-        )
+    if len(value) > spec.TLV_MAX_VALUE:
+        raise ValueError(f"The value of TLV {kind:#04x} has {len(value)} bytes where {spec.TLV_MAX_VALUE} are the most")
     return bytes((kind, len(value) >> 8, len(value) & 0xFF)) + value
 
 
@@ -175,7 +173,7 @@ def split(wire: bytes) -> Iterator[tuple[int, bytes]]:
     at, end = 0, len(wire)
     while at < end:
         after = _end_of_tlv(wire, at, end)
-        yield wire[at], wire[at + _wire.TLV_HEAD_LENGTH : after]
+        yield wire[at], wire[at + spec.TLV_HEAD_LENGTH : after]
         at = after
 
 
