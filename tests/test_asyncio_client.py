@@ -280,7 +280,7 @@ def test_connecting_can_be_given_up_in_the_handshake(run: Run, certificates: Cer
 def alive() -> list[str]:
     """The protocols of connections that are still there, the client's and the server's."""
     gc.collect()
-    ours = ("proxyprotocol.asyncio.client", "proxyprotocol.asyncio.factory", "proxyprotocol.asyncio._tls")
+    ours = ("proxyprotocol.asyncio.client", "proxyprotocol.asyncio.factory", "proxyprotocol.asyncio.tls")
     return [type(o).__name__ for o in gc.get_objects() if type(o).__module__ in ours and isinstance(o, BaseProtocol)]
 
 

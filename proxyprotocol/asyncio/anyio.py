@@ -12,7 +12,7 @@ from anyio.abc import ByteStream, Listener, TaskGroup
 from anyio.abc import SocketAttribute as _Fact
 
 from proxyprotocol._adapters.refusals import log_refusal
-from proxyprotocol.asyncio._sockets import covered
+from proxyprotocol.asyncio.sockets import covered
 from proxyprotocol.asyncio.transport import _ClientSocket
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from proxyprotocol._adapters.facts import extra_info
-from proxyprotocol.asyncio._streams import STREAM_LIMIT, loop_of_streams
-from proxyprotocol.asyncio._tls import TLS
+from proxyprotocol.asyncio.streams import STREAM_LIMIT, loop_of_streams
+from proxyprotocol.asyncio.tls import TLS
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.sender import Sender

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from proxyprotocol._adapters.deadlines import Deadlines, LoopClock
 from proxyprotocol._adapters.facts import extra_info
 from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_handshake, log_refusal
-from proxyprotocol.asyncio._tls import TLS
+from proxyprotocol.asyncio.tls import TLS
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from proxyprotocol._wire import spec
-from proxyprotocol.asyncio._sockets import accept, covered
-from proxyprotocol.asyncio._streams import start_tls
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory, _Told
 from proxyprotocol.asyncio.server import _listen
+from proxyprotocol.asyncio.sockets import accept, covered
+from proxyprotocol.asyncio.streams import start_tls
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
 from proxyprotocol.options import OPTIONS, describe_risk, parse_receiver, parse_tls_timeout
 from proxyprotocol.receiver import ReceiverConnection

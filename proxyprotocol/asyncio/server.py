@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from proxyprotocol._adapters.deadlines import check_seconds
 from proxyprotocol._wire import spec
-from proxyprotocol.asyncio._accept import Acceptor
-from proxyprotocol.asyncio._streams import STREAM_LIMIT, stream_factory
-from proxyprotocol.asyncio._tls import TLS
+from proxyprotocol.asyncio.accept import Acceptor
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
+from proxyprotocol.asyncio.streams import STREAM_LIMIT, stream_factory
+from proxyprotocol.asyncio.tls import TLS
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.typing import SockAddr
 

@@ -17,7 +17,7 @@ from tornado.tcpserver import TCPServer
 from proxyprotocol._adapters.deadlines import check_seconds, in_time
 from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_handshake
 from proxyprotocol._wire import spec
-from proxyprotocol.asyncio._sockets import accept, covered
+from proxyprotocol.asyncio.sockets import accept, covered
 from proxyprotocol.asyncio.transport import _ClientSocket
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address

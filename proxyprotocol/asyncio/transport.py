@@ -10,8 +10,8 @@ from asyncio.transports import _FlowControlMixin
 from typing import Any
 
 from proxyprotocol._adapters.facts import AF_UNIX
-from proxyprotocol.asyncio._delivery import deliver, take_unread
-from proxyprotocol.asyncio._tls import is_tls
+from proxyprotocol.asyncio.delivery import deliver, take_unread
+from proxyprotocol.asyncio.tls import is_tls
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 

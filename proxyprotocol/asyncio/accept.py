@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from proxyprotocol._adapters.refusals import PAUSE, Shortage
-from proxyprotocol.asyncio._sockets import covered
+from proxyprotocol.asyncio.sockets import covered
 
 __all__: list[str] = []
 

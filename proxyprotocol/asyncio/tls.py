@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from proxyprotocol._adapters.deadlines import check_seconds
-from proxyprotocol.asyncio._delivery import deliver
+from proxyprotocol.asyncio.delivery import deliver
 
 __all__: list[str] = []
 

@@ -8,8 +8,8 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from proxyprotocol.asyncio._delivery import take_unread
-from proxyprotocol.asyncio._tls import TLS
+from proxyprotocol.asyncio.delivery import take_unread
+from proxyprotocol.asyncio.tls import TLS
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
 from proxyprotocol.result import describe_address
 
