@@ -64,7 +64,7 @@ async def tornado() -> Any:
     from tornado.netutil import bind_sockets
     from tornado.tcpserver import TCPServer
 
-    from proxyprotocol.asyncio.tornado import add_sockets
+    from proxyprotocol.integrations.tornado import add_sockets
 
     class Server(TCPServer):
         sockets = bind_sockets(0, "127.0.0.1")

@@ -232,8 +232,8 @@ def test_a_listener_that_is_watched_is_warned_of_once(
     address = f"UNIX socket {name!r}" if isinstance(name, str) else "{}:{}".format(*name)
     assert level == "WARNING"
     assert f"No PROXY protocol header is read on {address}:" in line
-    assert "proxyprotocol.asyncio.tornado.add_sockets" in line
-    assert "proxyprotocol.asyncio.anyio.ProxyProtocolListener" in line
+    assert "proxyprotocol.integrations.tornado.add_sockets" in line
+    assert "proxyprotocol.integrations.anyio.ProxyProtocolListener" in line
 
 
 def test_what_listens_to_nobody_is_watched_without_a_word(run: Run, log: Log) -> None:

@@ -16,7 +16,7 @@ from anyio.streams.tls import TLSListener
 
 from proxyprotocol import HeaderPolicy, TrustedProxies
 from proxyprotocol.asyncio import new_event_loop, new_uvloop_event_loop
-from proxyprotocol.asyncio.anyio import ProxyProtocolListener, ProxyProtocolStream
+from proxyprotocol.integrations.anyio import ProxyProtocolListener, ProxyProtocolStream
 from tests import _loops
 from tests._loops import CLIENT, DESTINATION, HEADER, LOOPS, PATIENCE, Log, Run, Security, connected, until
 from tests.vectors import PROXY, v2

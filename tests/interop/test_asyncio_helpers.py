@@ -15,8 +15,8 @@ from aiosmtpd.controller import Controller, UnixSocketController, UnthreadedCont
 from aiosmtpd.smtp import SMTP
 
 from proxyprotocol import TrustedProxies
-from proxyprotocol.asyncio.aiohttp import ProxySite
-from proxyprotocol.asyncio.aiosmtpd import ProxyProtocolMixIn
+from proxyprotocol.integrations.aiohttp import ProxySite
+from proxyprotocol.integrations.aiosmtpd import ProxyProtocolMixIn
 from proxyprotocol.receiver import Receiver
 from tests import _loops
 from tests._loops import CLIENT, HEADER, PATIENCE, Log, Run, connected

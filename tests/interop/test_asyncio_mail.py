@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 
-from proxyprotocol.asyncio.aiosmtpd import ProxyProtocolMixIn
+from proxyprotocol.integrations.aiosmtpd import ProxyProtocolMixIn
 from tests._loops import CLIENT, CUTS, HEADER, LOOPS, Peer, connected
 
 from ._applications import Application, Listener, Way, application, every_header, running

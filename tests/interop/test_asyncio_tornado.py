@@ -19,7 +19,7 @@ from tornado.web import Application, RequestHandler
 
 from proxyprotocol import HeaderPolicy, TrustedProxies
 from proxyprotocol.asyncio import new_event_loop, new_uvloop_event_loop
-from proxyprotocol.asyncio.tornado import add_sockets, proxy_result
+from proxyprotocol.integrations.tornado import add_sockets, proxy_result
 from tests import _loops
 from tests._loops import CLIENT, HEADER, PATIENCE, Log, Run, connected, until
 

@@ -211,7 +211,7 @@ TELLING = [("asyncio", "h11"), ("uvloop", "httptools"), ("uvloop", "auto")]
 def telling(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
     """A server whose application is told the header."""
     loop, http = request.param
-    options = ["--http", f"proxyprotocol.asyncio.uvicorn:{http}", "--ws", WEBSOCKETS[len(http) % 3]]
+    options = ["--http", f"proxyprotocol.integrations.uvicorn:{http}", "--ws", WEBSOCKETS[len(http) % 3]]
     with serving(tmp_path_factory.mktemp("telling"), *options, loop=loop, app="asgi_told") as uvicorn:
         yield uvicorn
 
@@ -243,6 +243,6 @@ def test_a_websocket_s_application_is_told_too(telling: Application) -> None:
 
 
 def test_an_application_without_a_header_is_told_nothing(tmp_path: Path) -> None:
-    options = ["--http", "proxyprotocol.asyncio.uvicorn:auto"]
+    options = ["--http", "proxyprotocol.integrations.uvicorn:auto"]
     with serving(tmp_path, *options, app="asgi_told", variables=("POLICY=optional",)) as uvicorn:
         converse(Way(address(uvicorn)), lambda data: [data], REQUEST, b"\r\nnot told")

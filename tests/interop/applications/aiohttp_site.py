@@ -6,7 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from proxyprotocol.asyncio.aiohttp import ProxySite
+from proxyprotocol.integrations.aiohttp import ProxySite
 
 from ._loops import PLAIN, run, server_context, tell_ports
 

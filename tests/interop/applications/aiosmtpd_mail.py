@@ -12,7 +12,7 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from proxyprotocol.asyncio.aiosmtpd import ProxyProtocolMixIn
+from proxyprotocol.integrations.aiosmtpd import ProxyProtocolMixIn
 
 from ._loops import PLAIN, server_context, tell_ports
 

@@ -10,7 +10,7 @@ from tornado.netutil import bind_sockets, bind_unix_socket
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler
 
-from proxyprotocol.asyncio.tornado import add_sockets, proxy_result
+from proxyprotocol.integrations.tornado import add_sockets, proxy_result
 
 from ._loops import PLAIN, run, server_context, tell_ports
 

@@ -2,7 +2,7 @@
 
 For the client's address nothing of this is needed: that is in ``scope["client"]`` already. This is for the rest of the
 header, such as its TLVs, which uvicorn has no place for: ``uvicorn --loop proxyprotocol.asyncio:new_event_loop --http
-proxyprotocol.asyncio.uvicorn:auto app:app``.
+proxyprotocol.integrations.uvicorn:auto app:app``.
 """
 
 from __future__ import annotations
