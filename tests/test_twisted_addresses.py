@@ -24,7 +24,7 @@ from proxyprotocol import (
 )
 from proxyprotocol.result import describe_address
 from proxyprotocol.twisted import IProxiedTransport, proxy_result
-from proxyprotocol.twisted._addresses import from_sockaddr, to_sockaddr
+from proxyprotocol.twisted.addresses import from_sockaddr, to_sockaddr
 from proxyprotocol.typing import SockAddr
 from tests import _twisted
 from tests._twisted import (

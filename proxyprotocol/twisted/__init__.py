@@ -5,9 +5,9 @@ from __future__ import annotations
 from proxyprotocol._adapters import installation  # noqa: F401  # raises where proxy-protocol lies over us
 from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
 from proxyprotocol.twisted.datagram import IProxiedDatagramTransport, ProxyProtocolDatagramWrapper
-from proxyprotocol.twisted.endpoints import ProxyProtocolServerEndpoint
-from proxyprotocol.twisted.interfaces import IProxiedTransport, proxy_result
-from proxyprotocol.twisted.wrapper import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
+from proxyprotocol.twisted.factory import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
+from proxyprotocol.twisted.server import ProxyProtocolServerEndpoint
+from proxyprotocol.twisted.transport import IProxiedTransport, proxy_result
 
 __all__ = [
     "IProxiedDatagramTransport",

@@ -26,9 +26,9 @@ from zope.interface import alsoProvides, implementer
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.sender import Sender
-from proxyprotocol.twisted import _handover
-from proxyprotocol.twisted._addresses import to_sockaddr
-from proxyprotocol.twisted._parting import part_client, tls_layer
+from proxyprotocol.twisted import handover
+from proxyprotocol.twisted.addresses import to_sockaddr
+from proxyprotocol.twisted.tls_endpoints import part_client, tls_layer
 
 __all__ = ["ProxyProtocolClientEndpoint"]
 
@@ -178,7 +178,7 @@ class _Opening(Protocol):
 
     def logPrefix(self) -> str:
         """Name the application's protocol, as the transport does in its log."""
-        return _handover.log_prefix(self.wrappedProtocol)
+        return handover.log_prefix(self.wrappedProtocol)
 
     def makeConnection(self, transport: Any) -> None:
         """Send the header, and begin the application.
@@ -193,10 +193,10 @@ class _Opening(Protocol):
             # for whoever waits for connect(): raised here, it would be the reactor's to log
             self.factory.failure = Failure()
             self.wrappedProtocol = None
-            _handover.abort(transport)
+            handover.abort(transport)
             return
         transport.write(header)
-        slot = _handover.find_slot(transport, self) or _find_holder(transport, self)
+        slot = handover.find_slot(transport, self) or _find_holder(transport, self)
         if slot is not None:
             setattr(transport, slot, protocol)
         protocol.makeConnection(transport)
@@ -242,5 +242,5 @@ def _find_holder(transport: Any, protocol: IProtocol) -> str | None:
     These endpoints put a protocol of their own in between, which fires the Deferred and passes everything on. Its
     private name is named here, once; without it the protocol would stay, and pass on too.
     """
-    holder = getattr(transport, _handover.AT_THE_SOCKET, None)
-    return _handover.AT_THE_SOCKET if getattr(holder, "_wrappedProtocol", None) is protocol else None
+    holder = getattr(transport, handover.AT_THE_SOCKET, None)
+    return handover.AT_THE_SOCKET if getattr(holder, "_wrappedProtocol", None) is protocol else None

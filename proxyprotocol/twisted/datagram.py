@@ -15,8 +15,8 @@ from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, 
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
-from proxyprotocol.twisted._addresses import to_sockaddr
-from proxyprotocol.twisted._handover import log_prefix
+from proxyprotocol.twisted.addresses import to_sockaddr
+from proxyprotocol.twisted.handover import log_prefix
 from proxyprotocol.typing import SockAddr
 
 if TYPE_CHECKING:

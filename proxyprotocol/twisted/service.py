@@ -28,10 +28,10 @@ from zope.interface import implementer
 
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.sender import name_ends
-from proxyprotocol.twisted import _handover
-from proxyprotocol.twisted._addresses import to_sockaddr
+from proxyprotocol.twisted import handover
+from proxyprotocol.twisted.addresses import to_sockaddr
 from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
-from proxyprotocol.twisted.interfaces import proxy_result
+from proxyprotocol.twisted.transport import proxy_result
 
 __all__ = ["EchoFactory", "Options", "RelayFactory", "makeService"]
 
@@ -250,7 +250,7 @@ class _Side(Protocol):
             other.transport.unregisterProducer()
             if ITCPTransport.providedBy(self.transport) and reason.check(ConnectionDone) is None:
                 # what was cut must not look whole; a UNIX socket is also reset by a peer that has not read all
-                _handover.abort(other.transport)
+                handover.abort(other.transport)
             else:
                 other.transport.loseConnection()
 
@@ -288,7 +288,7 @@ class _ClientSide(_Side):
         if failure.check(CancelledError) is None:
             client = describe_address(to_sockaddr(self.transport.getPeer()))
             _log.warn("{client} cannot be relayed: {reason}", client=client, reason=failure.getErrorMessage())
-        _handover.abort(self.transport)
+        handover.abort(self.transport)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         if self._connecting is not None:

@@ -32,7 +32,7 @@ from proxyprotocol.options import (
     parse_tls_timeout,
 )
 from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
-from proxyprotocol.twisted.endpoints import ProxyProtocolServerEndpoint
+from proxyprotocol.twisted.server import ProxyProtocolServerEndpoint
 
 __all__ = ["ClientStringParser", "ServerStringParser", "client_from_options", "server_from_options"]
 

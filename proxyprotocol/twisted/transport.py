@@ -9,8 +9,8 @@ from twisted.python.components import registerAdapter
 from zope.interface import Interface, implementer
 
 from proxyprotocol.result import ProxyResult
-from proxyprotocol.twisted._addresses import from_client
-from proxyprotocol.twisted._handover import HEADER, layers, own_attributes
+from proxyprotocol.twisted.addresses import from_client
+from proxyprotocol.twisted.handover import HEADER, layers, own_attributes
 
 __all__ = ["IProxiedTransport", "proxy_result"]
 

@@ -12,8 +12,8 @@ from twisted.python.failure import Failure
 
 from proxyprotocol._adapters.deadlines import Deadlines
 from proxyprotocol._adapters.refusals import describe_late_handshake, describe_no_handshake
-from proxyprotocol.twisted._addresses import to_sockaddr
-from proxyprotocol.twisted._clock import Clock
+from proxyprotocol.twisted.addresses import to_sockaddr
+from proxyprotocol.twisted.clock import Clock
 
 __all__: list[str] = []
 

@@ -26,9 +26,9 @@ from proxyprotocol._wire import spec
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_refusal
 from proxyprotocol.result import describe_address
-from proxyprotocol.twisted import _handover
-from proxyprotocol.twisted._addresses import from_sockaddr, to_sockaddr
-from proxyprotocol.twisted._clock import Clock
+from proxyprotocol.twisted import handover
+from proxyprotocol.twisted.addresses import from_sockaddr, to_sockaddr
+from proxyprotocol.twisted.clock import Clock
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,7 +65,7 @@ class ProxyProtocolWrapper(Protocol):
     def logPrefix(self) -> str:
         """Name this class, and the application's protocol where that is behind it."""
         name = type(self).__name__
-        return name if self.wrappedProtocol is None else f"{_handover.log_prefix(self.wrappedProtocol)} ({name})"
+        return name if self.wrappedProtocol is None else f"{handover.log_prefix(self.wrappedProtocol)} ({name})"
 
     def getPeer(self) -> IAddress:
         """Tell the client's address; until the header has come, the address that connected."""
@@ -94,7 +94,7 @@ class ProxyProtocolWrapper(Protocol):
         except ProxyProtocolError as error:
             self._refuse(error)
         except BaseException:  # the policy function's; Twisted logs it, and would leave the connection open
-            _handover.abort(transport)
+            handover.abort(transport)
             raise
         else:
             if connection.begun:
@@ -161,7 +161,7 @@ class ProxyProtocolWrapper(Protocol):
     def abort(self) -> None:
         """Drop the connection without a word, because the port has stopped."""
         self._forget()
-        _handover.abort(self.transport)
+        handover.abort(self.transport)
 
     def _forget(self) -> None:
         self._connection = None
@@ -195,18 +195,18 @@ class ProxyProtocolWrapper(Protocol):
             protocol = factory.wrappedFactory.buildProtocol(peer)
             if protocol is None:
                 # not in good order: below us TLS would wait for its peer, whose time is over with the header
-                _handover.abort(transport)
+                handover.abort(transport)
                 return
-            slot = _handover.find_slot(transport, self)
+            slot = handover.find_slot(transport, self)
             if slot is None:
-                transport, slot = self._stay(protocol), _handover.IN_A_LAYER
+                transport, slot = self._stay(protocol), handover.IN_A_LAYER
             # For a transport that stands in front of another and answers with that one's protocol: it was not replaced
             # there, and what comes comes here.
             self.wrappedProtocol = protocol
-            _handover.hand_over(transport, slot, protocol, peer, client, connection)
+            handover.hand_over(transport, slot, protocol, peer, client, connection)
         except BaseException:
             # the application's; outside of the reactor's read nobody else would drop the connection
-            _handover.abort(transport)
+            handover.abort(transport)
             raise
 
     def _stay(self, protocol: IProtocol) -> ProxyProtocolWrapper:
@@ -267,9 +267,7 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         _check_factory(wrapped_factory)
         own_clock, tls_timeout = Clock(clock), check_seconds("tls_timeout", tls_timeout)
         if tls is not None:
-            from proxyprotocol.twisted._tls import (
-                TLSFactory,  # needs pyOpenSSL, which applications without TLS may lack
-            )
+            from proxyprotocol.twisted.tls import TLSFactory  # needs pyOpenSSL, which applications without TLS may lack
 
             wrapped_factory = TLSFactory(tls, wrapped_factory, clock, tls_timeout, own_clock)
         super().__init__(wrapped_factory)  # type: ignore[no-untyped-call]

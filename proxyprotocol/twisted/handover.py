@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
 
 from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import ProxyResult, describe_address
-from proxyprotocol.twisted._addresses import from_sockaddr, to_sockaddr
+from proxyprotocol.twisted.addresses import from_sockaddr, to_sockaddr
 
 __all__: list[str] = []
 

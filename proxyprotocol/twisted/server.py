@@ -21,10 +21,10 @@ from proxyprotocol._adapters.deadlines import check_seconds
 from proxyprotocol._wire import spec
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import describe_address
-from proxyprotocol.twisted import _handover
-from proxyprotocol.twisted._addresses import to_sockaddr
-from proxyprotocol.twisted._parting import part_server
-from proxyprotocol.twisted.wrapper import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
+from proxyprotocol.twisted import handover
+from proxyprotocol.twisted.addresses import to_sockaddr
+from proxyprotocol.twisted.factory import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
+from proxyprotocol.twisted.tls_endpoints import part_server
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -122,11 +122,11 @@ class _FirstInside(ProxyProtocolWrapper):
         else:
             peer = describe_address(to_sockaddr(transport.getPeer()))
             _log.error("Refused a connection from {peer}: {refusal}", peer=peer, refusal=refusal)
-            _handover.abort(transport)
+            handover.abort(transport)
 
     def _refusal(self, transport: Any) -> str | None:
         # who is trusted with the second would be told by the first
-        if any(isinstance(layer, HAProxyProtocolWrapper) for layer in _handover.layers(transport)):
+        if any(isinstance(layer, HAProxyProtocolWrapper) for layer in handover.layers(transport)):
             return "this endpoint reads a header already, and a connection has one"
         return None
 
