@@ -21,8 +21,8 @@ import pytest
 
 from proxyprotocol import HeaderParser, ProxyResult
 from proxyprotocol.server import Relay, parse_service
-from proxyprotocol.server._metrics import Counters
-from proxyprotocol.server._sockets import listen, unlink
+from proxyprotocol.server._process.sockets import listen, unlink
+from proxyprotocol.server._relay.metrics import Counters
 from tests.interop._certificates import Certificates, make_certificates
 from tests.interop._programs import wait_for
 

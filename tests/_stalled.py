@@ -49,7 +49,7 @@ async def read() -> Any:
 async def relay() -> Any:
     from proxyprotocol.asyncio import start_server
     from proxyprotocol.server import Relay, parse_service
-    from proxyprotocol.server._sockets import listen
+    from proxyprotocol.server._process.sockets import listen
 
     backend = await start_server(answer, "127.0.0.1", 0)
     destination = f"127.0.0.1:{backend.sockets[0].getsockname()[1]}?pp=v2"

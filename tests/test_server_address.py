@@ -9,7 +9,7 @@ import pytest
 
 from proxyprotocol import ProxyProtocolDetect, ProxyProtocolNoop, ProxyProtocolV1, ProxyProtocolV2
 from proxyprotocol.server import Address, parse_service
-from proxyprotocol.server._options import parse_listener, parse_source
+from proxyprotocol.server._relay.options import parse_listener, parse_source
 from proxyprotocol.server.relay import Service
 from tests._relay import certificates
 from tests.interop._certificates import Certificates

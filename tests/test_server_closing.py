@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from proxyprotocol.server._link import Link
+from proxyprotocol.server._relay.link import Link
 from tests._relay import (
     PATIENCE,
     Relaying,
@@ -126,8 +126,8 @@ def test_a_client_that_says_all_before_it_reads_is_not_held_up_when_the_server_i
 
 
 def test_a_client_that_goes_on_and_on_is_closed_in_the_end(relaying: Relaying, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxyprotocol.server._link._LINGER", 0.3)
-    monkeypatch.setattr("proxyprotocol.server._link._MOST_LINGER", 1.2)
+    monkeypatch.setattr("proxyprotocol.server._relay.link._LINGER", 0.3)
+    monkeypatch.setattr("proxyprotocol.server._relay.link._MOST_LINGER", 1.2)
     pair = relaying.connected()
     with uploading(pair.client):
         answer_and_go(pair.server)
@@ -161,7 +161,7 @@ def lingering(relaying: Relaying) -> tuple[Running, socket.socket, Link]:
 def test_a_client_that_keeps_silent_is_waited_for_as_long_as_it_takes_the_answer(
     relaying: Relaying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxyprotocol.server._link._LINGER", 0.3)
+    monkeypatch.setattr("proxyprotocol.server._relay.link._LINGER", 0.3)
     running, client, link = lingering(relaying)
     begin = link.deadline
     wait_for(lambda: link.deadline >= begin + 0.6)
@@ -174,8 +174,8 @@ def test_a_client_that_keeps_silent_is_waited_for_as_long_as_it_takes_the_answer
 def test_a_client_that_does_not_take_the_answer_is_closed_in_the_end(
     relaying: Relaying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxyprotocol.server._link._LINGER", 0.3)
-    monkeypatch.setattr("proxyprotocol.server._link._MOST_LINGER", 1.2)
+    monkeypatch.setattr("proxyprotocol.server._relay.link._LINGER", 0.3)
+    monkeypatch.setattr("proxyprotocol.server._relay.link._MOST_LINGER", 1.2)
     begin = time.monotonic()
     running, _, _ = lingering(relaying)
     running.wait_until_empty()
@@ -185,7 +185,7 @@ def test_a_client_that_does_not_take_the_answer_is_closed_in_the_end(
 def test_what_a_client_is_told_meanwhile_makes_it_no_longer(
     relaying: Relaying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxyprotocol.server._link._LINGER", 0.5)
+    monkeypatch.setattr("proxyprotocol.server._relay.link._LINGER", 0.5)
     running, client, link = lingering(relaying)
     running.call(link._down.flush)  # as an answer of TLS itself does, for which Python's own clients cannot ask
     assert receive_all(client) == ANSWER

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxyprotocol.server._tls import TLSStream
+from proxyprotocol.server._relay.tls import TLSStream
 from tests._relay import PATIENCE, Relaying, Running, certificates, receive, receive_all, relaying, reset
 from tests._relay_tls import Encrypted, accept_tls, destination, source
 from tests.interop._certificates import SERVER_NAME, Certificates

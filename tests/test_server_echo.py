@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from proxyprotocol.server._options import parse_listener
+from proxyprotocol.server._relay.options import parse_listener
 from proxyprotocol.server.echo import _serve, add_arguments, main
 from tests._relay import PATIENCE, certificates, in_thread, receive_all, short_path
 from tests._relay_program import processor_time

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from proxyprotocol.receiver import ReceiverConnection
-from proxyprotocol.server._connection import Connection
-from proxyprotocol.server._header import Incoming
-from proxyprotocol.server._link import Flow, Link
-from proxyprotocol.server._streams import PlainStream
-from proxyprotocol.server._tls import TLSStream
+from proxyprotocol.server._relay.connection import Connection
+from proxyprotocol.server._relay.ends import PlainStream
+from proxyprotocol.server._relay.link import Flow, Link
+from proxyprotocol.server._relay.outgoing import Incoming
+from proxyprotocol.server._relay.tls import TLSStream
 from tests._relay import (
     Pair,
     Relaying,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxyprotocol.server._timers import Timed, Wheel
+from proxyprotocol.server._relay.timers import Timed, Wheel
 
 
 class Clock:

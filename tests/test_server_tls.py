@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4
-from proxyprotocol.server._link import Flow
+from proxyprotocol.server._relay.link import Flow
 from tests._relay import (
     PATIENCE,
     Accepted,
@@ -205,7 +205,7 @@ def test_a_client_for_which_too_much_waits_is_not_heard_before_it_has_taken_that
     relaying: Relaying, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # what comes on top of the plain bytes is answers of TLS itself, for which Python's own clients cannot ask
-    monkeypatch.setattr("proxyprotocol.server._tls._MOST_UNSENT", 1000)
+    monkeypatch.setattr("proxyprotocol.server._relay.tls._MOST_UNSENT", 1000)
     backend = relaying.backend()
     running = relaying.relay(backend.address, source(certificates))
     running.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)

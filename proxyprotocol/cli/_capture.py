@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final, NamedTuple
 
-from proxyprotocol._program import ProgramError
 from proxyprotocol._wire import spec
 from proxyprotocol.cli._headers import Description, describe_error, read_header
 from proxyprotocol.cli._streams import Begun, Flow, Segment, StreamHeaders
 from proxyprotocol.datagram import unpack_datagram
 from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolSyntaxError
 from proxyprotocol.result import describe_address
+from proxyprotocol.server._process.program import ProgramError
 
 __all__: list[str] = []
 

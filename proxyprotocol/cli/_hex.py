@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from proxyprotocol._program import ProgramError
+from proxyprotocol.server._process.program import ProgramError
 
 __all__: list[str] = []
 

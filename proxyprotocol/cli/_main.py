@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, NamedTuple, Protocol
 
-from proxyprotocol._program import ArgumentParser, run_program
 from proxyprotocol.cli import check, decode, demo, encode
 from proxyprotocol.server import echo as echo_command
 from proxyprotocol.server import main as relay_command
+from proxyprotocol.server._process.program import ArgumentParser, run_program
 
 __all__: list[str] = []
 

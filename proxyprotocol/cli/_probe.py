@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from proxyprotocol._program import ProgramError, describe_error
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.sender import name_ends
+from proxyprotocol.server._process.program import ProgramError, describe_error
 
 __all__: list[str] = []
 

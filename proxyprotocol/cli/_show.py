@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-from proxyprotocol._program import escape
 from proxyprotocol._wire import spec
 from proxyprotocol._wire.vendors import VENDOR_FIELDS
 from proxyprotocol.cli._headers import Description
 from proxyprotocol.result import describe_address
+from proxyprotocol.server._process.program import escape
 
 __all__: list[str] = []
 

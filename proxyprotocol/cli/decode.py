@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Final
 
-from proxyprotocol._program import BAD_ANSWER, ProgramError
 from proxyprotocol._wire import spec
 from proxyprotocol.cli._capture import is_capture, read_capture
 from proxyprotocol.cli._headers import Description, read_header
 from proxyprotocol.cli._hex import MAX_TEXT, looks_like_hex, read_hex
 from proxyprotocol.cli._show import show, show_json
+from proxyprotocol.server._process.program import BAD_ANSWER, ProgramError
 
 __all__ = ["add_arguments", "run"]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from socket import SOCK_DGRAM, SocketKind
 from typing import Final
 
-from proxyprotocol._program import ProgramError
 from proxyprotocol._wire import walk
 from proxyprotocol._wire.vendors import VENDOR_FIELDS
 from proxyprotocol.codec import ProxyProtocol
@@ -25,6 +24,7 @@ from proxyprotocol.result import (
     ProxyResultUnix,
     ProxyResultUnknown,
 )
+from proxyprotocol.server._process.program import ProgramError
 from proxyprotocol.tlv import TLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from proxyprotocol._program import ProgramError, describe_error, run_parser
 from proxyprotocol.asyncio import start_server
 from proxyprotocol.result import describe_address
-from proxyprotocol.server._options import Listening, parse_listener
-from proxyprotocol.server._signals import ENDING, held_back, let_through
-from proxyprotocol.server._sockets import listen, unlink
+from proxyprotocol.server._process.program import ProgramError, describe_error, run_parser
+from proxyprotocol.server._process.signals import ENDING, held_back, let_through
+from proxyprotocol.server._process.sockets import listen, unlink
+from proxyprotocol.server._relay.options import Listening, parse_listener
 
 __all__ = ["add_arguments", "main", "run"]
 

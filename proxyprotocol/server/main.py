@@ -13,13 +13,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from proxyprotocol._program import ProgramError, number, run_parser
 from proxyprotocol.dnsbl import Dnsbl
-from proxyprotocol.server import _metrics
-from proxyprotocol.server._lookups import LookUps
-from proxyprotocol.server._signals import ENDING, held_back, let_through
-from proxyprotocol.server._sockets import listen, listen_at, share, unlink
-from proxyprotocol.server._workers import Workers
+from proxyprotocol.server._process.program import ProgramError, number, run_parser
+from proxyprotocol.server._process.signals import ENDING, held_back, let_through
+from proxyprotocol.server._process.sockets import listen, listen_at, share, unlink
+from proxyprotocol.server._process.workers import Workers
+from proxyprotocol.server._relay import metrics
+from proxyprotocol.server._relay.lookups import LookUps
 from proxyprotocol.server.address import Address
 from proxyprotocol.server.relay import BUFFER_LENGTH, Relay, Service, parse_service
 
@@ -147,7 +147,7 @@ class _Program:
 
     def __init__(self, services: list[Service], options: argparse.Namespace) -> None:
         self._services, self._options = services, options
-        self._counters = _metrics.Counters(options.workers)
+        self._counters = metrics.Counters(options.workers)
         self._metrics = _listen_for_metrics(options.metrics)
         # of each worker: the sockets of each service
         first = [listen(service.source, reuse_port=options.workers > 1) for service in services]
@@ -164,7 +164,7 @@ class _Program:
         return workers.run()
 
     def _forget(self, worker: int) -> None:
-        _metrics.reset_open(self._counters.of(worker))
+        metrics.reset_open(self._counters.of(worker))
 
     def _stop_listening(self) -> None:
         for sock in self._all_sockets():
@@ -183,7 +183,7 @@ class _Program:
             for sock in self._metrics:
                 sock.close()
         elif self._metrics:
-            _metrics.serve(self._metrics, self._counters)
+            metrics.serve(self._metrics, self._counters)
         sys.unraisablehook = _log_unraisable
         lookups = LookUps()
         asyncio.run(self._serve(worker, parent, lookups))
@@ -260,7 +260,7 @@ async def _first_of(one: Any, other: Any, seconds: float) -> None:
 def _listen_for_metrics(where: str | None) -> list[socket.socket]:
     if where is None:
         return []
-    _metrics.check_installed()
+    metrics.check_installed()
     try:
         address = Address(where if ":" in where else f"127.0.0.1:{where}", server=True)
         if address.url.scheme or "?" in where:

@@ -14,11 +14,11 @@ from typing import Final
 from proxyprotocol.asyncio.accept import Acceptor
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.result import describe_address
-from proxyprotocol.server import _metrics
-from proxyprotocol.server._connection import Connection
-from proxyprotocol.server._names import Places
-from proxyprotocol.server._options import Destination, Listening, parse_destination, parse_source
-from proxyprotocol.server._timers import Wheel
+from proxyprotocol.server._relay import metrics
+from proxyprotocol.server._relay.connection import Connection
+from proxyprotocol.server._relay.names import Places
+from proxyprotocol.server._relay.options import Destination, Listening, parse_destination, parse_source
+from proxyprotocol.server._relay.timers import Wheel
 from proxyprotocol.typing import SockAddr
 
 __all__ = ["BUFFER_LENGTH", "Relay", "Service", "parse_service"]
@@ -91,7 +91,7 @@ class Relay:
         self.buffer = memoryview(bytearray(buffer_length))
         self.connect_timeout, self.idle_timeout = connect_timeout, idle_timeout
         self.dnsbl = dnsbl
-        self.values = _metrics.Counters(1).of(0) if counters is None else counters
+        self.values = metrics.Counters(1).of(0) if counters is None else counters
         self._acceptor = Acceptor(self.loop, _log, self._full)
         self._services: list[Service] = []
         self._connections: set[Connection] = set()
@@ -148,7 +148,7 @@ class Relay:
             connection: The connection.
         """
         self._connections.discard(connection)
-        self.values[_metrics.OPEN] -= 1
+        self.values[metrics.OPEN] -= 1
         if not self._connections:
             self._empty.set()
         if self._acceptor.paused:
@@ -158,8 +158,8 @@ class Relay:
         connection = Connection(self, service.source, service.destination, places, sock, peer)
         self._connections.add(connection)
         self._empty.clear()
-        self.values[_metrics.CONNECTIONS] += 1
-        self.values[_metrics.OPEN] += 1
+        self.values[metrics.CONNECTIONS] += 1
+        self.values[metrics.OPEN] += 1
         connection.begin()
 
     def _full(self) -> str | None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from socketserver import ThreadingMixIn
 from typing import Any, ClassVar, Final, NamedTuple
 
-from proxyprotocol._program import ProgramError
 from proxyprotocol.errors import (
     ProxyProtocolError,
     ProxyProtocolIncompleteError,
@@ -19,6 +18,7 @@ from proxyprotocol.errors import (
     ProxyProtocolTimeoutError,
     ProxyProtocolUntrustedError,
 )
+from proxyprotocol.server._process.program import ProgramError
 
 __all__: list[str] = []
 

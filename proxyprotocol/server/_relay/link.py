@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import Final
 
 from proxyprotocol._adapters.facts import AF_UNIX
-from proxyprotocol._program import describe_error
 from proxyprotocol.errors import drop_tracebacks
-from proxyprotocol.server._metrics import BYTES_DOWN, BYTES_UP
-from proxyprotocol.server._streams import Stream, has_taken_all
-from proxyprotocol.server._timers import Timed, Wheel
+from proxyprotocol.server._process.program import describe_error
+from proxyprotocol.server._relay.ends import Stream, has_taken_all
+from proxyprotocol.server._relay.metrics import BYTES_DOWN, BYTES_UP
+from proxyprotocol.server._relay.timers import Timed, Wheel
 
 __all__: list[str] = []
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from proxyprotocol.server._signals import ENDING
+from proxyprotocol.server._process.signals import ENDING
 
 __all__: list[str] = []
 

@@ -22,7 +22,7 @@ from proxyprotocol.result import (
     is_unix,
 )
 from proxyprotocol.sender import Sender
-from proxyprotocol.server._streams import Stream
+from proxyprotocol.server._relay.ends import Stream
 from proxyprotocol.tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
 from proxyprotocol.typing import SockAddr
 from proxyprotocol.v1 import ProxyProtocolV1

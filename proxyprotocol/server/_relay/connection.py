@@ -12,19 +12,19 @@ from typing import Any, Final, Protocol
 
 from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol._adapters.refusals import log_refusal
-from proxyprotocol._program import describe_error
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import describe_address
-from proxyprotocol.server import _metrics
-from proxyprotocol.server._header import Incoming
-from proxyprotocol.server._link import Link
-from proxyprotocol.server._names import Places
-from proxyprotocol.server._options import Destination, Listening
-from proxyprotocol.server._streams import PlainStream, Stream
-from proxyprotocol.server._timers import Timed, Wheel
-from proxyprotocol.server._tls import TLSStream
+from proxyprotocol.server._process.program import describe_error
+from proxyprotocol.server._relay import metrics
+from proxyprotocol.server._relay.ends import PlainStream, Stream
+from proxyprotocol.server._relay.link import Link
+from proxyprotocol.server._relay.names import Places
+from proxyprotocol.server._relay.options import Destination, Listening
+from proxyprotocol.server._relay.outgoing import Incoming
+from proxyprotocol.server._relay.timers import Timed, Wheel
+from proxyprotocol.server._relay.tls import TLSStream
 from proxyprotocol.sock import SocketInfo
 from proxyprotocol.typing import SockAddr
 
@@ -180,7 +180,7 @@ class Connection(Timed):
     def _headed(self) -> None:
         """Go on behind the header: do TLS, where the client is to."""
         if self._received.result is not None:
-            self._relay.values[_metrics.header("received", self._first_byte)] += 1
+            self._relay.values[metrics.header("received", self._first_byte)] += 1
         if self._source.tls is None:
             self._identified()
             return
@@ -214,7 +214,7 @@ class Connection(Timed):
         self._refuse_tls(f"it was not done within {self._source.tls_timeout:g} seconds")
 
     def _refuse_tls(self, reason: str) -> None:
-        self._relay.values[_metrics.refusal("tls")] += 1
+        self._relay.values[metrics.refusal("tls")] += 1
         _log.warning("Refused a connection from %s: the TLS handshake failed: %s", self._name(), reason)
         self._close()
 
@@ -321,7 +321,7 @@ class Connection(Timed):
             self._fail(f"no header can be written: {problem}")
             return
         if header:
-            self._relay.values[_metrics.header("sent", header[0])] += 1
+            self._relay.values[metrics.header("sent", header[0])] += 1
         if tls is None:
             self._begin(PlainStream(server), header)
             return
@@ -359,13 +359,13 @@ class Connection(Timed):
     # the end
 
     def _refuse(self, error: ProxyProtocolError) -> None:
-        self._relay.values[_metrics.refusal_of(error)] += 1
+        self._relay.values[metrics.refusal_of(error)] += 1
         log_refusal(_log, error, self._peer)
         self._close()
 
     def _fail(self, problem: str) -> None:
         """Close the client's connection, because the destination cannot be had."""
-        self._relay.values[_metrics.refusal("destination")] += 1
+        self._relay.values[metrics.refusal("destination")] += 1
         to = self._destination.address.name
         _log.warning("Closed the connection from %s: cannot connect to %s: %s", self._name(), to, problem)
         self._close()

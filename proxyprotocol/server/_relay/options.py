@@ -14,7 +14,7 @@ from proxyprotocol.noop import ProxyProtocolNoop
 from proxyprotocol.options import OPTIONS, YES_NO, choose, parse_receiver, parse_tls_timeout
 from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver
-from proxyprotocol.server._header import ADDITIONS, Outgoing
+from proxyprotocol.server._relay.outgoing import ADDITIONS, Outgoing
 from proxyprotocol.server.address import Address
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2

@@ -9,9 +9,9 @@ import stat
 from pathlib import Path
 
 from proxyprotocol._adapters.facts import AF_UNIX
-from proxyprotocol._program import ProgramError, describe_error
 from proxyprotocol.result import describe_address
-from proxyprotocol.server._options import Listening
+from proxyprotocol.server._process.program import ProgramError, describe_error
+from proxyprotocol.server._relay.options import Listening
 from proxyprotocol.server.address import Address
 
 __all__: list[str] = []
