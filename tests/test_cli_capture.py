@@ -21,7 +21,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether, Loopback
 from scapy.packet import Raw
 from scapy.utils import PcapNgWriter, PcapWriter, rdpcap
 
-from proxyprotocol.cli._streams import MAX_EARLY, MAX_STREAMS, Segment, StreamHeaders
+from proxyprotocol.cli._decode.streams import MAX_EARLY, MAX_STREAMS, Segment, StreamHeaders
 from tests._cli import Ran, run
 from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, tlv, v2
 
@@ -268,7 +268,7 @@ def test_many_segments_ahead_of_a_gap_take_no_long_time(data: bytes) -> None:
 
 
 def test_of_many_streams_that_have_spoken_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxyprotocol.cli._streams._MAX_DONE", 2)
+    monkeypatch.setattr("proxyprotocol.cli._decode.streams._MAX_DONE", 2)
     headers = [segment(0, LINE, port=port) for port in (1, 2, 3)]
     _, found = decode([*headers, headers[2], headers[0]])
     assert [each["from"] for each in found] == [f"10.0.0.1:{port}" for port in (1, 2, 3, 1)]

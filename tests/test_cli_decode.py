@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from proxyprotocol import ProxyProtocolExtTLV, ProxyProtocolTLV, ProxyProtocolV2, ProxyResultIPv4, ProxyResultType
-from proxyprotocol.cli._capture import is_capture
+from proxyprotocol.cli._decode.capture import is_capture
 from tests._cli import run
 from tests.vectors import IPV4, IPV4_BLOCK, LOCAL, PROXY, SIGNATURE, VECTORS, Vector, tlv, v2
 

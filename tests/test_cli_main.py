@@ -61,7 +61,7 @@ def test_it_says_so_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("proxyprotocol.cli._main.version", missing)
+    monkeypatch.setattr("proxyprotocol.cli.main.version", missing)
     assert run("--version").text == "proxyprotocol (from a checkout, not installed)\n"
     assert run("decode", stdin=LINE).status == 0
 

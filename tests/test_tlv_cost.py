@@ -18,7 +18,7 @@ import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4, ProxyResultUnknown, Receiver
 from proxyprotocol._wire.vendors import VendorField  # beside property, what the properties are
-from proxyprotocol.cli._headers import describe_header  # there is no public way to its parts
+from proxyprotocol.cli._decode.description import describe_header  # there is no public way to its parts
 from proxyprotocol.server._relay.outgoing import Incoming, Outgoing  # the relay's, without a relay around it
 from proxyprotocol.tlv import TLV, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
 from tests.vectors import IPV4, tlv

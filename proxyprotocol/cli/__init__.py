@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from proxyprotocol._adapters import installation  # noqa: F401  # raises where proxy-protocol lies over us
-from proxyprotocol.cli._main import main
+from proxyprotocol.cli.main import main
 
 __all__ = ["main"]

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from proxyprotocol._wire import spec
-from proxyprotocol.cli._hex import read_escapes
-from proxyprotocol.cli._probe import Outcome, Target, connect, probe
-from proxyprotocol.cli._show import bold, green, red
+from proxyprotocol.cli._check.probe import Outcome, Target, connect, probe
+from proxyprotocol.cli._decode.hexdump import read_escapes
+from proxyprotocol.cli._decode.show import bold, green, red
 from proxyprotocol.result import ProxyResult, ProxyResultLocal, ProxyResultUnknown
 from proxyprotocol.server._process.program import BAD_ANSWER, escape, number
 from proxyprotocol.v1 import ProxyProtocolV1

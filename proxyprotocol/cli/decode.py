@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import BinaryIO, Final
 
 from proxyprotocol._wire import spec
-from proxyprotocol.cli._capture import is_capture, read_capture
-from proxyprotocol.cli._headers import Description, read_header
-from proxyprotocol.cli._hex import MAX_TEXT, looks_like_hex, read_hex
-from proxyprotocol.cli._show import show, show_json
+from proxyprotocol.cli._decode.capture import is_capture, read_capture
+from proxyprotocol.cli._decode.description import Description, read_header
+from proxyprotocol.cli._decode.hexdump import MAX_TEXT, looks_like_hex, read_hex
+from proxyprotocol.cli._decode.show import show, show_json
 from proxyprotocol.server._process.program import BAD_ANSWER, ProgramError
 
 __all__ = ["add_arguments", "run"]

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         0.
     """
     # here, because it brings in Twisted, which the other subcommands have no use for
-    from proxyprotocol.cli._demonstration import demonstrate
+    from proxyprotocol.cli._demo.processes import demonstrate
 
     demonstrate(options.keep)
     return 0

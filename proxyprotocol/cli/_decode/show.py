@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from proxyprotocol._wire import spec
 from proxyprotocol._wire.vendors import VENDOR_FIELDS
-from proxyprotocol.cli._headers import Description
+from proxyprotocol.cli._decode.description import Description
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._process.program import escape
 

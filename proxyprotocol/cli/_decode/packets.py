@@ -12,7 +12,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.utils import RawPcapNgReader
 
-from proxyprotocol.cli._streams import Flow
+from proxyprotocol.cli._decode.streams import Flow
 from proxyprotocol.server._process.program import ProgramError
 
 __all__: list[str] = []

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from proxyprotocol._wire import spec
-from proxyprotocol.cli._headers import Description, describe_error, read_header
-from proxyprotocol.cli._streams import Begun, Flow, Segment, StreamHeaders
+from proxyprotocol.cli._decode.description import Description, describe_error, read_header
+from proxyprotocol.cli._decode.streams import Begun, Flow, Segment, StreamHeaders
 from proxyprotocol.datagram import unpack_datagram
 from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolSyntaxError
 from proxyprotocol.result import describe_address
@@ -65,14 +65,14 @@ def read_capture(first: bytes, file: BinaryIO) -> Capture:
         ProgramError: Scapy is missing, or cannot read this.
     """
     try:
-        from proxyprotocol.cli import _scapy
+        from proxyprotocol.cli._decode import packets
     except ImportError as error:
         raise ProgramError(
             f"a capture is read by Scapy, which is not installed ({error}): pip install 'proxyprotocol[pcap]'"
         ) from None
     # its remarks on a file that is cut would stand between ours
     logging.getLogger("scapy").setLevel(logging.CRITICAL)
-    return Capture(_scapy.packets(_Limited(first, file)))
+    return Capture(packets.packets(_Limited(first, file)))
 
 
 class _Limited:

@@ -1,0 +1,5 @@
+"""What `check` does on the wire."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
