@@ -17,10 +17,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from proxyprotocol._adapters import installation
+from proxyprotocol._adapters import installation  # noqa: F401  # raises where proxy-protocol lies over us
 from proxyprotocol._adapters.facts import REST, has_ended
 from proxyprotocol._adapters.refusals import PAUSE, Shortage, log_no_handshake, log_refusal
-from proxyprotocol._wire import spec  # noqa: F401  # raises where proxy-protocol lies over us
+from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords

@@ -35,9 +35,9 @@ _STARTUP_FAILURE = 3
 
 _UNREAD = (
     "No PROXY protocol header is read on %s: the application accepts the connections past the event loop, by "
-    "add_reader(). Use proxyprotocol.integrations.tornado.add_sockets for tornado, "
-    "proxyprotocol.integrations.anyio.ProxyProtocolListener for anyio and loop.sock_accept() for sockets of your own, or "
-    "name the ports of all other listeners in PROXYPROTOCOL_PORTS"
+    "add_reader(). Use proxyprotocol.integrations.tornado.add_sockets for tornado, proxyprotocol.integrations.anyio."
+    "ProxyProtocolListener for anyio and loop.sock_accept() for sockets of your own, or name the ports of all other "
+    "listeners in PROXYPROTOCOL_PORTS"
 )
 
 _log = logging.getLogger("proxyprotocol.asyncio")
