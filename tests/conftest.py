@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import settings
 
-# where Twisted keeps them is for tests/_twisted.py to know
+# where Twisted keeps them is for tests/on_twisted/reactors.py to know
 REACTORS = ("select", "poll", "epoll", "asyncio")
 
 _ROOT = Path(__file__).parent.parent

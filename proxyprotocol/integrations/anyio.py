@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from proxyprotocol.asyncio.sockets import covered
 from proxyprotocol.asyncio.transport import _ClientSocket
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
-from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.result import ProxyResult
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -29,8 +30,8 @@ _log = logging.getLogger("proxyprotocol.asyncio")
 class ProxyProtocolListener(Listener[ByteStream]):
     """Listens as another listener of anyio does, and reads a header at the front of every connection.
 
-    It takes what ``anyio.create_tcp_listener`` and ``create_unix_listener`` make, on any event loop. TLS comes after
-    the header: put a ``TLSListener`` around this.
+    It takes what ``anyio.create_tcp_listener`` and ``create_unix_listener`` make, on asyncio and uvloop. TLS comes
+    after the header: put a ``TLSListener`` around this.
 
     Args:
         listener: The other listener.
@@ -71,24 +72,23 @@ class ProxyProtocolListener(Listener[ByteStream]):
 
     async def _receive(self, stream: ByteStream) -> ProxyProtocolStream | None:
         sock, peer = _raw_socket(stream), None
-        try:
+        with contextlib.suppress(OSError):  # the peer may be gone already
             peer = sock.getpeername()
+        try:
             connection = self._receiver.connection(peer, sock.getsockname())
             with anyio.move_on_after(self._receiver.timeout or math.inf) as deadline:
                 while not connection.begun:
                     try:
                         connection.feed(await stream.receive())
-                    except anyio.EndOfStream:
+                    except (anyio.EndOfStream, anyio.BrokenResourceError):  # a reset is an end like another here
                         connection.eof()
             if deadline.cancelled_caught:
                 connection.timed_out()
             return ProxyProtocolStream(stream, connection)
         except ProxyProtocolError as error:
             log_refusal(_log, error, peer)
-        except (anyio.BrokenResourceError, OSError) as error:
-            _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
-        await anyio.aclose_forcefully(stream)
-        return None
+            await anyio.aclose_forcefully(stream)
+            return None
 
 
 class ProxyProtocolStream(ByteStream):

@@ -14,7 +14,7 @@ from http.client import HTTPConnection
 import httpx
 from websockets.asyncio.client import connect as connect_websocket
 
-from tests._loops import connected
+from tests.on_asyncio.loops import connected
 
 from ._applications import HEADERS, Listener, Way
 from ._certificates import SERVER_NAME

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect as connect_websocket
 
-from tests._loops import CUTS
+from tests.on_asyncio.loops import CUTS
 from tests.vectors import IPV4_BLOCK, LOCAL, PROXY, tlv, v2
 
 from ._applications import HEADERS, Application, Listener, Way, every_header, ports_told, running

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests._loops import CUTS
+from tests.on_asyncio.loops import CUTS
 from tests.vectors import IPV4_BLOCK, LOCAL, PROXY, tlv, v2
 
 from ._applications import (

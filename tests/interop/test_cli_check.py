@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests._cli import run
+from tests.cli.commands import run
 
 from ._proxies import HAProxy, Nginx
 from ._servers import Server

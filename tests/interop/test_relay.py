@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests._relay import PATIENCE, Relaying, receive_all, relaying
+from tests.server.relays import PATIENCE, Relaying, receive_all, relaying
 
 from ._certificates import SERVER_NAME, Certificates
 from ._programs import connect

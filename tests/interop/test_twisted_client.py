@@ -20,15 +20,15 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2, ProxyResult, ProxyResultIPv4, ProxyResultIPv6
 from proxyprotocol.tlv import ProxyProtocolTLV
 from proxyprotocol.twisted import ProxyProtocolClientEndpoint
-from tests import _twisted
-from tests._twisted import AppFactory, run, until
+from tests.on_twisted import reactors
+from tests.on_twisted.reactors import AppFactory, run, until
 
 from ._certificates import SERVER_NAME, Certificates
 from ._programs import Address
 from ._proxies import HAProxy
 from ._servers import Seen, Server
 
-reactor, log = _twisted.reactor, _twisted.log
+reactor, log = reactors.reactor, reactors.log
 pytestmark = pytest.mark.usefixtures("log")
 
 STRING = "proxyprotocol:tcp:0:interface=127.0.0.1"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests._twisted import REACTORS
+from tests.on_twisted.reactors import REACTORS
 
 from ._applications import HEADERS, LOOPBACK, Application, Way, application, running, tls_endpoint, twistd
 from ._certificates import Certificates

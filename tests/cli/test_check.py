@@ -1,0 +1,363 @@
+"""`proxyprotocol check` against real servers: ours, Python's own, and small ones that behave as others do."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import re
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxyprotocol import ProxyProtocolError, ProxyResultType
+from proxyprotocol.result import describe_address
+from proxyprotocol.sync import read_header
+from tests.cli.commands import Ran, run
+from tests.interop._certificates import make_certificates
+
+PATIENCE = 20.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
+QUICK = ("--timeout", "0.3")  # for servers that never answer
+PATIENT = ("--timeout", "2")  # for those that answer some headers only
+
+Serve = Callable[[socket.socket], None]
+
+
+@contextlib.contextmanager
+def serving(serve: Serve, host: str = "127.0.0.1") -> Iterator[str]:
+    """Run a server that serves one connection after the other; give its address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection = listener.accept()[0]
+                except OSError:
+                    return
+                connection.settimeout(PATIENCE)
+                with connection, contextlib.suppress(OSError, ProxyProtocolError):
+                    serve(connection)
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield describe_address(listener.getsockname())
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(PATIENCE)
+
+
+@contextlib.contextmanager
+def program(*command: str) -> Iterator[str]:
+    """Run a server that says on which port of 127.0.0.1 it listens; give its address."""
+    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            assert process.stdout is not None
+            said = (re.search(rb"(?:starting on |port )(\d+)", line) for line in process.stdout)
+            yield f"127.0.0.1:{int(next(filter(None, said))[1])}"
+        finally:
+            process.terminate()
+            process.communicate(timeout=PATIENCE)
+
+
+def outcomes(ran: Ran) -> dict[str, str]:
+    """What was seen, by the name of the header; the spaces between the two are for people."""
+    return dict(re.findall(r"^  (\w.*?)  +(.*)$", ran.text, re.MULTILINE))
+
+
+# Real servers
+
+
+def test_our_own_endpoint_wants_a_header_and_takes_every_one(tmp_path: Path) -> None:
+    listen = ["--listen", "proxyprotocol:tcp:0:interface=127.0.0.1", "--path", str(tmp_path)]
+    with program("-u", "-m", "twisted", "web", *listen) as server:
+        ran = run("check", server)
+    assert (ran.status, ran.errors) == (0, "")
+    assert "It wants a header, and takes versions 1 and 2." in ran.text
+    assert "LOCAL, which health checks send: served too." in ran.text
+    assert "UNKNOWN, for clients that have no IP address: served too." in ran.text
+    seen = outcomes(ran)
+    assert len(seen) == 7
+    assert all("answered 'HTTP/1.1 " in seen[name] for name in ("version 1", "version 2", "version 2, LOCAL"))
+    assert all("connection" in seen[name] for name in ("without a header", "version 1, wrong", "version 2, wrong"))
+
+
+@pytest.mark.parametrize(("version", "other"), [(1, 2), (2, 1)])
+def test_a_server_that_takes_one_version_is_told_from_one_that_takes_both(
+    tmp_path: Path, version: int, other: int
+) -> None:
+    listen = ["--listen", f"proxyprotocol:tcp:0:interface=127.0.0.1:ppVersion=v{version}", "--path", str(tmp_path)]
+    with program("-u", "-m", "twisted", "web", *listen) as server:
+        ran = run("check", server)
+    assert ran.status == 0
+    assert f"takes version {version} only" in ran.text
+    assert f"A wrong header of version {other}" not in ran.text
+
+
+def test_a_server_of_pythons_own_wants_none(tmp_path: Path) -> None:
+    server_class = http.server.ThreadingHTTPServer
+    handler = type("Handler", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *arguments: None})
+    with server_class(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        ran = run("check", f"127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+        thread.join(PATIENCE)
+    assert ran.status == 1
+    assert "It wants no header" in ran.text
+    assert outcomes(ran)["without a header"] == "answered 'HTTP/1.0 200 OK'"
+
+
+# Servers that behave as others do
+
+
+def greeting(connection: socket.socket) -> None:
+    """Speak first, and complain of every line, as mail servers do."""
+    connection.sendall(b"220 mail.example ESMTP\r\n")
+    for _ in connection.makefile("rb"):
+        connection.sendall(b"500 what?\r\n")
+
+
+def greeting_behind_a_header(connection: socket.socket) -> None:
+    read_header(connection)
+    greeting(connection)
+
+
+def test_a_server_that_speaks_first_wants_no_header() -> None:
+    with serving(greeting) as server:
+        ran = run("check", server, *PATIENT)
+    assert ran.status == 1
+    assert "It wants no header" in ran.text
+    assert outcomes(ran)["without a header"] == "answered '220 mail.example ESMTP'"
+
+
+def test_a_server_that_speaks_first_behind_a_header_wants_one() -> None:
+    with serving(greeting_behind_a_header) as server:
+        ran = run("check", server, "--send", "", *PATIENT)
+    assert ran.status == 0
+    assert "It wants a header, and takes versions 1 and 2. Without one it did not answer in time." in ran.text
+
+
+def echo(connection: socket.socket) -> None:
+    connection.sendall(connection.recv(65536))
+
+
+def test_what_is_sent_may_be_chosen() -> None:
+    with serving(echo) as server:
+        ran = run("check", server, "--send", r"\x41\r\nB")
+    assert ran.status == 1
+    assert "It wants no header" in ran.text
+    assert outcomes(ran)["without a header"] == "answered 'A'"
+
+
+def optional(connection: socket.socket) -> None:
+    """Take a header if one comes."""
+    begin = connection.recv(1, socket.MSG_PEEK)
+    if begin in (b"P", b"\r"):
+        read_header(connection)
+    connection.recv(65536)
+    connection.sendall(b"hello\n")
+
+
+def test_a_server_that_needs_no_header_and_takes_one_is_warned_of() -> None:
+    with serving(optional) as server:
+        ran = run("check", server)
+    assert ran.status == 0
+    assert "It takes a header, versions 1 and 2, and connections without one too." in ran.text
+    assert "it should trust none but its proxies" in ran.text
+
+
+def only_proxied(connection: socket.socket) -> None:
+    """Serve PROXY and nothing else, which leaves health checks without an answer."""
+    result = read_header(connection)
+    if result is not None and result.source is not None:
+        echo(connection)
+
+
+def test_a_server_that_serves_no_health_checks_is_told_of() -> None:
+    with serving(only_proxied) as server:
+        ran = run("check", server)
+    assert ran.status == 0
+    assert "LOCAL, which health checks send: not served, it " in ran.text
+    assert "UNKNOWN, for clients that have no IP address: not served, it " in ran.text
+
+
+def constant(connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(b"busy\n")
+
+
+def dropping(connection: socket.socket) -> None:
+    """Let everybody go, as a server does that trusts its proxies alone."""
+
+
+def resetting(connection: socket.socket) -> None:
+    """Reset each connection as soon as it is there, as a firewall or an overloaded server does."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("tls", [[], ["--tls"]])
+def test_a_reset_is_an_answer_even_before_anything_is_sent(tls: list[str]) -> None:
+    with serving(resetting) as server:
+        for _ in range(5):  # whether it comes while the connection is made is a matter of luck
+            ran = run("check", server, *QUICK, *tls)
+            assert (ran.status, ran.errors) == (1, "")
+            assert set(outcomes(ran).values()) == {"reset the connection without a word"}
+            assert "it trusts its proxies alone, ask from one" in ran.text
+
+
+def silent(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("serve", "said"),
+    [
+        (constant, "It answers the same whatever is sent"),
+        (dropping, "it trusts its proxies alone, ask from one"),
+        (silent, "It may want other bytes behind the header"),
+    ],
+)
+def test_where_nothing_can_be_told_that_is_said(serve: Serve, said: str) -> None:
+    with serving(serve) as server:
+        ran = run("check", server, *QUICK)
+    assert ran.status == 1
+    assert "nothing can be told" in ran.text
+    assert said in ran.text
+
+
+def nasty(connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(b"\x1b[31mred\x9b\n")
+
+
+def test_what_a_server_answers_cannot_harm_a_terminal() -> None:
+    with serving(nasty) as server:
+        ran = run("check", server)
+    assert all(line.isprintable() for line in ran.text.splitlines())
+
+
+def dripping(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.05)
+
+
+def flooding(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"x" * 65536)
+
+
+@pytest.mark.parametrize("serve", [dripping, flooding])
+@pytest.mark.parametrize("tls", [[], ["--tls"]])
+def test_no_server_can_hold_it_for_long(serve: Serve, tls: list[str]) -> None:
+    begun = time.monotonic()
+    with serving(serve) as server:
+        ran = run("check", server, *QUICK, *tls)
+    assert time.monotonic() - begun < PATIENCE
+    assert ran.errors == ""
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def tls_context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    certificates = make_certificates(tmp_path_factory.mktemp("certificates"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server)
+    return context
+
+
+def shake_hands(connection: socket.socket, context: ssl.SSLContext) -> None:
+    with context.wrap_socket(connection, server_side=True) as tls:
+        tls.recv(65536)
+
+
+def test_tls_behind_a_header_is_spoken(tls_context: ssl.SSLContext) -> None:
+    def serve(connection: socket.socket) -> None:
+        read_header(connection)
+        shake_hands(connection, tls_context)
+
+    with serving(serve) as server:
+        ran = run("check", server, "--tls")
+    assert ran.status == 0
+    assert "It wants a header, and takes versions 1 and 2." in ran.text
+    assert outcomes(ran)["version 2"] == "TLS was agreed upon"
+
+
+def test_tls_without_a_header_is_told_from_it(tls_context: ssl.SSLContext) -> None:
+    with serving(lambda connection: shake_hands(connection, tls_context)) as server:
+        ran = run("check", server, "--tls")
+    assert ran.status == 1
+    assert "It wants no header" in ran.text
+
+
+def test_a_server_that_speaks_no_tls_is_told_of() -> None:
+    with serving(constant) as server:
+        ran = run("check", server, "--tls")
+    assert ran.status == 1
+    assert "ask without --tls" in ran.text
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing",), "HOST:PORT, such as localhost:8080 or [::1]:8080, not 'nothing'"),
+        (("a:0",), "not 'a:0'"),
+        (("a:65536",), "not 'a:65536'"),
+        (("::1:80",), "not '::1:80'"),
+        (("a:80", "--timeout", "0"), "a number of seconds above 0"),
+        (("a:80", "--timeout", "soon"), "a number of seconds above 0"),
+        (("a:80", "--timeout", "nan"), "a number of seconds above 0"),
+        (("a:80", "--timeout", "-1"), "a number of seconds above 0"),
+        (("a:80", "--timeout", "1e5"), "up to 10000, not '1e5'"),
+        (("a..b:80",), "a..b"),
+        (("\u00ff" * 70 + ":80",), "is no name of a host"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(arguments: tuple[str, ...], said: str) -> None:
+    ran = run("check", *arguments)
+    assert (ran.status, ran.output) == (2, b"")
+    assert said in ran.errors
+    assert len(ran.errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize("seconds", ["1e1", ".5", "2", "9999.5"])
+def test_seconds_are_written_as_for_the_relay(seconds: str) -> None:
+    with serving(echo) as server:
+        assert run("check", server, "--timeout", seconds).errors == ""
+
+
+def test_a_server_that_is_not_there_is_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    ran = run("check", f"127.0.0.1:{port}")
+    assert (ran.status, ran.output) == (2, b"")
+    assert ran.errors == f"proxyprotocol: 127.0.0.1:{port} cannot be reached: Connection refused\n"
+
+
+def test_a_server_is_asked_over_ipv6() -> None:
+    families = set()
+
+    def serve(connection: socket.socket) -> None:
+        result = read_header(connection)
+        families.add(None if result is None else result.type)
+        echo(connection)
+
+    with serving(serve, "::1") as server:
+        ran = run("check", server)
+    assert ran.status == 0
+    assert "takes versions 1 and 2" in ran.text
+    assert families == {ProxyResultType.IPv6, ProxyResultType.LOCAL, ProxyResultType.UNKNOWN}

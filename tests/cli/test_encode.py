@@ -1,0 +1,197 @@
+"""`proxyprotocol encode`: what it writes is what the library reads, and what cannot be said is one sentence."""
+
+from __future__ import annotations
+
+import ssl
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from socket import SOCK_DGRAM, SOCK_STREAM
+
+import pytest
+
+from proxyprotocol import (
+    HeaderParser,
+    ProxyProtocolV1,
+    ProxyProtocolV2,
+    ProxyResult,
+    ProxyResultIPv4,
+    ProxyResultIPv6,
+    ProxyResultLocal,
+    ProxyResultUnix,
+    ProxyResultUnknown,
+)
+from tests.cli.commands import run
+from tests.vectors import tlv
+
+ADDRESSES = ("--source", "192.0.2.1:1000", "--dest", "198.51.100.2:2000")
+IPV4 = (IPv4Address("192.0.2.1"), 1000), (IPv4Address("198.51.100.2"), 2000)
+IPV6 = (IPv6Address("2001:db8::1"), 1000), (IPv6Address("2001:db8::2"), 2000)
+
+
+def encode(*arguments: str) -> bytes:
+    ran = run("encode", *arguments)
+    assert (ran.status, ran.errors) == (0, "")
+    return ran.output
+
+
+def read(*arguments: str) -> ProxyResult:
+    parser = HeaderParser()
+    result = parser.feed(encode(*arguments))
+    assert result is not None
+    assert parser.trailing == b""
+    return result
+
+
+@pytest.mark.parametrize(
+    ("arguments", "result"),
+    [
+        (ADDRESSES, ProxyResultIPv4(*IPV4, protocol=SOCK_STREAM)),
+        ((*ADDRESSES, "--dgram"), ProxyResultIPv4(*IPV4, protocol=SOCK_DGRAM)),
+        (
+            ("--source", "[2001:db8::1]:1000", "--dest", "[2001:db8::2]:2000"),
+            ProxyResultIPv6(*IPV6, protocol=SOCK_STREAM),
+        ),
+        (("--source", "unix:/c", "--dest", "unix:/s"), ProxyResultUnix("/c", "/s", protocol=SOCK_STREAM)),
+        (("--source", "unix:", "--dest", "unix:/s"), ProxyResultUnix("", "/s", protocol=SOCK_STREAM)),
+        (("--local",), ProxyResultLocal()),
+        (("--unknown",), ProxyResultUnknown()),
+    ],
+)
+def test_version_2_says_who_the_client_is(arguments: tuple[str, ...], result: ProxyResult) -> None:
+    assert encode(*arguments) == ProxyProtocolV2().pack(result)
+    assert encode(*arguments, "--v2", "--no-checksum") == ProxyProtocolV2(checksum=False).pack(result)
+
+
+@pytest.mark.parametrize("version", [("--v1",), ("--version", "v1")])
+def test_version_1_says_who_the_client_is(version: tuple[str, ...]) -> None:
+    assert encode(*ADDRESSES, *version) == b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
+    assert encode("--unknown", *version) == ProxyProtocolV1().pack(ProxyResultUnknown())
+
+
+def test_every_tlv_can_be_said() -> None:
+    vectors = read(
+        *ADDRESSES,
+        *("--alpn", "h2", "--authority", "a.example", "--unique-id", "id", "--netns", "ns"),
+        *("--aws-vpce-id", "vpce-1", "--azure-link-id", "0x2a", "--gcp-psc-id", str(2**64 - 1)),
+        *("--alibaba-service-id", "epsrv-1", "--alibaba-vpc-id", "vpc-1", "--alibaba-endpoint-id", "ep-1"),
+    ).tlv
+    assert (vectors.alpn, vectors.authority, vectors.unique_id, vectors.netns) == (b"h2", "a.example", b"id", "ns")
+    assert (vectors.aws_vpce_id, vectors.azure_link_id, vectors.gcp_psc_id) == ("vpce-1", 42, 2**64 - 1)
+    assert vectors.getall(0xE1) == [b"\1vpc-1", b"\2ep-1", b"\3epsrv-1"]
+    assert vectors.crc32c is not None
+
+
+def test_tlvs_are_said_in_their_order_by_number_or_name_as_text_or_digits() -> None:
+    arguments = ("--tlv", "0xE2=text", "--tlv", "226=0x00ff", "--tlv", "unique-id=a=b", "--tlv", "noop=")
+    expected = tlv(0xE2, b"text") + tlv(0xE2, b"\x00\xff") + tlv(5, b"a=b") + tlv(4)
+    assert bytes(read(*ADDRESSES, "--no-checksum", *arguments).tlv) == expected
+
+
+def test_the_tls_of_a_client_can_be_said(tmp_path: Path) -> None:
+    names = ("version", "cipher", "cn", "sig-alg", "key-alg", "group", "sig-scheme")
+    arguments = [word for name in names for word in (f"--tls-{name}", f"the {name}")]
+    said = read(*ADDRESSES, *arguments, "--verified").tlv.ssl
+    assert [said.version, said.cipher, said.cn, said.sig_alg, said.key_alg, said.group, said.sig_scheme] == [
+        f"the {name}" for name in names
+    ]
+    assert (said.has_ssl, said.client_verified) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown", "verify"),
+    [(("--tls",), False, 0), (("--tls-cn", "bob"), True, 1), (("--tls-cn", "bob", "--verified"), True, 0)],
+)
+def test_a_certificate_counts_as_verified_only_where_that_is_said(
+    arguments: tuple[str, ...], shown: bool, verify: int
+) -> None:
+    said = read(*ADDRESSES, *arguments).tlv.ssl
+    assert (said.has_ssl, said.has_cert_conn, said.verify) == (True, shown, verify)
+
+
+def test_without_a_word_about_tls_there_is_none() -> None:
+    assert not read(*ADDRESSES).tlv.ssl
+
+
+DER = b"\x30" + bytes(range(200))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        DER,
+        ssl.DER_cert_to_PEM_cert(DER).encode(),
+        b"for people\n" + (ssl.DER_cert_to_PEM_cert(DER) + ssl.DER_cert_to_PEM_cert(b"of the issuer")).encode(),
+    ],
+    ids=["DER", "PEM", "chain"],
+)
+def test_the_certificate_of_a_client_is_read_from_a_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "certificate"
+    path.write_bytes(content)
+    said = read(*ADDRESSES, "--client-cert", str(path)).tlv.ssl
+    assert said.client_cert == DER
+    assert not said.verified
+
+
+def test_digits_are_read_by_decode() -> None:
+    digits = encode(*ADDRESSES, "--hex", "--authority", "a.example")
+    assert digits.endswith(b"\n")
+    assert "a.example" in run("decode", "--hex", stdin=digits).text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "say who the client is"),
+        (("--local", "--unknown"), "say who the client is"),
+        ((*ADDRESSES, "--local"), "say who the client is"),
+        (("--source", "192.0.2.1:1"), "--dest is missing"),
+        (("--dest", "192.0.2.1:1"), "--source is missing"),
+        (("--source", "", "--dest", ""), "say who the client is"),
+        (("--source", "192.0.2.1", "--dest", "192.0.2.1:1"), "--source takes an IP address and a port"),
+        (("--source", "192.0.2.1:1", "--dest", "[::1]:1"), "of one family"),
+        (("--source", "unix:/a", "--dest", "192.0.2.1:1"), "--source takes"),
+        (("--source", f"unix:{'x' * 109}", "--dest", "unix:/s"), "109 bytes does not fit"),
+        (("--v1", "--local"), "Version 1 cannot say LOCAL"),
+        (("--v1", "--source", "unix:/c", "--dest", "unix:/s"), "version 1 cannot say this"),
+        (("--v1", *ADDRESSES, "--alpn", "h2"), "version 1 has no place for TLVs"),
+        (("--v1", *ADDRESSES, "--dgram"), "version 1 has no place for TLVs and for datagrams"),
+        (("--v1", "--v2", *ADDRESSES), "not allowed with argument"),
+        (("--version", "v3", *ADDRESSES), "invalid choice: 'v3'"),
+        ((*ADDRESSES, "--tlv", "1"), "TYPE=VALUE, not '1'"),
+        ((*ADDRESSES, "--tlv", "256=x"), "from 0 to 255 or a name, such as 0xE2 or netns, not '256'"),
+        ((*ADDRESSES, "--tlv", "nonsense=x"), "not 'nonsense'"),
+        ((*ADDRESSES, "--tlv", "1=0x123"), "pairs of hexadecimal digits, not '123'"),
+        ((*ADDRESSES, "--tlv", "3=x"), "A CRC32C of 1 bytes where it has 4"),
+        ((*ADDRESSES, "--unique-id", "x" * 129), "A UNIQUE_ID of 129 bytes where 128 are the most"),
+        ((*ADDRESSES, "--authority", "x" * 65536), "65536 bytes where 65535 are the most"),
+        ((*ADDRESSES, "--tlv", f"1={'x' * 65535}"), "no room for"),
+        ((*ADDRESSES, "--azure-link-id", str(2**32)), "a number of 32 bits"),
+        ((*ADDRESSES, "--gcp-psc-id", "-1"), "--gcp-psc-id"),
+        ((*ADDRESSES, "--client-cert", "missing"), "missing: No such file or directory"),
+        ((*ADDRESSES, "--tls-"), "unrecognized arguments: --tls-"),
+    ],
+)
+def test_what_cannot_be_said_is_one_sentence(arguments: tuple[str, ...], said: str) -> None:
+    ran = run("encode", *arguments)
+    assert (ran.status, ran.output) == (2, b"")
+    assert said in ran.errors
+    assert len(ran.errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no certificate",
+        b"-----BEGIN CERTIFICATE-----\nMAA=\n",
+        b"-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n",
+        b"-----BEGIN CERTIFICATE-----\nM\n-----END CERTIFICATE-----\n",
+        b"-----BEGIN CERTIFICATE-----\n\xff\n-----END CERTIFICATE-----\n",
+    ],
+)
+def test_a_file_without_a_certificate_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "client.pem"
+    path.write_bytes(content)
+    ran = run("encode", *ADDRESSES, "--client-cert", str(path))
+    assert (ran.status, ran.output) == (2, b"")
+    assert ran.errors == f"proxyprotocol: {path}: there is no certificate in it, neither in PEM nor in DER\n"

@@ -1,0 +1,278 @@
+"""The `proxyprotocol` command itself: its mistakes are sentences, and it knows a terminal from a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+import proxyprotocol
+from proxyprotocol.__main__ import main as module_main
+from tests.cli.commands import run
+
+if sys.platform != "win32":
+    import pty
+
+PATIENCE = 20.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
+COMMAND = [sys.executable, "-m", "proxyprotocol"]
+LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
+CAPTURE = Path(__file__).parent.parent / "captures" / "ethernet.pcap"
+WRONG = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 99999\r\n"
+
+
+def test_python_runs_it_as_a_module() -> None:
+    done = subprocess.run([*COMMAND, "decode"], input=LINE, capture_output=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"192.0.2.1:1000" in done.stdout
+
+
+def test_it_is_installed_as_a_command(project_root: Path) -> None:
+    assert "    proxyprotocol = proxyprotocol.__main__:main\n" in (project_root / "setup.cfg").read_text()
+
+
+def test_a_package_with_files_of_another_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # what installing proxy-protocol over it leaves; tests/project/test_packaging.py does that
+    monkeypatch.delattr(proxyprotocol, "ProxyProtocolError")
+    monkeypatch.delattr(proxyprotocol, "_installation")
+    monkeypatch.delitem(sys.modules, "proxyprotocol._adapters.installation")
+    assert module_main() == 2
+    assert capsys.readouterr().err.startswith("proxyprotocol: The package proxy-protocol has replaced")
+
+
+def test_it_says_its_version() -> None:
+    assert run("--version").text == f"proxyprotocol {version('proxyprotocol')}\n"
+
+
+def test_it_says_so_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("proxyprotocol.cli.main.version", missing)
+    assert run("--version").text == "proxyprotocol (from a checkout, not installed)\n"
+    assert run("decode", stdin=LINE).status == 0
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("decode", "--help"), ("encode", "--help"), ("check", "--help")])
+def test_help_is_an_answer(arguments: tuple[str, ...]) -> None:
+    ran = run(*arguments)
+    assert (ran.status, ran.errors) == (0, "")
+    assert ran.text.startswith("usage: proxyprotocol")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "required: COMMAND"),
+        (("nonsense",), "invalid choice: 'nonsense'"),
+        (("decode", "--nonsense"), "unrecognized arguments: --nonsense"),
+        (("decode", "--he", "x"), "unrecognized arguments: --he"),
+        (("decode", "a", "b"), "unrecognized arguments: b"),
+        (("decode", "a\x1b[31m\nb"), r"a\x1b[31m\nb: No such file"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], said: str) -> None:
+    ran = run(*arguments)
+    assert (ran.status, ran.output) == (2, b"")
+    assert ran.errors.startswith("proxyprotocol: ")
+    assert said in ran.errors
+    assert len(ran.errors.split("\n")) == 2
+
+
+def decode_into(output: IO[bytes], unbuffered: str) -> tuple[int, bytes]:
+    """Decode a header into a file; give the status and what came on standard error."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [*COMMAND, "decode"]
+    done = subprocess.run(command, input=LINE, stdout=output, stderr=subprocess.PIPE, env=environment, timeout=PATIENCE)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_reader_that_has_gone_is_no_reason_for_a_traceback(unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as output:
+        assert decode_into(output, unbuffered) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_full_disk_is_one_sentence(unbuffered: str) -> None:
+    with open("/dev/full", "wb") as output:
+        assert decode_into(output, unbuffered) == (2, b"proxyprotocol: No space left on device\n")
+
+
+def closed(*command: str, redirections: str) -> tuple[int, bytes, bytes]:
+    """Run Python with standard streams that a shell closes; give the status and what came on the others."""
+    words = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-X", "dev", "-m", *command]
+    done = subprocess.run(words, input=LINE, capture_output=True, timeout=PATIENCE)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_closed_standard_input_is_one_sentence() -> None:
+    said = b"proxyprotocol: standard input is closed: name a file, or redirect one\n"
+    assert closed("proxyprotocol", "decode", redirections="<&-") == (2, b"", said)
+    assert closed("proxyprotocol", "decode", redirections="<&- >&- 2>&-") == (2, b"", b"")
+
+
+@pytest.mark.parametrize("redirections", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (("proxyprotocol", "decode", str(CAPTURE)), 0),
+        (("proxyprotocol", "encode", "--local"), 0),
+        (("proxyprotocol", "--version"), 0),
+        (("proxyprotocol", "nonsense"), 2),
+        (("proxyprotocol.server.main", "--help"), 0),
+        (("proxyprotocol.server.main", "--nonsense"), 2),
+    ],
+    ids=["decode", "encode", "version", "mistake", "server", "server's mistake"],
+)
+def test_a_closed_standard_output_takes_what_is_written(
+    command: tuple[str, ...], status: int, redirections: str
+) -> None:
+    ended, output, errors = closed(*command, redirections=redirections)
+    assert ended == status
+    assert b"Traceback" not in errors
+    assert bool(errors) == (status == 2 and "2>" not in redirections)
+    assert bool(output) == (status == 0 and redirections == "2>&-")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="this system does not list the files of a process")
+def test_no_other_file_takes_the_place_of_a_closed_stream() -> None:
+    program = """
+import os, sys
+from proxyprotocol._program import run_program
+sys.exit(run_program("x", lambda: sum(os.readlink(f"/proc/self/fd/{n}") != os.devnull for n in range(3))))
+"""
+    words = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    assert subprocess.run(words, timeout=PATIENCE).returncode == 0
+
+
+def test_an_interruption_is_no_reason_for_a_traceback() -> None:
+    with subprocess.Popen([*COMMAND, "demo", "--keep"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            ports = filter(None, (re.search(rb"127\.0\.0\.1 (\d+)  ", line) for line in process.stdout))
+            with contextlib.ExitStack() as stack:
+                for match in (next(ports), next(ports)):
+                    client = stack.enter_context(socket.create_connection(("127.0.0.1", int(match[1])), PATIENCE))
+                    client.sendall(LINE + b"hello")
+                    assert client.recv(5) == b"hello"
+                    assert b"192.0.2.1:1000, who came to 198.51.100.2:2000" in process.stdout.readline()
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_a_read_that_is_interrupted_ends_quietly() -> None:
+    with subprocess.Popen([*COMMAND, "decode"], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            wait_until_reading(process.pid)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, errors) == (128 + signal.SIGINT, b"")
+
+
+def wait_until_reading(process: int) -> None:
+    """Wait until the process waits in a pipe's read, its imports behind it."""
+    deadline = time.monotonic() + PATIENCE
+    while "pipe_read" not in Path(f"/proc/{process}/wchan").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_terminal_that_knows_few_characters_is_no_reason_for_a_traceback() -> None:
+    header = run("encode", "--source", "192.0.2.1:1", "--dest", "192.0.2.2:2", "--authority", "b\u00fccher").output
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*COMMAND, "decode"], input=header, capture_output=True, env=environment, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"b\xfccher" in done.stdout
+
+
+def test_the_documentation_shows_what_is_shown(project_root: Path) -> None:
+    page = (project_root / "docs" / "cli.rst").read_text()
+    addresses = ("--source", "203.0.113.7:5678", "--dest", "198.51.100.9:443")
+    right = run("decode", stdin=run("encode", *addresses, "--authority", "app.example").output).text
+    wrong = run("decode", stdin=b"PROXY TCP4 203.0.113.7 198.51.100.9 5678 99999\r\n").text
+    for shown in (right, wrong):
+        assert textwrap.indent(shown.rstrip(), "   ") in page
+
+
+# On a terminal
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    ours, theirs = pty.openpty()
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+        with contextlib.suppress(OSError):
+            os.close(theirs)
+
+
+def on_a_terminal(arguments: Sequence[str], stdin: bytes = b"", **environment: str) -> tuple[int, bytes, bytes]:
+    """Give the status, what the terminal shows, and what came on standard error."""
+    environ = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+    with terminal() as (ours, theirs):
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            input=stdin,
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            env={**environ, "TERM": "xterm", **environment},
+            timeout=PATIENCE,
+        )
+        os.write(theirs, b"\n")  # so that there is something to read
+        return done.returncode, os.read(ours, 65536), done.stderr
+
+
+def test_there_are_colours_on_a_terminal_only() -> None:
+    assert b"\x1b[31m" in on_a_terminal(["decode"], WRONG)[1]
+    assert b"\x1b" not in run("decode", stdin=WRONG).output
+
+
+@pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_there_are_no_colours_for_those_who_want_none(variable: dict[str, str]) -> None:
+    status, shown, _ = on_a_terminal(["decode"], WRONG, **variable)
+    assert (status, b"\x1b" in shown) == (1, False)
+
+
+def test_a_binary_header_is_not_written_to_a_terminal() -> None:
+    status, shown, errors = on_a_terminal(["encode", "--local"])
+    assert status == 2
+    assert b"QUIT" not in shown
+    assert b"--hex" in errors
+    assert on_a_terminal(["encode", "--local", "--hex"])[1].startswith(b"0d0a0d0a")
+    assert on_a_terminal(["encode", "--unknown", "--v1"])[1].startswith(b"PROXY UNKNOWN")
+
+
+def test_the_demonstration_is_a_subcommand() -> None:
+    done = subprocess.run([*COMMAND, "demo"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("203.0.113.7:56324, who came to 198.51.100.9:443") == 6
+
+
+def test_decoding_needs_no_twisted() -> None:
+    program = "import sys, proxyprotocol.cli; print([name for name in ('twisted', 'scapy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,273 @@
+"""What to do with a datagram, and what the log says of it: for the sockets of every adapter, without one."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from random import Random
+from typing import Any
+
+import pytest
+
+from proxyprotocol import (
+    HeaderPolicy,
+    ProxyProtocol,
+    ProxyProtocolChecksumError,
+    ProxyProtocolDetect,
+    ProxyProtocolError,
+    ProxyProtocolIncompleteError,
+    ProxyProtocolLimitError,
+    ProxyProtocolNoop,
+    ProxyProtocolSyntaxError,
+    ProxyProtocolUntrustedError,
+    ProxyProtocolV1,
+    ProxyProtocolV2,
+    ProxyProtocolWantRead,
+    ProxyResult,
+    Receiver,
+    TrustedProxies,
+    unpack_datagram,
+)
+from proxyprotocol.datagram import DatagramReceiver
+from proxyprotocol.result import ProxyResultLocal
+from proxyprotocol.typing import SockAddr
+from tests.core.test_fuzz import mutated
+from tests.vectors import (
+    IPV4_BLOCK,
+    IPV6_BLOCK,
+    PROXY,
+    SIGNATURE,
+    VERSION_1,
+    VERSION_2,
+    Vector,
+    checksum,
+    describe,
+    splits,
+    tlv,
+    v2,
+)
+
+SENDER, OTHER, HERE = ("10.1.2.3", 50000), ("10.1.2.4", 50000), ("10.9.8.7", 53)
+CLIENT, CLIENT6 = ("192.0.2.1", 1000), ("2001:db8::1", 1000, 0, 0)
+HEADER, HEADER6 = v2(PROXY, 0x12, IPV4_BLOCK), v2(PROXY, 0x22, IPV6_BLOCK)
+OPTIONAL, IGNORE, SKIP = HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE, HeaderPolicy.SKIP
+
+
+def receiver(max_clients: int = 3, client_timeout: float = 60, **keywords: Any) -> DatagramReceiver:
+    return DatagramReceiver(Receiver(**keywords), max_clients=max_clients, client_timeout=client_timeout)
+
+
+@pytest.mark.parametrize("vector", VERSION_2, ids=str)
+@pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, OPTIONAL, IGNORE])
+def test_the_client_is_the_one_that_the_header_names(vector: Vector, policy: HeaderPolicy) -> None:
+    datagram = receiver(policy=policy).receive(vector.header + b"query", SENDER, HERE, 0)
+    assert datagram.result is not None
+    assert describe(datagram.result) == describe(vector.result)
+    assert (datagram.payload, datagram.sender) == (b"query", SENDER)
+    # LOCAL and UNSPEC name none
+    named = None if policy is IGNORE else vector.result.peername
+    assert datagram.client == (SENDER if named is None else named)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\r\n", SIGNATURE[:-1], b"query", SIGNATURE[:-1] + b"!" + HEADER[12:], VERSION_1[0].header + b"query"],
+)
+def test_where_a_header_is_optional_what_does_not_begin_with_the_signature_is_data(data: bytes) -> None:
+    assert receiver(policy=OPTIONAL).receive(data, SENDER, HERE, 0) == (data, SENDER, None, SENDER)
+
+
+@pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, OPTIONAL, IGNORE])
+def test_behind_the_signature_an_error_is_an_error(policy: HeaderPolicy) -> None:
+    datagrams = receiver(policy=policy, max_header=40)
+    for data, kind in (
+        (SIGNATURE, ProxyProtocolSyntaxError),
+        (HEADER[:-1], ProxyProtocolSyntaxError),
+        (v2(PROXY, 0x13, IPV4_BLOCK), ProxyProtocolSyntaxError),
+        (v2(PROXY, 0x12, IPV4_BLOCK, b"\1"), ProxyProtocolSyntaxError),
+        (v2(PROXY, 0x12, IPV4_BLOCK, checksum("deadbeef")), ProxyProtocolChecksumError),
+        (v2(PROXY, 0x12, IPV4_BLOCK, tlv(4, bytes(10))), ProxyProtocolLimitError),
+    ):
+        with pytest.raises(ProxyProtocolError) as caught:
+            datagrams.receive(data, SENDER, HERE, 0)
+        assert type(caught.value) is kind
+        assert datagrams.result_for(CLIENT, 0) is None  # nothing of it was remembered
+
+
+@pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, IGNORE])
+@pytest.mark.parametrize("data", [b"", b"\r\n", b"query", VERSION_1[0].header])
+def test_a_header_that_must_come_and_does_not_is_an_error(policy: HeaderPolicy, data: bytes) -> None:
+    with pytest.raises(ProxyProtocolSyntaxError):
+        receiver(policy=policy).receive(data, SENDER, HERE, 0)
+
+
+@pytest.mark.parametrize("pp", [None, ProxyProtocolDetect(), ProxyProtocolV2()])
+def test_a_version_1_header_is_told_apart(pp: ProxyProtocol | None) -> None:
+    with pytest.raises(ProxyProtocolSyntaxError, match="version 1, which is for streams alone: let the proxy send"):
+        receiver(pp=pp).receive(VERSION_1[0].header, SENDER, HERE, 0)
+
+
+def test_a_cut_header_says_what_there_is_and_what_there_would_be() -> None:
+    for beginning, rest in splits(HEADER):
+        if rest:
+            needed = 16 if len(beginning) < 16 else len(HEADER)
+            with pytest.raises(ProxyProtocolSyntaxError, match=f"has {len(beginning)} bytes, .* at least {needed}$"):
+                receiver().receive(beginning, SENDER, HERE, 0)
+
+
+@pytest.mark.parametrize("keywords", [{"policy": SKIP}, {"pp": ProxyProtocolNoop()}])
+def test_where_no_header_comes_what_looks_like_one_is_data(keywords: dict[str, Any]) -> None:
+    datagrams = receiver(**keywords)
+    assert datagrams.receive(HEADER, SENDER, HERE, 0) == (HEADER, SENDER, None, SENDER)
+    assert datagrams.reply_to(CLIENT, 0) == CLIENT
+
+
+def test_a_sender_that_is_not_trusted_is_refused_whatever_it_sends() -> None:
+    seen: list[tuple[SockAddr, SockAddr]] = []
+
+    def policy(sender: SockAddr, local: SockAddr) -> HeaderPolicy:
+        seen.append((sender, local))
+        return HeaderPolicy.REJECT
+
+    datagrams = receiver(policy=policy)
+    assert datagrams.needs_local
+    for data in (HEADER, b"query", b""):
+        with pytest.raises(ProxyProtocolUntrustedError):
+            datagrams.receive(data, SENDER, HERE, 0)
+    assert seen == [(SENDER, HERE)] * 3
+    assert datagrams.reply_to(CLIENT, 0) == CLIENT
+
+
+def test_the_local_address_is_asked_for_only_where_it_is_looked_at() -> None:
+    assert not receiver().needs_local
+    assert receiver(policy=TrustedProxies(["10.0.0.0/8"])).needs_local
+
+
+def test_a_codec_without_version_2_is_refused_at_once() -> None:
+    for pp in (ProxyProtocolV1(), ProxyProtocolDetect(ProxyProtocolV1())):
+        with pytest.raises(ValueError, match=r"Version 1 is for streams alone: .* not <proxyprotocol"):
+            receiver(pp=pp)
+
+
+class Own(ProxyProtocol):
+    """A codec of the user's own."""
+
+    def is_valid(self, signature: bytes) -> bool:
+        return signature.startswith(b"OWN HEAD")
+
+    def unpack(self, data: bytes) -> ProxyResult:
+        if len(data) < 8:
+            raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(8 - len(data)))
+        if not self.is_valid(data):
+            raise ProxyProtocolSyntaxError("not my own")
+        return ProxyResultLocal()
+
+    def pack(self, result: ProxyResult) -> bytes:
+        return b"OWN HEAD"
+
+
+@pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, OPTIONAL])
+def test_a_codec_of_ones_own_may_stand_beside_version_2(policy: HeaderPolicy) -> None:
+    datagrams = receiver(pp=ProxyProtocolDetect(ProxyProtocolV1(), Own(), ProxyProtocolV2()), policy=policy)
+    assert datagrams.receive(b"OWN HEAD", SENDER, HERE, 0).result == ProxyResultLocal()
+    assert datagrams.receive(HEADER + b"query", SENDER, HERE, 0).client == CLIENT
+
+
+@pytest.mark.parametrize(
+    ("keywords", "kind", "message"),
+    [
+        ({"max_clients": 1.5}, TypeError, "max_clients is a number of clients, not 1.5"),
+        ({"max_clients": True}, TypeError, "not True"),
+        ({"max_clients": 0}, ValueError, "max_clients is 1 at least, not 0"),
+        ({"client_timeout": "60"}, TypeError, "client_timeout is a number of seconds, not '60'"),
+        ({"client_timeout": None}, TypeError, "not None"),
+        ({"client_timeout": 0}, ValueError, "client_timeout is a number of seconds above 0, not 0"),
+        ({"client_timeout": float("nan")}, ValueError, "not nan"),
+        ({"client_timeout": float("inf")}, ValueError, "not inf"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(keywords: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        receiver(**keywords)
+
+
+# the log
+
+
+def refuse(datagrams: DatagramReceiver, now: float, sender: SockAddr = SENDER) -> str | None:
+    with pytest.raises(ProxyProtocolError) as caught:
+        datagrams.receive(b"\x1b[2J\n", sender, HERE, now)
+    return datagrams.describe_refusal(caught.value, sender, now)
+
+
+def test_a_refusal_is_one_line_with_the_sender_and_the_reason() -> None:
+    assert refuse(receiver(), 0) == (
+        "Refused a datagram from 10.1.2.3:50000: "
+        "There is no PROXY protocol header, what came begins with b'\\x1b[2J\\n' (at byte 0)"
+    )
+
+
+def test_a_flood_of_refusals_is_one_line_a_second_with_their_number() -> None:
+    datagrams = receiver()
+    assert refuse(datagrams, 10) is not None
+    assert [refuse(datagrams, 10 + number / 100) for number in range(100)] == [None] * 100
+    line = refuse(datagrams, 11, OTHER)
+    assert line is not None
+    assert line.startswith("Refused a datagram from 10.1.2.4:50000: ")
+    assert line.endswith(" (and 100 more since the last line)")
+    line = refuse(datagrams, 12)
+    assert line is not None
+    assert "more" not in line
+
+
+def test_a_clock_that_is_set_back_does_not_silence_the_log() -> None:
+    datagrams = receiver()
+    refuse(datagrams, 10_000)
+    assert refuse(datagrams, 0) is not None
+    assert refuse(datagrams, 0.5) is None
+
+
+def test_a_refused_datagram_leaves_nothing_for_the_garbage_collector() -> None:
+    datagrams = receiver()
+
+    def refused() -> weakref.ref[ProxyProtocolError]:
+        try:
+            datagrams.receive(SIGNATURE, SENDER, HERE, 0)
+        except ProxyProtocolError as error:
+            datagrams.describe_refusal(error, SENDER, 0)
+            return weakref.ref(error)
+        raise AssertionError("it was not refused")
+
+    gc.disable()
+    try:
+        # told in the log, and left out of it
+        assert [refused()(), refused()()] == [None, None]
+    finally:
+        gc.enable()
+
+
+def outcome(data: bytes, datagrams: DatagramReceiver) -> tuple[ProxyResult, bytes] | type[ProxyProtocolError]:
+    try:
+        datagram = datagrams.receive(data, SENDER, HERE, 0)
+    except ProxyProtocolError as error:
+        return type(error)
+    assert datagram.result is not None
+    return datagram.result, datagram.payload
+
+
+@pytest.mark.parametrize("chunk", range(5))
+def test_whatever_happened_to_a_datagram_it_is_read_as_by_itself_or_one_of_our_errors(chunk: int) -> None:
+    random = Random(chunk)
+    required, optional = receiver(max_header=0xFFFF + 16), receiver(policy=OPTIONAL, max_header=0xFFFF + 16)
+    for _ in range(1000):
+        data = mutated(random)
+        expected: Any
+        try:
+            expected = unpack_datagram(data)
+        except ProxyProtocolError as error:
+            expected = type(error)
+        assert outcome(data, required) == expected
+        if data.startswith(SIGNATURE):
+            assert outcome(data, optional) == expected
+        else:
+            assert optional.receive(data, SENDER, HERE, 0) == (data, SENDER, None, SENDER)

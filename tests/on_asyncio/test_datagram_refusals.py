@@ -1,0 +1,178 @@
+"""Datagrams on asyncio and uvloop: who may send which, and what becomes of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from proxyprotocol import HeaderPolicy, TrustedProxies
+from proxyprotocol.typing import SockAddr
+from tests.core.test_fuzz import mutated
+from tests.on_asyncio import loops
+from tests.on_asyncio.datagrams import CLIENT, HEADER, App, keep_quiet, listening, peer_of
+from tests.on_asyncio.loops import Log, Run, until
+from tests.on_asyncio.test_datagram import bound
+from tests.on_twisted import test_addresses
+from tests.vectors import SIGNATURE, VERSION_1
+
+run, log = loops.run, loops.log
+short_path = test_addresses.short_path
+pytestmark = pytest.mark.usefixtures("log")
+
+
+def test_without_a_header_a_datagram_is_dropped_and_told_in_the_log(run: Run, log: Log) -> None:
+    async def story() -> None:
+        app = App()
+        async with listening(app) as here:
+            with peer_of(here) as proxy:
+                proxy.send(b"\x1b[2J\n")
+                await proxy.ask(HEADER + b"a")
+                number = proxy.sock.getsockname()[1]
+        assert app.datagrams == [(b"a", CLIENT)]
+        assert log.lines == [
+            (
+                "WARNING",
+                f"Refused a datagram from 127.0.0.1:{number}: There is no PROXY protocol header, "
+                "what came begins with b'\\x1b[2J\\n' (at byte 0)",
+            )
+        ]
+
+    run(story)
+
+
+def test_a_flood_does_not_fill_the_log(run: Run, log: Log) -> None:
+    async def story() -> None:
+        async with listening(App()) as here:
+            with peer_of(here) as proxy:
+                for _ in range(50):
+                    proxy.send(b"flood")
+                await proxy.ask(HEADER + b"a")
+        # one a second, and a machine is hardly so busy that these take more than a few
+        assert 1 <= len(log.lines) < 10
+
+    run(story)
+
+
+def test_senders_that_are_not_trusted_are_refused(run: Run, log: Log) -> None:
+    async def story() -> None:
+        app = App()
+        async with listening(app, policy=TrustedProxies(["127.0.0.2"])) as here:
+            with peer_of(here) as stranger, peer_of(here, ("127.0.0.2", 0)) as proxy:
+                stranger.send(HEADER + b"lie")
+                assert await proxy.ask(HEADER + b"truth") == [b"re: truth"]
+        assert app.datagrams == [(b"truth", CLIENT)]
+        ((level, line),) = log.lines
+        assert (level, line.endswith(": The peer is not one of the trusted proxies")) == ("WARNING", True)
+
+    run(story)
+
+
+def test_a_peer_on_a_unix_socket_is_refused_under_its_name_or_as_one_without(
+    run: Run, log: Log, short_path: Path
+) -> None:
+    async def story() -> None:
+        app = App()
+        policy = TrustedProxies(["0.0.0.0/0"])
+        async with listening(app, sock=bound(str(short_path / "app")), policy=policy) as here:
+            with peer_of(here) as nameless:
+                nameless.send(HEADER)
+                await until(lambda: log.lines)
+        assert app.datagrams == []
+        assert [line.startswith("Refused a datagram from an unnamed UNIX socket: ") for _, line in log.lines] == [True]
+
+    run(story)
+
+
+def test_the_policy_is_asked_with_both_addresses(run: Run) -> None:
+    asked: list[tuple[SockAddr, SockAddr]] = []
+
+    def policy(sender: SockAddr, local: SockAddr) -> HeaderPolicy:
+        asked.append((sender, local))
+        return HeaderPolicy.REQUIRE
+
+    async def story() -> None:
+        async with listening(App(), policy=policy) as here:
+            with peer_of(here) as proxy:
+                await proxy.ask(HEADER + b"a")
+                assert asked == [(proxy.sock.getsockname(), here)]
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("policy", "data", "payload", "believed"),
+    [
+        (HeaderPolicy.OPTIONAL, HEADER + b"a", b"a", True),
+        (HeaderPolicy.OPTIONAL, b"plain", b"plain", False),
+        (HeaderPolicy.OPTIONAL, VERSION_1[0].header, VERSION_1[0].header, False),
+        (HeaderPolicy.IGNORE, HEADER + b"a", b"a", False),
+        (HeaderPolicy.SKIP, HEADER + b"a", HEADER + b"a", False),
+    ],
+)
+def test_each_policy_has_its_client_and_its_payload(
+    run: Run, policy: HeaderPolicy, data: bytes, payload: bytes, believed: bool
+) -> None:
+    async def story() -> None:
+        app = App()
+        async with listening(app, policy=policy) as here:
+            with peer_of(here) as sender:
+                assert await sender.ask(data) == [b"re: " + payload]
+                assert app.datagrams == [(payload, CLIENT if believed else sender.sock.getsockname())]
+        assert (app.results == [None]) is (payload == data)
+
+    run(story)
+
+
+def test_whatever_is_sent_nothing_but_a_line_in_the_log_comes_of_it(run: Run, log: Log) -> None:
+    async def story() -> None:
+        app, random, accepted = App(keep_quiet), Random(0), 0
+        async with listening(app) as here:
+            with peer_of(here) as sender:
+                for count in range(300):
+                    sender.send(mutated(random)[:60000], HEADER + b"%d" % count)
+                    # one after the other, or the socket's buffer would be full at some time
+                    await until(lambda count=count: app.datagrams[-1:] == [(b"%d" % count, CLIENT)])  # type: ignore[misc]
+                    accepted += len(app.datagrams) - 1
+                    app.datagrams.clear()
+        assert 30 < accepted < 240
+        assert app.errors == []
+        assert {level for level, _ in log.lines} == {"WARNING"}
+
+    run(story)
+
+
+def test_a_policy_that_raises_is_the_loops_matter_and_the_datagram_is_dropped(run: Run) -> None:
+    def policy(sender: SockAddr, local: SockAddr) -> HeaderPolicy:
+        if run.complaints:
+            return HeaderPolicy.REQUIRE
+        raise ZeroDivisionError("the policy's")
+
+    async def story() -> None:
+        app = App()
+        async with listening(app, policy=policy) as here:
+            with peer_of(here) as proxy:
+                proxy.send(HEADER + b"dropped")
+                await until(lambda: run.complaints)
+                await proxy.ask(HEADER + b"a")
+        assert app.datagrams == [(b"a", CLIENT)]
+        assert run.take_mistakes(ZeroDivisionError) == 1
+
+    run(story)
+
+
+@pytest.mark.parametrize("data", [b"", SIGNATURE, HEADER[:-1]], ids=["nothing", "signature", "cut"])
+def test_a_part_of_a_header_is_none(run: Run, log: Log, data: bytes) -> None:
+    async def story() -> None:
+        app: Any = App()
+        policy = HeaderPolicy.OPTIONAL if data else HeaderPolicy.REQUIRE
+        async with listening(app, policy=policy) as here:
+            with peer_of(here) as proxy:
+                proxy.send(data)
+                await until(lambda: log.lines)
+        assert app.datagrams == []
+        assert [f"The datagram has {len(data)} bytes" in line for _, line in log.lines] == [True]
+
+    run(story)

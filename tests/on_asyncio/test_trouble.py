@@ -1,0 +1,194 @@
+"""What is no fault of the application leaves no traceback: a client that resets, a system without descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import resource
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxyprotocol.asyncio import start_server
+from tests.interop._programs import Program, wait_for
+from tests.on_asyncio import loops
+from tests.on_asyncio.loops import HEADER, Log, Run, Security, connected, turns, until
+from tests.server.programs import processor_time
+from tests.server.relays import PATIENCE
+
+run, security, certificates, log = (
+    loops.run,
+    loops.security,
+    loops.certificates,
+    loops.log,
+)
+pytestmark = pytest.mark.usefixtures("log")
+
+
+async def read_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Do as applications do that are written for clients who end what they have begun."""
+    while await reader.read(100):
+        pass
+    writer.close()
+    await writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def serving(application: Any, **keywords: Any) -> Any:
+    server = await start_server(application, "127.0.0.1", 0, **keywords)
+    yield server
+    server.close()
+    await server.wait_closed()
+
+
+def test_a_reset_leaves_no_traceback_wherever_it_cuts(run: Run) -> None:
+    sent = HEADER + b"data\n"
+
+    async def story() -> None:
+        async with serving(read_all) as server:
+            for size in range(len(sent) + 1):
+                async with connected(server) as peer:
+                    await peer.send(sent[:size])
+                    peer.reset()
+                    await turns(4)
+
+    run(story)
+
+
+def test_a_reset_inside_of_tls_leaves_no_traceback(run: Run, security: Security, log: Log) -> None:
+    async def story() -> None:
+        async with serving(read_all, **security.server) as server, connected(server, **security.client) as peer:
+            await peer.begin(HEADER, b"data\n")
+            await turns(4)
+            peer.reset()
+            await until(lambda: log.lines)
+        ((level, line),) = log.lines
+        assert level == "DEBUG"
+        assert line.startswith("The connection from 192.0.2.1:1000 was lost: ")
+
+    run(story)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_the_loss_of_another_connection_is_the_application_s_error(run: Run, lost: bool) -> None:
+    """Such as the one to its database."""
+
+    async def application(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read(100)
+        writer.close()
+        raise ConnectionResetError("another")
+
+    async def story() -> None:
+        async with serving(application) as server, connected(server) as peer:
+            await peer.send(HEADER)
+            if lost:
+                peer.reset()
+            else:
+                await peer.send(b"data")
+            await until(lambda: (gc.collect(), run.complaints)[1])  # Python 3.10 complains when the task goes
+            assert run.take_mistakes(ConnectionResetError) == 1
+
+    run(story)
+
+
+def test_a_callback_may_be_a_function(run: Run) -> None:
+    async def story() -> None:
+        async with serving(lambda reader, writer: writer.close()) as server, connected(server) as peer:
+            await peer.send(HEADER)
+            assert await peer.hear_all() == b""
+
+    run(story)
+
+
+def test_who_is_gone_before_there_is_a_transport_stops_nobody() -> None:
+    run = Run(asyncio.SelectorEventLoop)
+
+    async def story() -> None:
+        loop: Any = asyncio.get_running_loop()
+        make, gone = loop._make_socket_transport, [OSError(22, "Invalid argument")]  # which macOS says of such a socket
+
+        def make_or_raise(*arguments: Any, **keywords: Any) -> Any:
+            if gone:
+                raise gone.pop()
+            return make(*arguments, **keywords)
+
+        loop._make_socket_transport = make_or_raise
+        async with serving(read_all) as server:
+            async with connected(server) as peer:
+                assert await peer.hear_all() == b""
+            async with connected(server) as peer:
+                await peer.send(HEADER)
+                peer.sock.shutdown(socket.SHUT_WR)
+                assert await peer.hear_all() == b""
+
+    run(story)
+
+
+SERVERS = {
+    "start_server": """
+import asyncio
+from proxyprotocol.asyncio import start_server
+
+async def echo(reader, writer):
+    while data := await reader.read(100):
+        writer.write(data)
+    writer.close()
+
+async def main():
+    server = await start_server(echo, "127.0.0.1", 0, timeout=60)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+asyncio.run(main())
+""",
+    "socketserver": """
+import socketserver
+from proxyprotocol.sync import ProxyProtocolMixIn
+
+class Server(ProxyProtocolMixIn, socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 100
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(100):
+            self.request.sendall(data)
+
+server = Server(("127.0.0.1", 0), Echo)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+""",
+}
+
+
+@pytest.mark.parametrize("source", SERVERS.values(), ids=SERVERS)
+def test_with_few_file_descriptors_a_server_says_so_once_does_not_spin_and_serves_again(
+    tmp_path: Path, source: str
+) -> None:
+    program = Program([sys.executable, "-c", source], tmp_path)
+    try:
+        port, pid = int(program.line()), program.pid
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE)) for _ in range(90)]
+            for client in clients:
+                client.sendall(HEADER + b"hello")
+            wait_for(lambda: "accepted" in program.errors())
+            before = processor_time(pid)
+            time.sleep(1.2)  # in which it is tried again once
+            assert processor_time(pid) - before < 0.3
+            for client in clients[:45]:
+                client.close()
+            assert clients[-1].recv(10) == b"hello"  # who has waited is served
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+            client.sendall(HEADER + b"hello")
+            assert client.recv(10) == b"hello"
+    finally:
+        said = program.stop()
+    assert said == "No more connections are accepted for now: Too many open files\n"

@@ -1,0 +1,68 @@
+"""The client's endpoint with servers of ours: they see who was named, through a relay too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.endpoints import TCP4ServerEndpoint
+
+from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2, ProxyResult
+from proxyprotocol.twisted import ProxyProtocolServerEndpoint, proxy_result
+from tests.on_twisted import reactors
+from tests.on_twisted.clients import NAMED, endpoint_of, peers, saying
+from tests.on_twisted.reactors import CLIENT, DESTINATION, HEADER, AppFactory, connect, listen, run, until, wrap
+
+log, reactor = reactors.log, reactors.reactor
+pytestmark = pytest.mark.usefixtures("log")
+
+
+@pytest.mark.parametrize("pp", [ProxyProtocolV1(), ProxyProtocolV2()], ids=["v1", "v2"])
+def test_our_server_sees_who_was_named(reactor: Any, pp: Any) -> None:
+    server, given = peers(), []
+
+    def name(transport: Any) -> ProxyResult:
+        given.append(transport)
+        return NAMED
+
+    async def scenario() -> None:
+        port = listen(reactor, wrap(server, clock=reactor))
+        app: Any = await endpoint_of(reactor, port, name, pp=pp).connect(AppFactory(begin=saying(b"hello")))
+        await until(reactor, lambda: server.apps and server.app.received)
+        assert given == [app.transport]
+
+    run(reactor, scenario())
+    assert (server.app.peer, server.app.host, server.app.received) == (CLIENT, DESTINATION, b"hello")
+
+
+@pytest.mark.parametrize("pp", [ProxyProtocolV1(), ProxyProtocolV2()], ids=["v1", "v2"])
+def test_our_server_sees_a_client_that_speaks_for_itself(reactor: Any, pp: Any) -> None:
+    server = peers()
+
+    async def scenario() -> None:
+        port = listen(reactor, wrap(server, clock=reactor))
+        app: Any = await endpoint_of(reactor, port, pp=pp).connect(AppFactory())
+        await until(reactor, lambda: server.apps)
+        assert (server.app.peer, server.app.host) == (app.host, port.getHost())
+
+    run(reactor, scenario())
+
+
+def test_a_relay_passes_on_what_it_was_told(reactor: Any) -> None:
+    """Server, relay, and server behind it: the last one sees the client that the first was told of."""
+    behind = peers()
+    port_behind = listen(reactor, wrap(behind, clock=reactor))
+
+    def pass_on(app: Any) -> None:
+        endpoint = endpoint_of(reactor, port_behind, lambda transport: proxy_result(app.transport))
+        endpoint.connect(AppFactory(begin=saying(b"from the relay")))
+
+    async def scenario() -> None:
+        port = await ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 0, 50, "127.0.0.1")).listen(relay)
+        client = await connect(reactor, port)
+        client.transport.write(HEADER)
+        await until(reactor, lambda: behind.apps and behind.app.received)
+
+    relay = AppFactory(begin=pass_on)
+    run(reactor, scenario())
+    assert (behind.app.peer, behind.app.host, behind.app.received) == (CLIENT, DESTINATION, b"from the relay")

@@ -1,0 +1,334 @@
+"""TLS behind the header that a client sends, whichever endpoint it is asked of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.endpoints import SSL4ClientEndpoint, TCP4ClientEndpoint, TCP4ServerEndpoint, wrapClientTLS
+from twisted.internet.error import NoProtocol
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    INegotiated,
+    IProtocolNegotiationFactory,
+    ISSLTransport,
+    IStreamClientEndpoint,
+)
+from twisted.internet.ssl import Certificate, CertificateOptions, optionsForClientTLS, trustRootFromCertificates
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import implementer
+
+from proxyprotocol import ProxyProtocolV1
+from proxyprotocol.twisted import ProxyProtocolClientEndpoint, ProxyProtocolServerEndpoint
+from tests.on_twisted import reactors, tls
+from tests.on_twisted.clients import LOCAL, NAMED, endpoint_of, failing, peers
+from tests.on_twisted.reactors import (
+    CLIENT,
+    DESTINATION,
+    App,
+    AppFactory,
+    BrokenFactory,
+    RefusingFactory,
+    listen,
+    run,
+    until,
+    wrap,
+)
+from tests.on_twisted.tls import SERVER_NAME, Files, answering
+
+log, reactor = reactors.log, reactors.reactor
+files = tls.files
+pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+
+CONTEXT = object()
+CLIENT_HELLO = b"\x16\x03\x01"  # a record of TLS' handshake
+Context = Callable[[Files], Any]
+
+
+def options(files: Files) -> Any:
+    """What a client does TLS with, that knows whom it means to speak to."""
+    root = Certificate.loadPEM(files.root.read_bytes())
+    return optionsForClientTLS(
+        SERVER_NAME, trustRoot=trustRootFromCertificates([root]), acceptableProtocols=[b"latin", b"greek"]
+    )
+
+
+def silent(files: Files) -> Any:
+    """The same, without a word about what is spoken inside."""
+    root = Certificate.loadPEM(files.root.read_bytes())
+    return optionsForClientTLS(SERVER_NAME, trustRoot=trustRootFromCertificates([root]))
+
+
+def unnamed(files: Files) -> Any:
+    """What an ``ssl:`` string without ``hostname=`` does TLS with: a context factory, as in the old days."""
+    root = Certificate.loadPEM(files.root.read_bytes())
+    return CertificateOptions(trustRoot=trustRootFromCertificates([root]), acceptableProtocols=[b"latin", b"greek"])
+
+
+def with_tls(reactor: Any, port: Any, tls: Any, *arguments: Any) -> ProxyProtocolClientEndpoint:
+    return endpoint_of(reactor, port, *arguments, tls=tls)
+
+
+def around_ssl(reactor: Any, port: Any, tls: Any, *arguments: Any) -> ProxyProtocolClientEndpoint:
+    where = "127.0.0.1", port.getHost().port
+    ssl = SSL4ClientEndpoint(reactor, *where, tls)
+    return ProxyProtocolClientEndpoint(ssl, *arguments)
+
+
+def around_wrap_client_tls(reactor: Any, port: Any, tls: Any, *arguments: Any) -> ProxyProtocolClientEndpoint:
+    plain = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+    return ProxyProtocolClientEndpoint(wrapClientTLS(tls, plain), *arguments)
+
+
+WAYS = pytest.mark.parametrize("way", [with_tls, around_ssl, around_wrap_client_tls])
+
+
+def served_with(files: Files) -> Any:
+    """What a server does TLS with that speaks Greek; it asks for no certificate of the client's."""
+    own = files.options()
+    return CertificateOptions(
+        privateKey=own.privateKey,
+        certificate=own.certificate,
+        extraCertChain=own.extraCertChain,
+        acceptableProtocols=[b"greek"],
+    )
+
+
+async def served(reactor: Any, files: Files, server: Any) -> Any:
+    """A port of ours, which reads the header and then does TLS."""
+    tls = served_with(files)
+    return await ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 0, 50, "127.0.0.1"), tls=tls).listen(server)
+
+
+@implementer(IHandshakeListener)
+class Listening(App):
+    """An application that wants to know of the handshake."""
+
+    negotiated: Any = None
+
+    def handshakeCompleted(self) -> None:
+        self.negotiated = INegotiated(self.transport).negotiatedProtocol
+        self.transport.write(b"question")
+
+
+@WAYS
+@pytest.mark.parametrize("context", [options, unnamed])
+def test_tls_is_done_behind_the_header(reactor: Any, files: Files, way: Any, context: Context) -> None:
+    server, client = AppFactory(read=answering), AppFactory(kind=Listening)
+
+    async def scenario() -> None:
+        port = await served(reactor, files, server)
+        app: Any = await way(reactor, port, context(files), NAMED).connect(client)
+        assert app is client.app
+        await until(reactor, lambda: app.received)
+        assert ISSLTransport.providedBy(app.transport)
+        transport: Any = app.transport
+        assert transport.getPeerCertificate().to_cryptography().subject.rfc4514_string() == f"CN={SERVER_NAME}"
+        assert (transport.getPeer(), transport.wrappedProtocol) == (port.getHost(), app)
+        # nothing between TLS and the socket, either
+        assert transport.transport.protocol is transport
+
+    run(reactor, scenario())
+    assert (server.app.peer, server.app.host) == (CLIENT, DESTINATION)
+    assert (client.app.negotiated, client.app.received) == (b"greek", b"answer to question")
+
+
+@implementer(IProtocolNegotiationFactory)
+class SpeakingFactory(AppFactory):
+    """An application that says itself what it speaks."""
+
+    def acceptableProtocols(self) -> list[bytes]:
+        return [b"greek"]
+
+
+def test_what_an_application_speaks_is_negotiated_as_without_us(reactor: Any, files: Files) -> None:
+    """Twisted 22.4 asks its factory too late, 26.10 in time."""
+    clients = [SpeakingFactory(kind=Listening) for _ in range(2)]
+
+    async def scenario() -> None:
+        bare = TLSMemoryBIOFactory(served_with(files), False, AppFactory(read=answering))
+        plain = TCP4ClientEndpoint(reactor, "127.0.0.1", listen(reactor, bare).getHost().port)
+        await wrapClientTLS(silent(files), plain).connect(clients[0])
+        port = await served(reactor, files, AppFactory(read=answering))
+        await with_tls(reactor, port, silent(files)).connect(clients[1])
+        await until(reactor, lambda: all(client.app.received for client in clients))
+
+    run(reactor, scenario())
+    assert clients[0].app.negotiated == clients[1].app.negotiated
+
+
+@WAYS
+def test_the_client_hello_is_behind_the_header_in_its_segment(reactor: Any, files: Files, way: Any) -> None:
+    server = peers()
+
+    async def scenario() -> None:
+        await way(reactor, listen(reactor, server), options(files)).connect(AppFactory())
+        await until(reactor, lambda: server.apps and server.app.received)
+
+    run(reactor, scenario())
+    assert server.app.segments[0].startswith(LOCAL + CLIENT_HELLO)
+
+
+def test_a_layer_of_tls_may_be_put_around_it(reactor: Any, files: Files) -> None:
+    server = AppFactory(read=answering)
+
+    async def scenario() -> None:
+        plain = endpoint_of(reactor, await served(reactor, files, server), NAMED)
+        app: Any = await wrapClientTLS(options(files), plain).connect(AppFactory(kind=Listening))
+        await until(reactor, lambda: app.received)
+        assert app.received == b"answer to question"
+
+    run(reactor, scenario())
+    assert server.app.peer == CLIENT
+
+
+def test_an_application_may_start_tls_as_it_begins(reactor: Any, files: Files) -> None:
+    server = AppFactory(read=answering)
+
+    def begin(app: Any) -> None:
+        app.transport.startTLS(options(files))
+        app.transport.write(b"question")
+
+    async def scenario() -> None:
+        port = await served(reactor, files, server)
+        app: Any = await endpoint_of(reactor, port, NAMED).connect(AppFactory(begin=begin))
+        await until(reactor, lambda: app.received)
+        assert app.received == b"answer to question"
+
+    run(reactor, scenario())
+    assert server.app.peer == CLIENT
+
+
+@WAYS
+def test_a_server_with_another_name_is_not_trusted(reactor: Any, files: Files, way: Any) -> None:
+    server, client = AppFactory(), AppFactory()
+    root = Certificate.loadPEM(files.root.read_bytes())
+    other = optionsForClientTLS("other.example.com", trustRoot=trustRootFromCertificates([root]))
+
+    async def scenario() -> None:
+        await way(reactor, await served(reactor, files, server), other).connect(client)
+        await until(reactor, lambda: client.app.lost)
+
+    run(reactor, scenario())
+    assert client.app.received == b""
+
+
+# What goes wrong
+
+
+@WAYS
+@pytest.mark.parametrize(("factory", "error"), [(RefusingFactory, NoProtocol), (BrokenFactory, ZeroDivisionError)])
+def test_a_factory_that_gives_no_protocol_fails_the_connection(
+    reactor: Any, files: Files, way: Any, factory: Callable[[], AppFactory], error: type[Exception]
+) -> None:
+    """Twisted itself puts TLS around None, which fails with a traceback."""
+    server = peers()
+
+    async def scenario() -> None:
+        with pytest.raises(error):
+            await way(reactor, listen(reactor, server), options(files)).connect(factory())
+        await until(reactor, lambda: server.apps and server.app.lost)
+
+    run(reactor, scenario())
+    assert server.app.received == b""
+
+
+@WAYS
+def test_a_header_that_cannot_be_written_fails_the_connection(reactor: Any, files: Files, way: Any) -> None:
+    server, client = peers(), AppFactory()
+
+    async def scenario() -> None:
+        with pytest.raises(ZeroDivisionError, match="in the result function"):
+            await way(reactor, listen(reactor, server), options(files), failing).connect(client)
+        await until(reactor, lambda: server.apps and server.app.lost)
+
+    run(reactor, scenario())
+    assert (server.app.received, client.apps) == (b"", [])
+
+
+@implementer(IStreamClientEndpoint)
+class ForeignEndpoint:
+    """Somebody else's endpoint, which does TLS in a way of its own."""
+
+    def __init__(self, plain: Any, tls: Any) -> None:
+        self._plain, self._tls = plain, tls
+
+    def connect(self, factory: Any) -> Any:
+        layers = TLSMemoryBIOFactory(self._tls, True, factory)
+        return self._plain.connect(layers).addCallback(lambda layer: layer.wrappedProtocol)
+
+
+class OwnSSL(SSL4ClientEndpoint):
+    """Somebody's endpoint that is a Twisted one, and may do anything besides."""
+
+
+@pytest.mark.parametrize("kind", ["foreign", "relative"])
+def test_an_endpoint_of_others_that_has_begun_tls_is_refused(reactor: Any, files: Files, kind: str) -> None:
+    server, client = peers(), AppFactory()
+
+    async def scenario() -> None:
+        tls, where = options(files), ("127.0.0.1", listen(reactor, server).getHost().port)
+        plain = TCP4ClientEndpoint(reactor, *where)
+        own: Any = OwnSSL(reactor, *where, tls)  # type: ignore[no-untyped-call]
+        endpoint = ProxyProtocolClientEndpoint(ForeignEndpoint(plain, tls) if kind == "foreign" else own)
+        with pytest.raises(TypeError, match=r"The header comes before TLS, but this endpoint has begun TLS.* tls="):
+            await endpoint.connect(client)
+        await until(reactor, lambda: server.apps and server.app.lost)
+
+    run(reactor, scenario())
+    # not even a ClientHello
+    assert (server.app.received, client.apps) == (b"", [])
+
+
+@pytest.mark.parametrize("kind", ["ssl", "wrapClientTLS"])
+def test_tls_twice_is_refused(reactor: Any, files: Files, kind: str) -> None:
+    where, tls = (reactor, "127.0.0.1", 1), options(files)
+    ssl = SSL4ClientEndpoint(*where, tls)
+    endpoint = ssl if kind == "ssl" else wrapClientTLS(tls, TCP4ClientEndpoint(*where))
+    with pytest.raises(TypeError, match="does TLS already"):
+        ProxyProtocolClientEndpoint(endpoint, tls=CONTEXT)
+
+
+def test_a_header_on_either_side_of_tls_is_refused(reactor: Any, files: Files) -> None:
+    inner = ProxyProtocolClientEndpoint(TCP4ClientEndpoint(reactor, "127.0.0.1", 1))
+    with pytest.raises(TypeError, match="sends a header already"):
+        ProxyProtocolClientEndpoint(wrapClientTLS(options(files), inner), pp=ProxyProtocolV1())
+
+
+def test_an_ssl_endpoint_is_connected_as_it_would_be(reactor: Any) -> None:
+    ssl = SSL4ClientEndpoint(reactor, "app.example", 443, CONTEXT, 7, ("10.0.0.1", 0))
+    tcp: Any = ProxyProtocolClientEndpoint(ssl)._endpoint
+
+    assert isinstance(tcp, TCP4ClientEndpoint)
+    where = tcp._reactor, tcp._host, tcp._port, tcp._timeout, tcp._bindAddress
+    assert where == (reactor, "app.example", 443, 7, ("10.0.0.1", 0))
+
+
+SSL_ATTRIBUTES = ["_reactor", "_host", "_port", "_timeout", "_bindAddress", "_sslContextFactory"]
+
+
+@pytest.mark.parametrize("attribute", [*SSL_ATTRIBUTES, "_wrappedEndpoint", "_wrapperFactory"])
+def test_a_twisted_that_keeps_the_context_elsewhere_is_an_error_and_never_another_protocol(
+    reactor: Any, files: Files, attribute: str
+) -> None:
+    where = reactor, "127.0.0.1", 1
+    endpoint: Any = wrapClientTLS(options(files), TCP4ClientEndpoint(*where))
+    if attribute in SSL_ATTRIBUTES:
+        endpoint = SSL4ClientEndpoint(*where, CONTEXT)
+    delattr(endpoint, attribute)
+    with pytest.raises(TypeError, match=f"keeps the context of an ssl: .* endpoint elsewhere .*{attribute}.* tls="):
+        ProxyProtocolClientEndpoint(endpoint)
+
+
+def test_a_server_that_does_tls_outside_of_the_header_is_not_understood(reactor: Any, files: Files) -> None:
+    """The other way round is another protocol: nobody must take the one for the other."""
+    server, client = AppFactory(), AppFactory()
+
+    async def scenario() -> None:
+        port = listen(reactor, TLSMemoryBIOFactory(files.options(), False, wrap(server, clock=reactor)))
+        await with_tls(reactor, port, options(files)).connect(client)
+        await until(reactor, lambda: client.app.lost)
+
+    run(reactor, scenario())
+    assert server.apps == []

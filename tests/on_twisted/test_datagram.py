@@ -1,0 +1,407 @@
+"""Datagrams through Twisted: the client's address for the application, and its answers to the proxy that asked."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.interfaces import IMulticastTransport, IUDPTransport
+from twisted.internet.protocol import AbstractDatagramProtocol
+from twisted.internet.task import Clock
+
+from proxyprotocol import HeaderPolicy, ProxyProtocolV1, ProxyProtocolV2, Receiver, TrustedProxies
+from proxyprotocol.twisted import IProxiedDatagramTransport, ProxyProtocolDatagramWrapper
+from tests.on_twisted import reactors, test_addresses
+from tests.on_twisted.datagrams import CLIENT, HEADER, App, Peer, ask, keep_quiet, listen, peer_of
+from tests.on_twisted.reactors import Log, run, turns, until
+from tests.vectors import IPV4_BLOCK, IPV6_BLOCK, LOCAL, PROXY, paths, tlv, v2
+
+log, reactor = reactors.log, reactors.reactor
+short_path = test_addresses.short_path
+pytestmark = pytest.mark.usefixtures("log")
+
+CLIENT6 = ("2001:db8::1", 1000)
+HEADER6 = v2(PROXY, 0x22, IPV6_BLOCK)
+
+
+def test_the_application_sees_the_client_and_its_answer_goes_to_the_proxy(reactor: Any) -> None:
+    async def scenario() -> None:
+        app = App()
+        port = listen(reactor, app)
+        proxy = peer_of(reactor, port)
+        assert await ask(reactor, proxy, HEADER + b"a", HEADER6 + b"b") == [b"re: a", b"re: b"]
+        assert app.datagrams == [(b"a", CLIENT), (b"b", CLIENT6)]
+        assert [result.sockname for result in app.results if result] == [
+            ("198.51.100.2", 2000),
+            ("2001:db8:ffff::2", 2000, 0, 0),
+        ]
+        assert app.transport.getHost() == port.getHost()
+        await port.stopListening()
+        assert app.events == [("start", True), ("stop", False)]
+
+    run(reactor, scenario())
+
+
+@pytest.fixture
+def ipv6() -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.bind(("::1", 0))
+        except OSError as error:
+            pytest.skip(f"there is no ::1 on this machine: {error}")
+
+
+@pytest.mark.usefixtures("ipv6")
+def test_on_a_port_of_ipv6_too_for_clients_of_either_family(reactor: Any) -> None:
+    async def scenario() -> None:
+        app = App()
+        proxy = peer_of(reactor, listen(reactor, app, "::1"))
+        # Twisted's own write to the second from such a port would be an error
+        assert await ask(reactor, proxy, HEADER6 + b"a", HEADER + b"b") == [b"re: a", b"re: b"]
+        assert app.datagrams == [(b"a", CLIENT6), (b"b", CLIENT)]
+
+    run(reactor, scenario())
+
+
+@pytest.mark.parametrize("header", [v2(LOCAL, 0x00), v2(PROXY, 0x00), v2(LOCAL, 0x12, IPV4_BLOCK)])
+def test_a_proxy_that_speaks_for_itself_is_the_client(reactor: Any, header: bytes) -> None:
+    async def scenario() -> None:
+        app = App()
+        proxy = peer_of(reactor, listen(reactor, app))
+        assert await ask(reactor, proxy, header + b"check") == [b"re: check"]
+        here = proxy.transport.getHost()
+        assert app.datagrams == [(b"check", (here.host, here.port))]
+        assert app.results != [None]
+
+    run(reactor, scenario())
+
+
+def test_what_else_the_header_says_can_be_asked_for(reactor: Any) -> None:
+    async def scenario() -> None:
+        app = App()
+        wrapper = ProxyProtocolDatagramWrapper(app)
+        port = reactor.listenUDP(0, wrapper, interface="127.0.0.1")
+        proxy = peer_of(reactor, port)
+        await ask(reactor, proxy, v2(PROXY, 0x12, IPV4_BLOCK, tlv(0xE5, b"shop")) + b"a")
+        assert [result and result.tlv[0xE5] for result in app.results] == [b"shop"]
+        # later too
+        result = IProxiedDatagramTransport(app.transport).getProxyResult(CLIENT)
+        assert result is not None
+        assert result.tlv[0xE5] == b"shop"
+        assert app.transport.getProxyResult(("192.0.2.1", 1)) is None
+
+    run(reactor, scenario())
+
+
+def test_a_late_answer_goes_to_the_proxy_that_spoke_last(reactor: Any) -> None:
+    async def scenario() -> None:
+        app = App(keep_quiet)
+        port = listen(reactor, app)
+        first, second = peer_of(reactor, port), peer_of(reactor, port)
+        first.transport.write(HEADER + b"a")
+        await until(reactor, lambda: len(app.datagrams) == 1)
+        app.transport.write(b"one", CLIENT)
+        await until(reactor, lambda: first.received == [b"one"])
+        second.transport.write(HEADER + b"b")
+        await until(reactor, lambda: len(app.datagrams) == 2)
+        app.transport.writeSequence([b"t", b"wo"], CLIENT)
+        await until(reactor, lambda: second.received == [b"two"])
+        assert first.received == [b"one"]
+
+    run(reactor, scenario())
+
+
+def test_two_proxies_that_ask_for_the_same_client_are_each_answered_at_once(reactor: Any) -> None:
+    async def scenario() -> None:
+        port = listen(reactor, App())
+        proxies = [peer_of(reactor, port) for _ in range(2)]
+        for turn in range(20):
+            for number, proxy in enumerate(proxies):
+                proxy.transport.write(HEADER + f"{number} {turn}".encode())
+        await until(reactor, lambda: [len(proxy.received) for proxy in proxies] == [20, 20])
+        for number, proxy in enumerate(proxies):
+            assert proxy.received == [f"re: {number} {turn}".encode() for turn in range(20)]
+
+    run(reactor, scenario())
+
+
+def test_a_client_that_comes_directly_is_answered_directly_though_a_proxy_spoke_for_it_before(reactor: Any) -> None:
+    async def scenario() -> None:
+        port = listen(reactor, App(), policy=HeaderPolicy.OPTIONAL)
+        proxy, direct = peer_of(reactor, port), peer_of(reactor, port)
+        number = direct.transport.getHost().port.to_bytes(2, "big")
+        header = v2(PROXY, 0x12, socket.inet_aton("127.0.0.1"), IPV4_BLOCK[4:8], number, IPV4_BLOCK[10:])
+        assert await ask(reactor, proxy, header + b"a") == [b"re: a"]
+        assert await ask(reactor, direct, b"b") == [b"re: b"]
+        assert len(proxy.received) == 1
+
+    run(reactor, scenario())
+
+
+def test_whom_nobody_spoke_for_is_written_to_directly_where_clients_may_come_directly(reactor: Any) -> None:
+    async def scenario() -> None:
+        app = App(keep_quiet)
+        port = listen(reactor, app, policy=HeaderPolicy.OPTIONAL)
+        stranger = peer_of(reactor, port)
+        here = stranger.transport.getHost()
+        app.transport.write(b"hello", (here.host, here.port))
+        await until(reactor, lambda: stranger.received == [b"hello"])
+
+    run(reactor, scenario())
+
+
+def test_a_late_answer_is_not_sent_past_the_proxy_to_an_address_that_only_a_header_has_named(
+    reactor: Any, log: Log
+) -> None:
+    """It was: whoever can send one datagram would have had the application speak to any address."""
+
+    async def scenario() -> None:
+        app, clock = App(keep_quiet), Clock()
+        port = listen(reactor, app, clock=clock, client_timeout=60)
+        proxy, named = peer_of(reactor, port), peer_of(reactor, port)
+        here = named.transport.getHost()
+        number = here.port.to_bytes(2, "big")
+        proxy.transport.write(
+            v2(PROXY, 0x12, socket.inet_aton("127.0.0.1"), IPV4_BLOCK[4:8], number, IPV4_BLOCK[10:]) + b"a"
+        )
+        await until(reactor, lambda: app.datagrams == [(b"a", (here.host, here.port))])
+        client = app.datagrams[0][1]
+        app.transport.write(b"in time", client)
+        clock.advance(60)
+        app.transport.write(b"late", client)
+        app.transport.writeSequence([b"later"], client)
+        # who is heard later is sent to later: it would have come by then
+        proxy.transport.write(v2(LOCAL, 0x00) + b"b")
+        await until(reactor, lambda: len(app.datagrams) == 2)
+        app.transport.write(b"last", app.datagrams[1][1])
+        await until(reactor, lambda: proxy.received == [b"in time", b"last"])
+        await turns(reactor)
+        assert named.received == []
+        assert log.lines == [("debug", f"No proxy speaks for 127.0.0.1:{here.port}: the answer is lost")] * 2
+
+    run(reactor, scenario())
+
+
+def test_a_client_is_forgotten_in_time_and_room_is_made_for_the_newest(reactor: Any) -> None:
+    async def scenario() -> None:
+        app, clock = App(), Clock()
+        port = listen(reactor, app, clock=clock, max_clients=2, client_timeout=60)
+        proxy = peer_of(reactor, port)
+
+        def known() -> list[bool]:
+            clients = [("192.0.2.1", number) for number in (1, 2, 3)]
+            return [app.transport.getProxyResult(client) is not None for client in clients]
+
+        def header(number: int) -> bytes:
+            return v2(PROXY, 0x12, IPV4_BLOCK[:8], number.to_bytes(2, "big"), IPV4_BLOCK[10:])
+
+        await ask(reactor, proxy, header(1) + b"1")
+        clock.advance(40)
+        await ask(reactor, proxy, header(2) + b"2")
+        assert known() == [True, True, False]
+        clock.advance(30)
+        assert known() == [False, True, False]
+        await ask(reactor, proxy, header(1) + b"1", header(2) + b"2", header(3) + b"3")
+        assert known() == [False, True, True]
+
+    run(reactor, scenario())
+
+
+@pytest.mark.parametrize(
+    ("header", "client"),
+    [(HEADER6, "[2001:db8::1]:1000"), (v2(PROXY, 0x32, paths(b"/client", b"/server")), "UNIX socket '/client'")],
+    ids=["IPv6", "UNIX"],
+)
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [(HeaderPolicy.REQUIRE, ": the answer is lost"), (HeaderPolicy.OPTIONAL, ", whose family is not the port's")],
+    ids=["REQUIRE", "OPTIONAL"],
+)
+def test_a_late_answer_to_a_forgotten_client_of_another_family_is_lost(
+    reactor: Any, header: bytes, client: str, policy: HeaderPolicy, reason: str, log: Log
+) -> None:
+    """Twisted's own port would raise into the application for it."""
+
+    async def scenario() -> None:
+        app, clock = App(), Clock()
+        port = listen(reactor, app, clock=clock, client_timeout=60, policy=policy)
+        proxy = peer_of(reactor, port)
+        await ask(reactor, proxy, header + b"question")
+        ((_, address),) = app.datagrams
+        clock.advance(60)
+        app.transport.write(b"late", address)
+        await ask(reactor, proxy, HEADER + b"next")
+        assert proxy.received[-1] == b"re: next"
+        assert log.lines == [("debug", f"No proxy speaks for {client}{reason}")]
+
+    run(reactor, scenario())
+
+
+# the application
+
+
+def test_an_application_that_raises_is_logged_and_gets_the_next_one(reactor: Any, log: Log) -> None:
+    def received(app: App, data: bytes, addr: Any) -> None:
+        if data == b"bad":
+            raise ZeroDivisionError("the application's")
+        app.transport.write(data, addr)
+
+    async def scenario() -> None:
+        app = App(received)
+        port = listen(reactor, app, policy=HeaderPolicy.OPTIONAL)
+        proxy, other = peer_of(reactor, port), peer_of(reactor, port)
+        proxy.transport.write(HEADER + b"bad")
+        assert await ask(reactor, other, HEADER + b"good") == [b"good"]
+        assert log.flush(ZeroDivisionError) == 1
+        # what was being answered then is not any more
+        app.transport.write(b"late", CLIENT)
+        await until(reactor, lambda: other.received == [b"good", b"late"])
+
+    run(reactor, scenario())
+
+
+def test_the_transport_is_the_ports_but_for_where_it_sends_to(reactor: Any) -> None:
+    async def scenario() -> None:
+        app = App()
+        wrapper = ProxyProtocolDatagramWrapper(app)
+        port = reactor.listenMulticast(0, wrapper, interface="127.0.0.1")
+        for interface in (IUDPTransport, IMulticastTransport, IProxiedDatagramTransport):
+            assert interface.providedBy(app.transport)
+        app.transport.setTTL(3)
+        assert port.getTTL() == 3
+        assert app.transport.socket is port.socket
+        await app.transport.stopListening()
+        assert app.events == [("start", True), ("stop", False)]
+
+    run(reactor, scenario())
+
+
+def test_a_port_that_is_connected_to_its_proxy_writes_to_it_with_an_address_or_without(reactor: Any) -> None:
+    async def scenario() -> None:
+        app = App()
+        port = listen(reactor, app)
+        proxy = peer_of(reactor, port)
+        here = proxy.transport.getHost()
+        app.transport.connect(here.host, here.port)
+        assert await ask(reactor, proxy, HEADER + b"a") == [b"re: a"]
+        app.transport.write(b"unasked")
+        app.transport.writeSequence([b"again"])
+        await until(reactor, lambda: proxy.received[1:] == [b"unasked", b"again"])
+
+    run(reactor, scenario())
+
+
+# The reactors that poll take the refusal for the port's end, of a port without us too, and close it.
+@pytest.mark.parametrize("reactor", ["select", "asyncio"], indirect=True)
+def test_the_application_is_told_that_nobody_listens_where_a_connected_port_sends_to(reactor: Any) -> None:
+    async def scenario() -> None:
+        app = App()
+        port = listen(reactor, app)
+        proxy = peer_of(reactor, port)
+        here = proxy.transport.getHost()
+        app.transport.connect(here.host, here.port)
+        await proxy.transport.stopListening()
+        app.transport.write(b"gone")
+        await until(reactor, lambda: "refused" in app.events)
+
+    run(reactor, scenario())
+
+
+def test_the_log_names_the_application_alone(reactor: Any, log: Log) -> None:
+    class Bare(AbstractDatagramProtocol):
+        pass
+
+    async def scenario() -> None:
+        for app, name in ((App(), "App"), (Bare(), "Bare")):
+            wrapper = ProxyProtocolDatagramWrapper(app)
+            port = reactor.listenUDP(0, wrapper, interface="127.0.0.1")
+            assert port.logPrefix() == f"{name} (UDP)"
+            await port.stopListening()
+
+    run(reactor, scenario())
+    started = [event["log_text"] for event in log.events if "protocol <" in event.get("log_text", "")]
+    assert [text.partition(" <")[0] for text in started] == ["Starting protocol", "Stopping protocol"] * 2
+    assert not [text for text in started if "Wrapper" in text]
+
+
+def test_it_can_listen_again(reactor: Any) -> None:
+    async def scenario() -> None:
+        app = App()
+        app.noisy = False
+        wrapper = ProxyProtocolDatagramWrapper(app)
+        for _ in range(2):
+            port = reactor.listenUDP(0, wrapper, interface="127.0.0.1")
+            assert await ask(reactor, peer_of(reactor, port), HEADER + b"a") == [b"re: a"]
+            await port.stopListening()
+        assert [event[0] for event in app.events] == ["start", "stop"] * 2
+
+    run(reactor, scenario())
+
+
+def test_datagrams_of_unix_sockets_as_well(reactor: Any, short_path: Path) -> None:
+    async def scenario() -> None:
+        app, proxy = App(), Peer()
+        app.noisy = False
+        path = str(short_path / "app")
+        wrapper = ProxyProtocolDatagramWrapper(app, policy=TrustedProxies(["unix"]))
+        reactor.listenUNIXDatagram(path, wrapper)
+        ours = reactor.listenUNIXDatagram(str(short_path / "proxy"), proxy)
+        ours.write(HEADER + b"a", path)
+        ours.write(v2(PROXY, 0x32, paths(b"/client", b"/x")) + b"b", path)
+        ours.write(v2(LOCAL, 0x00) + b"c", path)
+        await until(reactor, lambda: proxy.received == [b"re: a", b"re: b", b"re: c"])
+        assert app.datagrams == [(b"a", CLIENT), (b"b", "/client"), (b"c", os.fsdecode(ours.getHost().name))]
+
+    run(reactor, scenario())
+
+
+def test_an_answer_to_a_proxy_without_an_address_is_lost_as_datagrams_are(reactor: Any, short_path: Path) -> None:
+    async def scenario() -> None:
+        app = App()
+        app.noisy = False
+        path = str(short_path / "app")
+        reactor.listenUNIXDatagram(path, ProxyProtocolDatagramWrapper(app))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as nameless:
+            nameless.sendto(HEADER + b"a", path)
+        await until(reactor, lambda: app.datagrams == [(b"a", CLIENT)])
+        await turns(reactor)  # the answer is given up without an error, which would be in the log
+
+    run(reactor, scenario())
+
+
+# what it is made with
+
+
+def test_the_keywords_are_those_of_every_adapter(reactor: Any, log: Log) -> None:
+    async def scenario() -> None:
+        app = App()
+        port = listen(reactor, app, receiver=Receiver(ProxyProtocolV2(), max_header=30, timeout=None), clock=Clock())
+        proxy = peer_of(reactor, port)
+        proxy.transport.write(v2(PROXY, 0x12, IPV4_BLOCK, tlv(4)))
+        assert await ask(reactor, proxy, HEADER + b"a") == [b"re: a"]
+        assert ["The header has 31 bytes where max_header allows 30" in line for _, line in log.lines] == [True]
+
+    run(reactor, scenario())
+
+
+@pytest.mark.parametrize(
+    ("keywords", "kind", "message"),
+    [
+        ({"pp": ProxyProtocolV1()}, ValueError, "Version 1 is for streams alone"),
+        ({"receiver": Receiver(), "max_header": 30}, TypeError, "max_header= cannot be given with it"),
+        ({"max_headers": 30}, TypeError, "There is no keyword max_headers=, but pp=, policy=, timeout=, max_header="),
+        ({"max_clients": 0}, ValueError, "max_clients is 1 at least"),
+        ({"client_timeout": -1}, ValueError, "client_timeout is a number of seconds above 0"),
+    ],
+)
+def test_wrong_keywords_are_told_at_once(keywords: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        ProxyProtocolDatagramWrapper(App(), **keywords)
+
+
+def test_a_protocol_that_is_wrapped_already_is_refused() -> None:
+    with pytest.raises(TypeError, match="reads a header already"):
+        ProxyProtocolDatagramWrapper(ProxyProtocolDatagramWrapper(App()))

@@ -1,0 +1,157 @@
+"""Datagrams through Twisted: who may send which, and what becomes of the others."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from proxyprotocol import HeaderPolicy, TrustedProxies
+from tests.core.test_fuzz import mutated
+from tests.on_twisted import reactors
+from tests.on_twisted.datagrams import CLIENT, HEADER, App, Peer, ask, keep_quiet, listen, peer_of
+from tests.on_twisted.reactors import Log, run, until
+from tests.vectors import SIGNATURE, VERSION_1
+
+log, reactor = reactors.log, reactors.reactor
+pytestmark = pytest.mark.usefixtures("log")
+
+
+def test_without_a_header_a_datagram_is_dropped_and_told_in_the_log(reactor: Any, log: Log) -> None:
+    async def scenario() -> None:
+        app = App()
+        proxy = peer_of(reactor, listen(reactor, app, clock=Clock()))
+        proxy.transport.write(b"\x1b[2J\n")
+        await ask(reactor, proxy, HEADER + b"a")
+        here = proxy.transport.getHost()
+        assert app.datagrams == [(b"a", CLIENT)]
+        assert log.lines == [
+            (
+                "warn",
+                f"Refused a datagram from 127.0.0.1:{here.port}: There is no PROXY protocol header, "
+                "what came begins with b'\\x1b[2J\\n' (at byte 0)",
+            )
+        ]
+
+    run(reactor, scenario())
+
+
+def test_a_flood_does_not_fill_the_log(reactor: Any, log: Log) -> None:
+    async def scenario() -> None:
+        app, clock = App(), Clock()
+        proxy = peer_of(reactor, listen(reactor, app, clock=clock))
+        for _ in range(50):
+            proxy.transport.write(b"flood")
+        await ask(reactor, proxy, HEADER + b"a")
+        assert len(log.lines) == 1
+        clock.advance(1)
+        proxy.transport.write(HEADER[:-1])
+        await ask(reactor, proxy, HEADER + b"b")
+        ((_, first), (_, second)) = log.lines
+        assert "more" not in first
+        assert second.endswith("has 27 bytes, its header would have at least 28 (and 49 more since the last line)")
+
+    run(reactor, scenario())
+
+
+def test_senders_that_are_not_trusted_are_refused(reactor: Any, log: Log) -> None:
+    async def scenario() -> None:
+        app = App()
+        port = listen(reactor, app, policy=TrustedProxies(["127.0.0.2"]))
+        stranger, proxy = peer_of(reactor, port), Peer()
+        reactor.listenUDP(0, proxy, interface="127.0.0.2")
+        proxy.transport.connect(port.getHost().host, port.getHost().port)
+        stranger.transport.write(HEADER + b"lie")
+        assert await ask(reactor, proxy, HEADER + b"truth") == [b"re: truth"]
+        assert app.datagrams == [(b"truth", CLIENT)]
+        ((level, line),) = log.lines
+        assert (level, line.endswith(": The peer is not one of the trusted proxies")) == ("warn", True)
+
+    run(reactor, scenario())
+
+
+def test_the_policy_is_asked_with_both_addresses(reactor: Any) -> None:
+    async def scenario() -> None:
+        asked = []
+
+        def policy(sender: Any, local: Any) -> HeaderPolicy:
+            asked.append((sender, local))
+            return HeaderPolicy.REQUIRE
+
+        port = listen(reactor, App(), policy=policy)
+        proxy = peer_of(reactor, port)
+        await ask(reactor, proxy, HEADER)
+        addresses = [(end.getHost().host, end.getHost().port) for end in (proxy.transport, port)]
+        assert asked == [tuple(addresses)]
+
+    run(reactor, scenario())
+
+
+@pytest.mark.parametrize(
+    ("policy", "data", "payload", "believed"),
+    [
+        (HeaderPolicy.OPTIONAL, HEADER + b"a", b"a", True),
+        (HeaderPolicy.OPTIONAL, b"plain", b"plain", False),
+        (HeaderPolicy.OPTIONAL, VERSION_1[0].header, VERSION_1[0].header, False),
+        (HeaderPolicy.IGNORE, HEADER + b"a", b"a", False),
+        (HeaderPolicy.SKIP, HEADER + b"a", HEADER + b"a", False),
+    ],
+)
+def test_each_policy_has_its_client_and_its_payload(
+    reactor: Any, policy: HeaderPolicy, data: bytes, payload: bytes, believed: bool
+) -> None:
+    async def scenario() -> None:
+        app = App()
+        sender = peer_of(reactor, listen(reactor, app, policy=policy))
+        assert await ask(reactor, sender, data) == [b"re: " + payload]
+        here = sender.transport.getHost()
+        assert app.datagrams == [(payload, CLIENT if believed else (here.host, here.port))]
+        assert (app.results == [None]) is (payload == data)
+
+    run(reactor, scenario())
+
+
+def test_whatever_is_sent_nothing_but_a_line_in_the_log_comes_of_it(reactor: Any, log: Log) -> None:
+    async def scenario() -> None:
+        app, random = App(keep_quiet), Random(0)
+        port = listen(reactor, app)
+        sender = peer_of(reactor, port)
+        accepted, headers = 0, [data for data in (mutated(random) for _ in range(500)) if len(data) < 8000]
+        for count, data in enumerate(headers):
+            sender.transport.write(data)
+            sender.transport.write(HEADER + b"%d" % count)
+            # one after the other, or the socket's buffer would be full at some time
+            await until(reactor, lambda count=count: app.datagrams[-1:] == [(b"%d" % count, CLIENT)])  # type: ignore[misc]
+            accepted += len(app.datagrams) - 1
+            app.datagrams.clear()
+        assert 50 < accepted < 400
+        assert {level for level, _ in log.lines} == {"warn"}
+
+    run(reactor, scenario())
+
+
+def test_a_policy_that_raises_is_logged_and_the_datagram_dropped(reactor: Any, log: Log) -> None:
+    def policy(sender: Any, local: Any) -> HeaderPolicy:
+        raise ZeroDivisionError("the policy's")
+
+    async def scenario() -> None:
+        app = App()
+        proxy = peer_of(reactor, listen(reactor, app, policy=policy))
+        proxy.transport.write(HEADER)
+        await until(reactor, lambda: log.flush(ZeroDivisionError))
+        assert app.datagrams == []
+
+    run(reactor, scenario())
+
+
+def test_the_signature_alone_is_no_header(reactor: Any, log: Log) -> None:
+    async def scenario() -> None:
+        app = App()
+        proxy = peer_of(reactor, listen(reactor, app, policy=HeaderPolicy.OPTIONAL))
+        proxy.transport.write(SIGNATURE)
+        await until(reactor, lambda: log.lines)
+        assert app.datagrams == []
+
+    run(reactor, scenario())

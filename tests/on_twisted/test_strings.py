@@ -1,0 +1,381 @@
+"""Endpoint strings: ``proxyprotocol:`` in front of any description, found by Twisted as a plugin."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.endpoints import TCP4ServerEndpoint, UNIXServerEndpoint, quoteStringArgument, serverFromString
+from twisted.internet.interfaces import IStreamServerEndpointStringParser
+from twisted.internet.testing import MemoryReactorClock
+from twisted.plugin import IPlugin, getPlugins
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from proxyprotocol import HeaderPolicy, ProxyProtocolDetect, ProxyProtocolV1, ProxyProtocolV2, Receiver
+from proxyprotocol.twisted import ProxyProtocolServerEndpoint
+from proxyprotocol.twisted.strings import ServerStringParser
+from tests.on_twisted import reactors, tls
+from tests.on_twisted.reactors import CLIENT, HEADER, AppFactory, Log, connect, run, until
+from tests.on_twisted.tls import Files
+
+log, reactor, files = reactors.log, reactors.reactor, tls.files
+pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+
+
+def receiver(options: str) -> Receiver:
+    """What a string with these options receives with."""
+    reactor = MemoryReactorClock()
+    serverFromString(reactor, f"proxyprotocol:tcp:8080{options}").listen(AppFactory())
+    factory: Any
+    ((port, factory, _, _),) = reactor.tcpServers
+    assert port == 8080
+    made: Receiver = factory.receiver
+    return made
+
+
+def test_without_options_everything_has_its_default() -> None:
+    assert receiver("") == Receiver()
+
+
+@pytest.mark.parametrize(
+    ("value", "codec"),
+    [("detect", ProxyProtocolDetect), ("v1", ProxyProtocolV1), ("v2", ProxyProtocolV2), ("V2", ProxyProtocolV2)],
+)
+def test_the_version_chooses_the_codec(value: str, codec: type[object]) -> None:
+    assert type(receiver(f":ppVersion={value}").pp) is codec
+
+
+@pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE])
+def test_the_policy_is_that_of_its_name(policy: HeaderPolicy) -> None:
+    assert receiver(f":ppPolicy={policy.value}").policy is policy
+    assert receiver(f":ppPolicy={policy.name}").policy is policy
+
+
+def test_an_optional_header_from_anybody_is_warned_of(log: Log) -> None:
+    receiver(":ppPolicy=optional:ppTrusted=10.0.0.0/8")
+    assert log.lines == []
+
+    receiver(":ppPolicy=optional")
+    ((level, line),) = log.lines
+    assert (level, line.partition(":")[0]) == ("warn", "ppPolicy is optional without ppTrusted")
+
+
+def test_the_numbers_are_taken() -> None:
+    assert receiver(":ppTimeout=2.5:ppMaxHeader=200") == Receiver(timeout=2.5, max_header=200)
+
+
+@pytest.mark.parametrize("version", ["", ":ppVersion=detect", ":ppVersion=v1"])
+def test_lines_that_mix_families_are_read_on_request(version: str) -> None:
+    result = receiver(f"{version}:ppIPv4InTCP6=yes").codec.unpack(b"PROXY TCP6 2001:db8::1 127.0.0.1 1234 17013\r\n")
+    assert (result.peername, result.sockname) == (("2001:db8::1", 1234, 0, 0), ("::ffff:127.0.0.1", 17013, 0, 0))
+    assert receiver(f"{version}:ppIPv4InTCP6=no") == receiver(version)
+
+
+PEERS: dict[str, Any] = {
+    "10.1.2.3": (("10.1.2.3", 1), ("10.9.8.7", 80)),
+    "192.0.2.7": (("192.0.2.7", 1), ("10.9.8.7", 80)),
+    "2001:db8::7": (("2001:db8::7", 1, 0, 0), ("2001:db8::1", 80, 0, 0)),
+    "2001:db9::7": (("2001:db9::7", 1, 0, 0), ("2001:db8::1", 80, 0, 0)),
+    "unix": ("", "/run/app.sock"),
+}
+
+
+def decisions(options: str) -> dict[str, HeaderPolicy]:
+    policy = receiver(options).policy
+    assert callable(policy)
+    return {name: policy(*addresses) for name, addresses in PEERS.items()}
+
+
+@pytest.mark.parametrize(
+    ("networks", "trusted"),
+    [
+        ("10.0.0.0/8", {"10.1.2.3"}),
+        ("192.0.2.7", {"192.0.2.7"}),
+        ("unix", {"unix"}),
+        (r"2001\:db8\:\:/32", {"2001:db8::7"}),
+        (r"10.0.0.0/8, 2001\:db8\:\:/32 ,unix", {"10.1.2.3", "2001:db8::7", "unix"}),
+    ],
+)
+def test_the_trusted_are_those_that_are_named(networks: str, trusted: set[str]) -> None:
+    for options, policy, otherwise in (
+        ("", HeaderPolicy.REQUIRE, HeaderPolicy.REJECT),
+        (":ppUntrusted=reject:ppPolicy=optional", HeaderPolicy.OPTIONAL, HeaderPolicy.REJECT),
+        (":ppUntrusted=direct:ppPolicy=ignore", HeaderPolicy.IGNORE, HeaderPolicy.SKIP),
+    ):
+        expected = {name: policy if name in trusted else otherwise for name in PEERS}
+        assert decisions(f":ppTrusted={networks}{options}") == expected
+
+
+WRONG = {
+    "ppVersion=v3": "ppVersion takes detect, v1 or v2, not 'v3'",
+    "ppVersion=": "ppVersion takes detect, v1 or v2, not ''",
+    "ppVersion=noop": "ppVersion takes detect, v1 or v2, not 'noop'",
+    "ppTrusted=": "ppTrusted takes networks, addresses and unix, with commas between them: .*not ''",
+    "ppTrusted=10.0.0.1/8": "ppTrusted takes networks, addresses and unix.*10.0.0.1/8.*host bits",
+    "ppTrusted=10.0.0.0/8,": "ppTrusted takes networks, addresses and unix.*not ''",
+    "ppTrusted=proxy.example": "ppTrusted takes networks, addresses and unix.*proxy.example",
+    "ppTrusted=10.0.0.0/8:ppUntrusted=skip": "ppUntrusted takes reject or direct, not 'skip'",
+    "ppUntrusted=direct": "ppUntrusted means nothing without ppTrusted",
+    "ppPolicy=reject": "ppPolicy takes require, optional or ignore, not 'reject'",
+    "ppTimeout=soon": "ppTimeout takes a number of seconds above 0, not 'soon'",
+    "ppTimeout=0": "ppTimeout takes a number of seconds above 0, not '0'",
+    "ppTimeout=-1": "ppTimeout takes a number of seconds above 0, not '-1'",
+    "ppTimeout=nan": "ppTimeout takes a number of seconds above 0, not 'nan'",
+    "ppTimeout=inf": "ppTimeout takes a number of seconds above 0, not 'inf'",
+    "ppMaxHeader=15": "ppMaxHeader takes a number of bytes, 16 at least, not '15'",
+    "ppMaxHeader=4k": "ppMaxHeader takes a number of bytes, 16 at least, not '4k'",
+    "ppMaxHeader=16.0": "ppMaxHeader takes a number of bytes, 16 at least, not '16.0'",
+    "ppIPv4InTCP6=1": "ppIPv4InTCP6 takes yes or no, not '1'",
+    "ppVersion=v2:ppIPv4InTCP6=yes": "ppIPv4InTCP6 is about lines of version 1, and ppVersion reads v2 alone",
+    "ppInsideTLS=maybe": "ppInsideTLS takes yes or no, not 'maybe'",
+    "ppTrusted": "^ppTrusted takes a value: ppTrusted=...$",
+    "ppInsideTLS:ppPolicy=ignore": "^ppInsideTLS takes a value: ppInsideTLS=...$",
+    "ppTimeuot=5": "ppTimeuot: there is no such option, but ppVersion, .*, ppTLSTimeout, ppInsideTLS",
+    "pptimeout=5": "pptimeout: there is no such option",
+    "ppB=1:ppA=2": "ppA, ppB: there is no such option",
+    "timeout=5": "tcp:8080:timeout=5 does not describe an endpoint: .*'timeout'",
+}
+
+
+@pytest.mark.parametrize(("options", "sentence"), WRONG.items(), ids=WRONG)
+def test_a_wrong_option_is_named_with_what_it_takes(options: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:tcp:8080:{options}")
+
+
+@pytest.mark.parametrize("description", ["proxyprotocol", "proxyprotocol:ppTimeout=5"])
+def test_a_string_without_an_endpoint_behind_it_is_refused(description: str) -> None:
+    with pytest.raises(ValueError, match="stands in front of another endpoint's description"):
+        serverFromString(MemoryReactorClock(), description)
+
+
+@pytest.mark.parametrize(
+    ("description", "sentence"),
+    [
+        ("nonsense:80", "nonsense"),
+        (":80", "endpoint"),
+        ("tcp", "tcp.*port"),
+        ("tcp:http-or-so:x=1", "tcp"),
+        ("tcp:x y", "x y"),
+    ],
+)
+def test_a_wrong_description_of_the_endpoint_is_refused(description: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:{description}")
+
+
+def test_it_is_around_the_endpoint_that_is_described() -> None:
+    reactor = MemoryReactorClock()
+    endpoint = serverFromString(reactor, r"proxyprotocol:tcp:8080:interface=\:\:1:ppTimeout=3:backlog=7")
+    assert isinstance(endpoint, ProxyProtocolServerEndpoint)
+    endpoint.listen(AppFactory())
+
+    ((port, _, backlog, interface),) = reactor.tcpServers
+    assert (port, backlog, interface) == (8080, 7, "::1")
+    assert isinstance(endpoint._endpoint, TCP4ServerEndpoint)
+
+
+@pytest.mark.parametrize(
+    "path", ["/run/app.sock", "/run/a=b.sock", "/run/a:b.sock", "/run/a\\b.sock", "/run/ppA=1", "a b"]
+)
+def test_a_unix_socket_may_have_any_path(path: str) -> None:
+    quoted = quoteStringArgument(path).replace("=", r"\=")
+    endpoint: Any = serverFromString(MemoryReactorClock(), f"proxyprotocol:unix:{quoted}:mode=600")
+
+    assert isinstance(endpoint._endpoint, UNIXServerEndpoint)
+    assert (endpoint._endpoint._address, endpoint._endpoint._mode) == (path, 0o600)
+
+
+@implementer(IPlugin, IStreamServerEndpointStringParser)
+class Recorder:
+    """An endpoint of others, that writes down what it was described with."""
+
+    prefix = "recorder"
+
+    def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> Any:
+        self.given = args, kwargs
+        return TCP4ServerEndpoint(reactor, 0)
+
+
+def quote(text: str) -> str:
+    quoted: str = quoteStringArgument(text)
+    return quoted.replace("=", r"\=")
+
+
+@given(
+    st.lists(st.text(min_size=1)),
+    st.dictionaries(st.from_regex(r"[a-oq-z][A-Za-z0-9_]*", fullmatch=True), st.text()),
+)
+def test_whatever_the_endpoint_is_described_with_reaches_it(args: list[str], kwargs: dict[str, str]) -> None:
+    recorder = Recorder()
+    parts = [*map(quote, args), *(f"{name}={quote(value)}" for name, value in kwargs.items())]
+    with mock.patch("twisted.internet.endpoints.getPlugins", return_value=[ServerStringParser(), recorder]):
+        serverFromString(MemoryReactorClock(), ":".join(["proxyprotocol:recorder", *parts, "ppTimeout=3"]))
+
+    assert recorder.given == (tuple(args), kwargs)
+
+
+@pytest.mark.parametrize("description", ["proxyprotocol:tcp:80", "haproxy:tcp:80", "proxyprotocol"])
+def test_what_reads_a_header_already_is_refused(description: str) -> None:
+    with pytest.raises(ValueError, match=f"{description} reads a header already"):
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:{description}")
+
+
+def test_twisted_finds_it_as_a_plugin() -> None:
+    (plugin,) = [found for found in getPlugins(IStreamServerEndpointStringParser) if found.prefix == "proxyprotocol"]
+
+    assert isinstance(plugin, ServerStringParser)
+    assert verifyObject(IStreamServerEndpointStringParser, plugin)
+
+
+def python(program: str, project_root: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(project_root)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_plugin_imports_no_reactor(project_root: Path) -> None:
+    """Whoever runs it may still want to install one."""
+    program = "import sys, twisted.plugins.proxyprotocol_plugin; print('twisted.internet.reactor' in sys.modules)"
+
+    assert python(program, project_root) == "False"
+
+
+def test_a_factory_and_an_endpoint_import_no_reactor(project_root: Path) -> None:
+    program = """if True:
+        import sys
+        from twisted.internet.protocol import Factory
+        from twisted.internet.endpoints import serverFromString
+        from proxyprotocol.twisted import ProxyProtocolWrapperFactory
+        ProxyProtocolWrapperFactory(Factory())
+        serverFromString(object(), "proxyprotocol:tcp:80")
+        print("twisted.internet.reactor" in sys.modules)
+    """
+    assert python(program, project_root) == "False"
+
+
+def test_the_package_needs_no_openssl_where_there_is_no_tls(project_root: Path) -> None:
+    program = """if True:
+        import sys
+        sys.modules["OpenSSL"] = None
+        from twisted.internet.endpoints import serverFromString
+        from twisted.internet.testing import MemoryReactorClock
+        from twisted.internet.protocol import Factory
+        serverFromString(MemoryReactorClock(), "proxyprotocol:tcp:80").listen(Factory())
+        print("served")
+    """
+    assert python(program, project_root).endswith("served")
+
+
+def test_tls_without_openssl_is_refused_with_what_is_missing(project_root: Path) -> None:
+    program = """if True:
+        import sys
+        sys.modules["OpenSSL"] = None
+        from twisted.internet.endpoints import serverFromString
+        from twisted.internet.testing import MemoryReactorClock
+        try:
+            serverFromString(MemoryReactorClock(), "proxyprotocol:ssl:443:privateKey=key.pem")
+        except ValueError as error:
+            print(error)
+    """
+    assert "the extra proxyprotocol[tls] installs" in python(program, project_root)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory for UNIX sockets, whose paths must be shorter than that of ``tmp_path`` may be."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+SERVED = {
+    "ppTrusted=127.0.0.0/8": CLIENT,
+    r"ppTrusted=\:\:1": None,
+    "ppTrusted=10.0.0.0/8": None,
+    "ppTrusted=10.0.0.0/8:ppUntrusted=direct": "plainly",
+    "ppVersion=v2": None,
+    "ppPolicy=ignore": "ignored",
+}
+
+
+@pytest.mark.parametrize(("options", "expected"), SERVED.items(), ids=SERVED)
+def test_on_a_port_the_options_do_what_they_say(reactor: Any, options: str, expected: Any, log: Log) -> None:
+    factory = AppFactory()
+
+    async def scenario() -> None:
+        endpoint = serverFromString(reactor, f"proxyprotocol:tcp:0:interface=127.0.0.1:{options}")
+        client = await connect(reactor, await endpoint.listen(factory))
+        client.transport.write(HEADER + b"data")
+        await until(reactor, lambda: (factory.apps and factory.app.received) or client.lost)
+        if expected is None:
+            assert (factory.built, len(log.lines)) == ([], 1)
+        elif expected is CLIENT:
+            assert (factory.app.peer, factory.app.received) == (CLIENT, b"data")
+        else:
+            assert factory.app.peer == client.transport.getHost()
+            assert factory.app.received == (b"data" if expected == "ignored" else HEADER + b"data")
+
+    run(reactor, scenario())
+
+
+def test_on_a_unix_socket_the_peers_are_unix(reactor: Any, short_path: Path) -> None:
+    factory = AppFactory()
+
+    async def scenario() -> None:
+        path = quoteStringArgument(str(short_path / "s"))
+        endpoint = serverFromString(reactor, f"proxyprotocol:unix:{path}:ppTrusted=unix")
+        client = await connect(reactor, await endpoint.listen(factory))
+        client.transport.write(HEADER)
+        await until(reactor, lambda: factory.apps)
+
+    run(reactor, scenario())
+    assert factory.app.peer == CLIENT
+
+
+def test_an_ipv6_network_with_bare_colons_is_told_how_colons_are_written() -> None:
+    with pytest.raises(ValueError, match=r"a colon in a value is written \\:"):
+        serverFromString(MemoryReactorClock(), "proxyprotocol:tcp:0:ppTrusted=2001:db8::/32")
+
+
+@pytest.mark.parametrize("options", ["ppTimeout=soon", "ppVersion=v3", "ppMaxHeader=15", "ppUntrusted=direct"])
+def test_where_no_colon_can_have_been_meant_nothing_is_told_of_colons(options: str) -> None:
+    with pytest.raises(ValueError, match=r"^pp\w+ (takes|means)") as caught:
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:tcp:0:{options}")
+    assert ("colon" in str(caught.value)) is ("ppTrusted" in str(caught.value))
+
+
+BAD_FILES = {
+    "a key that is not there": "ssl:443:privateKey={directory}/nowhere.pem",
+    "a key that is none": "ssl:443:privateKey={directory}/text.pem",
+    "a certificate that is not there": "ssl:443:privateKey={key}:certKey={directory}/nowhere.pem",
+    "a certificate that is none": "ssl:443:privateKey={key}:certKey={directory}/text.pem",
+    "a directory": "ssl:443:privateKey={directory}",
+}
+
+
+def test_a_file_that_is_not_there_is_named(files: Files) -> None:
+    with pytest.raises(ValueError, match=r"cannot be listened on: .*No such file or directory: '/nowhere\.pem'"):
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:ssl:1:privateKey={files.key}:certKey=/nowhere.pem")
+
+
+@pytest.mark.parametrize("inside", ["", ":ppInsideTLS=yes"], ids=["behind", "inside"])
+@pytest.mark.parametrize("description", BAD_FILES.values(), ids=BAD_FILES)
+def test_a_file_that_tls_cannot_be_done_with_is_told_with_the_description(
+    files: Files, tmp_path: Path, description: str, inside: str
+) -> None:
+    """Some were errors of the file system or of pyOpenSSL, which say nothing of the string."""
+    (tmp_path / "text.pem").write_text("no key, and no certificate")
+    described = description.format(directory=tmp_path, key=files.key, certificate=files.certificate)
+    with pytest.raises(ValueError, match=f"^{re.escape(described)} (cannot be listened on|does not describe)"):
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:{described}{inside}")

@@ -1,0 +1,384 @@
+"""The time that a header has, told by a clock that the tests turn."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from proxyprotocol import HeaderPolicy
+from proxyprotocol.twisted import ProxyProtocolWrapperFactory
+from proxyprotocol.typing import SockAddr
+from tests.on_twisted import reactors
+from tests.on_twisted.reactors import (
+    HEADER,
+    PATIENCE,
+    PROXY,
+    App,
+    AppFactory,
+    BrokenFactory,
+    Log,
+    MemoryTransport,
+    RefusingFactory,
+    accept,
+    connect,
+    listen,
+    run,
+    turns,
+    until,
+    wrap,
+)
+from tests.vectors import single_bytes
+
+log, reactor = reactors.log, reactors.reactor
+pytestmark = pytest.mark.usefixtures("log")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_header_that_does_not_come_in_time_is_refused(clock: Clock, log: Log) -> None:
+    factory = AppFactory()
+    transport = accept(wrap(factory, clock=clock, timeout=3))
+    clock.advance(2.99)
+    assert transport.aborts == 0
+
+    clock.advance(0.01)
+    assert (transport.aborts, factory.built) == (1, [])
+    refusal = "No complete PROXY protocol header came within 3 seconds, only 0 bytes"
+    assert log.lines == [("warn", f"Refused a connection from 10.1.2.3:50000: {refusal}")]
+
+
+def test_a_header_has_five_seconds_by_default(clock: Clock) -> None:
+    transport = accept(wrap(AppFactory(), clock=clock))
+    clock.advance(4.9)
+    assert transport.aborts == 0
+    clock.advance(0.1)
+    assert transport.aborts == 1
+
+
+def test_a_drip_does_not_stretch_the_time(clock: Clock, log: Log) -> None:
+    factory = AppFactory()
+    transport = accept(wrap(factory, clock=clock, timeout=3))
+    for byte in single_bytes(HEADER[:-1]):
+        transport.receive(byte)
+        clock.advance(3 / (len(HEADER) - 1))
+
+    assert (transport.aborts, factory.built) == (1, [])
+    ((level, line),) = log.lines
+    assert (level, f"only {len(HEADER) - 1} bytes" in line) == ("warn", True)
+
+
+def test_the_time_ends_with_the_header(clock: Clock) -> None:
+    factory = AppFactory()
+    transport = accept(wrap(factory, clock=clock))
+    clock.advance(4.9)
+    transport.receive(HEADER)
+    clock.advance(3600)
+
+    assert (transport.aborts, len(factory.apps)) == (0, 1)
+
+
+def test_what_comes_after_the_time_is_ignored(clock: Clock, log: Log) -> None:
+    factory = AppFactory()
+    transport = accept(wrap(factory, clock=clock))
+    clock.advance(5)
+    transport.receive(HEADER)
+    transport.lose()
+
+    assert (transport.aborts, factory.built, len(log.lines)) == (1, [], 1)
+
+
+def test_a_connection_that_has_ended_is_not_late(clock: Clock, log: Log) -> None:
+    transport = accept(wrap(AppFactory(), clock=clock))
+    transport.lose()
+    log.events.clear()
+    clock.advance(60)
+
+    assert (transport.aborts, log.lines) == (0, [])
+
+
+def test_without_a_time_limit_a_header_may_come_at_any_time(clock: Clock) -> None:
+    factory = AppFactory()
+    transport = accept(wrap(factory, clock=clock, timeout=None))
+    assert clock.getDelayedCalls() == []
+    clock.advance(1e6)
+    transport.receive(HEADER)
+
+    assert (transport.aborts, len(factory.apps)) == (0, 1)
+
+
+def test_a_factory_has_one_timer_however_many_connections_wait(clock: Clock) -> None:
+    wrapping = wrap(AppFactory(), clock=clock)
+    for _ in range(100):
+        accept(wrapping)
+        clock.advance(0.01)
+
+    assert len(clock.getDelayedCalls()) == 1
+
+
+def test_each_connection_has_its_own_time(clock: Clock, log: Log) -> None:
+    wrapping = wrap(AppFactory(), clock=clock, timeout=5)
+    transports = []
+    for _ in range(3):
+        transports.append(accept(wrapping))
+        clock.advance(1)
+    transports[1].receive(HEADER)
+
+    for late in ([0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 1]):
+        assert [transport.aborts for transport in transports] == late
+        clock.advance(1)
+    assert (len(log.lines), clock.getDelayedCalls()) == (2, [])
+
+
+def test_connections_that_came_together_are_late_together(clock: Clock) -> None:
+    wrapping = wrap(AppFactory(), clock=clock)
+    transports = [accept(wrapping) for _ in range(3)]
+    clock.advance(5)
+
+    assert [transport.aborts for transport in transports] == [1, 1, 1]
+
+
+def test_a_timer_that_has_ended_begins_anew_for_the_next_connection(clock: Clock) -> None:
+    wrapping = wrap(AppFactory(), clock=clock)
+    accept(wrapping).receive(HEADER)
+    clock.advance(60)
+    transport = accept(wrapping)
+    clock.advance(5)
+
+    assert transport.aborts == 1
+
+
+def set_clock(reactor: Any, seconds: float) -> None:
+    """Set the system's clock, as a reactor sees it, forward or back."""
+    reactor.seconds = lambda: time.time() + seconds
+    reactor.wakeUp()  # as any connection does
+
+
+@pytest.mark.parametrize("shift", [-3600, PATIENCE / 2], ids=["back", "forward"])
+def test_a_system_clock_that_is_set_gives_nobody_an_hour_and_takes_no_time_away(reactor: Any, shift: float) -> None:
+    """Twisted's reactors go by the system's clock. Nobody else connects, who would show that it was set."""
+    # the end of a test that fails would be put off by an hour too
+    rescue = threading.Timer(PATIENCE / 2, reactor.callFromThread, [set_clock, reactor, 0])
+
+    async def scenario() -> None:
+        client = await connect(reactor, listen(reactor, wrap(AppFactory(), clock=reactor, timeout=0.3)))
+        await until(reactor, lambda: reactor.getReaders())
+        began = time.monotonic()
+        set_clock(reactor, shift)
+        rescue.start()
+        ended: Deferred[None] = Deferred()
+        client.connectionLost = lambda reason: ended.callback(None)  # type: ignore[method-assign]
+        await ended
+        assert 0.2 < time.monotonic() - began < PATIENCE / 2
+
+    try:
+        run(reactor, scenario())
+    finally:
+        rescue.cancel()
+
+
+def test_a_header_that_came_during_a_stall_is_not_late(clock: Clock, log: Log) -> None:
+    factory = AppFactory()
+    transport, silent = (accept(wrap(factory, clock=clock, timeout=3)) for _ in range(2))
+    for late in (transport, silent):
+        late.receive(HEADER[:9])
+    clock.advance(7)
+    assert (transport.aborts, silent.aborts) == (0, 0)
+    transport.receive(HEADER[9:])
+    clock.advance(1)
+
+    assert (transport.aborts, silent.aborts, len(factory.apps)) == (0, 1, 1)
+    ((_, line),) = log.lines
+    assert line.endswith("within 3 seconds, only 9 bytes")
+
+
+def test_an_application_that_blocks_for_longer_than_a_header_has_costs_nobody_the_connection(
+    reactor: Any, log: Log
+) -> None:
+    """It blocks in a read: what the others sent meanwhile is in no list of sockets that the reactor works through."""
+    sockets: list[socket.socket] = []
+
+    def block(app: App) -> None:
+        if sockets:
+            for sock in sockets:
+                sock.sendall(HEADER)
+            time.sleep(0.4)
+
+    factory = AppFactory(read=block)
+
+    async def scenario() -> None:
+        port = listen(reactor, wrap(factory, clock=reactor, timeout=0.2))
+        first = await connect(reactor, port)
+        first.transport.write(HEADER)
+        await until(reactor, lambda: factory.apps)
+        with contextlib.ExitStack() as stack:
+            address = "127.0.0.1", port.getHost().port
+            sockets.extend(stack.enter_context(socket.create_connection(address)) for _ in range(5))
+            await turns(reactor)
+            first.transport.write(b"block")
+            await until(reactor, lambda: len(factory.apps) == 6 or log.lines)
+        first.transport.loseConnection()
+
+    run(reactor, scenario())
+    assert (len(factory.apps), log.lines) == (6, [])
+
+
+def test_under_optional_the_application_begins_plainly_where_nothing_has_come_in_time(clock: Clock, log: Log) -> None:
+    """The server is to speak first."""
+    factory = AppFactory(begin=lambda app: app.transport.write(b"220 ready\r\n"))
+    transport = accept(wrap(factory, clock=clock, policy=HeaderPolicy.OPTIONAL))
+    assert (factory.built, transport.value()) == ([], b"")
+    clock.advance(5)
+
+    assert (factory.app.peer, transport.value()) == (PROXY, b"220 ready\r\n")
+    transport.receive(HEADER)
+    assert (factory.app.received, transport.aborts, log.lines) == (HEADER, 0, [])
+
+
+@pytest.mark.parametrize("data", [b"P", b"PROXY", b"\r\n\r\n", HEADER[:-1]])
+def test_under_optional_half_a_header_at_the_time_out_is_refused(data: bytes, clock: Clock, log: Log) -> None:
+    factory = AppFactory()
+    transport = accept(wrap(factory, clock=clock, policy=HeaderPolicy.OPTIONAL))
+    transport.receive(data)
+    clock.advance(5)
+
+    assert (transport.aborts, factory.built, len(log.lines)) == (1, [], 1)
+
+
+def raise_error(app: App) -> None:
+    raise ZeroDivisionError("in connectionMade")
+
+
+@pytest.mark.parametrize("make", [BrokenFactory, lambda: AppFactory(begin=raise_error)], ids=["build", "made"])
+def test_an_application_that_raises_at_the_time_out_does_not_hold_up_the_others(
+    make: Callable[[], AppFactory], clock: Clock, log: Log
+) -> None:
+    wrapping = wrap(make(), clock=clock, policy=HeaderPolicy.OPTIONAL)
+    transports = [accept(wrapping) for _ in range(3)]
+    transports[1].receive(b"P")
+    clock.advance(5)
+
+    assert [transport.aborts for transport in transports] == [1, 1, 1]
+    assert log.flush(ZeroDivisionError) == 2
+    assert [level for level, line in log.lines] == ["warn"]
+
+
+def test_an_application_may_end_others_that_are_late_with_it(clock: Clock) -> None:
+    transports: list[MemoryTransport] = []
+    factory = AppFactory(begin=lambda app: transports[1].lose())
+    wrapping = wrap(factory, clock=clock, policy=HeaderPolicy.OPTIONAL)
+    transports += [accept(wrapping), accept(wrapping)]
+    clock.advance(5)
+
+    assert len(factory.apps) == 1
+
+
+def test_a_factory_that_takes_no_connection_closes_it_at_the_time_out(clock: Clock) -> None:
+    transport = accept(wrap(RefusingFactory(), clock=clock, policy=HeaderPolicy.OPTIONAL))
+    clock.advance(5)
+
+    assert transport.disconnecting
+
+
+@pytest.fixture
+def wrapping(clock: Clock) -> Any:
+    return wrap(AppFactory(), clock=clock)
+
+
+def test_a_port_that_stops_drops_those_that_still_wait(wrapping: Any, clock: Clock, log: Log) -> None:
+    wrapping.doStart()
+    begun, half, waiting = (accept(wrapping) for _ in range(3))
+    begun.receive(HEADER)
+    half.receive(HEADER[:9])
+    wrapping.doStop()
+
+    assert [begun.aborts, half.aborts, waiting.aborts] == [0, 1, 1]
+    assert (clock.getDelayedCalls(), log.lines) == ([], [])
+    half.lose()
+    assert log.lines == []
+
+
+def test_connections_wait_until_the_last_port_of_a_factory_stops(wrapping: Any, clock: Clock) -> None:
+    wrapping.doStart()
+    wrapping.doStart()
+    transport = accept(wrapping)
+    wrapping.doStop()
+    assert (transport.aborts, len(clock.getDelayedCalls())) == (0, 1)
+    wrapping.doStop()
+    assert (transport.aborts, clock.getDelayedCalls()) == (1, [])
+
+
+def test_a_port_that_stops_has_no_timer_to_stop_where_nobody_came(wrapping: Any, clock: Clock) -> None:
+    wrapping.doStart()
+    wrapping.doStop()
+
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_factory_may_start_again(wrapping: Any, clock: Clock) -> None:
+    for _ in range(2):
+        wrapping.doStart()
+        transport = accept(wrapping)
+        clock.advance(1)
+        wrapping.doStop()
+        assert transport.aborts == 1
+    wrapping.doStart()
+    transport = accept(wrapping)
+    clock.advance(5)
+
+    assert transport.aborts == 1
+
+
+def test_a_port_that_stops_drops_those_that_wait_without_a_time_limit(clock: Clock) -> None:
+    wrapping = wrap(AppFactory(), clock=clock, timeout=None)
+    wrapping.doStart()
+    transport = accept(wrapping)
+    wrapping.doStop()
+
+    assert transport.aborts == 1
+
+
+def test_without_a_clock_the_reactor_tells_the_time_from_the_first_connection_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrapping = ProxyProtocolWrapperFactory(AppFactory())
+    clock = Clock()
+    reactors.install(clock, monkeypatch)
+    transport = accept(wrapping)
+    clock.advance(5)
+
+    assert transport.aborts == 1
+
+
+def test_on_two_ports_that_stop_one_by_one(reactor: Any, log: Log) -> None:
+    factory, accepted = AppFactory(), []
+
+    def policy(peer: SockAddr, local: SockAddr) -> HeaderPolicy:
+        accepted.append(peer)
+        return HeaderPolicy.REQUIRE
+
+    async def scenario() -> None:
+        wrapping = wrap(factory, clock=reactor, policy=policy)
+        ports = [listen(reactor, wrapping) for _ in range(2)]
+        waiting, good = [await connect(reactor, port) for port in ports]
+        await until(reactor, lambda: len(accepted) == 2)
+        await ports[0].stopListening()
+        good.transport.write(HEADER)
+        await until(reactor, lambda: factory.apps)
+        assert not waiting.lost
+        await ports[1].stopListening()
+        await until(reactor, lambda: waiting.lost)
+        assert not good.lost
+
+    run(reactor, scenario())
+    assert log.lines == []

@@ -1,0 +1,353 @@
+"""The rules of the house, read off the source with ast: who imports whom, what is public, what no file may name."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = "proxyprotocol"
+SOURCE = Path(__file__).parent.parent.parent / PACKAGE
+
+# The units of each floor, a unit being a module or a subpackage. Each may import the units before it on its own floor,
+# and everything on the floors below. A new file has to be placed here first.
+FLOORS = (
+    ("_installation", "_errors", "_wire", "typing", "checksum"),
+    ("_vectors", "_vendors", "tlv", "result"),
+    ("_base", "v1", "v2", "noop", "detect", "version"),
+    ("_buffer", "parser", "policy", "receiver", "_sender", "options", "datagram"),
+    ("_facts", "_refusals", "_deadlines", "build", "sock"),
+    ("reader", "asyncio", "twisted", "sync", "dnsbl"),
+    ("_program", "server", "cli", "__main__"),
+)
+ADAPTERS = 5  # the floor whose units never import one another
+ORDER = [unit for floor in FLOORS for unit in floor]
+FLOOR_OF = {unit: number for number, floor in enumerate(FLOORS) for unit in floor}
+
+IMPURE = {
+    *("asyncio", "concurrent", "multiprocessing", "select", "selectors", "signal", "subprocess", "threading"),
+    *("http", "importlib", "socketserver", "ssl", "urllib"),
+    *("datetime", "logging", "random", "time"),
+    *("twisted", "zope"),
+}
+# Constants, types and the text of addresses: nothing that touches a socket, a file or the environment.
+ALLOWED_NAMES = {
+    "socket": re.compile(r"AF_[A-Z0-9]+|SOCK_[A-Z]+|AddressFamily|SocketKind|inet_pton|inet_ntop|inet_ntoa"),
+    "os": re.compile(r"fsencode|fsdecode|PathLike"),
+}
+SOCKET_IO = {
+    *("accept", "bind", "connect", "connect_ex", "listen"),
+    *("recv", "recv_into", "recvfrom", "recvmsg", "send", "sendall", "sendfile", "sendmsg", "sendto"),
+}
+
+
+class Module(NamedTuple):
+    name: str  # dotted, from the package down: "twisted.wrapper"; "" is the package itself
+    path: Path
+    tree: ast.Module
+
+    @property
+    def unit(self) -> str:
+        return self.name.split(".")[0]
+
+    @property
+    def full_name(self) -> str:
+        return f"{PACKAGE}.{self.name}".rstrip(".")
+
+    @property
+    def public(self) -> bool:
+        return not any(part.startswith("_") for part in self.name.split("."))
+
+
+def read_modules() -> list[Module]:
+    modules = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        name = "" if name == "__init__" else name.removesuffix(".__init__")
+        modules.append(Module(name, path, ast.parse(path.read_text(), str(path))))
+    return modules
+
+
+MODULES = read_modules()
+BY_NAME = {module.name: module for module in MODULES}
+PURE = [module for module in MODULES if FLOOR_OF.get(module.unit, len(FLOORS)) <= 3]
+PUBLIC = [module for module in MODULES if module.public]
+
+
+def named(modules: list[Module]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("module", modules, ids=[module.full_name for module in modules])
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def executed(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node that can run. A name imported for type checkers only is no dependency: nothing is loaded for it."""
+    for child in ast.iter_child_nodes(node):
+        if is_type_checking(child):
+            for alternative in getattr(child, "orelse", []):
+                yield alternative
+                yield from executed(alternative)
+        else:
+            yield child
+            yield from executed(child)
+
+
+def imports(module: Module) -> Iterator[tuple[str, str | None]]:
+    """What a module imports, functions' bodies included: (absolute module, name taken from it or None)."""
+    package = module.full_name if module.path.name == "__init__.py" else module.full_name.rpartition(".")[0]
+    for node in executed(module.tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            source = ".".join(filter(None, (above, node.module)))
+            yield from ((source, alias.name) for alias in node.names)
+
+
+def imported_modules(module: Module) -> Iterator[str]:
+    """The project's own modules that a module imports, named as in `Module.name`."""
+    for source, name in imports(module):
+        if source.split(".")[0] != PACKAGE:
+            continue
+        inner = source[len(PACKAGE) + 1 :]
+        submodule = ".".join(filter(None, (inner, name)))
+        yield submodule if submodule in BY_NAME else inner
+
+
+def test_the_walk_finds_the_package() -> None:
+    assert {"", "tlv", "v2"} <= BY_NAME.keys()
+    assert "_wire" in set(imported_modules(BY_NAME["v2"]))
+
+
+def test_every_file_has_its_floor() -> None:
+    assert {module.unit for module in MODULES} - {""} <= FLOOR_OF.keys(), "place it in FLOORS, and in the design's tree"
+
+
+@named([module for module in MODULES if module.unit])
+def test_imports_run_downward_only(module: Module) -> None:
+    for imported in imported_modules(module):
+        unit = imported.split(".")[0]
+        assert unit, f"{module.full_name} imports the package's front door, which stands above it"
+        if unit != module.unit:
+            assert ORDER.index(unit) < ORDER.index(module.unit), f"{module.full_name} imports {imported}, above it"
+
+
+@named([module for module in MODULES if FLOOR_OF.get(module.unit) == ADAPTERS])
+def test_adapters_never_import_one_another(module: Module) -> None:
+    units = {imported.split(".")[0] for imported in imported_modules(module)} - {module.unit}
+    assert not [unit for unit in units if FLOOR_OF[unit] == ADAPTERS]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    # A subpackage's own __init__ collects names from its modules, so that circles inside one count as well.
+    graph = {module.name: set(imported_modules(module)) - {module.name} for module in MODULES}
+    TopologicalSorter(graph).prepare()
+
+
+@named(PURE)
+def test_what_decides_knows_no_clock_no_socket_and_no_log(module: Module) -> None:
+    roots = {source.split(".")[0] for source, _ in imports(module)}
+    assert not roots & IMPURE
+    if FLOOR_OF[module.unit] == 0:
+        assert not roots & ALLOWED_NAMES.keys(), "values and numbers need neither"
+
+
+@named(PURE)
+def test_of_socket_and_os_only_constants_and_text_are_used(module: Module) -> None:
+    for source, name in imports(module):
+        if source in ALLOWED_NAMES and name is not None:
+            assert ALLOWED_NAMES[source].fullmatch(name), f"from {source} import {name}"
+    nodes = list(executed(module.tree))
+    aliases = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names if alias.asname]
+    assert not ALLOWED_NAMES.keys() & aliases, "under another name its uses would not be seen here"
+    used = [node for node in nodes if isinstance(node, ast.Name) and node.id in ALLOWED_NAMES]
+    allowed = [root for root, attribute in attributes_used(nodes) if ALLOWED_NAMES[root.id].fullmatch(attribute)]
+    unknown = [ast.unparse(node) + f", line {node.lineno}" for node in used if node not in allowed]
+    assert not unknown, "used otherwise than for an allowed name"
+
+
+def attributes_used(nodes: list[ast.AST]) -> Iterator[tuple[ast.Name, str]]:
+    """The names taken from socket and os, as `socket.AF_INET` or as `getattr(socket, "AF_UNIX", None)`."""
+    for node in nodes:
+        match node:
+            case ast.Attribute(value=ast.Name(id=root) as name, attr=attribute) if root in ALLOWED_NAMES:
+                yield name, attribute
+            case ast.Call(
+                func=ast.Name(id="getattr" | "hasattr"),
+                args=[ast.Name(id=root) as name, ast.Constant(value=str(attribute)), *_],
+            ) if root in ALLOWED_NAMES:
+                yield name, attribute
+
+
+@named([module for module in MODULES if FLOOR_OF.get(module.unit) == 4])
+def test_facts_from_sockets_are_had_without_reading_or_writing(module: Module) -> None:
+    called = {
+        node.func.attr
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    assert not called & SOCKET_IO
+
+
+def test_the_front_door_defines_nothing() -> None:
+    door = BY_NAME[""]
+    docstring, *body = door.tree.body
+    assert isinstance(docstring, ast.Expr)
+    for node in body:
+        is_all = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        assert is_all or isinstance(node, ast.ImportFrom), ast.unparse(node)
+    assert all(FLOOR_OF[imported] <= 3 for imported in imported_modules(door))
+
+
+def test_importing_the_package_brings_in_no_event_loop_no_tls_and_no_dependency() -> None:
+    # -S leaves out site-packages, so that it cannot even find one, and nothing is there before we look.
+    program = f"""if True:
+        import sys
+        before = set(sys.modules)
+        import {PACKAGE}
+        print(*sorted(name for name in set(sys.modules) - before if "." not in name))
+    """
+    command = [sys.executable, "-S", "-E", "-c", program]
+    run = subprocess.run(command, cwd=SOURCE.parent, capture_output=True, text=True, check=True)
+    brought = set(run.stdout.split())
+    assert PACKAGE in brought
+    assert not brought & {"asyncio", "ssl", "twisted", "crc32c", "logging"}
+
+
+def declared(module: Module) -> list[str]:
+    for node in module.tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and target.id == "__all__":
+            assert isinstance(node, ast.Assign | ast.AnnAssign)
+            assert node.value is not None
+            return list(ast.literal_eval(node.value))
+    pytest.fail(f"{module.full_name} declares no __all__")
+
+
+def top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, those included that stand under an `if` or in a `try`."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If | ast.Try) and not is_type_checking(node):
+            yield from top_level([child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)])
+
+
+def defined(module: Module) -> Iterator[str]:
+    for node in top_level(module.tree.body):
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.Assign(targets=targets):
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name
+
+
+@named(PUBLIC)
+def test_every_public_module_declares_its_names(module: Module) -> None:
+    names = declared(module)
+    assert len(names) == len(set(names))
+    imported = importlib.import_module(module.full_name)
+    assert [name for name in names if not hasattr(imported, name)] == []
+
+
+@named(PUBLIC)
+def test_every_name_is_declared_or_has_an_underscore(module: Module) -> None:
+    public = {name for name in defined(module) if not name.startswith("_")}
+    assert public <= set(declared(module))
+
+
+def undocumented(module: Module) -> Iterator[str]:
+    if ast.get_docstring(module.tree) is None:
+        yield "the module"
+    imported = importlib.import_module(module.full_name)
+    for node in module.tree.body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+            continue
+        if ast.get_docstring(node) is None and not is_overload(node):
+            yield node.name
+        if isinstance(node, ast.ClassDef):
+            bases = getattr(getattr(imported, node.name), "__mro__", ())
+            yield from (f"{node.name}.{name}" for name in undocumented_methods(node, bases))
+
+
+def undocumented_methods(node: ast.ClassDef, bases: tuple[type, ...]) -> Iterator[str]:
+    """A method that does what a base class says needs no words of its own: documentation tools show the base's."""
+    for method in node.body:
+        if not isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) or method.name.startswith("_"):
+            continue
+        inherited = any(getattr(base.__dict__.get(method.name), "__doc__", None) for base in bases)
+        if ast.get_docstring(method) is None and not inherited and not is_overload(method):
+            yield method.name
+
+
+def is_overload(node: ast.AST) -> bool:
+    return any(ast.unparse(d).endswith(("overload", ".setter")) for d in getattr(node, "decorator_list", []))
+
+
+@named(PUBLIC)
+def test_every_public_name_is_documented(module: Module) -> None:
+    assert list(undocumented(module)) == []
+
+
+@named([module for module in PUBLIC if module.unit == module.name != ""])
+def test_every_public_module_has_its_place_in_the_documentation(module: Module, project_root: Path) -> None:
+    assert f".. automodule:: {module.full_name}\n" in (project_root / "docs" / "api.rst").read_text()
+
+
+@named(MODULES)
+def test_annotations_are_never_evaluated(module: Module) -> None:
+    assert ("__future__", "annotations") in set(imports(module))
+
+
+# Put together from pieces, or this file would be the first to name them.
+FORBIDDEN = re.compile(
+    "|".join(
+        (
+            r"(?<![\w.~$}-])/(?:" + "work|root|home|opt|Users" + r")/",
+            r"/tmp/" + r"\w",
+            r"\.\./" + "shared",
+            r"(?<!\w)" + r"\." + "library/",
+            r"(?i:\b" + "pypi" + r"\.(?:org|python)|\b" + "python" + r"hosted\b)",
+            r"(?i:\bissues?" + r" (?:#?\d{1,2}\b|show\b))",  # ours; those of other projects are named with three digits
+        )
+    )
+)
+
+
+def test_no_file_names_this_machine_or_what_only_its_developers_have(project_files: list[Path]) -> None:
+    assert SOURCE / "__init__.py" in project_files
+    named_there = []
+    for path in project_files:
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if found := FORBIDDEN.search(line):
+                named_there.append(f"{path}:{number}: {found[0]}")
+    assert named_there == []
+
+
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        ("see /" + "work/main", True),
+        ("cd ../" + "shared", True),
+        ('open("/' + 'tmp/x")', True),
+        ("as issue" + " 2 asks", True),
+        ("see HAProxy's issue 511", False),
+        ("https://" + "pypi" + ".org/simple", True),
+        ("the established PyPI package", False),
+        ("$HOME/.pyenv/versions", False),
+        ("an issue of style, 2 of them", False),
+    ],
+)
+def test_that_rule_tells_them_apart(line: str, refused: bool) -> None:
+    assert bool(FORBIDDEN.search(line)) is refused

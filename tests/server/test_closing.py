@@ -1,0 +1,227 @@
+"""How a relayed connection ends whose client still speaks to a server that is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import socket
+import struct
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxyprotocol.server._relay.link import Link
+from tests.interop._certificates import Certificates
+from tests.interop._programs import wait_for
+from tests.server.relays import (
+    PATIENCE,
+    Relaying,
+    Running,
+    certificates,
+    fill,
+    in_thread,
+    lines,
+    receive_all,
+    relaying,
+    short_path,
+)
+from tests.server.tls import Encrypted, source
+
+__all__ = ["certificates", "relaying", "short_path"]  # fixtures
+
+ANSWER = bytes(range(256)) * 1500
+
+
+def unsent(sock: socket.socket) -> int:
+    """How many bytes the peer's system has not taken."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+
+
+def answer_and_go(server: socket.socket) -> None:
+    """Answer before all has been read, and close: the server's system answers with a reset what still comes."""
+    server.sendall(ANSWER)
+    server.shutdown(socket.SHUT_WR)
+    # or the end would be lost before it has come to the relay
+    wait_for(lambda: not unsent(server))
+    server.close()
+
+
+@contextlib.contextmanager
+def uploading(client: Any) -> Iterator[threading.Event]:
+    """Upload until the event is set, or nothing more is taken."""
+    enough = threading.Event()
+
+    def upload() -> None:
+        with contextlib.suppress(OSError):
+            while not enough.is_set():
+                client.sendall(b"x" * 50_000)
+
+    thread = in_thread(upload)
+    try:
+        yield enough
+    finally:
+        enough.set()
+        thread.join(PATIENCE)
+
+
+def test_a_client_that_still_uploads_gets_the_whole_answer_of_a_server_that_is_gone(
+    relaying: Relaying, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address)
+    client = relaying.keep(running.connect(room=4096))
+    server = backend.accept().sock
+    with uploading(client) as enough:
+        server.recv(1000)
+        thread = in_thread(lambda: answer_and_go(server))
+        assert receive_all(client) == ANSWER
+        thread.join(PATIENCE)
+        assert running.open == 1  # the client has not said all
+        enough.set()
+    client.shutdown(socket.SHUT_WR)
+    running.wait_until_empty()
+    assert lines(caplog)[-1].endswith("both have said all")
+
+
+def test_a_client_that_still_uploads_by_tls_gets_the_whole_answer_too(
+    relaying: Relaying, certificates: Certificates
+) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, source(certificates))
+    raw = relaying.keep(running.connect(room=4096))
+    client = Encrypted(raw, certificates.client_context(), server_side=False)
+    client.sendall(b"x" * 50_000)
+    server = backend.accept().sock
+    thread = in_thread(lambda: answer_and_go(server))
+    # in pieces, by one thread: OpenSSL takes no two at once
+    received = b""
+    while piece := client.recv(1000):
+        received += piece
+        if len(received) < 200_000:
+            client.sendall(b"x" * 20_000)
+    assert received == ANSWER
+    thread.join(PATIENCE)
+    client.sendall(b"x" * 20_000)  # by which the relay learns that the server is gone
+    # behind the end of TLS is the connection's
+    assert raw.recv(1) == b""
+    raw.close()
+    running.wait_until_empty()
+
+
+def test_a_client_that_says_all_before_it_reads_is_not_held_up_when_the_server_is_gone(relaying: Relaying) -> None:
+    pair = relaying.connected()
+    fill(pair.client)
+    pair.server.sendall(ANSWER)
+    pair.server.shutdown(socket.SHUT_WR)
+    wait_for(lambda: not unsent(pair.server))
+    pair.server.close()
+
+    pair.client.sendall(b"x" * 20_000_000)
+    assert receive_all(pair.client) == ANSWER
+
+
+def test_a_client_that_goes_on_and_on_is_closed_in_the_end(relaying: Relaying, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxyprotocol.server._relay.link._LINGER", 0.3)
+    monkeypatch.setattr("proxyprotocol.server._relay.link._MOST_LINGER", 1.2)
+    pair = relaying.connected()
+    with uploading(pair.client):
+        answer_and_go(pair.server)
+        begin = time.monotonic()
+        pair.running.wait_until_empty()
+    assert 0.9 < time.monotonic() - begin < 3
+
+
+def test_a_client_that_keeps_silent_is_not_waited_for(relaying: Relaying) -> None:
+    pair = relaying.connected()
+    fill(pair.client)
+    begin = time.monotonic()
+    answer_and_go(pair.server)
+    assert receive_all(pair.client) == ANSWER
+    pair.running.wait_until_empty()
+    assert 1.5 < time.monotonic() - begin < 6  # 2 seconds, on a machine that does nothing else
+
+
+def lingering(relaying: Relaying) -> tuple[Running, socket.socket, Link]:
+    """Relay to a server that answers and goes, while the client, who has read nothing, says nothing either."""
+    pair = relaying.connected()
+    (connection,) = pair.running.relay._connections
+    link = connection._link
+    assert link is not None
+    fill(pair.client)
+    answer_and_go(pair.server)
+    wait_for(lambda: link._lingers_until is not None)
+    return pair.running, pair.client, link
+
+
+def test_a_client_that_keeps_silent_is_waited_for_as_long_as_it_takes_the_answer(
+    relaying: Relaying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxyprotocol.server._relay.link._LINGER", 0.3)
+    running, client, link = lingering(relaying)
+    begin = link.deadline
+    wait_for(lambda: link.deadline >= begin + 0.6)
+
+    client.sendall(b"one more")
+    assert receive_all(client) == ANSWER
+    running.wait_until_empty()
+
+
+def test_a_client_that_does_not_take_the_answer_is_closed_in_the_end(
+    relaying: Relaying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxyprotocol.server._relay.link._LINGER", 0.3)
+    monkeypatch.setattr("proxyprotocol.server._relay.link._MOST_LINGER", 1.2)
+    begin = time.monotonic()
+    running, _, _ = lingering(relaying)
+    running.wait_until_empty()
+    assert 0.9 < time.monotonic() - begin < 5
+
+
+def test_what_a_client_is_told_meanwhile_makes_it_no_longer(
+    relaying: Relaying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxyprotocol.server._relay.link._LINGER", 0.5)
+    running, client, link = lingering(relaying)
+    running.call(link._down.flush)  # as an answer of TLS itself does, for which Python's own clients cannot ask
+    assert receive_all(client) == ANSWER
+    running.wait_until_empty()
+
+
+def test_a_client_is_listened_to_no_longer_than_a_connection_may_be_idle(relaying: Relaying) -> None:
+    pair = relaying.connected(idle_timeout=0.5)
+    with uploading(pair.client):
+        begin = time.monotonic()
+        answer_and_go(pair.server)
+        pair.running.wait_until_empty()
+    assert time.monotonic() - begin < 1.8
+
+
+def test_a_server_whose_client_is_gone_knows_it_at_once(relaying: Relaying) -> None:
+    pair = relaying.connected()
+    pair.client.close()
+    assert pair.server.recv(10) == b""
+
+    begin = time.monotonic()
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        pair.server.sendall(b"x" * 50_000_000)
+    pair.running.wait_until_empty()
+    assert time.monotonic() - begin < 1.5
+
+
+def test_a_server_is_not_heard_by_nobody_while_the_client_still_speaks(relaying: Relaying, short_path: Path) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, f"unix:{short_path}/front")
+    client = relaying.keep(running.connect())
+    server = backend.accept().sock
+    client.shutdown(socket.SHUT_RD)
+    server.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        server.sendall(b"x" * 50_000_000)
+    server.settimeout(PATIENCE)
+    client.sendall(b"still here")
+    assert server.recv(100) == b"still here"

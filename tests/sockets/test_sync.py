@@ -1,0 +1,548 @@
+"""Blocking sockets: a header is read to its last byte and not one further, in its time, and it is sent first."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import select
+import socket
+import ssl
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from ipaddress import IPv4Address
+from itertools import chain, repeat
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from proxyprotocol import (
+    HeaderPolicy,
+    ProxyProtocolError,
+    ProxyProtocolIncompleteError,
+    ProxyProtocolMissingError,
+    ProxyProtocolNoop,
+    ProxyProtocolSyntaxError,
+    ProxyProtocolTimeoutError,
+    ProxyProtocolUntrustedError,
+    ProxyProtocolV1,
+    ProxyProtocolV2,
+    ProxyResult,
+    ProxyResultIPv4,
+    ProxyResultLocal,
+    ProxyResultUnix,
+    Receiver,
+    TrustedProxies,
+)
+from proxyprotocol.sync import create_connection, read_header, send_header
+from tests.interop._certificates import Certificates
+from tests.sockets.servers import (
+    CLIENT,
+    DESTINATION,
+    FAMILIES,
+    HEADER,
+    PATIENCE,
+    SHORT,
+    TLSClient,
+    certificates,
+    connected,
+    dripping,
+    meanwhile,
+    reset,
+)
+from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, VECTORS, Vector, describe, single_bytes, v2
+
+__all__ = ["certificates"]
+
+REQUIRE, OPTIONAL, IGNORE = HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE
+HEADERS = [HEADER, v2(PROXY, 0x11, IPV4_BLOCK)]
+NAMED = ProxyResultIPv4(
+    (IPv4Address(CLIENT[0]), CLIENT[1]),
+    (IPv4Address(DESTINATION[0]), DESTINATION[1]),
+    protocol=socket.SOCK_STREAM,
+)
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture(params=FAMILIES)
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """A connection of each family: the server's end and the client's."""
+    with connected(request.param) as ends:
+        yield ends
+
+
+@pytest.fixture
+def ends() -> Iterator[Pair]:
+    """A connection over IPv4: the server's end and the client's."""
+    with connected("IPv4") as ends:
+        yield ends
+
+
+@contextmanager
+def refused(error: type[ProxyProtocolError], sock: socket.socket) -> Iterator[Any]:
+    """Expect this error and none of its parents, soon, and the time-out of the socket as it was."""
+    before, begun = sock.gettimeout(), time.monotonic()
+    with pytest.raises(ProxyProtocolError) as caught:
+        yield caught
+    assert type(caught.value) is error
+    assert sock.gettimeout() == before
+    assert time.monotonic() - begun < PATIENCE / 2
+
+
+def rest_of(server: socket.socket, client: socket.socket) -> bytes:
+    """What is still in the server's socket when the client has ended."""
+    client.shutdown(socket.SHUT_WR)
+    with server.makefile("rb") as stream:
+        return stream.read()
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=str)
+def test_every_header_is_read_and_what_follows_it_is_left(ends: Pair, vector: Vector) -> None:
+    server, client = ends
+    client.sendall(vector.header + b"payload")
+
+    result = read_header(server)
+
+    assert result is not None
+    assert describe(result) == describe(vector.result)
+    assert rest_of(server, client) == b"payload"
+
+
+@pytest.mark.parametrize("policy", [REQUIRE, OPTIONAL])
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_is_read_byte_by_byte_over_every_family(pair: Pair, header: bytes, policy: HeaderPolicy) -> None:
+    server, client = pair
+
+    with dripping(client, single_bytes(header)):
+        result = read_header(server, policy=policy, timeout=PATIENCE)
+
+        assert result is not None
+        assert (result.peername, result.sockname) == (CLIENT, DESTINATION)
+        client.sendall(b"payload")
+    assert rest_of(server, client) == b"payload"
+
+
+def test_the_keywords_are_those_of_a_receiver_or_a_receiver(ends: Pair) -> None:
+    server, client = ends
+    client.sendall(HEADER * 2)
+
+    assert read_header(server, receiver=Receiver(ProxyProtocolV1())) == NAMED
+    with pytest.raises(ProxyProtocolSyntaxError):
+        read_header(server, pp=ProxyProtocolV2())
+    with pytest.raises(TypeError, match="timeout="):
+        read_header(server, receiver=Receiver(), timeout=1)
+
+
+def test_the_socket_is_for_ssl_afterwards_with_a_client_hello_right_behind_the_header(
+    ends: Pair, certificates: Certificates
+) -> None:
+    server, client = ends
+    tls = TLSClient(client, certificates)
+    client.sendall(HEADER + tls.greeting())
+
+    assert read_header(server) == NAMED
+    with secured(server, tls, certificates, b"request") as wrapped:
+        assert wrapped.recv(100) == b"request"
+
+
+@contextmanager
+def secured(
+    server: socket.socket, tls: TLSClient, certificates: Certificates, message: bytes
+) -> Iterator[ssl.SSLSocket]:
+    """Do TLS on both ends of a connection, behind which the client sends a message."""
+    with meanwhile(lambda: tls.shake_hands(message)):
+        wrapped = certificates.server_context().wrap_socket(server, server_side=True)
+    with wrapped:
+        yield wrapped
+
+
+@pytest.mark.parametrize("policy", [REQUIRE, IGNORE])
+def test_a_header_inside_of_tls_is_read_too(ends: Pair, certificates: Certificates, policy: HeaderPolicy) -> None:
+    server, client = ends
+    with secured(server, TLSClient(client, certificates), certificates, HEADER + b"payload") as wrapped:
+        assert read_header(wrapped, policy=policy) == NAMED
+        assert wrapped.recv(100) == b"payload"
+
+
+def test_inside_of_tls_nobody_can_look_ahead(ends: Pair, certificates: Certificates) -> None:
+    server, client = ends
+    with secured(server, TLSClient(client, certificates), certificates, HEADER) as wrapped:
+        with pytest.raises(ValueError):
+            read_header(wrapped, policy=OPTIONAL)
+        assert wrapped.recv(100) == HEADER
+
+
+# Its time
+
+
+@pytest.mark.parametrize("policy", [REQUIRE, IGNORE])
+def test_a_silent_peer_is_refused_when_its_time_is_over(pair: Pair, policy: HeaderPolicy) -> None:
+    server, _ = pair
+    with refused(ProxyProtocolTimeoutError, server) as caught:
+        read_header(server, policy=policy, timeout=SHORT)
+    assert caught.value.args == (SHORT, 0)
+
+
+@pytest.mark.parametrize("policy", [REQUIRE, OPTIONAL])
+def test_a_dripping_peer_has_no_more_time_than_another(ends: Pair, policy: HeaderPolicy) -> None:
+    server, client = ends
+    client.sendall(SIGNATURE)
+    with (
+        dripping(client, single_bytes(b"\x21\x11\x0e\x00" + bytes(3000)), SHORT / 10),
+        refused(ProxyProtocolTimeoutError, server) as caught,
+    ):
+        read_header(server, policy=policy, timeout=SHORT)
+    assert 0 < caught.value.received < 100
+
+
+def test_without_a_time_out_there_is_none_also_of_the_socket_s_own(ends: Pair) -> None:
+    server, client = ends
+    server.settimeout(SHORT / 10)
+    with dripping(client, [HEADER[:20], HEADER[20:]], SHORT):
+        assert read_header(server, timeout=None) == NAMED
+    assert server.gettimeout() == SHORT / 10
+
+
+@pytest.mark.parametrize("own", [None, 7.5])
+def test_the_socket_s_own_time_out_is_restored(ends: Pair, own: float | None) -> None:
+    server, client = ends
+    server.settimeout(own)
+    client.sendall(HEADER + b"G")
+
+    assert read_header(server) == NAMED
+    assert server.gettimeout() == own
+    with refused(ProxyProtocolSyntaxError, server):
+        read_header(server)
+    assert server.gettimeout() == own
+
+
+def test_a_non_blocking_socket_is_refused_as_it_is(ends: Pair) -> None:
+    server, client = ends
+    client.sendall(HEADER)
+    server.setblocking(False)
+    with pytest.raises(ValueError, match="non-blocking"):
+        read_header(server)
+    assert server.gettimeout() == 0
+    server.settimeout(PATIENCE)
+    assert rest_of(server, client) == HEADER
+
+
+def test_a_closed_socket_is_an_error_of_the_caller_s_own(ends: Pair) -> None:
+    server, _ = ends
+    server.close()
+    with pytest.raises(OSError):
+        read_header(server)
+
+
+# What is wrong with it
+
+
+@pytest.mark.parametrize("policy", [REQUIRE, IGNORE])
+@pytest.mark.parametrize("data", [b"G", b"\x16\x03\x01", b"PROXY TCP4 192.0.2.256", SIGNATURE + b"\x31"])
+def test_what_is_no_header_is_refused_at_once(ends: Pair, data: bytes, policy: HeaderPolicy) -> None:
+    server, client = ends
+    client.sendall(data)
+    with refused(ProxyProtocolSyntaxError, server):
+        read_header(server, policy=policy, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("lose", [socket.socket.close, reset])
+@pytest.mark.parametrize("policy", [REQUIRE, OPTIONAL])
+@pytest.mark.parametrize("data", [b"P", b"PROXY TCP4", SIGNATURE])
+def test_an_end_within_the_header_is_told_at_once(pair: Pair, data: bytes, policy: HeaderPolicy, lose: Any) -> None:
+    server, client = pair
+    client.sendall(data)
+    lose(client)
+    with refused(ProxyProtocolIncompleteError, server):
+        read_header(server, policy=policy, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("lose", [socket.socket.close, reset])
+def test_an_end_before_the_header_is_told_at_once(pair: Pair, lose: Any) -> None:
+    server, client = pair
+    lose(client)
+    with refused(ProxyProtocolMissingError, server):
+        read_header(server, timeout=PATIENCE)
+
+
+def test_a_reset_in_the_midst_of_waiting_is_an_end(ends: Pair) -> None:
+    server, client = ends
+    client.sendall(HEADER[:20])
+    with meanwhile(lambda: reset(client)), refused(ProxyProtocolIncompleteError, server):
+        read_header(server, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("policy", [REQUIRE, OPTIONAL])
+@pytest.mark.parametrize("timeout", [SHORT, PATIENCE])
+def test_a_refused_connection_is_let_go_without_the_garbage_collector(
+    ends: Pair, policy: HeaderPolicy, timeout: float
+) -> None:
+    server, client = ends
+    client.sendall(b"P" if timeout == SHORT else b"PROXX" if policy is REQUIRE else b"PROXY X")
+    duplicate = server.dup()
+    duplicate.settimeout(PATIENCE)
+    gone = weakref.ref(duplicate)
+    gc.disable()
+    try:
+        with pytest.raises(ProxyProtocolError) as caught:
+            read_header(duplicate, policy=policy, timeout=timeout)
+        duplicate.close()
+        del duplicate, caught
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+# Whether one must come
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\n", b"PROXX", b"\r\n\r\n\0\r\nQUIT\r", b"P" * 5000, b"\0"],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_where_none_came_every_byte_is_still_there(pair: Pair, data: bytes, whole: bool) -> None:
+    server, client = pair
+    with dripping(client, [data] if whole else single_bytes(data)):
+        assert read_header(server, policy=OPTIONAL, timeout=PATIENCE) is None
+    sent = rest_of(server, client)  # all that was sent until it was decided, or a little more
+    assert sent
+    assert data.startswith(sent)
+    assert not whole or sent == data
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("at", [1, 5, 6, 11, 12, 15, 16, 20])
+def test_where_one_may_come_it_is_read_also_when_it_comes_in_two_pieces(ends: Pair, header: bytes, at: int) -> None:
+    server, client = ends
+    with dripping(client, [header[:at], header[at:] + b"payload", b""], SHORT / 10):
+        assert read_header(server, policy=OPTIONAL, timeout=PATIENCE) == read_of(header)
+        client.sendall(b"!")
+    assert rest_of(server, client).rstrip(b"!") == b"payload"
+
+
+def read_of(header: bytes) -> ProxyResult:
+    """What a header says, by the codecs."""
+    return (ProxyProtocolV1() if header.startswith(b"P") else ProxyProtocolV2()).unpack(header)
+
+
+def test_where_one_may_come_a_wrong_one_is_refused(ends: Pair) -> None:
+    server, client = ends
+    client.sendall(b"PROXY TCP5 ")
+    with refused(ProxyProtocolSyntaxError, server):
+        read_header(server, policy=OPTIONAL)
+
+
+def test_where_one_may_come_silence_and_an_end_are_plain_connections(pair: Pair) -> None:
+    server, client = pair
+    assert read_header(server, policy=OPTIONAL, timeout=SHORT) is None
+    client.sendall(b"late")
+    assert rest_of(server, client) == b"late"
+    begun = time.monotonic()
+    assert read_header(server, policy=OPTIONAL, timeout=PATIENCE) is None
+    assert time.monotonic() - begun < PATIENCE / 2
+
+
+def test_where_one_may_come_a_part_of_a_signature_is_neither(ends: Pair) -> None:
+    server, client = ends
+    client.sendall(b"PROX")
+    with refused(ProxyProtocolTimeoutError, server) as caught:
+        read_header(server, policy=OPTIONAL, timeout=SHORT)
+    assert caught.value.args == (SHORT, 4)
+
+
+def test_where_one_may_come_the_end_of_its_time_leaves_nothing_of_it(
+    ends: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client = ends
+    client.sendall(b"PROXY UNKNOWN\r\npayload")
+    # when it begins and when it first looks, and then it is late
+    clock = chain([0.0, 0.0], repeat(PATIENCE))
+    monkeypatch.setattr("proxyprotocol.sync.time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    result = read_header(server, policy=OPTIONAL, timeout=SHORT)
+
+    assert result is not None
+    assert rest_of(server, client) == b"payload"
+
+
+def test_where_one_may_come_it_is_waited_for_on_other_systems_too(ends: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(select, "POLLRDHUP")
+    server, client = ends
+    with dripping(client, [HEADER[:3], HEADER[3:]], SHORT / 2):
+        assert read_header(server, policy=OPTIONAL, timeout=PATIENCE) == NAMED
+    client.sendall(b"PROX")
+    client.close()
+    with refused(ProxyProtocolTimeoutError, server):
+        read_header(server, policy=OPTIONAL, timeout=SHORT)
+
+
+@pytest.mark.parametrize("keywords", [{"policy": HeaderPolicy.SKIP}, {"pp": ProxyProtocolNoop()}])
+def test_where_none_comes_nothing_is_read_nor_waited_for(ends: Pair, keywords: Any) -> None:
+    server, client = ends
+    assert read_header(server, timeout=PATIENCE, **keywords) is None
+    client.sendall(HEADER)
+    assert read_header(server, timeout=PATIENCE, **keywords) is None
+    assert rest_of(server, client) == HEADER
+
+
+def test_a_header_that_does_not_count_can_still_be_asked_for(ends: Pair) -> None:
+    server, client = ends
+    client.sendall(HEADER)
+    assert read_header(server, policy=IGNORE) == NAMED
+
+
+def test_of_a_rejected_peer_nothing_is_read(ends: Pair) -> None:
+    server, client = ends
+    client.sendall(HEADER)
+    with refused(ProxyProtocolUntrustedError, server):
+        read_header(server, policy=TrustedProxies(["192.0.2.0/24"]))
+    assert rest_of(server, client) == HEADER
+
+
+def test_a_policy_is_given_the_two_addresses(pair: Pair) -> None:
+    server, client = pair
+    asked = []
+
+    def policy(peer: Any, local: Any) -> HeaderPolicy:
+        asked.append((peer, local))
+        return HeaderPolicy.SKIP
+
+    assert read_header(server, policy=policy) is None
+    assert asked == [(client.getsockname(), client.getpeername())]
+
+
+def test_a_peer_that_is_gone_is_trusted_by_nobody(ends: Pair) -> None:
+    server, client = ends
+    reset(client)
+    with pytest.raises(ConnectionResetError):
+        server.recv(1)
+    with refused(ProxyProtocolUntrustedError, server):
+        read_header(server, policy=TrustedProxies(["127.0.0.0/8"]))
+
+
+def test_a_peer_on_a_unix_socket_is_trusted_where_that_is_said() -> None:
+    with connected("UNIX") as (server, client):
+        client.sendall(HEADER)
+        assert read_header(server, policy=TrustedProxies(["unix"])) == NAMED
+
+
+# Sending
+
+
+@pytest.mark.parametrize("vector", [vector for vector in VECTORS if vector.written], ids=str)
+def test_every_header_is_sent(ends: Pair, vector: Vector) -> None:
+    server, client = ends
+
+    send_header(client, vector.result, pp=vector.codec)
+
+    assert rest_of(server, client) == vector.header
+
+
+def test_a_header_is_sent_in_one_piece(ends: Pair) -> None:
+    _, client = ends
+    calls = []
+
+    class Counting(socket.socket):
+        def sendall(self, data: Any, flags: int = 0) -> None:
+            calls.append(bytes(data))
+
+    with Counting(fileno=client.dup().detach()) as counting:
+        send_header(counting, NAMED)
+    assert calls == [ProxyProtocolV2().pack(NAMED)]
+
+
+def test_who_says_nothing_speaks_for_itself(pair: Pair) -> None:
+    server, client = pair
+    send_header(client)
+    send_header(client, lambda sock: None, pp=ProxyProtocolV1())
+    send_header(client, lambda sock: NAMED if sock is client else None)
+
+    assert read_header(server) == ProxyProtocolV2().unpack(ProxyProtocolV2().pack(ProxyResultLocal()))
+    own = read_header(server)
+    assert own is not None
+    if client.family == socket.AF_UNIX:
+        assert own.peername is None
+    else:
+        assert (own.peername, own.sockname) == (client.getsockname(), client.getpeername())
+    named = read_header(server)
+    assert named is not None
+    assert named.peername == CLIENT
+
+
+def test_what_cannot_be_said_is_not_sent(ends: Pair) -> None:
+    server, client = ends
+    with pytest.raises(TypeError):
+        send_header(client, "203.0.113.7")  # type: ignore[arg-type]
+    with pytest.raises((ValueError, KeyError)):
+        send_header(client, ProxyResultUnix("x" * 109, ""))
+    assert rest_of(server, client) == b""
+
+
+@contextmanager
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        yield listener
+
+
+def test_a_connection_begins_with_the_header() -> None:
+    with listening() as listener:
+        address = listener.getsockname()
+        with create_connection(address, 7.5, ("127.0.0.2", 0), result=NAMED, pp=ProxyProtocolV1()) as client:
+            assert client.gettimeout() == 7.5
+            assert client.getsockname()[0] == "127.0.0.2"
+            server, _ = listener.accept()
+            with server:
+                assert rest_of(server, client) == HEADER
+
+
+def test_a_connection_has_the_default_time_out_or_none_as_is_said() -> None:
+    with listening() as listener:
+        socket.setdefaulttimeout(7.5)
+        try:
+            with create_connection(listener.getsockname()) as client:
+                assert client.gettimeout() == 7.5
+            with create_connection(listener.getsockname(), None) as client:
+                assert client.gettimeout() is None
+        finally:
+            socket.setdefaulttimeout(None)
+
+
+def test_a_connection_whose_header_cannot_be_said_is_closed() -> None:
+    made = []
+
+    def fail(sock: socket.socket) -> ProxyResult:
+        made.append(sock)
+        raise LookupError
+
+    with listening() as listener:
+        with pytest.raises(LookupError):
+            create_connection(listener.getsockname(), result=fail)
+        assert made[0].fileno() == -1
+        with pytest.raises(TypeError):
+            create_connection(listener.getsockname(), result=42)  # type: ignore[arg-type]
+        listener.accept()[0].close()
+        listener.settimeout(0)
+        with pytest.raises(BlockingIOError):  # of the second none was made
+            listener.accept()
+
+
+def test_it_stands_where_http_client_has_that_of_the_socket_module() -> None:
+    with listening() as listener:
+        host, port = listener.getsockname()
+        connection = HTTPConnection(host, port, timeout=PATIENCE)
+        connection._create_connection = functools.partial(create_connection, result=NAMED)  # type: ignore[attr-defined]
+        connection.request("GET", "/")
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(PATIENCE)
+            result = read_header(server)
+            assert result is not None
+            assert result.peername == CLIENT
+            assert server.recv(1000).startswith(b"GET / HTTP/1.1\r\n")
+        connection.close()
