@@ -6,10 +6,7 @@ is picklable and prints as a sentence that says what was wrong, and where.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from proxyprotocol.result import ProxyResult
+from typing import Any, ClassVar
 
 __all__ = [
     "ProxyProtocolChecksumError",
@@ -87,13 +84,13 @@ class ProxyProtocolChecksumError(ProxyProtocolError, ValueError):
     """The header is well-formed, but the CRC32C in it is not the header's (section 2.2.3).
 
     Args:
-        result: What the header says. It must not be believed.
+        result: What the header says, a :class:`.ProxyResult`. It must not be believed.
 
     Attributes:
         result: The argument.
     """
 
-    def __init__(self, result: ProxyResult) -> None:
+    def __init__(self, result: Any) -> None:
         super().__init__(result)
         self.result = result
 
