@@ -147,8 +147,8 @@ class _Header(asyncio.Protocol):
 
     def time_out(self) -> None:
         """Take the end of the time that the header had."""
-        if self._connection is not None:
-            self._decide(self._connection, self._connection.timed_out)
+        connection: Any = self._connection  # which is there: whoever is late still waits
+        self._decide(connection, connection.timed_out)
 
     def abort(self) -> None:
         """Drop the connection without a word, because the server has closed."""

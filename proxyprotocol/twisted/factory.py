@@ -149,14 +149,13 @@ class ProxyProtocolWrapper(Protocol):
 
     def time_out(self) -> None:
         """Take the end of the time that the header had."""
-        if self._connection is None:
-            return
+        connection: Any = self._connection  # which is there: whoever is late still waits
         try:
-            self._connection.timed_out()
+            connection.timed_out()
         except ProxyProtocolError as error:
             self._refuse(error)
         else:
-            self._hand_over(self._connection)
+            self._hand_over(connection)
 
     def abort(self) -> None:
         """Drop the connection without a word, because the port has stopped."""
