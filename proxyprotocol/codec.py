@@ -13,7 +13,7 @@ from proxyprotocol.errors import (
 )
 from proxyprotocol.result import ProxyResult
 
-__all__: list[str] = []
+__all__ = ["ProxyProtocol", "check_signature", "signature_begins"]
 
 _SHOWN = 16  # how much of a peer's bytes a message shows
 _TLS_HANDSHAKE = 0x16

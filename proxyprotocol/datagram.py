@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from socket import SOCK_DGRAM
 from typing import Final, NamedTuple
 
 from proxyprotocol._wire import spec
@@ -79,7 +80,9 @@ def pack_datagram(result: ProxyResult, payload: bytes) -> bytes:
     Raises:
         ValueError: A UNIX path is over 108 bytes, or the TLVs are such as no receiver would take.
     """
-    return _CODEC._pack(result, spec.V2_DGRAM) + payload
+    if result.protocol is None and result.family_number:
+        result = result.replace(protocol=SOCK_DGRAM)
+    return _CODEC.pack(result) + payload
 
 
 def _refuse_version_1(data: bytes) -> None:

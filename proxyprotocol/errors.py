@@ -18,6 +18,7 @@ __all__ = [
     "ProxyProtocolTimeoutError",
     "ProxyProtocolUntrustedError",
     "ProxyProtocolWantRead",
+    "drop_tracebacks",
 ]
 
 

@@ -12,7 +12,7 @@ from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, 
 from proxyprotocol.typing import SockAddr
 from proxyprotocol.v2 import ProxyProtocolV2
 
-__all__: list[str] = []
+__all__ = ["ResultSource", "Sender", "name_ends"]
 
 #: What a header is to say: a result, a function of the new connection that gives one, or None for a client that speaks
 #: for itself.

@@ -252,18 +252,14 @@ class ProxyProtocolV2(ProxyProtocol):
             KeyError: The protocol is neither stream nor datagram.
             ValueError: A UNIX path does not fit, or no receiver would take the TLVs.
         """
-        return self._pack(result, spec.V2_STREAM)
-
-    def _pack(self, result: ProxyResult, unsaid: int) -> bytes:
-        """Write a header; *unsaid* is the protocol for a result that names none."""
         block = result.address_block()
         vectors, crc_at, plain = result.tlv.as_sent()
         if self._checksum and (result.proxied or result.tlv):
-            header = _fixed(_code_of(result, unsaid), len(block) + len(vectors)) + block + vectors
+            header = _fixed(_code_of(result), len(block) + len(vectors)) + block + vectors
             crc_at += spec.V2_FIXED_LENGTH + len(block)
             checksum = crc32c(header).to_bytes(spec.CRC32C_LENGTH, "big")
             return header[:crc_at] + checksum + header[crc_at + spec.CRC32C_LENGTH :]
-        return _fixed(_code_of(result, unsaid), len(block) + len(plain)) + block + plain
+        return _fixed(_code_of(result), len(block) + len(plain)) + block + plain
 
     def begins(self, data: bytes | bytearray) -> bool | None:
         """Tell a header from an application's own first bytes; see :meth:`.ProxyProtocol.begins`.
@@ -281,12 +277,12 @@ def _fixed(code: int, length: int) -> bytes:
         raise ValueError(f"A header has no room for {length} bytes of addresses and TLVs, 65535 are the most") from None
 
 
-def _code_of(result: ProxyResult, unsaid: int) -> int:
+def _code_of(result: ProxyResult) -> int:
     """Give version, command, family and protocol as one number."""
     family = result.family_number
     if family == spec.V2_UNSPEC:
         return _code(spec.V2_PROXY if result.proxied else spec.V2_LOCAL, family, spec.V2_UNSPEC)
-    return _code(spec.V2_PROXY, family, unsaid if result.protocol is None else _NIBBLES[result.protocol])
+    return _code(spec.V2_PROXY, family, spec.V2_STREAM if result.protocol is None else _NIBBLES[result.protocol])
 
 
 def _kind(data: bytes | bytearray, size: int) -> _Kind:

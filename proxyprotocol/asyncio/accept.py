@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from proxyprotocol._adapters.refusals import PAUSE, Shortage
 from proxyprotocol.asyncio.sockets import covered
 
-__all__: list[str] = []
+__all__ = ["Acceptor"]
 
 _ACCEPTS: Final = 64  # in one go: those that are served already want their turn too
 # What accept() tells of a connection that was gone before it was accepted, or that the network has failed. All else is

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from proxyprotocol._adapters.facts import AF_UNIX, extra_info, is_foreign
-from proxyprotocol.asyncio.transport import _Below
+from proxyprotocol.asyncio.transport import Below
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
@@ -125,10 +125,10 @@ class ProxyProtocolDatagramTransport(asyncio.DatagramTransport):
         endpoint: The protocol that reads the headers.
     """
 
-    abort: Any = _Below()
-    close: Any = _Below()
-    get_extra_info: Any = _Below()
-    is_closing: Any = _Below()
+    abort: Any = Below()
+    close: Any = Below()
+    get_extra_info: Any = Below()
+    is_closing: Any = Below()
 
     def __init__(self, transport: asyncio.DatagramTransport, endpoint: _Endpoint) -> None:
         self._below = transport

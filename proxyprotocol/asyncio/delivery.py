@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
-__all__: list[str] = []
+__all__ = ["deliver", "take_unread"]
 
 
 def deliver(transport: asyncio.Transport, data: bytes) -> bytes:

@@ -17,10 +17,10 @@ from proxyprotocol.receiver import Receiver, ReceiverConnection
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["ProxyProtocolFactory"]
+__all__ = ["ProxyProtocolFactory", "Told"]
 
 # the result, the result whose addresses count, and who really connected
-_Told: TypeAlias = "tuple[ProxyResult | None, ProxyResult | None, SockAddr]"
+Told: TypeAlias = "tuple[ProxyResult | None, ProxyResult | None, SockAddr]"
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
@@ -184,7 +184,7 @@ class _Header(asyncio.Protocol):
         try:
             if factory._tls is None:
                 protocol = factory._protocol_factory()
-                ProxyProtocolTransport(transport, *told)._begin(protocol, connection.trailing)
+                ProxyProtocolTransport(transport, *told).begin(protocol, connection.trailing)
             else:
                 handshake = _Handshake(factory, transport, told)
                 factory._tls.begin(transport, handshake, lost=handshake.lost, data=connection.trailing)
@@ -204,14 +204,14 @@ class _Handshake(asyncio.Protocol):
         told: What the application's transport will tell. Not the connection, which holds all bytes that have come.
     """
 
-    def __init__(self, factory: ProxyProtocolFactory, transport: asyncio.Transport, told: _Told) -> None:
+    def __init__(self, factory: ProxyProtocolFactory, transport: asyncio.Transport, told: Told) -> None:
         self._factory, self._transport, self._told = factory, transport, told
 
     def connection_made(self, transport: Any) -> None:
         self._forget()
         try:
             protocol = self._factory._protocol_factory()
-            ProxyProtocolTransport(transport, *self._told)._begin(protocol)
+            ProxyProtocolTransport(transport, *self._told).begin(protocol)
         except BaseException:
             transport.abort()
             raise

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from proxyprotocol._wire import spec
-from proxyprotocol.asyncio.factory import ProxyProtocolFactory, _Told
-from proxyprotocol.asyncio.server import _listen
+from proxyprotocol.asyncio.factory import ProxyProtocolFactory, Told
+from proxyprotocol.asyncio.server import listen
 from proxyprotocol.asyncio.sockets import accept, covered
 from proxyprotocol.asyncio.streams import start_tls
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
@@ -108,7 +108,7 @@ class _Accepted:
         #: The connections of each that have begun with a header, or why there are none.
         self.ready: MutableMapping[socket.socket, asyncio.Queue[socket.socket | OSError]] = WeakKeyDictionary()
         #: What the header of a connection has said.
-        self.told: MutableMapping[socket.socket, _Told] = WeakKeyDictionary()
+        self.told: MutableMapping[socket.socket, Told] = WeakKeyDictionary()
         #: The connections in their header.
         self.headers: set[asyncio.Task[None]] = set()
         #: The listeners that were warned of.
@@ -223,7 +223,7 @@ class _Listeners(_AnyLoop):
         if isinstance(protocol_factory, ProxyProtocolFactory) or not configuration.covers(name):
             return await begin(protocol_factory, *args, **keywords)
         keywords = {"receiver": configuration.receiver, "tls_timeout": configuration.tls_timeout, **keywords}
-        return await _listen(begin, protocol_factory, *args, **keywords)
+        return await listen(begin, protocol_factory, *args, **keywords)
 
 
 class _Begun(asyncio.Protocol):
@@ -231,15 +231,15 @@ class _Begun(asyncio.Protocol):
 
     transport: ProxyProtocolTransport
 
-    def __init__(self, protocol: asyncio.BaseProtocol, told: _Told) -> None:
+    def __init__(self, protocol: asyncio.BaseProtocol, told: Told) -> None:
         self.protocol, self._told = protocol, told
 
     def connection_made(self, transport: Any) -> None:
         self.transport = ProxyProtocolTransport(transport, *self._told)
-        self.transport._begin(self.protocol)
+        self.transport.begin(self.protocol)
 
 
-def _tell(connection: ReceiverConnection, peer: SockAddr) -> _Told:
+def _tell(connection: ReceiverConnection, peer: SockAddr) -> Told:
     return connection.result, connection.addresses, peer
 
 

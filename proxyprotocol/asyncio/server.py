@@ -26,6 +26,7 @@ __all__ = [
     "ProxyProtocolServer",
     "create_server",
     "create_unix_server",
+    "listen",
     "start_server",
     "start_unix_server",
     "wrap_protocol_factory",
@@ -191,7 +192,7 @@ class ProxyProtocolServer(asyncio.AbstractServer):
         self._server.abort_clients()
 
 
-async def _listen(
+async def listen(
     begin: Callable[..., Awaitable[Any]],
     protocol_factory: Callable[[], asyncio.BaseProtocol],
     *args: Any,
@@ -230,7 +231,7 @@ async def create_server(
         ValueError: A keyword's value is out of range.
         OSError: The address cannot be listened on.
     """
-    return await _listen(asyncio.get_running_loop().create_server, protocol_factory, host, port, **keywords)
+    return await listen(asyncio.get_running_loop().create_server, protocol_factory, host, port, **keywords)
 
 
 async def create_unix_server(
@@ -248,7 +249,7 @@ async def create_unix_server(
         ValueError: A keyword's value is out of range.
         OSError: The path cannot be listened on.
     """
-    return await _listen(asyncio.get_running_loop().create_unix_server, protocol_factory, path, **keywords)
+    return await listen(asyncio.get_running_loop().create_unix_server, protocol_factory, path, **keywords)
 
 
 async def start_server(

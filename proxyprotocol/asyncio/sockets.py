@@ -17,7 +17,7 @@ from proxyprotocol.receiver import Receiver, ReceiverConnection
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__: list[str] = []
+__all__ = ["accept", "covered"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 

@@ -13,7 +13,7 @@ from proxyprotocol.asyncio.tls import TLS
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
 from proxyprotocol.result import describe_address
 
-__all__: list[str] = []
+__all__ = ["STREAM_LIMIT", "loop_of_streams", "start_tls", "stream_factory"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 

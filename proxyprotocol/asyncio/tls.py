@@ -16,7 +16,7 @@ from typing import Any, Final
 from proxyprotocol._adapters.deadlines import check_seconds
 from proxyprotocol.asyncio.delivery import deliver
 
-__all__: list[str] = []
+__all__ = ["TLS", "is_tls"]
 
 _FIRST_BUFFER: Final = 16 * 1024  # bytes; room for a record. A handshake needs less
 _LARGEST_BUFFER: Final = 256 * 1024  # bytes; asyncio's own, which it makes at once

@@ -15,10 +15,10 @@ from proxyprotocol.asyncio.tls import is_tls
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["ProxyProtocolTransport"]
+__all__ = ["Below", "ClientSocket", "ProxyProtocolTransport"]
 
 
-class _Below:
+class Below:
     """A method of the transport below.
 
     It becomes an attribute of the overlay when it is first asked for: most applications use three of them, and from
@@ -51,17 +51,17 @@ class ProxyProtocolTransport(_FlowControlMixin, asyncio.Transport):
         proxy_peername: Who connected, as the socket module gives it.
     """
 
-    abort: Any = _Below()
-    can_write_eof: Any = _Below()
-    close: Any = _Below()
-    get_protocol: Any = _Below()
-    get_write_buffer_limits: Any = _Below()
-    get_write_buffer_size: Any = _Below()
-    is_closing: Any = _Below()
-    set_write_buffer_limits: Any = _Below()
-    write: Any = _Below()
-    write_eof: Any = _Below()
-    writelines: Any = _Below()
+    abort: Any = Below()
+    can_write_eof: Any = Below()
+    close: Any = Below()
+    get_protocol: Any = Below()
+    get_write_buffer_limits: Any = Below()
+    get_write_buffer_size: Any = Below()
+    is_closing: Any = Below()
+    set_write_buffer_limits: Any = Below()
+    write: Any = Below()
+    write_eof: Any = Below()
+    writelines: Any = Below()
 
     _held = b""
     _release: asyncio.Handle | None = None
@@ -105,7 +105,7 @@ class ProxyProtocolTransport(_FlowControlMixin, asyncio.Transport):
                 return addresses.sockname
             if name == "socket":
                 sock = self._below.get_extra_info(name)
-                return default if sock is None else _ClientSocket(sock, addresses)
+                return default if sock is None else ClientSocket(sock, addresses)
         return self._below.get_extra_info(name, default)
 
     def is_reading(self) -> bool:
@@ -153,8 +153,13 @@ class ProxyProtocolTransport(_FlowControlMixin, asyncio.Transport):
             self._below.abort()
             raise
 
-    def _begin(self, protocol: Any, data: bytes = b"") -> None:
-        """Begin an application: from here on nothing of ours stands between the transport below and its protocol."""
+    def begin(self, protocol: Any, data: bytes = b"") -> None:
+        """Begin the application. From here on its protocol is the protocol of the real transport.
+
+        Args:
+            protocol: The application's protocol.
+            data: The bytes that came with the header.
+        """
         self._below.set_protocol(protocol)
         protocol.connection_made(self)
         if data:
@@ -167,7 +172,7 @@ class ProxyProtocolTransport(_FlowControlMixin, asyncio.Transport):
             self._held = rest
 
 
-class _ClientSocket:
+class ClientSocket:
     """A connection's socket with the client's addresses: servers ask the socket rather than the transport."""
 
     __slots__ = ("_addresses", "_socket")
@@ -184,15 +189,18 @@ class _ClientSocket:
 
     @property
     def family(self) -> int:
+        """The family of the client's address."""
         return self._addresses.family
 
     def getpeername(self) -> SockAddr:
+        """Return the client's address."""
         return self._addresses.peername
 
     def getsockname(self) -> SockAddr:
+        """Return the address that the client connected to."""
         return self._addresses.sockname
 
     def setsockopt(self, level: int, *arguments: Any) -> None:
-        # Who is told of a client on TCP sets TCP's options, such as TCP_NODELAY, and a proxy on a UNIX socket has none.
+        """Set an option of the real socket, except TCP's where the proxy came over a UNIX socket."""
         if level != socket.IPPROTO_TCP or self._socket.family != AF_UNIX:
             self._socket.setsockopt(level, *arguments)

@@ -16,7 +16,7 @@ from proxyprotocol.server import echo as echo_command
 from proxyprotocol.server import main as relay_command
 from proxyprotocol.server._process.program import ArgumentParser, run_program
 
-__all__: list[str] = []
+__all__ = ["main"]
 
 _NAME: Final = "proxyprotocol"
 

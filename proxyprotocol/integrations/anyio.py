@@ -14,7 +14,7 @@ from anyio.abc import SocketAttribute as _Fact
 
 from proxyprotocol._adapters.refusals import log_refusal
 from proxyprotocol.asyncio.sockets import covered
-from proxyprotocol.asyncio.transport import _ClientSocket
+from proxyprotocol.asyncio.transport import ClientSocket
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
@@ -132,7 +132,7 @@ class ProxyProtocolStream(ByteStream):
         addresses = self._addresses
         if addresses is None:
             return self._stream.extra_attributes
-        sock, peer, own = _ClientSocket(_raw_socket(self._stream), addresses), addresses.peername, addresses.sockname
+        sock, peer, own = ClientSocket(_raw_socket(self._stream), addresses), addresses.peername, addresses.sockname
         facts: dict[Any, Any] = {_Fact.raw_socket: sock, _Fact.family: sock.family}
         if isinstance(peer, tuple) and isinstance(own, tuple):
             facts |= {_Fact.remote_address: peer[:2], _Fact.remote_port: peer[1]}

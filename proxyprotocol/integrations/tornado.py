@@ -18,7 +18,7 @@ from proxyprotocol._adapters.deadlines import check_seconds, in_time
 from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_handshake
 from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.sockets import accept, covered
-from proxyprotocol.asyncio.transport import _ClientSocket
+from proxyprotocol.asyncio.transport import ClientSocket
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
@@ -147,7 +147,7 @@ class _Listening:
             sock = ssl_wrap_socket(sock, server.ssl_options, server_side=True, do_handshake_on_connect=False)
             kind = SSLIOStream
         if connection.addresses is not None:
-            sock, peer = _ClientSocket(sock, connection.addresses), connection.addresses.peername
+            sock, peer = ClientSocket(sock, connection.addresses), connection.addresses.peername
         stream = kind(sock, max_buffer_size=server.max_buffer_size, read_chunk_size=server.read_chunk_size)
         _results[stream] = connection.result
         return stream, peer

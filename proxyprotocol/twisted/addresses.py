@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IAddress
 
 from proxyprotocol.typing import SockAddr
 
-__all__: list[str] = []
+__all__ = ["from_client", "from_sockaddr", "to_sockaddr"]
 
 
 def to_sockaddr(address: IAddress) -> SockAddr:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
 
-__all__: list[str] = []
+__all__ = ["Clock"]
 
 _EVERY: Final = 0.25  # seconds between two looks; a busy reactor may also be late by so many
 

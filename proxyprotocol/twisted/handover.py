@@ -16,7 +16,18 @@ from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.twisted.addresses import from_sockaddr, to_sockaddr
 
-__all__: list[str] = []
+__all__ = [
+    "AT_THE_SOCKET",
+    "HEADER",
+    "IN_A_LAYER",
+    "abort",
+    "deliver",
+    "find_slot",
+    "hand_over",
+    "layers",
+    "log_prefix",
+    "own_attributes",
+]
 
 # where a transport keeps its result, and what it told as its ``client`` before: hand_over() sets it as any attribute,
 # which is faster than by this name

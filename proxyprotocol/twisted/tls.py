@@ -15,7 +15,7 @@ from proxyprotocol._adapters.refusals import describe_late_handshake, describe_n
 from proxyprotocol.twisted.addresses import to_sockaddr
 from proxyprotocol.twisted.clock import Clock
 
-__all__: list[str] = []
+__all__ = ["TLSFactory"]
 
 _log = Logger(namespace="proxyprotocol.twisted")
 

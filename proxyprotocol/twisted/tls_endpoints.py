@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint, IStreamServerEndpoint
 
-__all__: list[str] = []
+__all__ = ["part_client", "part_server", "tls_layer"]
 
 
 def part_server(endpoint: IStreamServerEndpoint) -> tuple[IStreamServerEndpoint, Any] | None:

@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from proxyprotocol import HeaderPolicy
-from proxyprotocol.twisted import ProxyProtocolWrapperFactory, _clock
+from proxyprotocol.twisted import ProxyProtocolWrapperFactory
+from proxyprotocol.twisted.clock import Clock as TwistedClock
 from proxyprotocol.typing import SockAddr
 from tests.on_twisted import reactors
 from tests.on_twisted.reactors import (
@@ -190,7 +191,7 @@ def test_a_system_clock_that_is_set_gives_nobody_an_hour_and_takes_no_time_away(
 def test_a_timer_that_was_stopped_is_not_fired_by_the_thread_that_found_it_late(clock: Clock) -> None:
     """A private class: the thread cannot be stopped between the two."""
     fired: list[None] = []
-    timer = _clock.Clock(clock).call_later(1, lambda: fired.append(None))
+    timer = TwistedClock(clock).call_later(1, lambda: fired.append(None))
     timer.cancel()
     timer.fire()
     clock.advance(60)

@@ -182,6 +182,7 @@ FOREIGN = {
     "integrations.aiohttp": {"_runner"},
     "integrations.aiosmtpd": {"_factory_invoker"},
     "server._relay.lookups": {"_exit"},
+    "twisted.tls": {"_handshakeDone"},
     "twisted.tls_endpoints": {
         *("_reactor", "_port", "_backlog", "_interface", "_host", "_timeout", "_bindAddress"),
         *("_sslContextFactory", "_wrappedEndpoint", "_wrapperFactory"),
