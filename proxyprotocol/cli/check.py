@@ -47,7 +47,8 @@ def _wrong_v1(own: ProxyResult) -> bytes:
 
 def _wrong_v2(own: ProxyResult) -> bytes:
     header = bytearray(_V2.pack(own))
-    header[spec.V2_COMMAND_AT] ^= 0xF0  # another version, which every receiver must look at
+    # Another version, which every receiver must look at; ASCII too, so that others treat it no differently.
+    header[spec.V2_COMMAND_AT] ^= 0x60
     return bytes(header)
 
 
@@ -59,6 +60,9 @@ _UNKNOWN: Final = _Probe("version 1, UNKNOWN", lambda own: _V1.pack(ProxyResultU
 _WRONG_V1: Final = _Probe("version 1, wrong", _wrong_v1)
 _WRONG_V2: Final = _Probe("version 2, wrong", _wrong_v2)
 _PROBES: Final = (_WITHOUT, _VERSION_1, _UNKNOWN, _WRONG_V1, _VERSION_2, _LOCAL, _WRONG_V2)
+
+_WRONG: Final = {_VERSION_1: _WRONG_V1, _VERSION_2: _WRONG_V2}
+_VARIES: Final = "Its answers to the same vary: nothing can be told."
 
 _Outcomes = dict[_Probe, Outcome]
 
@@ -94,14 +98,21 @@ def run(options: argparse.Namespace) -> int:
         target = target._replace(message=_request(host))
     outcomes: _Outcomes = {}
     for each in _PROBES:
-        with connect(target) as connection:
-            outcomes[each] = probe(connection, target, each.header)
-        print(f"  {each.name:<20}{escape(str(outcomes[each]))}", flush=True)
-    taken = [version for version in (_VERSION_1, _VERSION_2) if _takes(version, outcomes)]
+        outcomes[each] = _ask(target, each)
+        print(f"  {each.name:<20}{outcomes[each].describe(outcomes[_WITHOUT])}", flush=True)
+    taken = [version for version in _WRONG if _takes(version, outcomes)]
+    varies = any(_ask(target, each).shape != outcomes[each].shape for each in _doubtful(outcomes, taken))
+    if varies:
+        taken = []
     print()
-    for sentence in _conclude(first, outcomes, taken):
+    for sentence in [red(_VARIES)] if varies else _conclude(first, outcomes, taken):
         print(sentence)
     return 0 if taken else BAD_ANSWER
+
+
+def _ask(target: Target, which: _Probe) -> Outcome:
+    with connect(target) as connection:
+        return probe(connection, target, which.header)
 
 
 def _listen_first(target: Target) -> Outcome:
@@ -121,12 +132,17 @@ def _request(host: str) -> bytes:
 
 
 def _takes(version: _Probe, outcomes: _Outcomes) -> bool:
-    """Tell whether a header was taken for a header: answered as without one, and otherwise than a wrong one."""
-    outcome, without = outcomes[version], outcomes[_WITHOUT]
-    wrong = outcomes[_WRONG_V1 if version is _VERSION_1 else _WRONG_V2]
-    if not outcome.answered or (wrong.answered and wrong.shape == outcome.shape):
-        return False
-    return not without.answered or without.shape == outcome.shape
+    """Tell whether a header was taken for a header: only who reads headers answers a wrong one otherwise."""
+    outcome, wrong = outcomes[version], outcomes[_WRONG[version]]
+    return outcome.answered and not (wrong.answered and wrong.shape == outcome.shape)
+
+
+def _doubtful(outcomes: _Outcomes, taken: list[_Probe]) -> list[_Probe]:
+    """Give what to ask again: a server that tires of connections also answers this one so, and that one otherwise."""
+    without = outcomes[_WITHOUT]
+    if not (taken and without.answered) or without.shape == outcomes[taken[0]].shape:
+        return []
+    return [_WITHOUT, taken[0], _WRONG[taken[0]]]
 
 
 def _conclude(first: Outcome, outcomes: _Outcomes, taken: list[_Probe]) -> Iterator[str]:
@@ -151,21 +167,23 @@ def _conclude(first: Outcome, outcomes: _Outcomes, taken: list[_Probe]) -> Itera
 
 def _conclude_taken(without: Outcome, outcomes: _Outcomes, taken: list[_Probe]) -> Iterator[str]:
     versions = "versions 1 and 2" if len(taken) == 2 else f"{taken[0].name} only"
-    if without.answered:
+    served = outcomes[taken[0]]
+    if without.answered and without.shape == served.shape:
         yield green(f"It takes a header, {versions}, and connections without one too.")
         yield "Who can reach it chooses whether to name a client: it should trust none but its proxies."
     else:
-        yield green(f"It wants a header, and takes {versions}. Without one it {without}.")
+        yield green(f"It wants a header, and takes {versions}. Without one it {without.describe(served)}.")
     for special, version, meaning in (
         (_LOCAL, _VERSION_2, "LOCAL, which health checks send"),
         (_UNKNOWN, _VERSION_1, "UNKNOWN, for clients that have no IP address"),
     ):
         if version in taken:
-            served = outcomes[special].shape == outcomes[version].shape
-            yield f"{meaning}: {'served too' if served else f'not served, it {outcomes[special]}'}."
-    for wrong, version in ((_WRONG_V1, _VERSION_1), (_WRONG_V2, _VERSION_2)):
-        if version in taken:
-            yield f"A wrong header of {version.name}: it {outcomes[wrong]}."
+            answer, proxied = outcomes[special], outcomes[version]
+            yield f"{meaning}: " + (
+                "served too." if answer.shape == proxied.shape else f"not served, it {answer.describe(proxied)}."
+            )
+    for version in taken:
+        yield f"A wrong header of {version.name}: it {outcomes[_WRONG[version]].describe(outcomes[version])}."
 
 
 def _server(text: str) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import itertools
 import re
 import socket
 import ssl
@@ -144,6 +145,88 @@ def test_a_server_that_speaks_first_behind_a_header_wants_one() -> None:
     assert "It wants a header, and takes versions 1 and 2. Without one it did not answer in time." in ran.text
 
 
+def has_header(connection: socket.socket) -> bool:
+    try:
+        return read_header(connection) is not None
+    except ProxyProtocolError:
+        return False
+
+
+def refusing_in_words(connection: socket.socket) -> None:
+    """Answer without a header by a sentence, and close, as Postfix does."""
+    if has_header(connection):
+        greeting(connection)
+    else:
+        connection.sendall(b"421 4.3.0 mail.example Server local error\r\n")
+
+
+def refusing_later(connection: socket.socket) -> None:
+    """Greet everybody, and refuse each command of a client without a header, as Exim does."""
+    answer = b"500 what?\r\n" if has_header(connection) else b"503 Proxy negotiation failed\r\n"
+    connection.sendall(b"220 mail.example ESMTP\r\n")
+    for _ in connection.makefile("rb"):
+        connection.sendall(answer)
+
+
+def greeting_the_patient(connection: socket.socket) -> None:
+    """Refuse who speaks before the greeting that follows the header, as Exim does unless told otherwise."""
+    proxied = has_header(connection)
+    connection.settimeout(0)
+    try:
+        connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        connection.settimeout(PATIENCE)
+        connection.sendall(b"220 mail.example ESMTP\r\n")
+        for _ in connection.makefile("rb"):
+            connection.sendall(b"500 what?\r\n" if proxied else b"503 Proxy negotiation failed\r\n")
+    else:
+        connection.sendall(b"554 SMTP synchronization error\r\n")
+
+
+@pytest.mark.parametrize(
+    ("serve", "said"),
+    [
+        (refusing_in_words, "421 4.3.0 mail.example Server local error"),
+        (refusing_later, "503 Proxy negotiation failed"),
+        (greeting_the_patient, "5"),
+    ],
+)
+def test_a_refusal_in_words_is_a_refusal(serve: Serve, said: str) -> None:
+    """Their clients without a header were said to be served."""
+    with serving(serve) as server:
+        ran = run("check", server, *PATIENT)
+    assert ran.status == 0, ran
+    assert f"It wants a header, and takes versions 1 and 2. Without one it answered '{said}" in ran.text
+
+
+def test_a_server_that_tires_of_connections_is_not_taken_for_one_that_wants_headers() -> None:
+    connections = itertools.count()
+
+    def tiring(connection: socket.socket) -> None:
+        if next(connections) < 4:  # to the first that is listened to, and those up to the first wrong header
+            greeting(connection)
+        connection.sendall(b"421 too many connections\r\n")
+
+    with serving(tiring) as server:
+        ran = run("check", server, *PATIENT)
+    assert ran.status == 1
+    assert "Its answers to the same vary: nothing can be told." in ran.text
+
+
+def binary(connection: socket.socket) -> None:
+    """Greet in binary, take a header if one comes, and drop a wrong one, as MariaDB does."""
+    connection.sendall(b"d\0\0\0\n5.5.5\n")
+    read_header(connection)
+    connection.recv(65536)
+
+
+def test_the_end_of_a_connection_tells_binary_answers_apart() -> None:
+    with serving(binary) as server:
+        ran = run("check", server, *PATIENT)
+    assert ran.status == 0
+    assert "It takes a header, versions 1 and 2, and connections without one too." in ran.text
+
+
 def echo(connection: socket.socket) -> None:
     connection.sendall(connection.recv(65536))
 
@@ -242,6 +325,16 @@ def test_what_a_server_answers_cannot_harm_a_terminal() -> None:
     with serving(nasty) as server:
         ran = run("check", server)
     assert all(line.isprintable() for line in ran.text.splitlines())
+
+
+def test_what_a_server_answers_is_escaped_once() -> None:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"caf\xe9 na\xc3\xafve\x1b C:\\temp\n")
+
+    with serving(serve) as server:
+        ran = run("check", server)
+    assert outcomes(ran)["without a header"] == r"answered 'caf\xe9 naïve\x1b C:\\temp'"
 
 
 def dripping(connection: socket.socket) -> None:

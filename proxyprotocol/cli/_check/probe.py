@@ -8,20 +8,23 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.sender import name_ends
-from proxyprotocol.server._process.program import ProgramError, describe_error
+from proxyprotocol.server._process.program import ProgramError, describe_error, escape
 
 __all__: list[str] = []
 
 # what is kept of an answer
 _MAX_ANSWER: Final = 64 * 1024
-# How long an answer may pause before it counts as complete: what comes later is not needed to tell answers apart.
+# How long an answer may pause before it counts as complete, in seconds, and at most as a share of the time-out: what
+# comes later is not needed to tell answers apart.
 _QUIET: Final = 0.3
+_QUIET_SHARE: Final = 0.1
 _LINES: Final = 10
+_CODE: Final = re.compile(r"HTTP/[\d.]+ \d+|\W*\w*")
 
 
 class Target(NamedTuple):
@@ -68,22 +71,39 @@ class Outcome:
         """What the answers to equal messages have in common, whatever the time of day is."""
         if self.handshake is not None:
             return self.handshake
-        text = self.answer.decode("utf-8", "backslashreplace")
-        if not text.isprintable() and not text.splitlines()[0].isprintable():
-            return self.answer[:1]
-        status = re.match(r"HTTP/\d\.\d (\d{3})", text)
-        if status:
-            return status[1]
-        return self.ending, [line.split(" ")[0] for line in text.splitlines()[:_LINES]]
+        # when a server closes after an answer by HTTP tells nothing
+        return bool(self.ending) and not self.answer.startswith(b"HTTP/"), frozenset(self._codes())
 
-    def __str__(self) -> str:
+    def _codes(self) -> dict[str, str]:
+        """Give the code of each line, such as ``220``, ``-ERR`` or ``* OK``, with the first line that has it."""
+        # a backslash of its own is doubled, so that an escaped byte cannot be taken for it
+        text = self.answer.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace")
+        lines = text.splitlines()[: 1 if text.startswith("HTTP/") else _LINES]
+        if b"\0" in self.answer or (lines and not lines[0].isprintable()):  # binary
+            return {repr(self.answer[:1]): lines[0] or text}
+        codes: dict[str, str] = {}
+        for line in lines:
+            codes.setdefault(_CODE.match(line)[0], line or text)  # type: ignore[index]  # it matches everything
+        return codes
+
+    def describe(self, beside: Outcome | None = None) -> str:
+        """Say in words what came; of an answer in lines, the first line that another outcome has nothing like.
+
+        Args:
+            beside: The other outcome.
+        """
         if self.handshake:
             return "TLS was agreed upon"
-        if self.answer and self.handshake is None:
-            first = self.answer.splitlines()[0] or self.answer
-            return f"answered {first[:60].decode('utf-8', 'backslashreplace')!r}"
         how = {"closed": "closed the connection", "reset": "reset the connection", "": "did not answer in time"}
-        return how[self.ending] + (f" ({self.reason})" if self.reason else " without a word" if self.ending else "")
+        if not self.answer or self.handshake is not None:
+            ending = f" ({self.reason})" if self.reason else " without a word" if self.ending else ""
+            return how[self.ending] + ending
+        codes = self._codes()
+        known = {} if beside is None else beside._codes()
+        line = next((line for code, line in codes.items() if code not in known), "")
+        ended = not line and self.ending and beside and not beside.ending
+        line = line or next(iter(codes.values()))
+        return f"answered '{escape(line[:60])}'" + (f", then {how[self.ending]}" if ended else "")
 
 
 class Connection(NamedTuple):
@@ -149,15 +169,23 @@ def probe(connection: Connection | None, target: Target, header: Callable[[Proxy
     sent = header(connection.own)
     if target.tls:
         return _shake_hands(connection.sock, target, sent, deadline)
-    return _exchange(connection.sock, sent + target.message, deadline)
+    quiet = min(_QUIET, target.timeout * _QUIET_SHARE)
+    if not target.message:
+        return _exchange(connection.sock, sent, deadline, quiet)
+    # Apart: a server that speaks first behind the header may refuse a client that does not wait for that.
+    greeting = _exchange(connection.sock, sent, time.monotonic() + quiet, quiet)
+    if greeting.ending:
+        return greeting
+    reply = _exchange(connection.sock, target.message, deadline, quiet)
+    return replace(reply, answer=greeting.answer + reply.answer)
 
 
-def _exchange(connection: socket.socket, message: bytes, deadline: float) -> Outcome:
+def _exchange(connection: socket.socket, message: bytes, deadline: float, quiet: float) -> Outcome:
     answer = b""
     try:
         connection.sendall(message)
         while len(answer) < _MAX_ANSWER:
-            data = _receive_some(connection, min(deadline, time.monotonic() + _QUIET) if answer else deadline)
+            data = _receive_some(connection, min(deadline, time.monotonic() + quiet) if answer else deadline)
             if not data:
                 return Outcome(answer, "closed")
             answer += data
