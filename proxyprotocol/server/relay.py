@@ -1,4 +1,4 @@
-"""Floor 6: the relay: it takes connections, and gives each of them a header and a connection of its own."""
+"""The relay: it accepts connections, and opens one to the destination for each, with a header in front."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._relay import metrics
 from proxyprotocol.server._relay.connection import Connection
+from proxyprotocol.server._relay.deadlines import Queues
 from proxyprotocol.server._relay.names import Places
 from proxyprotocol.server._relay.options import Destination, Listening, parse_destination, parse_source
-from proxyprotocol.server._relay.timers import Wheel
 from proxyprotocol.typing import SockAddr
 
 __all__ = ["BUFFER_LENGTH", "Relay", "Service", "parse_service"]
@@ -87,7 +87,7 @@ class Relay:
         counters: memoryview | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.wheel = Wheel(self.loop)
+        self.queues = Queues(self.loop)
         self.buffer = memoryview(bytearray(buffer_length))
         self.connect_timeout, self.idle_timeout = connect_timeout, idle_timeout
         self.dnsbl = dnsbl
@@ -130,7 +130,7 @@ class Relay:
         self.stop_listening()
         for connection in list(self._connections):
             connection.abort(reason)
-        self.wheel.close()
+        self.queues.close()
 
     def reload(self) -> None:
         """Read the files of TLS again. Those that cannot be used are told to the log, and the old ones stay in use."""

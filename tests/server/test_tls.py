@@ -139,7 +139,7 @@ def test_what_had_come_when_the_client_half_closed_is_given_to_it(
     (connection,) = running.relay._connections
     link = connection._link
     assert link is not None
-    wait_for(lambda: bool(link._down.pending))
+    wait_for(lambda: bool(link.down.pending))
     client.shutdown(socket.SHUT_WR)
     assert server.recv(10) == b""
     assert receive(client, 40_000) == b"z" * 40_000
@@ -170,11 +170,11 @@ def test_a_reader_that_stalls_stops_the_sender_with_tls_too(
     sent = fill(server, piece)
     (connection,) = running.relay._connections
     assert connection._link is not None
-    kept = len(connection._link._down.pending) + len(connection._client._unsent)  # type: ignore[attr-defined]
+    kept = len(connection._link.down.pending) + len(connection._client._unsent)  # type: ignore[attr-defined]
     assert 0 < kept <= 65536 + 4096  # what was read at once, with TLS around it
-    assert not connection._link._down.source.reading  # it is not asked again and again what there is to read
+    assert not connection._link.down.source.reading  # it is not asked again and again what there is to read
     # how much comes in one go is the system's affair, so that the measured alone would prove little
-    assert (len(connection._link._down.buffer), len(connection._link._up.buffer)) == (65536, 196608)
+    assert (len(connection._link.down.buffer), len(connection._link.up.buffer)) == (65536, 196608)
 
     server.settimeout(PATIENCE)
     server.shutdown(socket.SHUT_WR)
@@ -195,7 +195,7 @@ def test_nothing_is_lost_of_what_waits_in_tls_for_a_server_that_stalls(
     (connection,) = running.relay._connections
     link = connection._link
     assert link is not None
-    wait_for(lambda: bool(link._up.pending))
+    wait_for(lambda: bool(link.up.pending))
     received = accepted.first + receive(accepted.sock, len(data) - len(accepted.first))
     thread.join(PATIENCE)
     assert received == data

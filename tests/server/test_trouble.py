@@ -56,7 +56,7 @@ def test_a_block_list_that_fails_lists_nobody(relaying: Relaying, caplog: pytest
 
     assert result is not None
     assert result.tlv.ext.dnsbl is None
-    assert "counts as not listed: its block list failed: ZeroDivisionError('a mistake')" in lines(caplog)[0]
+    assert "counts as not listed: ZeroDivisionError('a mistake')" in lines(caplog)[0]
 
 
 @pytest.mark.parametrize("options", ["", "?tlv=none", "?tlv=unique-id"])

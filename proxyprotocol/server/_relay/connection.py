@@ -1,4 +1,4 @@
-"""Floor 6: a connection from accept until it is relayed: its header, TLS, the way to the destination."""
+"""A connection from accept until it is relayed: its header, its TLS, and the connection to the destination."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._process.program import describe_error
 from proxyprotocol.server._relay import metrics
+from proxyprotocol.server._relay.deadlines import Timed
 from proxyprotocol.server._relay.ends import PlainStream, Stream
-from proxyprotocol.server._relay.link import Link
+from proxyprotocol.server._relay.link import Context, Link
 from proxyprotocol.server._relay.names import Places
 from proxyprotocol.server._relay.options import Destination, Listening
 from proxyprotocol.server._relay.outgoing import Incoming
-from proxyprotocol.server._relay.timers import Timed, Wheel
 from proxyprotocol.server._relay.tls import TLSStream
 from proxyprotocol.sock import SocketInfo
 from proxyprotocol.typing import SockAddr
@@ -32,24 +32,20 @@ __all__: list[str] = []
 
 _log = logging.getLogger("proxyprotocol.server")
 
-_HEADER_READ: Final = 4096  # bytes; what of it is behind the header goes on with the outgoing one
+# Bytes. What is read beyond the header leaves together with the outgoing header.
+_HEADER_READ: Final = 4096
 _FIRST_READ: Final = 16384
-_AGAIN: Final = 0.02  # seconds until a UNIX socket is tried again whose queue is full
+_AGAIN: Final = 0.02  # seconds between two attempts at a UNIX socket with a full queue
 
 
-class Context(Protocol):
-    """What a connection needs of the relay."""
+class Owner(Context, Protocol):
+    """The relay, as its connections see it."""
 
-    loop: asyncio.AbstractEventLoop
-    wheel: Wheel
-    buffer: memoryview
-    values: memoryview
     dnsbl: Dnsbl | None
     connect_timeout: float
-    idle_timeout: float | None
 
     def forget(self, connection: Connection) -> None:
-        """Take that a connection is over."""
+        """Handle that a connection is over."""
 
 
 class Connection(Timed):
@@ -57,11 +53,11 @@ class Connection(Timed):
 
     Args:
         relay: What all connections share.
-        source: The address that it has come to.
-        destination: Where it goes.
-        places: Where that is.
-        sock: Its socket, non-blocking.
-        peer: Who has connected.
+        source: The address that it came to.
+        destination: The address that it goes to.
+        places: The addresses of the destination's host.
+        sock: The client's socket, which must not block.
+        peer: The address of whoever connected.
     """
 
     __slots__ = (
@@ -90,7 +86,7 @@ class Connection(Timed):
 
     def __init__(
         self,
-        relay: Context,
+        relay: Owner,
         source: Listening,
         destination: Destination,
         places: Places,
@@ -120,15 +116,11 @@ class Connection(Timed):
         if self._received.begun:
             self._headed()
         else:
-            self._wait(receiver.timeout, Connection._header_late)
+            self._wait_for(receiver.timeout, Connection._header_late)
             self._relay.loop.add_reader(self._sock.fileno(), self._read_header)
 
     def abort(self, reason: str) -> None:
-        """End the connection, however far it is.
-
-        Args:
-            reason: Why.
-        """
+        """End the connection in whatever state it is."""
         if self._link is not None:
             self._link.abort(reason)
         else:
@@ -136,19 +128,19 @@ class Connection(Timed):
             self._close()
 
     def expired(self) -> None:
-        """Take that what is waited for now has not come in time."""
+        """Handle that the present step took too long."""
         self._late(self)
 
     # the header
 
     def _read_header(self) -> bool:
-        """Read once; give whether more of the header is still wanted, and may be there."""
+        """Read once, and return whether the header needs more bytes, which may be there already."""
         try:
             data = self._sock.recv(_HEADER_READ)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
-            data = b""  # the peer is gone, in its own way
+            data = b""  # a reset before the header counts as an end
         try:
             if data:
                 self._first_byte = self._first_byte or data[0]
@@ -164,7 +156,7 @@ class Connection(Timed):
         return not self._received.begun
 
     def _header_late(self) -> None:
-        # where the process stood still, or something blocked the loop, the header may lie in the socket
+        # If the process or the loop was held up, the header may be in the socket already.
         while self._read_header():
             pass
         if self._received.begun or self._sock.fileno() < 0:
@@ -178,7 +170,7 @@ class Connection(Timed):
             self._headed()
 
     def _headed(self) -> None:
-        """Go on behind the header: do TLS, where the client is to."""
+        """Go on after the header: begin TLS, if the source has it."""
         if self._received.result is not None:
             self._relay.values[metrics.header("received", self._first_byte)] += 1
         if self._source.tls is None:
@@ -186,13 +178,13 @@ class Connection(Timed):
             return
         stream = TLSStream(self._sock, self._source.tls, server_side=True, data=self._received.trailing)
         self._client = stream
-        self._wait(self._source.tls_timeout, Connection._handshake_late)
+        self._wait_for(self._source.tls_timeout, Connection._handshake_late)
         self._shake(stream, self._identified, self._refuse_tls)
 
     # TLS, on either end
 
     def _shake(self, stream: TLSStream, done: Callable[[], None], failed: Callable[[str], None]) -> None:
-        """Take the next step of a handshake, and come back for the others."""
+        """Take the next step of a handshake, and come back for the next one."""
         loop = self._relay.loop
         try:
             finished = stream.handshake()
@@ -221,7 +213,7 @@ class Connection(Timed):
     # the way to the destination
 
     def _identified(self) -> None:
-        """Find out what there is to find out about the client and the destination."""
+        """Look up the client in the block list, and the destination's name."""
         relay = self._relay
         tls = self._client.tls if isinstance(self._client, TLSStream) else None
         authority = None if tls is None else self._source.names.get(tls)
@@ -230,8 +222,7 @@ class Connection(Timed):
         if relay.dnsbl is None and known is not None:
             self._connect(known)
         else:
-            # each of the two has its own time-out
-            self._relay.wheel.discard(self)
+            self.wait(None)  # both look-ups have time-outs of their own
             self._task = relay.loop.create_task(self._ask())
 
     async def _ask(self) -> None:
@@ -239,8 +230,9 @@ class Connection(Timed):
         if relay.dnsbl is not None:
             try:
                 self._dnsbl = await relay.dnsbl.lookup(SocketInfo.get(self._incoming, self._received.believed))
-            except Exception as error:  # whatever somebody's own class raises: the client is not to wait for ever
-                _log.error("%s counts as not listed: its block list failed: %s", self._name(), repr(error))
+            except Exception as error:  # from a user's own class: the client must not wait for ever
+                # repr(): a log handler that keeps records must not keep the traceback, which refers to this connection
+                _log.error("The block list failed: %s counts as not listed: %s", self._name(), repr(error))
         try:
             found = await self._places.find(relay.connect_timeout)
         except OSError as error:
@@ -256,7 +248,7 @@ class Connection(Timed):
         self._try_next("it has no address")
 
     def _try_next(self, problem: str) -> None:
-        """Try the next place; *problem* is what was wrong with the one before."""
+        """Try the next place; *problem* says what was wrong with the last one."""
         self._drop_server()
         while True:
             place = next(self._remaining, None)
@@ -264,14 +256,14 @@ class Connection(Timed):
                 self._fail(problem)
                 return
             self._to = place
-            self._wait(self._relay.connect_timeout, Connection._connect_late)
+            self._wait_for(self._relay.connect_timeout, Connection._connect_late)
             tried = self._try()
             if tried is None:
                 return
             problem = tried
 
     def _try(self) -> str | None:
-        """Begin to connect; give what is wrong, if that is known at once."""
+        """Begin to connect, and return what is wrong if the system says so at once."""
         family, address = self._to
         try:
             self._server = server = socket.socket(family, socket.SOCK_STREAM)
@@ -286,7 +278,7 @@ class Connection(Timed):
             self._connected()
         elif error == errno.EINPROGRESS:
             self._relay.loop.add_writer(server.fileno(), self._connected)
-        elif error == errno.EAGAIN:  # of a UNIX socket, which does not tell when its queue has room
+        elif error == errno.EAGAIN:  # a UNIX socket has a full queue, and nothing tells when it has room
             self._drop_server()
             self._task = self._relay.loop.call_later(_AGAIN, self._try_again)
         else:
@@ -333,16 +325,16 @@ class Connection(Timed):
         )
 
     def _begin(self, server: Stream, header: bytes) -> None:
-        """Begin to relay: the header leaves with what the client has sent by now, in one piece, and at once."""
+        """Begin to relay: send the header at once, in one piece with what the client has sent by now."""
         relay = self._relay
-        relay.wheel.discard(self)
+        self.wait(None)
         first = self._received.trailing if isinstance(self._client, PlainStream) else b""
         try:
             size = self._client.recv_into(relay.buffer[:_FIRST_READ])
         except (BlockingIOError, InterruptedError):
             size = 0
         except OSError as error:
-            # before its first byte, as health checks go
+            # health checks go away before their first byte
             level = logging.WARNING if first else logging.DEBUG
             _log.log(
                 level, "Closed the connection from %s: the client is gone: %s", self._name(), describe_error(error)
@@ -350,11 +342,10 @@ class Connection(Timed):
             self._close()
             return
         first += relay.buffer[:size]
-        link = Link(relay.loop, relay.wheel, relay.buffer, relay.values, relay.idle_timeout, self._ended)
-        self._link = link
+        self._link = link = Link(relay, self._client, server, self._ended)
         if _log.isEnabledFor(logging.INFO):
             _log.info("Opened %s to %s", self._name(), self._destination.address.name)
-        link.begin(self._client, server, header, first)
+        link.begin(header, first)
 
     # the end
 
@@ -364,7 +355,7 @@ class Connection(Timed):
         self._close()
 
     def _fail(self, problem: str) -> None:
-        """Close the client's connection, because the destination cannot be had."""
+        """Close the client's connection, because there is none to the destination."""
         self._relay.values[metrics.refusal("destination")] += 1
         to = self._destination.address.name
         _log.warning("Closed the connection from %s: cannot connect to %s: %s", self._name(), to, problem)
@@ -375,15 +366,15 @@ class Connection(Timed):
             _log.info(
                 "Closed %s to %s: %s", self._name(), self._destination.address.name, reason or "both have said all"
             )
-        self._link = None  # which holds this, to call it
+        self._link = None  # the link refers to this connection
         self._relay.forget(self)
 
     def _close(self) -> None:
-        """Close what was never relayed."""
+        """Close a connection that was never relayed."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        self._relay.wheel.discard(self)
+        self.wait(None)
         self._drop_server()
         self._stop(self._sock)
         self._sock.close()
@@ -400,13 +391,13 @@ class Connection(Timed):
         self._relay.loop.remove_reader(number)
         self._relay.loop.remove_writer(number)
 
-    def _wait(self, seconds: float | None, late: Callable[[Connection], None]) -> None:
-        # not a method of this connection: it would hold itself until the next garbage collection
+    def _wait_for(self, seconds: float | None, late: Callable[[Connection], None]) -> None:
+        # a function, not a bound method: the connection would refer to itself until the next garbage collection
         self._late = late
-        self._relay.wheel.set(self, seconds)
+        self.wait(self._relay.queues.of(seconds))
 
     def _name(self) -> str:
-        """Name the client: who the header says it is, and by whose word."""
+        """Name the client as the header does, and the proxy that sent the header."""
         addresses = self._received.addresses
         if addresses is None:
             return describe_address(self._peer)

@@ -1,4 +1,4 @@
-"""Floor 6: the two ends that a relayed connection has, each as bytes in and bytes out."""
+"""The two ends of a relayed connection, each as bytes in and bytes out."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ __all__: list[str] = []
 
 
 class Stream(Protocol):
-    """One end: a socket that does not block, or TLS on one.
+    """One end: a non-blocking socket, or TLS on one.
 
-    ``recv_into`` and ``send`` are a socket's: they raise BlockingIOError where there is nothing to do yet, and any
-    other OSError when the connection is lost. The first gives 0 at the end of what the peer has to say.
+    ``recv_into`` and ``send`` behave as a socket's do. They raise BlockingIOError when the socket is not ready, and any
+    other OSError when the connection is lost. ``recv_into`` returns 0 at the end of the peer's data.
+
+    Attributes:
+        fd: The socket's file descriptor, which the selector is given. Asked about a socket object that it does not
+            know, as happens for every connection, it would format an error with both addresses that nobody sees.
+        reading: Whether the selector watches for bytes from the peer. The link keeps this up to date.
+        writing: Whether the selector watches for room to send. The link keeps this up to date.
+        most: How many bytes to read for this end at most in one go; None for the whole buffer.
+        notified: Whether the peer itself said that it has sent its last byte, which only TLS can tell. A lost
+            connection also reads as 0 from a socket, once another call has been given the error.
     """
 
     sock: socket.socket
-    #: The socket's file descriptor. By it the selector knows the socket: asked for one by its object that it does not
-    #: know, which happens for every connection, it writes down the socket's addresses for an error that nobody sees.
     fd: int
-    #: Whether the selector is asked if the peer has sent something, and if it takes something: kept by the link.
     reading: bool
     writing: bool
-    #: How many bytes at most are to be read for it in one go; None for as many as the buffer has room for.
     most: int | None
-    #: Whether the peer itself has said that this was all, as only TLS can tell. A socket gives the same 0 for a
-    #: connection that was lost, once another call has been given the error.
     notified: bool
 
     @property
@@ -38,33 +41,33 @@ class Stream(Protocol):
 
     @property
     def send(self) -> Callable[[memoryview], int]:
-        """Gives bytes to the peer."""
+        """Sends bytes to the peer."""
         ...
 
     @property
     def unsent(self) -> bool:
-        """Whether bytes that ``send`` has taken are still here: more are taken when :meth:`flush` got rid of them."""
+        """Whether ``send`` has accepted bytes that still wait here. It takes no more before :meth:`flush` sent them."""
         ...
 
     @property
     def choked(self) -> bool:
-        """Whether nothing is to be read before :meth:`flush` has got rid of what is unsent."""
+        """Whether nothing may be read before :meth:`flush` has sent what waits here."""
         ...
 
     @property
     def buffered(self) -> bool:
-        """Whether there is something to read of which the selector does not know."""
+        """Whether there are bytes to read that the selector does not know of."""
         ...
 
     def flush(self) -> None:
-        """Send what is unsent, as far as the peer takes it.
+        """Send as much of the unsent bytes as the peer takes.
 
         Raises:
             OSError: The connection is lost.
         """
 
     def end(self) -> None:
-        """Tell the peer that this was all; what it has to say still comes.
+        """Tell the peer that it has all bytes now; its own bytes still come.
 
         Raises:
             OSError: The connection is lost.
@@ -72,11 +75,7 @@ class Stream(Protocol):
 
 
 class PlainStream:
-    """A socket as it is.
-
-    Args:
-        sock: The socket, non-blocking.
-    """
+    """A plain socket, which must not block."""
 
     __slots__ = ("fd", "reading", "recv_into", "send", "sock", "writing")
 
@@ -86,12 +85,12 @@ class PlainStream:
     def __init__(self, sock: socket.socket) -> None:
         self.sock, self.fd = sock, sock.fileno()
         self.reading = self.writing = False
-        # the socket's own methods: nothing of ours is called for bytes that pass
+        # the socket's own methods: no Python code runs for the bytes that pass
         self.recv_into: Callable[[memoryview], int] = sock.recv_into
         self.send: Callable[[memoryview], int] = sock.send
 
     def flush(self) -> None:
-        """Nothing is ever unsent here."""
+        """Do nothing: no byte ever waits here."""
 
     def end(self) -> None:
         """Half-close the connection."""
@@ -99,20 +98,13 @@ class PlainStream:
 
 
 def has_taken_all(sock: socket.socket) -> bool:
-    """Tell whether the peer's system has taken all that was sent to it.
-
-    Args:
-        sock: The socket.
-
-    Returns:
-        Whether it has; True too where the system does not tell, as none but Linux does, or it is no TCP.
-    """
+    """Return whether the peer's system has acknowledged all bytes; True where that is unknown (not Linux, not TCP)."""
     if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return True
     import fcntl
     import termios
 
     waiting = bytes(4)  # an int
-    with contextlib.suppress(OSError):  # of one that is gone, for which nothing waits
+    with contextlib.suppress(OSError):  # the connection is gone: no byte waits for it
         waiting = fcntl.ioctl(sock, termios.TIOCOUTQ, waiting)
     return not any(waiting)

@@ -1,97 +1,116 @@
-"""Floor 6: a connection that is being relayed: two ends, and two flows of bytes between them.
+"""A connection that is being relayed: two ends, and two flows of bytes between them.
 
-Memory is bounded by one chunk a flow: all flows read into the same buffer, what the other end does not take at once is
-kept, and nothing more is read before it has gone. The kernel's own buffers do the rest.
+Each flow keeps at most one chunk in memory. All flows read into the same buffer; a flow copies what its target does not
+take at once, and reads nothing more until the target has taken it. The kernel's socket buffers do the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import errno
+import math
 import socket
 import ssl
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol.errors import drop_tracebacks
 from proxyprotocol.server._process.program import describe_error
+from proxyprotocol.server._relay.deadlines import Queues, Timed
 from proxyprotocol.server._relay.ends import Stream, has_taken_all
 from proxyprotocol.server._relay.metrics import BYTES_DOWN, BYTES_UP
-from proxyprotocol.server._relay.timers import Timed, Wheel
 
 __all__: list[str] = []
 
-# The states of a flow, and of the link:
-#
-#   ended      nothing more is for the target: the source has said all, or the target is gone
-#   broken     the target is gone: what the source still says is read, and thrown away
-#   heard      nothing more is read: the source has said all, or is gone, or it is a server without a client
-#   cut        the source is gone, as was learnt in sending to it: what it has said is relayed, and then a reset
-#   lingering  both have ended, but the client still speaks, to a server that is gone: it is heard out, and then closed
-#
-# It is over when both have ended and all is sent, or at once by a reset, a time-out or the end of the relay.
-
 _NOTHING: Final = memoryview(b"")
 _RESET: Final = struct.pack("ii", 1, 0)
-# Seconds that a client is listened to after it was told all: so long after the last that it sent, and again for as long
-# as its system has not taken all; and so long in all. One that goes on for longer has had the time to read.
+# Seconds that the relay still listens to a client that got the whole answer: after each chunk that the client sends,
+# and again while its system has not taken the whole answer; and the most in all. A client that still sends after that
+# has had the time to read.
 _LINGER: Final = 2.0
 _MOST_LINGER: Final = 30.0
-# What is said in sending to one that was gone before: EPIPE, which is also how Linux reports a reset behind the end of
-# what the peer had to say, and ENOTCONN. What any other error says, no later call would say again.
+# Seconds by which an idle connection may be closed late, and at most as a share of the idle time-out. A busy connection
+# goes to the end of its queue only so often, not for each chunk.
+_GRAIN: Final = 1.0
+_GRAIN_SHARE: Final = 1 / 16
+# Errors of a send to a peer that was gone before: EPIPE, by which Linux also reports a reset after the end of the
+# peer's data, and ENOTCONN. The system reports any other error only once.
 _LONG_GONE: Final = (errno.EPIPE, errno.ENOTCONN)
 
 
-class Flow:
-    """The bytes from one end to the other.
+class State(enum.Enum):
+    """What the relay still does for the two ends of a flow.
 
-    Args:
-        link: The connection.
-        source: Where they come from.
-        target: Where they go.
-        counter: Which of the counters counts them.
+    A flow begins OPEN, becomes ENDED or BROKEN, and then perhaps OVER. The link closes when no flow is OPEN and all
+    bytes are sent, or when the client has been listened to for long enough. A reset, a time-out or the end of the relay
+    close it at once.
+
+    Attributes:
+        reads: Whether the relay reads from the source.
+        sends: Whether the relay sends to the target.
     """
 
-    __slots__ = (
-        "broken",
-        "buffer",
-        "counter",
-        "cut",
-        "ended",
-        "heard",
-        "link",
-        "pending",
-        "queued",
-        "source",
-        "target",
-    )
+    #        reads, sends
+    OPEN = (True, True)
+    ENDED = (False, True)  # the source has sent its last byte; the target may still have to take some
+    BROKEN = (True, False)  # the target is gone; what the source sends is read and dropped
+    OVER = (False, False)  # the target is gone, and the source has sent its last byte or need not be heard
+
+    def __init__(self, reads: bool, sends: bool) -> None:
+        self.reads, self.sends = reads, sends
+
+
+_OPEN, _ENDED, _BROKEN, _OVER = State
+
+
+class Context(Protocol):
+    """What all links of a relay share.
+
+    Attributes:
+        buffer: Every flow reads into it.
+        values: The counters, by the numbers of ``metrics``.
+        idle_timeout: How long nothing may move, in seconds; None for no limit.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    queues: Queues
+    buffer: memoryview
+    values: memoryview
+    idle_timeout: float | None
+
+
+class Flow:
+    """The bytes from one end to the other; *counter* is the number of the counter that counts them."""
+
+    __slots__ = ("buffer", "counter", "cut", "link", "pending", "queued", "source", "state", "target")
 
     def __init__(self, link: Link, source: Stream, target: Stream, counter: int) -> None:
-        self.link = link
+        self.link, self.counter = link, counter
         self.source, self.target = source, target
-        self.counter = counter
-        self.buffer = link.buffer[: target.most]
-        #: What was read and has not been taken.
+        self.buffer = link.relay.buffer[: target.most]
+        self.state = _OPEN
+        #: What was read, and the target has not taken.
         self.pending = _NOTHING
-        #: Whether the source has said all, or the target is gone.
-        self.ended = False
-        #: Whether it is the target. What the source still says is thrown away then.
-        self.broken = False
-        #: Whether the source has said all.
-        self.heard = False
-        #: How the source was lost, if that was met in sending to it: what it has said still comes, but not its end.
+        #: The error of a send to the source, if that was the news of its loss. What the source sent before is relayed;
+        #: its end is then no clean end.
         self.cut: OSError | None = None
-        #: Whether the loop is to call :meth:`readable` without the selector, which is asked of it once at a time.
+        #: Whether the loop is about to call :meth:`readable` without a word from the selector.
         self.queued = False
 
+    @property
+    def done(self) -> bool:
+        """Whether the source has ended and the target has everything, or one of them is gone."""
+        return self.state is not _OPEN and not (self.state.sends and self.target.unsent)
+
     def read_soon(self) -> None:
-        """Read when the others had their turn, where the selector cannot know that there is something."""
+        """Read after the other connections had their turn: the selector does not know of these bytes."""
         if not self.queued:
             self.queued = True
-            self.link.loop.call_soon(self._read_queued)
+            self.link.relay.loop.call_soon(self._read_queued)
 
     def _read_queued(self) -> None:
         self.queued = False
@@ -100,11 +119,10 @@ class Flow:
     def readable(self) -> None:
         """Move one chunk."""
         link = self.link
-        # also called by itself where the selector cannot know, and the link may have changed meanwhile
-        if self.heard or link.closed:
-            return
-        if self.broken:
-            self.discard()
+        # read_soon() calls this as well, and the link may have changed meanwhile
+        if self.state is not _OPEN or link.closed:
+            if self.state is _BROKEN and not link.closed:
+                self._discard()
             return
         if self.pending or self.target.unsent:
             return
@@ -119,7 +137,7 @@ class Flow:
             return
         link.touch()
         if size:
-            link.values[self.counter] += size
+            link.relay.values[self.counter] += size
             self.push(self.buffer[:size])
             if self.source.buffered or self.source.unsent:
                 link.watch_both()
@@ -128,27 +146,24 @@ class Flow:
         else:
             self.end()
 
-    def discard(self) -> None:
-        """Throw away one chunk.
+    def _discard(self) -> None:
+        """Read one chunk, and drop it.
 
-        A socket that is closed with something unread is reset by the system, and the peer loses the last of what it was
-        told; and one that reads nothing before it has said all would never come to its end.
+        The system resets a socket that is closed with unread bytes, and the peer loses the end of what it was sent.
+        And a peer that reads nothing until it has sent everything would never finish.
         """
         try:
-            self.heard = not self.source.recv_into(self.buffer)
-            self.link.linger()
+            if not self.source.recv_into(self.buffer):
+                self.state = _OVER
+            self.link.linger_on()
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
-            self.heard = True  # it is gone too
+            self.state = _OVER  # the source is gone too
         self.link.settle()
 
     def push(self, data: memoryview) -> None:
-        """Give bytes to the target, and keep those that it does not take.
-
-        Args:
-            data: The bytes, which may change when this has returned.
-        """
+        """Send bytes to the target, and keep a copy of those that it does not take."""
         try:
             sent = self.target.send(data)
         except (BlockingIOError, InterruptedError):
@@ -161,8 +176,8 @@ class Flow:
         if self.pending or self.target.unsent:
             self.link.watch_both()
 
-    def flush(self) -> None:
-        """Give the target what is pending, and read again when it has taken it all."""
+    def writable(self) -> None:
+        """Send what is pending, and read again once the target has taken all of it."""
         link = self.link
         try:
             self.target.flush()
@@ -174,12 +189,14 @@ class Flow:
             self.lose(error)
             return
         link.touch()
-        if not self.pending and not self.target.unsent:
+        if self.pending or self.target.unsent:
+            link.watch_both()  # the target may no longer be choked
+        else:
             link.settle()
 
     def end(self) -> None:
-        """Pass the end of the source on."""
-        self.ended = self.heard = True
+        """Pass on that the source has sent its last byte."""
+        self.state = _ENDED
         try:
             self.target.end()
         except OSError as error:
@@ -188,15 +205,11 @@ class Flow:
             self.link.settle()
 
     def lose(self, error: OSError) -> None:
-        """Take that the target is gone: only what it has said before is still of use.
-
-        Args:
-            error: What has told.
-        """
-        if error.errno not in _LONG_GONE and not isinstance(error, ssl.SSLError):  # which TLS says again
+        """Handle that the target is gone: from now on only what it sent before is of use."""
+        if error.errno not in _LONG_GONE and not isinstance(error, ssl.SSLError):  # TLS reports its errors again
             drop_tracebacks(error)
             self.link.opposite(self).cut = error
-        self.ended = self.broken = True
+        self.state = _BROKEN if self.state.reads else _OVER
         self.pending = _NOTHING
         self.link.settle()
 
@@ -205,184 +218,141 @@ class Link(Timed):
     """A connection that is being relayed.
 
     Args:
-        loop: The loop.
-        wheel: Keeps its deadline.
-        buffer: What all connections read into.
-        values: What counts the bytes, by the numbers of ``_metrics``.
-        idle_timeout: How long nothing may move, in seconds; None for no limit.
-        ended: Called once when it is over, with the reason where that is not that both ends have said all.
+        relay: What all links share.
+        client: The end that connected to the relay.
+        server: The end that the relay connected to.
+        ended: Called once, when the link is closed, with the reason; None if both ends have sent everything.
     """
 
-    __slots__ = (
-        "_down",
-        "_ended",
-        "_idle_timeout",
-        "_lingers_until",
-        "_up",
-        "_wheel",
-        "buffer",
-        "closed",
-        "loop",
-        "values",
-    )
+    __slots__ = ("_ended", "_grain", "_idle", "_lingers_until", "_requeue_at", "closed", "down", "relay", "up")
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        wheel: Wheel,
-        buffer: memoryview,
-        values: memoryview,
-        idle_timeout: float | None,
-        ended: Callable[[str | None], None],
-    ) -> None:
+    def __init__(self, relay: Context, client: Stream, server: Stream, ended: Callable[[str | None], None]) -> None:
         super().__init__()
-        self.loop, self._wheel = loop, wheel
-        self._idle_timeout = idle_timeout
-        self._ended = ended
-        self.buffer, self.values = buffer, values
+        self.relay, self._ended = relay, ended
         self.closed = False
+        #: None until all is done but to listen to the client. Then: after this time the client gets no further wait.
         self._lingers_until: float | None = None
+        idle = relay.idle_timeout
+        self._grain = 0.0 if idle is None else min(_GRAIN, idle * _GRAIN_SHARE)
+        self._idle = None if idle is None else relay.queues.of(idle + self._grain)
+        self._requeue_at = math.inf if idle is None else 0.0
+        self.up = Flow(self, client, server, BYTES_UP)
+        self.down = Flow(self, server, client, BYTES_DOWN)
 
-    def begin(self, client: Stream, server: Stream, header: bytes, first: bytes) -> None:
-        """Begin to relay.
-
-        Args:
-            client: The end of who has connected.
-            server: The end of who was connected to.
-            header: What goes to the server before anything else.
-            first: What the client has sent by now, which goes with it.
-        """
-        self._up = Flow(self, client, server, BYTES_UP)
-        self._down = Flow(self, server, client, BYTES_DOWN)
-        self._wheel.set(self, self._idle_timeout)
-        self.values[BYTES_UP] += len(first)
+    def begin(self, header: bytes, first: bytes) -> None:
+        """Begin to relay: send *header*, and with it the *first* bytes of the client."""
+        self.touch()
+        self.relay.values[BYTES_UP] += len(first)
         if header or first:
-            self._up.push(memoryview(header + first))
+            self.up.push(memoryview(header + first))
         self.watch_both()
 
     def touch(self) -> None:
-        """Take that something has moved. One that lingers has a deadline of its own."""
-        if self._idle_timeout is not None and self._lingers_until is None:
-            self.deadline = self.loop.time() + self._idle_timeout
+        """Note that bytes have moved."""
+        now = self.relay.loop.time()
+        if now >= self._requeue_at:
+            self._requeue_at = now + self._grain
+            self.wait(self._idle)
 
     def opposite(self, flow: Flow) -> Flow:
-        """Give the flow that goes the other way."""
-        return self._down if flow is self._up else self._up
+        """Return the flow in the other direction."""
+        return self.down if flow is self.up else self.up
 
     def settle(self) -> None:
-        """Take that one flow has ended; when both have, and everything is sent, the connection is over.
+        """Close the link if both flows are done; otherwise go on.
 
-        A client that still speaks, to a server that is gone, is listened to for a while before it is closed. Not so a
-        server whose client is gone: it would go on with what nobody wants.
+        A client that still sends, to a server that is gone, is listened to for a while before it is closed. A server
+        whose client is gone is not: it might go on for ever with bytes that nobody wants.
         """
-        up, down = self._up, self._down
-        down.heard = down.heard or down.broken
-        if not all(flow.ended and (flow.broken or not flow.target.unsent) for flow in (up, down)):
-            self.watch_both()
-        elif up.heard or down.broken:
-            self.close(None)
-        else:
+        up, down = self.up, self.down
+        if down.state is _BROKEN:
+            down.state = _OVER
+        if up.done and down.done:
+            if not up.state.reads or not down.state.sends:
+                self.close(None)
+                return
             if self._lingers_until is None:
-                self._begin_to_linger()
-            self.watch_both()
+                with contextlib.suppress(OSError):  # the client is gone
+                    # the end of TLS alone does not end the connection for the system
+                    up.source.sock.shutdown(socket.SHUT_WR)
+                longest = min(_MOST_LINGER, self.relay.idle_timeout or _MOST_LINGER)
+                linger = min(_LINGER, longest)
+                self._idle, self._requeue_at = self.relay.queues.of(linger), math.inf
+                self._lingers_until = self.relay.loop.time() + longest - linger
+                self.wait(self._idle)
+        self.watch_both()
 
-    def linger(self) -> None:
-        """Listen a little longer, if that is what is still done."""
-        if self._lingers_until is not None:
-            self.deadline = min(self.loop.time() + _LINGER, self._lingers_until)
+    def linger_on(self) -> None:
+        """Give a client that is only listened to some more time, up to the limit."""
+        if self._lingers_until is not None and self.relay.loop.time() < self._lingers_until:
+            self.wait(self._idle)
 
     def watch_both(self) -> None:
-        """Ask the selector for just what there is to do."""
+        """Ask the selector for what each end has to do, and for nothing else."""
         if self.closed:
             return
-        self._watch(self._up.source, self._up, self._down)
-        self._watch(self._up.target, self._down, self._up)
+        for inward, outward in ((self.up, self.down), (self.down, self.up)):
+            stream, loop = inward.source, self.relay.loop
+            read = (
+                inward.state.reads
+                and not stream.choked
+                and (inward.state is _BROKEN or not (inward.pending or inward.target.unsent))
+            )
+            write = outward.state.sends and (bool(outward.pending) or stream.unsent)
+            if read is not stream.reading:
+                stream.reading = read
+                if read:
+                    loop.add_reader(stream.fd, inward.readable)
+                else:
+                    loop.remove_reader(stream.fd)
+            if write is not stream.writing:
+                stream.writing = write
+                if write:
+                    loop.add_writer(stream.fd, outward.writable)
+                else:
+                    loop.remove_writer(stream.fd)
+            if read and stream.buffered:
+                inward.read_soon()
 
     def fail(self, flow: Flow, error: OSError) -> None:
-        """Take that an end was lost in the midst of what it had to say, which the other end must not take for all.
-
-        Args:
-            flow: What comes from that end.
-            error: How it was lost.
-        """
+        """Handle that the source of a flow was lost before its end. The target must not take its bytes for all."""
         if flow.source.sock.family == AF_UNIX and isinstance(error, ConnectionResetError):
-            # A UNIX socket that was closed before all was read says so behind its last byte: nothing is missing.
+            # A UNIX socket that its peer closed with unread bytes says so after its last byte: nothing is missing.
             self.opposite(flow).lose(error)
             flow.end()
         else:
             self.abort(describe_error(error))
 
     def expired(self) -> None:
-        """Take that nothing has moved for too long."""
+        """Handle that nothing has moved for too long."""
         if self._lingers_until is None:
-            self.abort(f"nothing has moved for {self._idle_timeout:g} seconds")
-            return
-        left = self._lingers_until - self.loop.time()
-        if left > 0 and not has_taken_all(self._up.source.sock):
-            # a slow reader that is silent, and would lose the answer by the first that it says
-            self._wheel.set(self, min(_LINGER, left))
+            self.abort(f"nothing has moved for {self.relay.idle_timeout:g} seconds")
+        elif self.relay.loop.time() < self._lingers_until and not has_taken_all(self.up.source.sock):
+            # a slow reader that is silent: the next byte that it sends would cost it the end of the answer
+            self.wait(self._idle)
         else:
             self.close(None)
 
     def abort(self, reason: str) -> None:
-        """Reset both ends.
-
-        Args:
-            reason: Why.
-        """
+        """Reset both ends."""
         if self.closed:
             return
-        for stream in (self._up.source, self._up.target):
-            with contextlib.suppress(OSError):  # a peer that is gone, or no TCP
+        for stream in (self.up.source, self.up.target):
+            with contextlib.suppress(OSError):  # the peer is gone, or this is not TCP
                 stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.close(reason)
 
     def close(self, reason: str | None) -> None:
-        """Close both ends.
-
-        Args:
-            reason: Why, if it is not that both have said all.
-        """
+        """Close both ends; *reason* is None if both have sent everything."""
         if self.closed:
             return
         self.closed = True
-        self._wheel.discard(self)
-        for stream in (self._up.source, self._up.target):
+        self.wait(None)
+        for stream in (self.up.source, self.up.target):
             if stream.reading:
-                self.loop.remove_reader(stream.fd)
+                self.relay.loop.remove_reader(stream.fd)
             if stream.writing:
-                self.loop.remove_writer(stream.fd)
+                self.relay.loop.remove_writer(stream.fd)
             stream.sock.close()
-        del self._up, self._down  # each holds this link: a circle would wait for the garbage collector
+        del self.up, self.down  # each refers to this link: the circle would wait for the garbage collector
         self._ended(reason)
-
-    def _begin_to_linger(self) -> None:
-        with contextlib.suppress(OSError):  # of one that is gone
-            self._up.source.sock.shutdown(socket.SHUT_WR)  # the end of TLS alone is none to the system
-        longest = min(_MOST_LINGER, self._idle_timeout or _MOST_LINGER)
-        self._lingers_until = self.loop.time() + longest
-        self._wheel.set(self, min(_LINGER, longest))
-
-    def _watch(self, stream: Stream, inward: Flow, outward: Flow) -> None:
-        """Do that for one end, where one flow comes from and the other goes to."""
-        read = not (inward.heard or stream.choked) and (inward.broken or not (inward.pending or inward.target.unsent))
-        write = not outward.broken and (bool(outward.pending) or stream.unsent)
-        if read is not stream.reading:
-            stream.reading = read
-            if read:
-                self.loop.add_reader(stream.fd, inward.readable)
-            else:
-                self.loop.remove_reader(stream.fd)
-        if write is not stream.writing:
-            stream.writing = write
-            if write:
-                self.loop.add_writer(stream.fd, self._writable, outward)
-            else:
-                self.loop.remove_writer(stream.fd)
-        if read and stream.buffered:
-            inward.read_soon()
-
-    def _writable(self, outward: Flow) -> None:
-        outward.flush()
-        # who was choked may be read again
-        self.watch_both()
