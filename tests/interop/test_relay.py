@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterator
 
 import pytest
 
-from tests.server.relays import PATIENCE, Relaying, receive_all, relaying
+from tests.server.relays import PATIENCE, Relaying, receive_all
 
 from ._certificates import SERVER_NAME, Certificates
 from ._programs import connect
 from ._proxies import HAProxy, Nginx
 
-__all__ = ["relaying"]  # a fixture
+
+@pytest.fixture
+def relaying() -> Iterator[Relaying]:
+    """Starts relays, and the servers behind them."""
+    with contextlib.ExitStack() as stack:
+        yield Relaying(stack)
 
 
 @pytest.mark.parametrize("options", ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"])

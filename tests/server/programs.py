@@ -12,11 +12,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 import proxyprotocol
 from tests.interop._programs import wait_for
@@ -130,13 +127,6 @@ class Starter:
             server.process.kill()
             server.process.wait()
         assert "Traceback" not in server.log
-
-
-@pytest.fixture
-def start(relaying: Relaying, tmp_path: Path) -> Iterator[Starter]:
-    """What starts the command."""
-    with contextlib.ExitStack() as stack:
-        yield Starter(stack, relaying, tmp_path)
 
 
 def refused(address: tuple[str, int]) -> bool:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import ssl
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
@@ -23,7 +20,6 @@ from proxyprotocol import HeaderParser, ProxyResult
 from proxyprotocol.server import Relay, parse_service
 from proxyprotocol.server._process.sockets import listen, unlink
 from proxyprotocol.server._relay.metrics import Counters
-from tests.interop._certificates import Certificates, make_certificates
 from tests.interop._programs import wait_for
 
 PATIENCE = 10.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
@@ -219,27 +215,6 @@ class Pair(NamedTuple):
     client: socket.socket
     server: socket.socket
     result: ProxyResult | None
-
-
-@pytest.fixture
-def relaying(caplog: pytest.LogCaptureFixture) -> Iterator[Relaying]:
-    """What starts relays."""
-    caplog.set_level(logging.INFO, "proxyprotocol.server")
-    with contextlib.ExitStack() as stack:
-        yield Relaying(stack)
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """The certificates, made once."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-def short_path() -> Iterator[Path]:
-    """A directory for UNIX sockets, whose paths must be short."""
-    with tempfile.TemporaryDirectory() as directory:
-        yield Path(directory)
 
 
 def receive_all(sock: socket.socket) -> bytes:

@@ -12,9 +12,6 @@ from proxyprotocol.server import Address, parse_service
 from proxyprotocol.server._relay.options import parse_listener, parse_source
 from proxyprotocol.server.relay import Service
 from tests.interop._certificates import Certificates
-from tests.server.relays import certificates
-
-__all__ = ["certificates"]  # a fixture
 
 # recorded from the established package: host, port and text
 ESTABLISHED = {

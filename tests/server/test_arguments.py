@@ -9,9 +9,7 @@ import pytest
 
 from proxyprotocol.server.main import main
 from tests.interop._certificates import Certificates
-from tests.server.relays import Relaying, certificates, relaying
-
-__all__ = ["certificates", "relaying"]  # fixtures
+from tests.server.relays import Relaying
 
 FORM = "is no address, which is HOST:PORT, ssl://HOST:PORT or unix:PATH"
 HELP = "(see proxyprotocol-server --help)"

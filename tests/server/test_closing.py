@@ -18,21 +18,8 @@ import pytest
 from proxyprotocol.server._relay.link import Link
 from tests.interop._certificates import Certificates
 from tests.interop._programs import wait_for
-from tests.server.relays import (
-    PATIENCE,
-    Relaying,
-    Running,
-    certificates,
-    fill,
-    in_thread,
-    lines,
-    receive_all,
-    relaying,
-    short_path,
-)
+from tests.server.relays import PATIENCE, Relaying, Running, fill, in_thread, lines, receive_all
 from tests.server.tls import Encrypted, source
-
-__all__ = ["certificates", "relaying", "short_path"]  # fixtures
 
 ANSWER = bytes(range(256)) * 1500
 

@@ -11,10 +11,8 @@ import pytest
 
 from proxyprotocol.server._relay.tls import TLSStream
 from tests.interop._certificates import SERVER_NAME, Certificates
-from tests.server.relays import PATIENCE, Relaying, Running, certificates, receive, receive_all, relaying, reset
+from tests.server.relays import PATIENCE, Relaying, Running, receive, receive_all, reset
 from tests.server.tls import Encrypted, accept_tls, destination, source
-
-__all__ = ["certificates", "relaying"]  # fixtures
 
 
 def test_an_upload_that_a_reset_has_cut_does_not_look_whole_to_a_server_that_sends(relaying: Relaying) -> None:

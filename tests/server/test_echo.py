@@ -19,9 +19,7 @@ from proxyprotocol.server.echo import _serve, add_arguments, main
 from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.interop._programs import Program, wait_for
 from tests.server.programs import processor_time
-from tests.server.relays import PATIENCE, certificates, in_thread, receive_all, short_path
-
-__all__ = ["certificates", "short_path"]  # fixtures
+from tests.server.relays import PATIENCE, in_thread, receive_all
 
 HEADER = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 

@@ -19,24 +19,11 @@ from proxyprotocol.server._relay.outgoing import Incoming
 from proxyprotocol.server._relay.tls import TLSStream
 from tests.interop._certificates import Certificates
 from tests.interop._programs import wait_for
-from tests.server.relays import (
-    Pair,
-    Relaying,
-    Running,
-    certificates,
-    fill,
-    in_thread,
-    receive_all,
-    relaying,
-    reset,
-    short_path,
-)
+from tests.server.relays import Pair, Relaying, Running, fill, in_thread, receive_all, reset
 from tests.server.test_closing import answer_and_go
 from tests.server.test_header import closed
 from tests.server.test_trouble import Fails, NeverAnswers
 from tests.server.tls import Encrypted, accept_tls, destination, hello_with_name, source
-
-__all__ = ["certificates", "relaying", "short_path"]  # fixtures
 
 KINDS = (Connection, Link, Flow, PlainStream, TLSStream, Incoming, ReceiverConnection, ssl.SSLObject)
 HEADER = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"

@@ -17,9 +17,7 @@ from proxyprotocol import (
     ProxyResultUnknown,
 )
 from proxyprotocol.tlv import ProxyProtocolTLV
-from tests.server.relays import Relaying, lines, relaying
-
-__all__ = ["relaying"]  # a fixture
+from tests.server.relays import Relaying, lines
 
 SOURCE, DEST = (IPv4Address("192.0.2.1"), 1000), (IPv4Address("198.51.100.2"), 2000)
 # out of order, with a duplicate, padding, a vendor's and an experimental one

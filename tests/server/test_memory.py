@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 
 from tests.interop._certificates import SERVER_NAME, Certificates
-from tests.server.programs import Server, Starter, start
-from tests.server.relays import PATIENCE, Relaying, certificates, fill, in_thread, relaying
+from tests.server.programs import Server, Starter
+from tests.server.relays import PATIENCE, Relaying, fill, in_thread
 from tests.server.tls import destination, source
-
-__all__ = ["certificates", "relaying", "start"]  # fixtures
 
 MOST = 256 << 10  # bytes
 CONNECTIONS = 8  # of which the mean is taken: a process does not grow by just what it keeps

@@ -10,10 +10,8 @@ import time
 import pytest
 
 from tests.interop._programs import reserved_port, wait_for
-from tests.server.programs import Starter, scrape, start
-from tests.server.relays import PATIENCE, relaying
-
-__all__ = ["relaying", "start"]  # fixtures
+from tests.server.programs import Starter, scrape
+from tests.server.relays import PATIENCE
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

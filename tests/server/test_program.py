@@ -18,11 +18,9 @@ import pytest
 from proxyprotocol.server.main import main
 from tests.interop._certificates import Certificates
 from tests.interop._programs import reserved_port, wait_for
-from tests.server.programs import Starter, processor_time, refused, start
-from tests.server.relays import PATIENCE, Backend, certificates, in_thread, receive_all, relaying, short_path
+from tests.server.programs import Starter, processor_time, refused
+from tests.server.relays import PATIENCE, Backend, in_thread, receive_all
 from tests.server.tls import hello_with_name
-
-__all__ = ["certificates", "relaying", "short_path", "start"]  # fixtures
 
 
 def test_a_unix_path_in_use_says_so_and_one_left_behind_is_taken(

@@ -12,20 +12,7 @@ import pytest
 
 from proxyprotocol import ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnix
 from tests.interop._programs import wait_for
-from tests.server.relays import (
-    PATIENCE,
-    Relaying,
-    fill,
-    in_thread,
-    lines,
-    receive,
-    receive_all,
-    relaying,
-    reset,
-    short_path,
-)
-
-__all__ = ["relaying", "short_path"]  # fixtures
+from tests.server.relays import PATIENCE, Relaying, fill, in_thread, lines, receive, receive_all, reset
 
 
 def test_the_header_names_the_client_and_the_address_it_came_to(relaying: Relaying) -> None:

@@ -10,10 +10,8 @@ import pytest
 
 from tests.interop._certificates import Certificates
 from tests.interop._programs import wait_for
-from tests.server.programs import Starter, handles, refused, start
-from tests.server.relays import PATIENCE, certificates, relaying, short_path
-
-__all__ = ["certificates", "relaying", "short_path", "start"]  # fixtures
+from tests.server.programs import Starter, handles, refused
+from tests.server.relays import PATIENCE
 
 
 def test_sigterm_stops_listening_at_once_and_lets_connections_end(start: Starter) -> None:

@@ -13,12 +13,10 @@ import pytest
 
 from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2
 from tests.interop._programs import wait_for
-from tests.server.programs import Starter, start
-from tests.server.relays import PATIENCE, Relaying, in_thread, lines, relaying
+from tests.server.programs import Starter
+from tests.server.relays import PATIENCE, Relaying, in_thread, lines
 from tests.server.test_header import closed, result
 from tests.server.test_trouble import first
-
-__all__ = ["relaying", "start"]  # fixtures
 
 HEADER = ProxyProtocolV1().pack(result())
 

@@ -14,23 +14,9 @@ from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4
 from proxyprotocol.server._relay.link import Flow
 from tests.interop._certificates import CLIENT_NAME, SERVER_NAME, Certificates
 from tests.interop._programs import wait_for
-from tests.server.relays import (
-    PATIENCE,
-    Accepted,
-    Relaying,
-    certificates,
-    fill,
-    in_thread,
-    lines,
-    receive,
-    receive_all,
-    relaying,
-    reset,
-)
+from tests.server.relays import PATIENCE, Accepted, Relaying, fill, in_thread, lines, receive, receive_all, reset
 from tests.server.test_header import closed, result
 from tests.server.tls import Encrypted, accept_tls, destination, hello_with_name, source
-
-__all__ = ["certificates", "relaying"]  # fixtures
 
 
 def test_tls_that_ends_at_the_relay(relaying: Relaying, certificates: Certificates) -> None:

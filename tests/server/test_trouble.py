@@ -16,10 +16,8 @@ from proxyprotocol.server._relay.names import Places
 from proxyprotocol.server.address import Address
 from proxyprotocol.sock import SocketInfo
 from tests.interop._programs import wait_for
-from tests.server.relays import PATIENCE, Relaying, lines, relaying, reset, short_path
+from tests.server.relays import PATIENCE, Relaying, lines, reset
 from tests.server.test_header import closed
-
-__all__ = ["relaying", "short_path"]  # fixtures
 
 
 class ListsAll(Dnsbl):
@@ -56,6 +54,7 @@ def test_a_block_list_that_fails_lists_nobody(relaying: Relaying, caplog: pytest
 
     assert result is not None
     assert result.tlv.ext.dnsbl is None
+    assert lines(caplog)[0].startswith("The block list failed: 127.0.0.1:")
     assert "counts as not listed: ZeroDivisionError('a mistake')" in lines(caplog)[0]
 
 

@@ -8,10 +8,8 @@ import signal
 import pytest
 
 from tests.interop._programs import wait_for
-from tests.server.programs import Starter, alive, children, start
-from tests.server.relays import PATIENCE, receive_all, relaying
-
-__all__ = ["relaying", "start"]  # fixtures
+from tests.server.programs import Starter, alive, children
+from tests.server.relays import PATIENCE, receive_all
 
 
 def test_several_workers_share_one_port_and_a_dead_one_is_replaced(start: Starter) -> None:
