@@ -1,4 +1,4 @@
-"""Floor 6: the addresses that the commands take."""
+"""The addresses on the command line of the relay and the echo server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxyprotocol.version import ProxyProtocolVersion
 
 __all__ = ["TLS_OPTIONS", "Address"]
 
-#: The options of an address that say how TLS is done.
+#: The options of an address for TLS.
 TLS_OPTIONS = ("cert", "key", "verify", "cafile", "capath")
 
 _CODECS: dict[str, ProxyProtocol] = {codec.name.lower(): codec.value for codec in ProxyProtocolVersion}
@@ -31,16 +31,16 @@ class Address:
     * ``ssl://HOST:PORT?cert=cert.pem&verify=CERT_REQUIRED&cafile=authority.pem``
     * ``unix:/run/app.sock``, or ``unix:@name`` for an abstract socket
 
-    The constructor takes any text, as the established one does. The properties say what is wrong with it, and so does
-    :meth:`check`, at once.
+    The constructor accepts any text, as in ``proxy-protocol``. The properties raise ValueError for the parts that they
+    need; :meth:`check` checks everything.
 
     Args:
         addr: The text.
-        server: Whether it is listened on; otherwise it is connected to.
+        server: Whether to listen there rather than to connect.
 
     Attributes:
-        url: The text in its parts.
-        query: The options; of several of one name the last counts.
+        url: The parts of the text.
+        query: The options, each with all its values.
         server: The argument.
     """  # noqa: D415  # ends in a list
 
@@ -55,26 +55,22 @@ class Address:
         else:
             try:
                 self.url = urlsplit(addr if "://" in addr else f"//{addr}")
-            except ValueError as error:  # a bracket that is not closed
-                raise ValueError(f"{addr!r} is no address, which is {_FORMS}: {error}") from None
+            except ValueError as error:  # an open bracket
+                raise ValueError(f"{addr!r} is not an address such as {_FORMS}: {error}") from None
         self.query = parse_qs(self.url.query, keep_blank_values=True)
 
     def __str__(self) -> str:
-        """Give the text in a form that names host and port in front of the options."""
+        """Return the text, with host and port before the options."""
         return f"unix:{self.url.path}" if self.url.scheme == "unix" else self.url.geturl()
 
     def option(self, name: str) -> str | None:
-        """Give the value of an option; None where it is not there.
-
-        Args:
-            name: Its name.
-        """
+        """Return the last value of an option; None without that option."""
         values = self.query.get(name)
         return values[-1] if values else None
 
     @property
     def host(self) -> str:
-        """The host, without brackets; empty for every address of this machine, and for a UNIX socket."""
+        """The host, without brackets; empty for all addresses of this machine, and for a UNIX socket."""
         netloc = self.url.netloc.rpartition("@")[2]
         if netloc.startswith("["):
             return netloc[1:].partition("]")[0]
@@ -82,15 +78,17 @@ class Address:
 
     @property
     def port(self) -> int | None:
-        """The port; None where there is none.
+        """The port; None without one.
 
         Raises:
-            ValueError: It is no number from 0 to 65535.
+            ValueError: The port is not a number from 0 to 65535.
         """
         try:
             return self.url.port
         except ValueError:
-            raise ValueError(f"{self._text!r} is no address, which is {_FORMS}: its port is no port") from None
+            raise ValueError(
+                f"{self._text!r} is not an address such as {_FORMS}: the port is not a number from 0 to 65535"
+            ) from None
 
     @property
     def path(self) -> str | None:
@@ -102,87 +100,82 @@ class Address:
 
     @property
     def name(self) -> str:
-        """The address for people: what it is without its options."""
+        """The address without its options, for messages."""
         if self.path is not None:
             return describe_address(self.path)
         return describe_address((self.host or "*", self.port))
 
     @property
     def pp(self) -> ProxyProtocol:
-        """The codec that ``pp=`` names; version 1 or 2, whichever comes, without it. That packs version 2.
+        """The codec that ``pp=`` names. By default it reads both versions, and packs version 2.
 
         Raises:
-            ValueError: There is no such codec.
+            ValueError: The name is unknown.
         """
         return choose("pp=", self.option("pp") or "detect", _CODECS)
 
     @property
     def ssl(self) -> _ssl.SSLContext | None:
-        """What TLS is done with, made anew from the files each time it is asked for; None without ``ssl://``.
+        """A TLS context, which each access makes anew from the files; None without ``ssl://``.
 
         Raises:
-            ValueError: A file cannot be read, there is no certificate to listen with, or *verify* is wrong.
+            ValueError: A file cannot be used, a listening address lacks ``cert=``, or ``verify=`` is wrong.
         """
         if self.url.scheme != "ssl":
             return None
-        authorities = self._authorities()
+        authorities = {name: path for name in ("cafile", "capath") if (path := self.option(name)) is not None}
+        for name, path in authorities.items():
+            _check_readable(name, path)
         purpose = _ssl.Purpose.CLIENT_AUTH if self.server else _ssl.Purpose.SERVER_AUTH
         try:
             context = _ssl.create_default_context(purpose, **authorities)
         except (_ssl.SSLError, ValueError) as error:
             files = " and ".join(f"{name}={path}" for name, path in authorities.items())
-            raise ValueError(f"No certificates of authorities can be read from {files}: {error}") from None
-        # a peer that could begin another handshake could make a write wait for a read
+            raise ValueError(f"The certificates of authorities in {files} cannot be used: {error}") from None
+        # with renegotiation, a peer could make a write wait for a read
         context.options |= _ssl.OP_NO_RENEGOTIATION
         self._load_certificate(context)
         self._set_verification(context)
         return context
 
     def check(self, known: tuple[str, ...]) -> None:
-        """Refuse what the constructor has let through.
+        """Check the whole address.
 
         Args:
-            known: The names of the options that may be there, beside those of TLS.
+            known: The names of the options that it may have, beside those of TLS.
 
         Raises:
-            ValueError: What is wrong, as a sentence.
+            ValueError: The address is wrong. The text is a sentence.
         """
         url = self.url
         if url.scheme not in _SCHEMES or url.fragment or "@" in url.netloc:
-            raise ValueError(f"{self._text!r} is no address, which is {_FORMS}")
+            raise ValueError(f"{self._text!r} is not an address such as {_FORMS}")
         if url.scheme == "unix":
             if not url.path.strip("@"):
-                raise ValueError(f"{self._text!r} names no UNIX socket: unix:/run/app.sock is one")
+                raise ValueError(f"{self._text!r} lacks the path of a UNIX socket: write unix:/run/app.sock")
         elif url.path or self.port is None:
-            raise ValueError(f"{self._text!r} is no address, which is {_FORMS}")
+            raise ValueError(f"{self._text!r} is not an address such as {_FORMS}")
         allowed = (*known, *TLS_OPTIONS) if url.scheme == "ssl" else known
         for name in self.query:
             if name not in allowed:
-                hint = ", which is for ssl:// addresses" if name in TLS_OPTIONS else ""
-                raise ValueError(f"{self._text!r} has an option {name!r}{hint}; it may have {', '.join(allowed)}")
-
-    def _authorities(self) -> dict[str, str]:
-        found = {}
-        for name in ("cafile", "capath"):
-            path = self.option(name)
-            if path is not None:
-                _check_readable(name, path)
-                found[name] = path
-        return found
+                problem = (
+                    f"option {name!r} is for ssl:// addresses" if name in TLS_OPTIONS else f"unknown option {name!r}"
+                )
+                raise ValueError(f"{self._text!r}: {problem}; possible here: {', '.join(allowed)}")
 
     def _load_certificate(self, context: _ssl.SSLContext) -> None:
         cert, key = self.option("cert"), self.option("key")
         if cert is None:
             if self.server:
-                raise ValueError(f"{self._text!r} needs cert=, the file of the certificate to serve with")
+                raise ValueError(f"{self._text!r} needs cert=, the file with the server's certificate")
             if key is not None:
-                raise ValueError(f"{self._text!r} has key= without cert=, the file of the certificate")
+                raise ValueError(f"{self._text!r} has key= but lacks cert=, the file with the certificate")
             return
         for name, path in (("cert", cert), ("key", key)):
             if path is not None:
                 _check_readable(name, path)
         try:
-            # a password that is asked for at the terminal would stop a service from starting
+            # OpenSSL would ask for a password at the terminal, and stop a service from starting
             context.load_cert_chain(cert, key, password=b"")
         except (_ssl.SSLError, ValueError) as error:
             files = cert if key is None else f"{cert} with the key {key}"
@@ -196,7 +189,7 @@ class Address:
         if mode is _ssl.CERT_NONE:
             context.check_hostname = False
         elif self.server and not {"cafile", "capath"} & self.query.keys():
-            raise ValueError(f"verify={verify} needs cafile= or capath=: whose certificates are good?")
+            raise ValueError(f"verify={verify} needs cafile= or capath=, the certificates of the authorities to trust")
         context.verify_mode = mode
 
 
@@ -208,4 +201,4 @@ def _check_readable(name: str, path: str) -> None:
         else:
             file.open("rb").close()
     except OSError as error:
-        raise ValueError(f"The file that {name}= names cannot be read: {path}: {error.strerror}") from None
+        raise ValueError(f"{name}={path} cannot be read: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Floor 6: the ``proxyprotocol-echo`` command: it sends back what comes, and logs who the client is."""
+"""The ``proxyprotocol-echo`` command: it sends back what it receives, and logs who the client is."""
 
 from __future__ import annotations
 
@@ -31,40 +31,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: Those behind the command's name; the process's own unless given.
+        arguments: Those after the command's name; None for the process's own.
 
     Returns:
-        The exit status: 0 when the server was ended by a signal, 2 where it could not begin.
+        The exit status: 0 if a signal ended the server, 2 if it could not start.
     """
     return run_parser(_NAME, "A PROXY protocol echo server.", add_arguments, run, arguments)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what arguments the command takes.
-
-    Args:
-        parser: The command's.
-    """
+    """Add the command's arguments to a parser."""
     parser.add_argument(
         "address",
         nargs="?",
         default=_DEFAULT,
         metavar="HOST:PORT",
-        help="where to listen (%(default)s); ssl://HOST:PORT?cert=FILE and unix:PATH too, and pp=noop takes no header",
+        help="where to listen (%(default)s); also ssl://HOST:PORT?cert=FILE or unix:PATH; ?pp=noop expects no header",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until a signal ends it.
-
-    Args:
-        options: The arguments.
-
-    Returns:
-        The exit status.
+    """Serve until a signal ends the server, and return the exit status.
 
     Raises:
-        ProgramError: The address is wrong, or cannot be had.
+        ProgramError: The address is wrong, or listening there is impossible.
     """
     try:
         listening = parse_listener(options.address)
@@ -77,11 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _Server:
-    """The server, on all its sockets.
-
-    Args:
-        listening: The address.
-    """
+    """The server, on all sockets of its address."""
 
     def __init__(self, listening: Listening) -> None:
         self._listening = listening
@@ -116,11 +102,12 @@ class _Server:
         """Serve one client."""
         task: Any = asyncio.current_task()
         self._clients.add(task)
-        name = _name(writer)
+        peer, proxy = (describe_address(writer.get_extra_info(name)) for name in ("peername", "proxy_peername"))
+        name = peer if peer == proxy else f"{peer} (relayed by {proxy})"
         _log.info("Opened %s", name)
         try:
             reason = await _serve(reader, writer)
-        except asyncio.CancelledError:  # the server ends, and waits for this
+        except asyncio.CancelledError:  # the server ends, and waits for this task
             writer.transport.abort()
             reason = "the server ends"
         _log.info("Closed %s: %s", name, reason)
@@ -128,7 +115,7 @@ class _Server:
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
-    """Send back what comes; give the reason why it is over."""
+    """Send back what the client sends, and return why the connection ended."""
     try:
         while data := await asyncio.wait_for(reader.read(_CHUNK), _IDLE):
             writer.write(data)
@@ -140,16 +127,9 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     except OSError as error:
         reason = describe_error(error)
     else:
-        return "it has said all"
+        return "the client has sent everything"
     writer.transport.abort()
     return reason
-
-
-def _name(writer: asyncio.StreamWriter) -> str:
-    peer, proxy = (writer.get_extra_info(name) for name in ("peername", "proxy_peername"))
-    if peer == proxy:
-        return describe_address(peer)
-    return f"{describe_address(peer)} (relayed by {describe_address(proxy)})"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Floor 6: the ``proxyprotocol-server`` command: a relay that tells the destination who the client is."""
+"""The ``proxyprotocol-server`` command: a relay that tells the destination who the client is."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _log = logging.getLogger("proxyprotocol.server")
 _NAME: Final = "proxyprotocol-server"
 _DESCRIPTION: Final = (
     "Relays connections, and tells the destination in a PROXY protocol header who the client is. An address is "
-    "HOST:PORT, ssl://HOST:PORT or unix:PATH, with options behind a question mark: accept=detect&trusted=::1 for "
-    "a source that stands behind a proxy itself, pp=v1 for a destination that wants version 1, cert=FILE for TLS."
+    "HOST:PORT, ssl://HOST:PORT or unix:PATH, with options after a question mark: accept=detect&trusted=::1 for "
+    "a source behind another proxy, pp=v1 for a destination that wants version 1, cert=FILE for TLS."
 )
 _BUFFER_LENGTHS: Final = (4096, 1 << 24)
 _MOST_WORKERS: Final = 256
@@ -42,20 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: Those behind the command's name; the process's own unless given.
+        arguments: Those after the command's name; None for the process's own.
 
     Returns:
-        The exit status: 0 when the relay was ended by a signal, 2 where it could not begin.
+        The exit status: 0 if a signal ended the relay, 2 if it could not start.
     """
     return run_parser(_NAME, _DESCRIPTION, add_arguments, run, arguments)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what arguments the command takes.
-
-    Args:
-        parser: The command's.
-    """
+    """Add the command's arguments to a parser."""
     add = parser.add_argument
     add(
         "--service",
@@ -63,52 +59,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("SOURCE:PORT", "DEST:PORT"),
-        help="where to listen, and where to connect to; several are possible",
+        help="where to listen, and where to connect to; may be repeated",
     )
-    add("--buf-len", type=_buffer_length, default=BUFFER_LENGTH, metavar="BYTES", help="moved in one go (%(default)s)")
-    add("-q", "--quiet", action="store_true", help="log only what goes wrong, not every connection")
-    add("--dnsbl", metavar="HOST", help="a DNS block list that is asked about each client")
-    add("--dnsbl-timeout", type=_seconds, default=5.0, metavar="SECONDS", help="for its answer (%(default)s)")
+    add(
+        "--buf-len",
+        type=_buffer_length,
+        default=BUFFER_LENGTH,
+        metavar="BYTES",
+        help="most bytes to move at once (%(default)s)",
+    )
+    add("-q", "--quiet", action="store_true", help="log only problems, not every connection")
+    add("--dnsbl", metavar="HOST", help="ask this DNS block list about each client")
+    add(
+        "--dnsbl-timeout",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long to wait for its answer (%(default)s)",
+    )
     add(
         "--connect-timeout",
         type=_seconds,
         default=10.0,
         metavar="SECONDS",
-        help="for each address that a destination's name has, its TLS included (%(default)s)",
+        help="how long to try each address of a destination, TLS included (%(default)s)",
     )
     add(
         "--idle-timeout",
         type=_seconds_or_none,
         default=3600.0,
         metavar="SECONDS",
-        help="how long nothing may move on a connection, 0 for no limit (%(default)s)",
+        help="close a connection on which nothing moves for so long; 0: never (%(default)s)",
     )
     add(
         "--drain",
         type=_seconds_or_none,
         default=30.0,
         metavar="SECONDS",
-        help="how long open connections may go on after SIGTERM (%(default)s)",
+        help="how long open connections may continue after SIGTERM (%(default)s)",
     )
     add("--workers", type=_workers, default=1, metavar="N", help="processes that share the work (%(default)s)")
-    add("--metrics", metavar="[HOST:]PORT", help="where Prometheus is answered, on 127.0.0.1 without a host")
+    add("--metrics", metavar="[HOST:]PORT", help="where to serve metrics for Prometheus; without a host, on 127.0.0.1")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Relay until a signal ends it.
-
-    Args:
-        options: The arguments.
-
-    Returns:
-        The exit status.
+    """Relay until a signal ends the relay, and return the exit status.
 
     Raises:
-        ProgramError: An argument is wrong, or an address cannot be had.
+        ProgramError: An argument is wrong, or listening on an address is impossible.
     """
     if not options.service:
         raise ProgramError("At least one --service is needed: where to listen, and where to connect to")
-    services = [_parse(*addresses) for addresses in options.service]
+    try:
+        services = [parse_service(*addresses) for addresses in options.service]
+    except ValueError as error:
+        raise ProgramError(str(error)) from None
     logging.basicConfig(
         level=logging.WARNING if options.quiet else logging.INFO,
         format="%(asctime)s %(process)d %(message)s" if options.workers > 1 else "%(asctime)s %(message)s",
@@ -119,52 +124,35 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _raise_file_limit() -> None:
-    """Let this process open as many files as it may, two for each connection.
+    """Let this process open as many files as the hard limit allows: each connection takes two.
 
-    The usual soft limit has place for 500 connections. It is there for programs that use ``select()``.
+    The usual soft limit is enough for 500 connections. It protects programs that use ``select()``.
     """
-    import resource  # not every system has it on which --help is asked for
+    import resource  # here, so that --help works on systems without it
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS says that there is no limit, and has one
+    with contextlib.suppress(OSError, ValueError):  # macOS reports no limit, but has one
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _parse(source: str, destination: str) -> Service:
-    try:
-        return parse_service(source, destination)
-    except ValueError as error:
-        raise ProgramError(str(error)) from None
-
-
 class _Program:
-    """Everything that is opened before the first connection is accepted, so that what is wrong is told at once.
-
-    Args:
-        services: What is relayed.
-        options: The arguments.
-    """
+    """Opens everything before the relay accepts the first connection, so that every error shows at once."""
 
     def __init__(self, services: list[Service], options: argparse.Namespace) -> None:
         self._services, self._options = services, options
         self._counters = metrics.Counters(options.workers)
         self._metrics = _listen_for_metrics(options.metrics)
-        # of each worker: the sockets of each service
+        # for each worker, the sockets of each service
         first = [listen(service.source, reuse_port=options.workers > 1) for service in services]
-        self._sockets = [first, *(self._share(first) for _ in range(1, options.workers))]
-
-    def _share(self, first: list[list[socket.socket]]) -> list[list[socket.socket]]:
-        pairs = zip(self._services, first, strict=True)
-        return [[share(sock, service.source.backlog) for sock in sockets] for service, sockets in pairs]
+        self._sockets = [first]
+        for _ in range(1, options.workers):
+            pairs = zip(services, first, strict=True)
+            self._sockets.append([[share(sock, service.source.backlog) for sock in own] for service, own in pairs])
 
     def run(self) -> int:
         if self._options.workers == 1:
             return self._work(0, -1)
-        workers = Workers(self._options.workers, self._work, self._stop_listening, self._forget)
-        return workers.run()
-
-    def _forget(self, worker: int) -> None:
-        metrics.reset_open(self._counters.of(worker))
+        return Workers(self._options.workers, self._work, self._stop_listening, self._counters.reset_open).run()
 
     def _stop_listening(self) -> None:
         for sock in self._all_sockets():
@@ -206,24 +194,25 @@ class _Program:
         await signals.first.wait()
         relay.stop_listening()
         for sock in (sock for service in self._sockets[worker] for sock in service):
-            if options.workers == 1:  # of several none removes the path that all have
+            if options.workers == 1:  # several workers share the path: their parent removes it
                 unlink(sock)
             sock.close()
-        await _first_of(relay.drain(), signals.second.wait(), options.drain or 0)
+        drained = [asyncio.ensure_future(wait) for wait in (relay.drain(), signals.second.wait())]
+        _, pending = await asyncio.wait(drained, timeout=options.drain or 0, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
         relay.close()
 
 
 def _log_unraisable(what: Any) -> None:
-    """Log in one line what Python can raise to nobody: a name in a client's TLS, say, that is none."""
+    """Log an error that Python cannot raise to any caller, such as an invalid name in a client's TLS, in one line."""
     _log.error("Python ignored an error: %r", what.exc_value)
 
 
 class _Signals:
-    """What the relay is told: by SIGTERM and SIGINT to end, and again to end at once; by SIGHUP to reload.
+    """The relay's signals: the first SIGTERM or SIGINT ends it, the second ends it at once, SIGHUP reloads.
 
-    Args:
-        relay: The relay.
-        parent: What a worker is told by to end, in place of the two signals; -1 for none.
+    A worker reads from the file descriptor *parent* instead of handling SIGTERM and SIGINT; -1 is no worker.
     """
 
     def __init__(self, relay: Relay, parent: int) -> None:
@@ -249,14 +238,6 @@ class _Signals:
             self.first.set()
 
 
-async def _first_of(one: Any, other: Any, seconds: float) -> None:
-    """Wait for the first of two coroutines, and not longer than so many seconds."""
-    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
-    _, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-
-
 def _listen_for_metrics(where: str | None) -> list[socket.socket]:
     if where is None:
         return []
@@ -267,11 +248,8 @@ def _listen_for_metrics(where: str | None) -> list[socket.socket]:
             raise ValueError
         address.check(())
     except ValueError:
-        raise ProgramError(
-            "--metrics takes a port, with a host and a colon in front of it or without, and brackets around IPv6, "
-            f"not {where!r}"
-        ) from None
-    if not address.host:  # what is told is not for everybody, unless that is asked for
+        raise ProgramError(f"--metrics takes PORT, HOST:PORT or [IPV6]:PORT, not {where!r}") from None
+    if not address.host:  # the metrics are not for everybody, unless the user names a host
         address = Address(f"127.0.0.1:{address.port}", server=True)
     try:
         return listen_at(address, _METRICS_BACKLOG, False)

@@ -25,20 +25,20 @@ __all__ = ["BUFFER_LENGTH", "Relay", "Service", "parse_service"]
 
 _log = logging.getLogger("proxyprotocol.server")
 
-#: How many bytes are moved in one go, unless told otherwise. What a connection may cost whose reader stalls is under
-#: 256 KiB with it, with TLS on both sides too; more is faster, and 64 KiB are slower than HAProxy.
+#: How many bytes the relay moves at once by default. With it, a connection with a stalled reader costs less than 256
+#: KiB, TLS on both sides included. More is faster, and 64 KiB are slower than HAProxy.
 BUFFER_LENGTH = 196608
-# What a process has open beside its connections: standard streams, listeners, the selector, a resolver.
+# Files that a process has open beside its connections: standard streams, listeners, the selector, a resolver.
 _OTHER_FILES: Final = 32
 
 
 @dataclass(frozen=True)
 class Service:
-    """Where connections come to, and where they go.
+    """Where the relay listens, and where it connects to.
 
     Args:
-        source: The address that is listened on.
-        destination: The address that is connected to.
+        source: The address to listen on.
+        destination: The address to connect to.
     """
 
     source: Listening
@@ -50,31 +50,32 @@ class Service:
 
 
 def parse_service(source: str, destination: str) -> Service:
-    """Read a service from its two addresses, as the command line has them.
+    """Parse a service from its two addresses, in the form of the command line.
 
     Args:
         source: The address to listen on.
         destination: The address to connect to.
 
     Raises:
-        ValueError: What is wrong, as a sentence.
+        ValueError: An address is wrong. The text is a sentence.
     """
     return Service(parse_source(source), parse_destination(destination))
 
 
 class Relay:
-    """Relays connections, on the running loop, until it is closed.
+    """Relays connections on the running loop until :meth:`close`.
 
-    Every connection costs two file descriptors; no more are accepted than there are descriptors for, the others wait
-    in the system's queue.
+    Every connection takes two file descriptors. The relay accepts as many as there are descriptors for; others wait in
+    the system's queue.
 
     Args:
-        buffer_length: How many bytes are moved in one go: that much, at most, is kept for a flow whose target is slow.
-        connect_timeout: How long each address of a destination may take to accept a connection and do its TLS, and
-            before that its name to be looked up, in seconds.
-        idle_timeout: How long nothing may move on a connection, in seconds; None for no limit.
-        dnsbl: Asked about each client; None for nobody.
-        counters: What is counted, as ``_metrics`` numbers it; a new one unless given.
+        buffer_length: How many bytes to move at once. The relay keeps at most so many for a slow target.
+        connect_timeout: How long the look-up of a destination's name may take, and after it each address to accept the
+            connection and do its TLS, in seconds.
+        idle_timeout: How long nothing may move on a connection, in seconds; None for no limit. The relay closes an idle
+            connection up to a second later, and never earlier.
+        dnsbl: The block list to ask about each client; None for no list.
+        counters: The counters to count in, one worker's of ``metrics.Counters``; new ones by default.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Relay:
 
         Args:
             service: The service.
-            sockets: Its listening sockets, non-blocking. They stay the caller's to close.
+            sockets: Its listening sockets, non-blocking. The caller closes them.
         """
         places = Places(service.destination.address)
         self._services.append(service)
@@ -113,7 +114,7 @@ class Relay:
             _log.info("Listening on %s for %s", describe_address(sock.getsockname()), service.destination.address.name)
 
     def stop_listening(self) -> None:
-        """Accept nobody any more, but those who are connected already and wait in the system's queue."""
+        """Stop accepting, after those who wait in the system's queue already."""
         self._acceptor.stop()
         self._services.clear()
 
@@ -122,10 +123,10 @@ class Relay:
         await self._empty.wait()
 
     def close(self, reason: str = "the relay ends") -> None:
-        """End everything at once.
+        """Close all connections at once.
 
         Args:
-            reason: What the log is told.
+            reason: The reason for the log.
         """
         self.stop_listening()
         for connection in list(self._connections):
@@ -133,20 +134,16 @@ class Relay:
         self.queues.close()
 
     def reload(self) -> None:
-        """Read the files of TLS again. Those that cannot be used are told to the log, and the old ones stay in use."""
+        """Read the files of TLS again. If one cannot be used, the relay logs that, and the old ones stay in use."""
         for service in dict.fromkeys(self._services):
             for end in (service.source, service.destination):
                 try:
                     end.reload()
                 except ValueError as error:
-                    _log.error("%s keeps its certificates: %s", end.address.name, error)
+                    _log.error("%s keeps its old certificates: %s", end.address.name, error)
 
     def forget(self, connection: Connection) -> None:
-        """Take that a connection is over.
-
-        Args:
-            connection: The connection.
-        """
+        """Handle that a connection is over."""
         self._connections.discard(connection)
         self.values[metrics.OPEN] -= 1
         if not self._connections:
@@ -165,13 +162,12 @@ class Relay:
     def _full(self) -> str | None:
         if len(self._connections) < self._most:
             return None
-        return f"{self._most} connections are open, for more there are no file descriptors"
+        return f"{self._most} connections are open, and there are no file descriptors for more"
 
 
 def _most_connections() -> int:
-    """Say for how many connections there are file descriptors."""
-    # here, because not every system has it on which an Address is to be read
-    import resource
+    """Return for how many connections there are file descriptors."""
+    import resource  # here, so that systems without it can still use Address
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if limit == resource.RLIM_INFINITY else max((limit - _OTHER_FILES) // 2, 1)

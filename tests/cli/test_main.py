@@ -47,7 +47,7 @@ def test_a_package_with_files_of_another_is_one_sentence(
 ) -> None:
     # what installing proxy-protocol over it leaves; tests/project/test_packaging.py does that
     monkeypatch.delattr(proxyprotocol, "ProxyProtocolError")
-    monkeypatch.delattr(proxyprotocol, "_installation")
+    monkeypatch.delattr(proxyprotocol._adapters, "installation")
     monkeypatch.delitem(sys.modules, "proxyprotocol._adapters.installation")
     assert module_main() == 2
     assert capsys.readouterr().err.startswith("proxyprotocol: The package proxy-protocol has replaced")
@@ -61,7 +61,7 @@ def test_it_says_so_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("proxyprotocol.cli.main.version", missing)
+    monkeypatch.setattr(sys.modules["proxyprotocol.cli.main"], "version", missing)
     assert run("--version").text == "proxyprotocol (from a checkout, not installed)\n"
     assert run("decode", stdin=LINE).status == 0
 
@@ -155,7 +155,7 @@ def test_a_closed_standard_output_takes_what_is_written(
 def test_no_other_file_takes_the_place_of_a_closed_stream() -> None:
     program = """
 import os, sys
-from proxyprotocol._program import run_program
+from proxyprotocol.server._process.program import run_program
 sys.exit(run_program("x", lambda: sum(os.readlink(f"/proc/self/fd/{n}") != os.devnull for n in range(3))))
 """
     words = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]

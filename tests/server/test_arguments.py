@@ -11,9 +11,9 @@ from proxyprotocol.server.main import main
 from tests.interop._certificates import Certificates
 from tests.server.relays import Relaying
 
-FORM = "is no address, which is HOST:PORT, ssl://HOST:PORT or unix:PATH"
+FORM = "is not an address such as HOST:PORT, ssl://HOST:PORT or unix:PATH"
 HELP = "(see proxyprotocol-server --help)"
-NONE = "and an address without accept= says that none comes"
+NONE = "but an address without accept= expects none"
 
 
 @pytest.mark.parametrize(
@@ -22,74 +22,74 @@ NONE = "and an address without accept= says that none comes"
         ([], "At least one --service is needed: where to listen, and where to connect to"),
         (["--service", "a:1"], f"argument --service: expected 2 arguments {HELP}"),
         (["--service", "a", "b:1"], f"'a' {FORM}"),
-        (["--service", ":x", "b:1"], f"':x' {FORM}: its port is no port"),
+        (["--service", ":x", "b:1"], f"':x' {FORM}: the port is not a number from 0 to 65535"),
         (["--service", "[::1:80", "b:1"], f"'[::1:80' {FORM}: Invalid IPv6 URL"),
         (["--service", "http://:0", "b:1"], f"'http://:0' {FORM}"),
-        (["--service", "unix:", "b:1"], "'unix:' names no UNIX socket: unix:/run/app.sock is one"),
-        (["--service", ":0", "ssl://.a:1"], "'.a' is no name that a certificate can have: "),
-        (["--service", ":0", ":1"], "':1' names no host to connect to"),
-        (["--service", ":0", "b:0"], "'b:0' names port 0, to which nobody can connect"),
+        (["--service", "unix:", "b:1"], "'unix:' lacks the path of a UNIX socket: write unix:/run/app.sock"),
+        (["--service", ":0", "ssl://.a:1"], "'.a' cannot be the name in a certificate: "),
+        (["--service", ":0", ":1"], "':1' lacks the host to connect to"),
+        (["--service", ":0", "b:0"], "'b:0' has port 0, to which nobody can connect"),
         (
             ["--service", ":0", "b:1?cert=x"],
-            "'b:1?cert=x' has an option 'cert', which is for ssl:// addresses; it may have pp, tlv",
+            "'b:1?cert=x': option 'cert' is for ssl:// addresses; possible here: pp, tlv",
         ),
         (["--service", ":0", "b:1?pp=v3"], "pp= takes noop, detect, v1 or v2, not 'v3'"),
         (
             ["--service", ":0", "b:1?tlv=x"],
-            "tlv= takes drop, or none or some of unique-id, authority, ssl, client-cert, ext, with commas between ",
+            "tlv= takes drop, none, or some of unique-id, authority, ssl, client-cert, ext, with commas between ",
         ),
         (
             ["--service", ":0", "b:1?tlv=ssl&pp=v1"],
-            "tlv=ssl needs a header of version 2: nothing else has room for TLVs",
+            "tlv=ssl needs version 2 (pp=v2): only its header has TLVs",
         ),
-        (["--service", ":0", "b:1?tlv=client-cert"], "tlv=client-cert is a part of ssl: write tlv=ssl,client-cert"),
+        (["--service", ":0", "b:1?tlv=client-cert"], "tlv=client-cert is part of ssl: write tlv=ssl,client-cert"),
         (["--service", ":0?accept=v3", "b:1"], "accept= takes detect, v1 or v2, not 'v3'"),
         (
             ["--service", ":0?pp=v2", "b:1"],
-            "':0?pp=v2' has pp=, which says what goes to a destination; what comes to a source is accept=",
+            "':0?pp=v2' has pp=, which is for destinations; write accept= for the headers that come in",
         ),
-        (["--service", ":0?trusted=::1", "b:1"], f"trusted= is about a header, {NONE}"),
-        (["--service", ":0?timeout=1", "b:1"], f"timeout= is about a header, {NONE}"),
+        (["--service", ":0?trusted=::1", "b:1"], f"trusted= is an option for headers, {NONE}"),
+        (["--service", ":0?timeout=1", "b:1"], f"timeout= is an option for headers, {NONE}"),
         (
             ["--service", ":0?tls_timeout=1", "b:1"],
-            "':0?tls_timeout=1' has an option 'tls_timeout'; it may have",
+            "':0?tls_timeout=1': unknown option 'tls_timeout'; possible here: ",
         ),
         (["--service", "ssl://:0?tls_timeout=0", "b:1"], "tls_timeout= takes a number of seconds above 0, not '0'"),
         (
             ["--service", ":0?accept=v1&untrusted=direct", "b:1"],
             "untrusted= means nothing without trusted=: who is trusted?",
         ),
-        (["--service", ":0?backlog=0", "b:1"], "backlog= takes a number of connections, 1 at least, not '0'"),
+        (["--service", ":0?backlog=0", "b:1"], "backlog= takes a number of connections, at least 1, not '0'"),
         (["--service", ":0?reuse_port=1", "b:1"], "reuse_port= takes yes or no, not '1'"),
-        (["--service", "ssl://:0", "b:1"], "'ssl://:0' needs cert=, the file of the certificate to serve with"),
+        (["--service", "ssl://:0", "b:1"], "'ssl://:0' needs cert=, the file with the server's certificate"),
         (
             ["--service", ":0", "ssl://b:1?key=x"],
-            "'ssl://b:1?key=x' has key= without cert=, the file of the certificate",
+            "'ssl://b:1?key=x' has key= but lacks cert=, the file with the certificate",
         ),
         (
             ["--service", "ssl://:0?cert=/nowhere", "b:1"],
-            "The file that cert= names cannot be read: /nowhere: No such file or directory",
+            "cert=/nowhere cannot be read: No such file or directory",
         ),
         (
             ["--service", ":0", "ssl://b:1?capath=/nowhere"],
-            "The file that capath= names cannot be read: /nowhere: No such file or directory",
+            "capath=/nowhere cannot be read: No such file or directory",
         ),
-        (["--service", "nowhere.invalid:1", "b:1"], "There is no address for the host of nowhere.invalid:1: "),
+        (["--service", "nowhere.invalid:1", "b:1"], "The host of nowhere.invalid:1 has no address: "),
         (["--service", "192.0.2.1:1", "b:1"], "Cannot listen on 192.0.2.1:1: Cannot assign requested address"),
         (["--workers", "0"], f"argument --workers: it takes a number from 1 to 256, not '0' {HELP}"),
         (["--buf-len", "1"], f"argument --buf-len: it takes a number of bytes from 4096 to 16777216, not '1' {HELP}"),
         (["--drain", "nan"], f"argument --drain: it takes a number of seconds, not 'nan' {HELP}"),
         (
             ["--metrics", "x", "--service", ":0", "b:1"],
-            "--metrics takes a port, with a host and a colon in front of it or without, and brackets around IPv6, not ",
+            "--metrics takes PORT, HOST:PORT or [IPV6]:PORT, not ",
         ),
         (
             ["--metrics", "unix:/x", "--service", ":0", "b:1"],
-            "--metrics takes a port, with a host and a colon in front of it or without, and brackets around IPv6, not ",
+            "--metrics takes PORT, HOST:PORT or [IPV6]:PORT, not ",
         ),
         (
             ["--metrics", "nowhere.invalid:1", "--service", ":0", "b:1"],
-            "--metrics: There is no address for the host of nowhere.invalid:1: ",
+            "--metrics: The host of nowhere.invalid:1 has no address: ",
         ),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_certificate_that_is_none_is_named(tmp_path: Path, capsys: pytest.Capt
 
 def test_clients_cannot_be_verified_by_nobody(certificates: Certificates, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--service", f"ssl://:0?cert={certificates.server}&verify=cert_required", "b:1"]) == 2
-    assert "needs cafile= or capath=: whose certificates are good?" in capsys.readouterr().err
+    assert "needs cafile= or capath=, the certificates of the authorities to trust" in capsys.readouterr().err
 
 
 def test_a_port_in_use_says_so(relaying: Relaying, capsys: pytest.CaptureFixture[str]) -> None:

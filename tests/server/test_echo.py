@@ -65,7 +65,7 @@ def test_what_comes_behind_the_header_is_sent_back(start: Callable[[str], Echo])
     wait_for(lambda: "Closed" in echo.errors())
     log = echo.stop()
     assert "Opened 192.0.2.1:1000 (relayed by 127.0.0.1:" in log
-    assert "it has said all" in log
+    assert "the client has sent everything" in log
     assert "Traceback" not in log
 
 
@@ -155,7 +155,7 @@ def test_who_does_not_take_the_rest_of_its_echo_is_not_waited_for_for_ever(monke
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        ("a", "'a' is no address, which is HOST:PORT, ssl://HOST:PORT or unix:PATH"),
+        ("a", "'a' is not an address such as HOST:PORT, ssl://HOST:PORT or unix:PATH"),
         (":0?pp=v3", "pp= takes noop, detect, v1 or v2, not 'v3'"),
         ("192.0.2.1:1", "Cannot listen on 192.0.2.1:1: Cannot assign requested address"),
     ],

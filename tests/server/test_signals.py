@@ -56,7 +56,7 @@ def test_sighup_reads_certificates_and_ends_nothing(start: Starter, certificates
     server.wait_for_line("Listening on")
     pem.write_text("nothing")
     server.process.send_signal(signal.SIGHUP)
-    server.wait_for_line("keeps its certificates: The certificate .* cannot be used")
+    server.wait_for_line("keeps its old certificates: The certificate .* cannot be used")
     assert server.end() == 0
 
 

@@ -402,5 +402,5 @@ def test_new_certificates_are_read_and_bad_ones_are_not_used(
     running.call(running.relay.reload)
     assert served() == second
     (line,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
-    assert "keeps its certificates" in line
+    assert "keeps its old certificates" in line
     assert str(pem) in line

@@ -18,7 +18,7 @@ def test_several_workers_share_one_port_and_a_dead_one_is_replaced(start: Starte
     workers = children(server)
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
-    server.wait_for_line("Worker . has ended by signal 9, and is replaced")
+    server.wait_for_line("Worker . ended by signal 9; a new one replaces it")
     server.wait_for_line("Listening on", 3)
     for _ in range(6):
         with server.connect() as client:

@@ -1,7 +1,7 @@
-"""Floor 6: what all commands have in common: one sentence on standard error for a mistake, never a traceback.
+"""What all commands share: an error is one sentence on standard error, never a traceback.
 
-The exit status is 0 for a good answer, 1 for a bad one (a header that is wrong), 2 where the command could not do its
-work (an argument that is wrong, a file that is missing), and the shell's own for a command that was interrupted.
+The exit status is 0 for a good answer, 1 for a bad one (a wrong header), 2 if the command could not do its work (a
+wrong argument, a missing file), and the shell's own value for a command that was interrupted.
 """
 
 from __future__ import annotations
@@ -18,36 +18,25 @@ __all__: list[str] = []
 
 BAD_ANSWER: Final = 1
 TROUBLE: Final = 2
-# what a shell makes of a program that was ended by SIGINT and by SIGPIPE
+# what a shell reports for a program that SIGINT or SIGPIPE ended
 _INTERRUPTED: Final = 128 + 2
 _BROKEN_PIPE: Final = 128 + 13
 
 
 class ProgramError(Exception):
-    """The command cannot go on; its text is the sentence for the user, who wrote the argument or named the file."""
+    """The command cannot go on. The text is a sentence for the user."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line, where argparse prints the usage in front of it."""
+    """Reports a wrong argument in one line, without the usage that argparse prints before it."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the sentence.
-
-        Args:
-            message: What argparse found to be wrong.
-
-        Raises:
-            ProgramError: Always.
-        """
+        """Raise a :class:`ProgramError` with what argparse found wrong."""
         raise ProgramError(f"{message} (see {self.prog} --help)")
 
 
 def escape(text: str) -> str:
-    """Make text harmless that others wrote: a terminal obeys control characters, and a log is read by lines.
-
-    Args:
-        text: The text.
-    """
+    """Escape the control characters of foreign text: a terminal would obey them, and a log would break its lines."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text
@@ -55,34 +44,30 @@ def escape(text: str) -> str:
 
 
 def run_program(name: str, command: Callable[[], int]) -> int:
-    """Run a command to its end.
-
-    Args:
-        name: What the user calls it, for messages.
-        command: The command; it gives its exit status.
-
-    Returns:
-        The exit status.
-    """
+    """Run a command to its end, and return the exit status; *name* is what the user calls it."""
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        # a terminal that knows no such character is no reason for a traceback
+        # a terminal that lacks a character must not cause a traceback
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = _run(command)
-        # here, where it can still be answered for
+        try:
+            status = command()
+        except SystemExit as end:  # argparse's --help and --version
+            status = end.code if isinstance(end.code, int) else 0
+        # here, where an error still gets its sentence and its exit status
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_unwritten()
         return _BROKEN_PIPE
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except ProgramError as error:
-        return _complain(name, str(error))
-    except OSError as error:
-        _forget_unwritten()
-        return _complain(name, describe_error(error))
+    except (ProgramError, OSError) as error:
+        if isinstance(error, OSError):
+            _forget_unwritten()
+        sentence = describe_error(error) if isinstance(error, OSError) else str(error)
+        print(f"{name}: {escape(sentence)}", file=sys.stderr)
+        return TROUBLE
     return status
 
 
@@ -93,17 +78,14 @@ def run_parser(
     run: Callable[[argparse.Namespace], int],
     arguments: Sequence[str] | None,
 ) -> int:
-    """Run a command that is also a subcommand of another.
+    """Run a command that is also a subcommand of another, and return the exit status.
 
     Args:
         name: What the user calls it.
         description: What it does, for its help.
-        add_arguments: Says what arguments it takes.
-        run: Runs it, and gives its exit status.
-        arguments: Those behind its name; the process's own where None.
-
-    Returns:
-        The exit status.
+        add_arguments: Adds its arguments to a parser.
+        run: Runs it, and returns its exit status.
+        arguments: Those after the command's name; None for the process's own.
     """
 
     def command() -> int:
@@ -115,14 +97,7 @@ def run_parser(
 
 
 def number(convert: Callable[[str], float], least: float, most: float, what: str) -> Callable[[str], Any]:
-    """Make a type for argparse: a number within bounds, which NaN is never.
-
-    Args:
-        convert: ``int`` or ``float``.
-        least: The least that is taken.
-        most: The most.
-        what: What to say of others.
-    """
+    """Return a type for argparse: a number from *least* to *most*, never NaN; *what* begins the error message."""
 
     def read(text: str) -> float:
         try:
@@ -137,11 +112,7 @@ def number(convert: Callable[[str], float], least: float, most: float, what: str
 
 
 def describe_error(error: OSError) -> str:
-    """Put into words what the system said, or OpenSSL, for people who read one line of it.
-
-    Args:
-        error: The error.
-    """
+    """Describe an error of the system or of OpenSSL in part of one line."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not good: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
@@ -151,34 +122,22 @@ def describe_error(error: OSError) -> str:
 
 
 def _open_closed_streams() -> None:
-    """Write to nowhere what a closed stream would take, which is None in Python.
+    """Open the null device for each closed standard stream, which is None in Python.
 
-    The places 0 to 2 are all taken, so that no file or socket that is opened later gets what is meant for a stream; but
-    standard input stays None, so that a command that reads it can tell that from an empty one.
+    Otherwise a file or socket that is opened later would get descriptor 0, 1 or 2, and with it the stream's text.
+    Standard input stays None, so that a command that reads it can tell a closed stream from an empty one.
     """
     if sys.stdin is None:
         os.open(os.devnull, os.O_RDONLY)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             place = os.open(os.devnull, os.O_WRONLY)
-            # open to the end, as the real ones are
+            # open until the process ends, like the real streams
             setattr(sys, name, open(place, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def _run(command: Callable[[], int]) -> int:
-    try:
-        return command()
-    except SystemExit as end:  # argparse's --help and --version
-        return end.code if isinstance(end.code, int) else 0
-
-
-def _complain(name: str, sentence: str) -> int:
-    print(f"{name}: {escape(sentence)}", file=sys.stderr)
-    return TROUBLE
-
-
 def _forget_unwritten() -> None:
-    """Let go what nobody takes: Python flushes at its end once more, and would complain of it."""
+    """Drop what standard output holds: Python flushes it again at its end, and would report the error."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""Floor 6: signals that come while a server begins."""
+"""Signals that arrive while a server starts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Final
 
 __all__: list[str] = []
 
-#: What tells a server to end.
+#: The signals that end a server.
 ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _HANDLED: Final = ENDING | {signal.SIGHUP}
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Hold back what a server handles, from before it listens: by default each of them ends a process at once.
+    """Block the signals that a server handles, from before it listens until :func:`let_through`.
 
-    Who sees that a server listens may connect, or signal it, while it is not yet ready for that. :func:`let_through`
-    ends it; a process that ends before has its signals as they were.
+    As soon as a server listens, somebody may signal it. Without a handler, each of these signals ends a process at
+    once.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     try:
@@ -29,5 +29,5 @@ def held_back() -> Iterator[None]:
 
 
 def let_through() -> None:
-    """Let come what was held back, now that there are handlers."""
+    """Unblock the signals, once there are handlers for them."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)

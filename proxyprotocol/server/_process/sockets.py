@@ -1,4 +1,4 @@
-"""Floor 6: listening sockets."""
+"""Listening sockets."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__: list[str] = []
 
 
 def listen(listening: Listening, *, reuse_port: bool = False) -> list[socket.socket]:
-    """Listen on an address: on all that its host has, where it is a name.
+    """Listen on an address, or on every address of its host.
 
     Args:
         listening: The address.
-        reuse_port: Whether others are to listen there too.
+        reuse_port: Whether other sockets listen there too.
 
     Returns:
-        The sockets, which do not block.
+        Non-blocking sockets.
 
     Raises:
-        ProgramError: The address cannot be had.
+        ProgramError: Listening there is impossible.
     """
     if listening.address.path is not None:
         return [_listen_unix(listening.address.path, listening.backlog)]
@@ -36,19 +36,7 @@ def listen(listening: Listening, *, reuse_port: bool = False) -> list[socket.soc
 
 
 def listen_at(at: Address, backlog: int, reuse_port: bool) -> list[socket.socket]:
-    """Listen on a host and a port.
-
-    Args:
-        at: The address, which is no UNIX socket's.
-        backlog: How many connections may wait.
-        reuse_port: Whether others are to listen there too.
-
-    Returns:
-        The sockets, which do not block.
-
-    Raises:
-        ProgramError: The address cannot be had.
-    """
+    """Do the same for a host and a port; *backlog* connections may wait to be accepted."""
     host, port = at.host, at.port
     try:
         found = socket.getaddrinfo(
@@ -56,7 +44,7 @@ def listen_at(at: Address, backlog: int, reuse_port: bool) -> list[socket.socket
         )
     except (OSError, UnicodeError) as error:
         reason = describe_error(error) if isinstance(error, OSError) else str(error)
-        raise ProgramError(f"There is no address for the host of {at.name}: {reason}") from None
+        raise ProgramError(f"The host of {at.name} has no address: {reason}") from None
     with contextlib.ExitStack() as stack:
         sockets = []
         for family, *_, address in dict.fromkeys(found):
@@ -74,15 +62,7 @@ def listen_at(at: Address, backlog: int, reuse_port: bool) -> list[socket.socket
 
 
 def share(sock: socket.socket, backlog: int) -> socket.socket:
-    """Listen once more where a socket does that was made for several.
-
-    Args:
-        sock: The socket. One of UNIX is given back itself: it has one queue for all.
-        backlog: How many connections may wait.
-
-    Raises:
-        ProgramError: The address cannot be had.
-    """
+    """Listen with another socket on the address of *sock*; a UNIX socket, which has one queue, is returned itself."""
     if sock.family == AF_UNIX:
         return sock
     other = _open(sock.family)
@@ -93,17 +73,17 @@ def share(sock: socket.socket, backlog: int) -> socket.socket:
 
 
 def _open(family: int) -> socket.socket | None:
-    """Make a socket; None where the system has no such family, as many have no IPv6 in spite of the name's address."""
+    """Return a new socket; None if the system lacks the family, such as IPv6."""
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError:
         return None
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # what is accepted inherits it: small pieces are passed on as they come
+    # accepted sockets inherit this: the relay passes small pieces on at once
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if family == socket.AF_INET6:
-        # IPv4 has a socket of its own, and its addresses are not to look like those of IPv6
+        # IPv4 gets a socket of its own: its clients must not have mapped IPv6 addresses
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock
 
@@ -136,7 +116,7 @@ def _listen_unix(path: str, backlog: int) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on any more, left behind by a process that was killed."""
+    """Remove a socket that a killed process left there."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return
@@ -148,11 +128,7 @@ def _remove_stale(path: str) -> None:
 
 
 def unlink(sock: socket.socket) -> None:
-    """Remove the path of a UNIX socket, before it is closed.
-
-    Args:
-        sock: The socket, of any kind.
-    """
+    """Remove the path of a UNIX socket, which is still open; do nothing for another socket."""
     if sock.family == AF_UNIX and sock.fileno() >= 0:
         path = sock.getsockname()
         if isinstance(path, str) and path:

@@ -1,4 +1,4 @@
-"""Floor 6: several processes that serve the same ports."""
+"""Several processes that serve the same ports."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ __all__: list[str] = []
 _log = logging.getLogger("proxyprotocol.server")
 
 _WATCHED: Final = ENDING | {signal.SIGHUP, signal.SIGCHLD}
-_REST: Final = 1.0  # seconds between two starts of one worker, so that one that cannot live does not spin
+_REST: Final = 1.0  # seconds between two starts of one worker: a worker that fails at once must not spin
 
 
 class Workers:
-    """Processes that are ended, and told to reload, when their parent is; one that dies is replaced.
+    """Starts workers, passes signals on to them, and replaces each that dies.
 
     Args:
         count: How many.
-        work: What each does, with its number and a file descriptor from which it reads what the parent has to tell it:
-            a byte for each time that it is to end, as SIGTERM tells the parent, and the end of file when the parent is
-            gone. It gives the exit status.
-        stop_listening: Closes what the parent holds of the listening sockets.
+        work: Does a worker's work, and returns its exit status. It gets the worker's number and a file descriptor,
+            which has a byte for each SIGTERM or SIGINT of the parent, and the end of file when the parent is gone.
+        stop_listening: Closes the parent's listening sockets.
         died: Called with the number of a worker that has died.
     """
 
@@ -45,18 +44,15 @@ class Workers:
         self._ending = False
         self._told = -1
         self._status = 0
-        self._running: dict[int, int] = {}  # workers by their processes
-        self._due = dict.fromkeys(range(count), 0.0)  # when those are to be started that do not run
-        self._pipes: dict[int, int] = {}  # what the workers are told by, by their processes
+        self._running: dict[int, int] = {}  # workers by process id
+        self._due = dict.fromkeys(range(count), 0.0)  # when to start each worker that does not run
+        self._pipes: dict[int, int] = {}  # the pipe to each worker, by process id
 
     def run(self) -> int:
-        """Start them, and return when they have all ended; in each of them, when its work is done.
-
-        Returns:
-            The exit status.
-        """
-        # no handlers: signals wait until they are asked for, so that none comes between two steps
-        for number in (signal.SIGCHLD, signal.SIGHUP):  # what is ignored is not kept
+        """Start the workers, and return the exit status when all have ended; in a worker, when its work is done."""
+        # Blocked signals wait until sigwait() asks for them, so that none comes between two steps. The system does not
+        # keep a signal that is ignored, as SIGCHLD is: hence these handlers, which never run.
+        for number in (signal.SIGCHLD, signal.SIGHUP):
             signal.signal(number, lambda number, frame: None)
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         while self._running or self._due:
@@ -67,7 +63,7 @@ class Workers:
         return self._status
 
     def _start(self, worker: int) -> bool:
-        """Start a worker; false in the new process."""
+        """Start a worker, and return False in the new process."""
         self._told, tell = os.pipe()
         pid = os.fork()
         if not pid:
@@ -79,13 +75,14 @@ class Workers:
         return True
 
     def _become(self, worker: int) -> int:
-        for tell in self._pipes.values():  # of its siblings, who are to see the end of file when the parent is gone
+        for tell in self._pipes.values():  # its siblings must see the end of file when the parent is gone
             os.close(tell)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # Ctrl-C and systemd signal the whole group: whom both the group and the parent tell to end is told twice
+        # Ctrl-C and systemd signal the whole group: the worker would get each signal twice, and take the second for
+        # haste
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
-        # the others are held back until the work has handlers for them
+        # the other signals stay blocked until the work has handlers for them
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         return self._work(worker, self._told)
 
@@ -100,7 +97,7 @@ class Workers:
             self._reap()
         elif number == signal.SIGHUP:
             for pid in self._running:
-                os.kill(pid, signal.SIGHUP)  # it is there until it is waited for
+                os.kill(pid, signal.SIGHUP)  # the process exists until waitpid()
         elif number is not None:
             self._end()
 
@@ -110,7 +107,7 @@ class Workers:
             self._stop_listening()
         self._due.clear()
         for tell in self._pipes.values():
-            with contextlib.suppress(BrokenPipeError):  # it has ended already
+            with contextlib.suppress(BrokenPipeError):  # the worker has ended already
                 os.write(tell, b"T")
 
     def _reap(self) -> None:
@@ -125,6 +122,6 @@ class Workers:
             self._status = self._status or abs(status)
             return
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
-        _log.error("Worker %s has ended %s, and is replaced", worker, how)
+        _log.error("Worker %s ended %s; a new one replaces it", worker, how)
         self._died(worker)
         self._due[worker] = time.monotonic() + _REST

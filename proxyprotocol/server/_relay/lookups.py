@@ -1,4 +1,4 @@
-"""Floor 6: the threads that names are looked up in, and an end that does not wait for them."""
+"""The threads that look up names, and a way to end the process without waiting for them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__: list[str] = []
 
 
 class LookUps(ThreadPoolExecutor):
-    """The loop's default executor, which is shut down without a wait.
+    """The loop's default executor, which shuts down without waiting.
 
-    The system's look-up of a name cannot be cancelled, and takes as long as the name server does not answer.
+    Nobody can cancel the system's look-up of a name, and it lasts until the name server answers.
     """
 
     def __init__(self) -> None:
@@ -23,29 +23,18 @@ class LookUps(ThreadPoolExecutor):
         self._open: set[Future[Any]] = set()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Do something in a thread.
-
-        Args:
-            fn: What.
-            args: What it is called with.
-            kwargs: Likewise.
-        """
+        """Call a function in a thread."""
         future = super().submit(fn, *args, **kwargs)
         self._open.add(future)
         future.add_done_callback(self._open.discard)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
-        """Take no more work, and let go what there is.
-
-        Args:
-            wait: Is not done.
-            cancel_futures: Is always done.
-        """
+        """Accept no more work, and cancel what has not begun; both arguments are ignored."""
         super().shutdown(wait=False, cancel_futures=True)
 
     def leave_the_rest(self) -> None:
-        """End the process with status 0 if a look-up still goes on, for which Python would wait at its end."""
+        """End the process with status 0 if a look-up still runs, because Python would wait for it at exit."""
         if any(future.running() for future in list(self._open)):
             logging.shutdown()
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Floor 6: what the relay counts, and how Prometheus gets to know it."""
+"""The relay's counters, and the server that Prometheus asks for them."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ CONNECTIONS: Final = _NUMBERS["connections", ""]
 BYTES_UP: Final = _NUMBERS["bytes", "up"]
 BYTES_DOWN: Final = _NUMBERS["bytes", "down"]
 _SIZE: Final = 8 * (len(_NUMBERS) + 1)
-_LONGEST: Final = 10.0  # seconds for a question of Prometheus and its answer
-_MOST_ASKERS: Final = 16  # at once, each of whom costs a thread
-_PARTING: Final = 1.0  # seconds for the thread of one that was cut
+_LONGEST: Final = 10.0  # seconds for one request and its response
+_MOST_REQUESTS: Final = 16  # at once: each takes a thread
+_CUT: Final = 1.0  # seconds in which the thread of a request that was cut must end
 _REASONS: Final = (
     (ProxyProtocolUntrustedError, "untrusted"),
     (ProxyProtocolMissingError, "missing"),
@@ -59,64 +59,43 @@ _REASONS: Final = (
 
 
 def refusal(reason: str) -> int:
-    """Give the number of the counter of a refusal.
-
-    Args:
-        reason: One of :data:`REFUSALS`.
-    """
+    """Return the number of the counter for one of :data:`REFUSALS`."""
     return _NUMBERS["refusals", reason]
 
 
 def refusal_of(error: ProxyProtocolError) -> int:
-    """Give the number of the counter of a refusal.
-
-    Args:
-        error: Why the connection is refused.
-    """
+    """Return the number of the counter for a connection that is refused with this error."""
     return refusal(next((reason for kind, reason in _REASONS if isinstance(error, kind)), "malformed"))
 
 
 def header(direction: str, first: int) -> int:
-    """Give the number of the counter of a header.
-
-    Args:
-        direction: ``received`` or ``sent``.
-        first: The first byte of the header.
-    """
+    """Return the number of the counter of headers ``received`` or ``sent`` that begin with the byte *first*."""
     return _NUMBERS[f"headers_{direction}", "v1" if first == ord("P") else "v2"]
 
 
 class Counters:
-    """The numbers of all workers, in memory that they share: whoever is asked can answer for all.
-
-    Args:
-        workers: How many there are.
-    """
+    """The counters of all workers, in memory that they share: the worker that Prometheus asks answers for all."""
 
     def __init__(self, workers: int) -> None:
-        # anonymous, and shared with every process that is forked later
+        # anonymous memory, which every process that is forked later shares
         self._memory = mmap.mmap(-1, workers * _SIZE)
         everything = memoryview(self._memory)
         self._workers = [everything[at : at + _SIZE].cast("q") for at in range(0, workers * _SIZE, _SIZE)]
 
     def of(self, worker: int) -> memoryview:
-        """Give the numbers of one worker, who alone writes them.
-
-        Args:
-            worker: Which, from 0.
-        """
+        """Return the counters of one worker, from 0. Only that worker writes them."""
         return self._workers[worker]
 
-    def total(self, number: int) -> int:
-        """Add up one number.
+    def reset_open(self, worker: int) -> None:
+        """Forget the open connections of a worker that has died."""
+        self._workers[worker][OPEN] = 0
 
-        Args:
-            number: Which.
-        """
+    def total(self, number: int) -> int:
+        """Return the sum of one counter over all workers."""
         return sum(values[number] for values in self._workers)
 
     def collect(self) -> Iterator[Any]:
-        """Give everything as Prometheus wants it."""
+        """Yield all counters as Prometheus' own classes."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         for name, text, label, values in _COUNTERS:
@@ -128,11 +107,7 @@ class Counters:
 
 
 def check_installed() -> None:
-    """Refuse to promise metrics without the library for them.
-
-    Raises:
-        ProgramError: There is none.
-    """
+    """Raise a :class:`ProgramError` if the library for metrics is missing."""
     try:
         import prometheus_client  # noqa: F401
     except ImportError as error:
@@ -142,12 +117,7 @@ def check_installed() -> None:
 
 
 def serve(listeners: list[socket.socket], counters: Counters) -> None:
-    """Answer Prometheus in threads, for as long as the process lives.
-
-    Args:
-        listeners: Where, listening sockets.
-        counters: What is told.
-    """
+    """Answer Prometheus in threads until the process ends; *listeners* are listening sockets."""
     from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
     from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -158,33 +128,39 @@ def serve(listeners: list[socket.socket], counters: Counters) -> None:
 
     class Server(ThreadingMixIn, WSGIServer):
         daemon_threads = True
-        # of all listeners: places for askers, and when each has come, the oldest first
-        free = threading.Semaphore(_MOST_ASKERS)
-        askers: ClassVar[dict[Any, float]] = {}
+        # for all listeners together: free places, and the start of each request, the oldest first
+        free = threading.Semaphore(_MOST_REQUESTS)
+        requests: ClassVar[dict[Any, float]] = {}
 
         def verify_request(self, request: Any, client_address: Any) -> bool:
             if not self.free.acquire(blocking=False):
-                # the oldest gives way: silent askers must not keep the others out
-                _cut(self.askers, list(self.askers)[:1])
-                if not self.free.acquire(timeout=_PARTING):
+                # cut the oldest: silent clients must not keep others out
+                self.cut(list(self.requests)[:1])
+                if not self.free.acquire(timeout=_CUT):
                     return False
-            self.askers[request] = time.monotonic()
+            self.requests[request] = time.monotonic()
             return True
 
         def service_actions(self) -> None:
-            # for the whole of it: whoever sends a byte now and then must not keep a thread
+            # one deadline for the whole request: a client that sends a byte now and then must not keep a thread
             now = time.monotonic()
-            _cut(self.askers, [asker for asker, begun in list(self.askers.items()) if now - begun > _LONGEST])
+            self.cut([request for request, begun in list(self.requests.items()) if now - begun > _LONGEST])
+
+        def cut(self, requests: list[Any]) -> None:
+            for request in requests:
+                self.requests.pop(request, None)
+                with contextlib.suppress(OSError):  # the request has just ended
+                    request.shutdown(socket.SHUT_RDWR)
 
         def process_request_thread(self, request: Any, client_address: Any) -> None:
             try:
                 super().process_request_thread(request, client_address)
             finally:
-                self.askers.pop(request, None)
+                self.requests.pop(request, None)
                 self.free.release()
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            pass  # the asker has gone
+            pass  # the client has gone
 
     registry = CollectorRegistry()
     registry.register(counters)
@@ -192,24 +168,8 @@ def serve(listeners: list[socket.socket], counters: Counters) -> None:
         server = Server(listener.getsockname()[:2], Handler, bind_and_activate=False)
         server.socket.close()
         server.socket = listener
-        # what server_bind() would have set, which looks the name of this machine up and may take long
+        # server_bind() would set these, but it looks up the name of this machine, which may take long
         server.server_name, server.server_port = listener.getsockname()[:2]
         server.setup_environ()
         server.set_app(make_wsgi_app(registry))
         threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-
-
-def _cut(askers: dict[Any, float], some: list[Any]) -> None:
-    for asker in some:
-        askers.pop(asker, None)
-        with contextlib.suppress(OSError):  # it has ended just now
-            asker.shutdown(socket.SHUT_RDWR)
-
-
-def reset_open(values: memoryview) -> None:
-    """Forget the open connections of a worker that has died.
-
-    Args:
-        values: Its numbers.
-    """
-    values[OPEN] = 0

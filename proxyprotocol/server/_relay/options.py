@@ -1,4 +1,4 @@
-"""Floor 6: what the addresses of a service say, its two ends."""
+"""The options in the two addresses of a service."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__: list[str] = []
 
-_BACKLOG: Final = 1024  # connections that wait to be accepted; the system may allow fewer
+_BACKLOG: Final = 1024  # connections that may wait to be accepted; the system may allow fewer
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
-# of a header; tls_timeout is for TLS after it or without it
+# Options for a header. tls_timeout is not among them: TLS also comes without a header.
 _RECEIVER_OPTIONS = tuple(name for name in OPTIONS if name not in ("version", "tls_timeout"))
 _LISTENER_OPTIONS = ("backlog", "reuse_port")
 _SOURCE_OPTIONS = ("accept", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS, "pp")
-_TLV = f"drop, or none or some of {', '.join(ADDITIONS)}, with commas between them"
+_TLV = f"drop, none, or some of {', '.join(ADDITIONS)}, with commas between them"
 
 
 class Listening:
@@ -35,12 +35,12 @@ class Listening:
 
     Args:
         address: The address.
-        receiver: What is in front of its connections.
+        receiver: Decides on the headers of its connections.
 
     Attributes:
-        tls: What TLS is done with, if it is.
-        tls_timeout: How long its handshake may take, in seconds.
-        names: The names that clients have asked for by TLS, once :meth:`keep_names` was called.
+        tls: The TLS context; None without TLS.
+        tls_timeout: How long the TLS handshake may take, in seconds.
+        names: The names that clients asked for in TLS, after a call of :meth:`keep_names`.
     """
 
     def __init__(self, address: Address, receiver: Receiver) -> None:
@@ -48,7 +48,7 @@ class Listening:
         self.receiver = receiver
         backlog = address.option("backlog")
         if backlog is not None and not _NUMBER.fullmatch(backlog):
-            raise ValueError(f"backlog= takes a number of connections, 1 at least, not {backlog!r}")
+            raise ValueError(f"backlog= takes a number of connections, at least 1, not {backlog!r}")
         self.backlog = _BACKLOG if backlog is None else int(backlog)
         self.reuse_port = choose("reuse_port=", address.option("reuse_port") or "no", YES_NO)
         self.names: WeakKeyDictionary[ssl.SSLObject, str | None] = WeakKeyDictionary()
@@ -64,9 +64,9 @@ class Listening:
         return context
 
     def keep_names(self) -> None:
-        """Write down from now on which names clients ask for by TLS.
+        """Remember from now on which names clients ask for in TLS.
 
-        Not without need: one that is no ASCII fails in Python before it gets here, with a message of its own for each.
+        Do this only if somebody needs the names: Python reports each name that is not ASCII as an error of its own.
         """
         self._keeps_names = True
         if self.tls is not None:
@@ -79,7 +79,7 @@ class Listening:
         """Read the files of TLS again.
 
         Raises:
-            ValueError: One cannot be used. What was read before stays in use.
+            ValueError: A file cannot be used. The old ones stay in use.
         """
         self.tls = self._make_tls()
 
@@ -90,8 +90,8 @@ class Destination:
 
     Args:
         address: The address.
-        outgoing: What is sent in front of the connections.
-        tls: What TLS is done with, if it is.
+        outgoing: Writes the header of each connection.
+        tls: The TLS context; None without TLS.
     """
 
     address: Address
@@ -100,26 +100,19 @@ class Destination:
 
     @property
     def server_name(self) -> str:
-        """The name that the server must have."""
+        """The name that the server's certificate must have."""
         return self.address.option("server_name") or self.address.host
 
     def reload(self) -> None:
-        """Read the files of TLS again.
-
-        Raises:
-            ValueError: One cannot be used. What was read before stays in use.
-        """
+        """Read the files of TLS again; the old ones stay in use if that raises ValueError."""
         self.tls = self.address.ssl
 
 
 def parse_listener(text: str) -> Listening:
-    """Read the address of a server that takes headers itself, such as the echo server.
-
-    Args:
-        text: The address.
+    """Parse the address of a server that takes headers itself, such as the echo server.
 
     Raises:
-        ValueError: What is wrong, as a sentence.
+        ValueError: The address is wrong. The text is a sentence.
     """
     address = Address(text, server=True)
     _check(address, ("pp", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS))
@@ -129,18 +122,11 @@ def parse_listener(text: str) -> Listening:
 
 
 def parse_source(text: str) -> Listening:
-    """Read the address that a service listens on.
-
-    Args:
-        text: The address.
-
-    Raises:
-        ValueError: What is wrong, as a sentence.
-    """
+    """Parse the address that a service listens on; errors as in :func:`parse_listener`."""
     address = Address(text, server=True)
     _check(address, _SOURCE_OPTIONS)
     if not isinstance(address.pp, ProxyProtocolNoop) and address.option("pp") is not None:
-        raise ValueError(f"{text!r} has pp=, which says what goes to a destination; what comes to a source is accept=")
+        raise ValueError(f"{text!r} has pp=, which is for destinations; write accept= for the headers that come in")
     if address.option("accept") is None:
         return Listening(address, _without_header(address, "an address without accept="))
     return Listening(address, _receiver(address, "accept"))
@@ -153,53 +139,38 @@ def _check(address: Address, known: tuple[str, ...]) -> None:
 def _without_header(address: Address, what: str) -> Receiver:
     for name in _RECEIVER_OPTIONS:
         if address.option(name) is not None:
-            raise ValueError(f"{name}= is about a header, and {what} says that none comes")
+            raise ValueError(f"{name}= is an option for headers, but {what} expects none")
     return replace(_receiver(address, "accept"), policy=HeaderPolicy.SKIP)
 
 
 def _receiver(address: Address, version: str) -> Receiver:
     values = {"version": address.option(version), **{name: address.option(name) for name in _RECEIVER_OPTIONS}}
     given: Mapping[str, str] = {name: value for name, value in values.items() if value is not None}
-    return parse_receiver(given, lambda name: _spell(version if name == "version" else name))
-
-
-def _spell(name: str) -> str:
-    return f"{name}="
+    return parse_receiver(given, lambda name: f"{version if name == 'version' else name}=")
 
 
 def parse_destination(text: str) -> Destination:
-    """Read the address that a service connects to.
-
-    Args:
-        text: The address.
-
-    Raises:
-        ValueError: What is wrong, as a sentence.
-    """
+    """Parse the address that a service connects to; errors as in :func:`parse_listener`."""
     address = Address(text)
     tls = address.url.scheme == "ssl"
     address.check(("pp", "tlv", "server_name") if tls else ("pp", "tlv"))
     if not address.host and address.path is None:
-        raise ValueError(f"{text!r} names no host to connect to")
+        raise ValueError(f"{text!r} lacks the host to connect to")
     if address.port == 0:
-        raise ValueError(f"{text!r} names port 0, to which nobody can connect")
+        raise ValueError(f"{text!r} has port 0, to which nobody can connect")
     destination = Destination(address, _parse_outgoing(address), address.ssl)
-    _check_server_name(destination)
+    if destination.tls is not None:
+        name = destination.server_name
+        try:
+            destination.tls.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
+        except ValueError as error:
+            raise ValueError(f"{name!r} cannot be the name in a certificate: {error}") from None
     return destination
-
-
-def _check_server_name(destination: Destination) -> None:
-    if destination.tls is None:
-        return
-    try:
-        destination.tls.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=destination.server_name)
-    except ValueError as error:
-        raise ValueError(f"{destination.server_name!r} is no name that a certificate can have: {error}") from None
 
 
 def _parse_outgoing(address: Address) -> Outgoing:
     tlv = address.option("tlv")
-    # detect is version 2 here: what does not fit in it must not go on as version 1, which has no TLVs
+    # detect means version 2 here: a result that does not fit must not be sent as version 1, which has no TLVs
     codec = ProxyProtocolV2() if isinstance(address.pp, ProxyProtocolDetect) else address.pp
     if tlv is None:
         return Outgoing(codec)
@@ -208,8 +179,8 @@ def _parse_outgoing(address: Address) -> Outgoing:
     if not additions <= set(ADDITIONS) or ("none" in names and additions):
         raise ValueError(f"tlv= takes {_TLV}, not {tlv!r}")
     if additions and isinstance(codec, (ProxyProtocolV1, ProxyProtocolNoop)):
-        raise ValueError(f"tlv={tlv} needs a header of version 2: nothing else has room for TLVs")
+        raise ValueError(f"tlv={tlv} needs version 2 (pp=v2): only its header has TLVs")
     if "client-cert" in additions and "ssl" not in additions:
-        raise ValueError("tlv=client-cert is a part of ssl: write tlv=ssl,client-cert")
-    # to drop what came says nothing of what is added
+        raise ValueError("tlv=client-cert is part of ssl: write tlv=ssl,client-cert")
+    # drop alone does not say what to add
     return Outgoing(codec, None if names == ["drop"] else additions, "drop" in names)

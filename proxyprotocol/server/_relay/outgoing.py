@@ -1,4 +1,4 @@
-"""Floor 6: what the header says that goes to a destination."""
+"""The header that the relay sends to a destination."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__: list[str] = []
 
-#: What ``tlv=`` takes, but for ``none`` and ``drop``.
+#: The values of ``tlv=``, apart from ``none`` and ``drop``.
 ADDITIONS: Final = ("unique-id", "authority", "ssl", "client-cert", "ext")
-#: What the established package sends.
+#: What ``proxy-protocol`` sends.
 _ESTABLISHED: Final = frozenset({"unique-id", "ssl", "ext"})
 _WITHOUT_CHECKSUM: Final = ProxyProtocolV2(checksum=False)
 
 
 class Incoming:
-    """A connection that has come, as :func:`.build_transport_result` and a :class:`.SocketInfo` ask for it.
+    """A client's connection, in the form that :func:`.build_transport_result` and :class:`.SocketInfo` expect.
 
     Args:
-        stream: Its end.
-        peer: Who has connected.
-        received: What was received in front of it.
-        authority: The name that the client asked for by TLS.
+        stream: The client's end.
+        peer: The address of whoever connected.
+        received: What the receiver knows of the connection.
+        authority: The name that the client asked for in TLS.
     """
 
     __slots__ = ("_facts", "authority", "received")
@@ -59,24 +59,19 @@ class Incoming:
         self.authority = authority
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Tell a fact, as a transport does.
-
-        Args:
-            name: Which one.
-            default: What to answer where it is not known.
-        """
+        """Return a fact, as a transport does."""
         return self._facts.get(name, default)
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """What is sent in front of the connections to a destination.
+    """Writes the headers for a destination.
 
     Args:
         codec: The format.
-        additions: What the header says beside the addresses; None for what the established package says, and for
-            nothing where a header has come in.
-        drop: Whether the TLVs of a header that has come in are left out.
+        additions: What the header says beside the addresses. None is for what ``proxy-protocol`` says, and for nothing
+            if the connection came in with a header.
+        drop: Whether to leave out the TLVs of the header that came in.
     """
 
     codec: ProxyProtocol
@@ -84,16 +79,16 @@ class Outgoing:
     drop: bool = False
 
     def header(self, incoming: Incoming, dnsbl: str | None, local: SockAddr, peer: SockAddr) -> bytes:
-        """Write the header of one connection.
+        """Return the header of one connection.
 
         Args:
-            incoming: Whose it is.
-            dnsbl: What a DNS block list said of the client.
-            local: The own address of the connection to the destination.
-            peer: The other address of it.
+            incoming: The client's connection.
+            dnsbl: The answer of a DNS block list about the client.
+            local: The relay's address on the connection to the destination.
+            peer: The destination's address on it.
 
         Raises:
-            ValueError: What is to be said does not fit in a header.
+            ValueError: The content does not fit in a header.
         """
         believed = incoming.received.believed
         if believed is None:
@@ -104,20 +99,17 @@ class Outgoing:
         additions: frozenset[str] = frozenset() if self.additions is None else self.additions
         if additions or dnsbl is not None:
             own = _own(incoming, additions, dnsbl)
-            # who was there first knows more of the client
+            # the first proxy knows more of the client
             added = {kind: value for kind, value in own.tlv.items() if kind not in tlv}
             tlv = ProxyProtocolTLV(bytes(tlv), added)
-        return _pack(self._codec(checked), _with_tlv(believed, tlv), local, peer)
-
-    def _codec(self, checked: bool) -> ProxyProtocol:
-        """Give the codec that leaves the TLVs as they came: a CRC32C stands where one stood, and nowhere else."""
-        if checked or isinstance(self.codec, (ProxyProtocolV1, ProxyProtocolNoop)):
-            return self.codec
-        return _WITHOUT_CHECKSUM
+        codec = self.codec
+        if not checked and not isinstance(codec, (ProxyProtocolV1, ProxyProtocolNoop)):
+            codec = _WITHOUT_CHECKSUM  # the TLVs go on as they came: with a CRC32C only if there was one
+        return _pack(codec, _with_tlv(believed, tlv), local, peer)
 
 
 def _with_tlv(result: ProxyResult, tlv: ProxyProtocolTLV) -> ProxyResult:
-    """Give a result that says the same with other TLVs."""
+    """Return the same result with other TLVs."""
     if result.tlv is tlv:
         return result
     if isinstance(result, (ProxyResultIPv4, ProxyResultIPv6)):
@@ -128,31 +120,30 @@ def _with_tlv(result: ProxyResult, tlv: ProxyProtocolTLV) -> ProxyResult:
 
 
 def _own(incoming: Incoming, additions: frozenset[str], dnsbl: str | None) -> ProxyResult:
-    """Say what is known of a connection here."""
+    """Return what the relay itself knows of a connection."""
     unique_id = uuid.uuid4().bytes if "unique-id" in additions else None
     result = build_transport_result(incoming, unique_id=unique_id, dnsbl=dnsbl)
     tls: ssl.SSLObject | None = incoming.get_extra_info("ssl_object")
     if tls is None:
         return result
+    facts = None
+    if "ssl" in additions:
+        subject: Any = (tls.getpeercert() or {}).get("subject", ())
+        names = [value for part in subject for kind, value in part if kind == "commonName"]
+        certificate = tls.getpeercert(True) if "client-cert" in additions else None
+        facts = ProxyProtocolSSLTLV(init=result.tlv.ssl, cn=names[-1] if names else None, client_cert=certificate)
     tlv = ProxyProtocolTLV(
         authority=incoming.authority if "authority" in additions else None,
         unique_id=unique_id,
-        ssl=_ssl(tls, result.tlv.ssl, "client-cert" in additions) if "ssl" in additions else None,
+        ssl=facts,
         ext=result.tlv.ext if "ext" in additions else ProxyProtocolExtTLV(dnsbl=dnsbl),
     )
     return _with_tlv(result, tlv)
 
 
-def _ssl(tls: ssl.SSLObject, facts: ProxyProtocolSSLTLV, with_certificate: bool) -> ProxyProtocolSSLTLV:
-    certificate = tls.getpeercert(True) if with_certificate else None
-    subject: Any = (tls.getpeercert() or {}).get("subject", ())
-    names = [value for part in subject for kind, value in part if kind == "commonName"]
-    return ProxyProtocolSSLTLV(init=facts, cn=names[-1] if names else None, client_cert=certificate)
-
-
 def _pack(codec: ProxyProtocol, result: ProxyResult, local: SockAddr, peer: SockAddr) -> bytes:
     said: ProxyResult | None = result
     if isinstance(codec, ProxyProtocolV1):
-        # version 1 knows no UNIX sockets; nor LOCAL, for which the relay names its own connection
+        # Version 1 has neither UNIX addresses nor LOCAL. For LOCAL, the relay names its own connection.
         said = ProxyResultUnknown() if is_unix(result) else None if is_local(result) else result
     return Sender(said, pp=codec).header(None, local, peer)
