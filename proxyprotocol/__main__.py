@@ -1,4 +1,4 @@
-"""Floor 6: the ``proxyprotocol`` command, and ``python -m proxyprotocol``."""
+"""The ``proxyprotocol`` command, and ``python -m proxyprotocol``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Run the command.
-
-    Returns:
-        The exit status, as :func:`proxyprotocol.cli.main` gives it; 2 where files of this package were replaced.
-    """
+    """Run the command, and return its exit status; 2 if another package has replaced files of this one."""
     try:
         from proxyprotocol._adapters import installation  # noqa: F401
     except ImportError as error:
-        # one sentence for a user, who can do nothing with a traceback
+        # one sentence: a traceback would not help the user
         print(f"proxyprotocol: {error}", file=sys.stderr)
         return 2
     from proxyprotocol.cli import main

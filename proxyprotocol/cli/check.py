@@ -1,4 +1,4 @@
-"""``proxyprotocol check``: does this server want a header, and which does it take?"""
+"""``proxyprotocol check``: does a server want a header, and which versions does it take?"""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from proxyprotocol.v2 import ProxyProtocolV2
 __all__ = ["add_arguments", "run"]
 
 _DESCRIPTION: Final = """\
-Find out whether a server wants a PROXY protocol header, and which it takes: connect to it a few times, with headers
-that name this machine itself, and compare its answers. Exit status 0: it takes a header of one version at least; 1: it
-takes none, or that cannot be told; 2: it cannot be reached.
+Find out whether a server wants a PROXY protocol header, and which versions it takes: connect to it a few times, with
+headers that name this machine itself, and compare its answers. Exit status 0: it takes a header of at least one
+version;
+1: it takes none, or its answers do not show it; 2: nobody answers there.
 """
 _SEND_HELP: Final = (
-    "what to send behind the header so that the server answers, with escapes such as \\r\\n; a request by HTTP unless "
-    "given, and nothing to a server that speaks first"
+    "what to send after the header so that the server answers, with escapes such as \\r\\n; by default an HTTP "
+    "request, or nothing to a server that speaks first"
 )
-# How long a server that speaks first has for its first word, in seconds, within the time-out.
+# Seconds in which a server that speaks first must begin, within the time-out.
 _FIRST_WORD: Final = 1.0
-_LONGEST: Final = 10_000  # seconds; more than a month is more than a socket can wait
+_LONGEST: Final = 10_000  # seconds; a socket cannot wait for more than a month
 _ADDRESS: Final = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})")
 
 _V1: Final = ProxyProtocolV1()
@@ -47,7 +48,7 @@ def _wrong_v1(own: ProxyResult) -> bytes:
 
 def _wrong_v2(own: ProxyResult) -> bytes:
     header = bytearray(_V2.pack(own))
-    # Another version, which every receiver must look at; ASCII too, so that others treat it no differently.
+    # Another version number, which every receiver must check. It is ASCII too: to other servers it makes no difference.
     header[spec.V2_COMMAND_AT] ^= 0x60
     return bytes(header)
 
@@ -62,20 +63,16 @@ _WRONG_V2: Final = _Probe("version 2, wrong", _wrong_v2)
 _PROBES: Final = (_WITHOUT, _VERSION_1, _UNKNOWN, _WRONG_V1, _VERSION_2, _LOCAL, _WRONG_V2)
 
 _WRONG: Final = {_VERSION_1: _WRONG_V1, _VERSION_2: _WRONG_V2}
-_VARIES: Final = "Its answers to the same vary: nothing can be told."
+_VARIES: Final = "It answers the same bytes differently each time: no conclusion is possible."
 
 _Outcomes = dict[_Probe, Outcome]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the subcommand takes.
-
-    Args:
-        parser: The subcommand's.
-    """
+    """Add the subcommand's arguments to a parser."""
     parser.description = _DESCRIPTION
     parser.add_argument("server", metavar="HOST:PORT", type=_server, help="the server; an IPv6 address in brackets")
-    parser.add_argument("--tls", action="store_true", help="speak TLS behind the header; certificates are not checked")
+    parser.add_argument("--tls", action="store_true", help="speak TLS after the header; certificates are not checked")
     parser.add_argument("--send", metavar="TEXT", type=read_escapes, help=_SEND_HELP)
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=_seconds, default=3.0, help="how long each connection may take (3)"
@@ -83,14 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check.
-
-    Args:
-        options: The arguments.
-
-    Returns:
-        0 if the server takes a header, else 1.
-    """
+    """Check a server, and return 0 if it takes a header, else 1."""
     host, port = options.server
     target = Target(host, port, options.send or b"", options.tls, options.timeout)
     first = _listen_first(target)
@@ -116,7 +106,7 @@ def _ask(target: Target, which: _Probe) -> Outcome:
 
 
 def _listen_first(target: Target) -> Outcome:
-    """Find out whether the server speaks first."""
+    """Return what the server says if the client says nothing."""
     silent = target._replace(message=b"", tls=False, timeout=min(_FIRST_WORD, target.timeout))
     with connect(target) as connection:
         address = "" if connection is None else f" ({connection.peer})"
@@ -132,13 +122,13 @@ def _request(host: str) -> bytes:
 
 
 def _takes(version: _Probe, outcomes: _Outcomes) -> bool:
-    """Tell whether a header was taken for a header: only who reads headers answers a wrong one otherwise."""
+    """Return whether the server read the header as one: only then does it answer a wrong header differently."""
     outcome, wrong = outcomes[version], outcomes[_WRONG[version]]
     return outcome.answered and not (wrong.answered and wrong.shape == outcome.shape)
 
 
 def _doubtful(outcomes: _Outcomes, taken: list[_Probe]) -> list[_Probe]:
-    """Give what to ask again: a server that tires of connections also answers this one so, and that one otherwise."""
+    """Return what to ask again: a server that limits connections also answers some differently."""
     without = outcomes[_WITHOUT]
     if not (taken and without.answered) or without.shape == outcomes[taken[0]].shape:
         return []
@@ -150,19 +140,19 @@ def _conclude(first: Outcome, outcomes: _Outcomes, taken: list[_Probe]) -> Itera
     if taken:
         yield from _conclude_taken(without, outcomes, taken)
     elif not any(outcome.answered for outcome in outcomes.values()):
-        yield red("Nothing was answered, whatever was sent: nothing can be told.")
+        yield red("It answered nothing, whatever was sent: no conclusion is possible.")
         if any(outcome.reason for outcome in outcomes.values()):
-            yield "It seems to speak no TLS: ask without --tls."
+            yield "It does not seem to speak TLS: try without --tls."
         elif first.ending:
-            yield "It lets connections go before it has read anything: if it trusts its proxies alone, ask from one."
+            yield "It closes connections before it reads. If it trusts only its proxies, run this on one of them."
         else:
-            yield "It may want other bytes behind the header (--send, --tls), or trust none but its proxies."
+            yield "It may want other bytes after the header (--send, --tls), or trust only its proxies."
     elif without.answered and all(outcome.shape == without.shape for outcome in outcomes.values()):
-        yield red("It answers the same whatever is sent: nothing can be told. Something else may help, by --send.")
+        yield red("It answers everything the same: no conclusion is possible. Try to send something else with --send.")
     elif without.answered:
-        yield red("It wants no header: it answers without one, and takes a header for its client's own bytes.")
+        yield red("It wants no header: it answers without one, and treats a header as client data.")
     else:
-        yield red("It takes no header: what it answered shows that it took headers for its client's own bytes.")
+        yield red("It takes no header: its answers show that it treats headers as client data.")
 
 
 def _conclude_taken(without: Outcome, outcomes: _Outcomes, taken: list[_Probe]) -> Iterator[str]:
@@ -170,12 +160,12 @@ def _conclude_taken(without: Outcome, outcomes: _Outcomes, taken: list[_Probe]) 
     served = outcomes[taken[0]]
     if without.answered and without.shape == served.shape:
         yield green(f"It takes a header, {versions}, and connections without one too.")
-        yield "Who can reach it chooses whether to name a client: it should trust none but its proxies."
+        yield "Anybody who reaches it can pretend to be any client: it should trust only its proxies."
     else:
         yield green(f"It wants a header, and takes {versions}. Without one it {without.describe(served)}.")
     for special, version, meaning in (
         (_LOCAL, _VERSION_2, "LOCAL, which health checks send"),
-        (_UNKNOWN, _VERSION_1, "UNKNOWN, for clients that have no IP address"),
+        (_UNKNOWN, _VERSION_1, "UNKNOWN, for clients without an IP address"),
     ):
         if version in taken:
             answer, proxied = outcomes[special], outcomes[version]
@@ -189,8 +179,8 @@ def _conclude_taken(without: Outcome, outcomes: _Outcomes, taken: list[_Probe]) 
 def _server(text: str) -> tuple[str, int]:
     match = _ADDRESS.fullmatch(text)
     if match is None or not 0 < int(match["port"]) <= spec.MAX_PORT:
-        raise argparse.ArgumentTypeError(f"it is HOST:PORT, such as localhost:8080 or [::1]:8080, not {text!r}")
+        raise argparse.ArgumentTypeError(f"it takes HOST:PORT, such as localhost:8080 or [::1]:8080, not {text!r}")
     return match["ipv6"] or match["host"], int(match["port"])
 
 
-_seconds = number(float, 0.001, _LONGEST, f"it is a number of seconds above 0, up to {_LONGEST}")
+_seconds = number(float, 0.001, _LONGEST, f"it takes a number of seconds above 0, up to {_LONGEST}")

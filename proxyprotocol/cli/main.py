@@ -1,6 +1,6 @@
 """The command and its subcommands.
 
-A subcommand is a module with ``add_arguments(parser)`` and ``run(options)``, which gives the exit status, and one line
+A subcommand is a module with ``add_arguments(parser)`` and ``run(options)``, which returns the exit status, and one row
 in the table here.
 """
 
@@ -33,11 +33,11 @@ class _Entry(NamedTuple):
 
 
 _SUBCOMMANDS: Final = {
-    "decode": _Entry(decode, "say what a header says, or what is wrong with it"),
+    "decode": _Entry(decode, "show the content of a header, or what is wrong with it"),
     "encode": _Entry(encode, "write a header"),
-    "check": _Entry(check, "find out whether a server wants a header, and which"),
-    "echo": _Entry(echo_command, "run an echo server that wants a header, as proxyprotocol-echo does"),
-    "relay": _Entry(relay_command, "run a relay that sends a header, as proxyprotocol-server does"),
+    "check": _Entry(check, "find out whether a server wants a header, and which versions"),
+    "echo": _Entry(echo_command, "run an echo server that wants a header, like proxyprotocol-echo"),
+    "relay": _Entry(relay_command, "run a relay that sends a header, like proxyprotocol-server"),
     "demo": _Entry(demo, "see the library at work"),
 }
 
@@ -46,30 +46,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: Those behind the command's name; the process's own unless given.
+        arguments: Those after the command's name; None for the process's own.
 
     Returns:
-        The exit status: 0 for a good answer, 1 for a bad one, 2 where the command could not do its work.
+        The exit status: 0 for a good answer, 1 for a bad one, 2 if the command could not do its work.
     """
-    return run_program(_NAME, lambda: _main(arguments))
 
+    def command() -> int:
+        options = _parser().parse_args(arguments)
+        status: int = options.run(options)
+        return status
 
-def _main(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
-    status: int = options.run(options)
-    return status
-
-
-def _version() -> str:
-    try:
-        return version(_NAME)
-    except PackageNotFoundError:
-        return "(from a checkout, not installed)"
+    return run_program(_NAME, command)
 
 
 def _parser() -> ArgumentParser:
+    try:
+        installed = version(_NAME)
+    except PackageNotFoundError:
+        installed = "(from a checkout, not installed)"
     parser = ArgumentParser(prog=_NAME, description="The PROXY protocol, versions 1 and 2.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"{_NAME} {_version()}")
+    parser.add_argument("--version", action="version", version=f"{_NAME} {installed}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, entry in _SUBCOMMANDS.items():
         subparser = subparsers.add_parser(name, help=entry.help, allow_abbrev=False)

@@ -1,6 +1,6 @@
-"""Floor 6: the relay and the echo server, as the commands ``proxyprotocol-server`` and ``proxyprotocol-echo``.
+"""The relay and the echo server, as the commands ``proxyprotocol-server`` and ``proxyprotocol-echo``.
 
-:class:`Relay` is what the first of them runs; other programs can run one too.
+Other programs can run a :class:`Relay` too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One connection to a server that is asked what it makes of a header, with a deadline for all of it."""
+"""One connection of ``check``: it sends a header, and collects the answer, with one deadline for everything."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from proxyprotocol.server._process.program import ProgramError, describe_error, 
 
 __all__: list[str] = []
 
-# what is kept of an answer
+# bytes to keep of an answer
 _MAX_ANSWER: Final = 64 * 1024
-# How long an answer may pause before it counts as complete, in seconds, and at most as a share of the time-out: what
-# comes later is not needed to tell answers apart.
+# Seconds that an answer may pause before it counts as complete, and at most as a share of the time-out. The rest is not
+# needed to compare answers.
 _QUIET: Final = 0.3
 _QUIET_SHARE: Final = 0.1
 _LINES: Final = 10
@@ -28,13 +28,13 @@ _CODE: Final = re.compile(r"HTTP/[\d.]+ \d+|\W*\w*")
 
 
 class Target(NamedTuple):
-    """The server, and how it is asked.
+    """The server, and how to ask it.
 
     Attributes:
         host: Its name or address.
         port: Its port.
-        message: What is sent behind the header; nothing for a server that speaks first.
-        tls: Whether TLS is spoken behind the header.
+        message: The bytes after the header; empty for a server that speaks first.
+        tls: Whether TLS follows the header.
         timeout: How long one connection may take, in seconds.
     """
 
@@ -47,13 +47,13 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a connection.
+    """The result of one connection.
 
     Attributes:
-        answer: What the server said; with TLS, what it said in it.
-        ending: What ended the connection: ``"closed"``, ``"reset"``, or nothing where it was still open.
-        handshake: With TLS, whether the handshake succeeded.
-        reason: With TLS, why it did not.
+        answer: What the server said.
+        ending: How the connection ended: ``"closed"``, ``"reset"``, or empty if it was still open.
+        handshake: With TLS, whether the handshake succeeded; else None.
+        reason: With TLS, why it failed.
     """
 
     answer: bytes = b""
@@ -63,20 +63,20 @@ class Outcome:
 
     @property
     def answered(self) -> bool:
-        """Whether the server took what was sent for something that it can answer."""
+        """Whether the server answered."""
         return bool(self.answer) if self.handshake is None else self.handshake
 
     @property
     def shape(self) -> object:
-        """What the answers to equal messages have in common, whatever the time of day is."""
+        """What all answers to one message have in common, without dates and the like."""
         if self.handshake is not None:
             return self.handshake
-        # when a server closes after an answer by HTTP tells nothing
+        # after an HTTP answer, a server may close or not
         return bool(self.ending) and not self.answer.startswith(b"HTTP/"), frozenset(self._codes())
 
     def _codes(self) -> dict[str, str]:
-        """Give the code of each line, such as ``220``, ``-ERR`` or ``* OK``, with the first line that has it."""
-        # a backslash of its own is doubled, so that an escaped byte cannot be taken for it
+        """Return the code of each line, such as ``220``, ``-ERR`` or ``* OK``, with the first line that has it."""
+        # double real backslashes, so that they cannot look like an escaped byte
         text = self.answer.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace")
         lines = text.splitlines()[: 1 if text.startswith("HTTP/") else _LINES]
         if b"\0" in self.answer or (lines and not lines[0].isprintable()):  # binary
@@ -87,11 +87,7 @@ class Outcome:
         return codes
 
     def describe(self, beside: Outcome | None = None) -> str:
-        """Say in words what came; of an answer in lines, the first line that another outcome has nothing like.
-
-        Args:
-            beside: The other outcome.
-        """
+        """Describe the outcome in words: of several lines, the first whose code the outcome *beside* lacks."""
         if self.handshake:
             return "TLS was agreed upon"
         how = {"closed": "closed the connection", "reset": "reset the connection", "": "did not answer in time"}
@@ -107,13 +103,7 @@ class Outcome:
 
 
 class Connection(NamedTuple):
-    """A new connection to a server.
-
-    Attributes:
-        sock: Its socket.
-        own: Its two ends, as a header names them.
-        peer: The server's IP address.
-    """
+    """A new connection to a server: its socket, its two ends as a header names them, and the server's IP address."""
 
     sock: socket.socket
     own: ProxyResult
@@ -124,44 +114,39 @@ class Connection(NamedTuple):
 def connect(target: Target) -> Iterator[Connection | None]:
     """Connect to a server, and close the connection in the end.
 
-    Args:
-        target: The server.
-
-    Returns:
-        The connection; None where the server has reset it before anything could be sent, which is an answer too.
+    Yields:
+        The connection; None if the server reset it before the client could send, which is an answer too.
 
     Raises:
-        ProgramError: It cannot be reached.
+        ProgramError: The connection failed.
     """
     try:
         sock = socket.create_connection((target.host, target.port), target.timeout)
     except UnicodeError:
-        raise ProgramError(f"{target.host!r} is no name of a host") from None
+        raise ProgramError(f"{target.host!r} is not a valid host name") from None
     except ConnectionResetError:
         yield None
         return
     except OSError as error:
         where = describe_address((target.host, target.port))
-        raise ProgramError(f"{where} cannot be reached: {describe_error(error)}") from None
+        raise ProgramError(f"Cannot connect to {where}: {describe_error(error)}") from None
     with sock:
-        yield _look_at_ends(sock)
-
-
-def _look_at_ends(sock: socket.socket) -> Connection | None:
-    try:
-        here, there = sock.getsockname(), sock.getpeername()
-    except OSError:  # reset meanwhile: there is no other end any more
-        return None
-    return Connection(sock, name_ends(here, there), there[0])
+        try:
+            here, there = sock.getsockname(), sock.getpeername()
+        except OSError:  # the server has reset the connection meanwhile
+            connection = None
+        else:
+            connection = Connection(sock, name_ends(here, there), there[0])
+        yield connection
 
 
 def probe(connection: Connection | None, target: Target, header: Callable[[ProxyResult], bytes]) -> Outcome:
-    """Send a header and what follows it, and see what comes.
+    """Send a header and what follows it, and return the outcome.
 
     Args:
-        connection: What :func:`connect` gave.
+        connection: The value that :func:`connect` yields.
         target: The server.
-        header: Makes the header from the ends of the connection; an empty one for none.
+        header: Returns the header, or no bytes, for the ends of the connection.
     """
     if connection is None:
         return Outcome(ending="reset", handshake=False if target.tls else None)
@@ -172,7 +157,7 @@ def probe(connection: Connection | None, target: Target, header: Callable[[Proxy
     quiet = min(_QUIET, target.timeout * _QUIET_SHARE)
     if not target.message:
         return _exchange(connection.sock, sent, deadline, quiet)
-    # Apart: a server that speaks first behind the header may refuse a client that does not wait for that.
+    # In two steps: a server that speaks first may refuse a client that does not wait for its greeting.
     greeting = _exchange(connection.sock, sent, time.monotonic() + quiet, quiet)
     if greeting.ending:
         return greeting
@@ -191,7 +176,7 @@ def _exchange(connection: socket.socket, message: bytes, deadline: float, quiet:
             answer += data
     except ConnectionError:
         return Outcome(answer, "reset")
-    except OSError:  # it takes too long, or a router says that there is no way
+    except OSError:  # a time-out, or a router that knows no route
         pass
     return Outcome(answer)
 
@@ -206,17 +191,20 @@ def _receive_some(connection: socket.socket, deadline: float) -> bytes:
 
 def _shake_hands(connection: socket.socket, target: Target, header: bytes, deadline: float) -> Outcome:
     context = ssl.create_default_context()
-    # it is asked about headers and not for its name; nothing is told to it
+    # the test is about headers, and sends no secrets
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    # In memory: an SSLSocket loses the connection that it is given when that is reset meanwhile, and bounds each of its
-    # reads, not all of them.
+    # In memory: an SSLSocket drops a connection that is reset meanwhile, and its time-out is for each read, not for
+    # all.
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_hostname=target.host)
     unsent = header
     while True:
         try:
-            agreed = _advance(tls)
+            tls.do_handshake()
+            agreed = True
+        except ssl.SSLWantReadError:
+            agreed = False
         except ssl.SSLError as error:
             return Outcome(handshake=False, ending="closed", reason=f"TLS failed: {error.reason or error}")
         try:
@@ -232,12 +220,3 @@ def _shake_hands(connection: socket.socket, target: Target, header: bytes, deadl
         if not data:
             return Outcome(handshake=False, ending="closed")
         incoming.write(data)
-
-
-def _advance(tls: ssl.SSLObject) -> bool:
-    """Take the handshake as far as it goes; say whether that is its end."""
-    try:
-        tls.do_handshake()
-    except ssl.SSLWantReadError:
-        return False
-    return True
