@@ -1,4 +1,4 @@
-"""See it work: what ``proxyprotocol demo`` shows, from a checkout in which nothing is installed as a command.
+"""See the library at work: this is ``proxyprotocol demo``, for a checkout without installed commands.
 
 ``make demo`` runs it; ``make demo KEEP=1`` leaves the servers running and says what to type.
 """

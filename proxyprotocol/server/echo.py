@@ -17,7 +17,7 @@ from proxyprotocol.server._process.signals import ENDING, held_back, let_through
 from proxyprotocol.server._process.sockets import listen, unlink
 from proxyprotocol.server._relay.options import Listening, parse_listener
 
-__all__ = ["add_arguments", "main", "run"]
+__all__ = ["add_arguments", "main", "run", "send_back"]
 
 _log = logging.getLogger("proxyprotocol.server")
 
@@ -106,7 +106,7 @@ class _Server:
         name = peer if peer == proxy else f"{peer} (relayed by {proxy})"
         _log.info("Opened %s", name)
         try:
-            reason = await _serve(reader, writer)
+            reason = await send_back(reader, writer)
         except asyncio.CancelledError:  # the server ends, and waits for this task
             writer.transport.abort()
             reason = "the server ends"
@@ -114,8 +114,8 @@ class _Server:
         self._clients.discard(task)
 
 
-async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
-    """Send back what the client sends, and return why the connection ended."""
+async def send_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    """Send back what a client sends until it ends, and return why the connection ended."""
     try:
         while data := await asyncio.wait_for(reader.read(_CHUNK), _IDLE):
             writer.write(data)

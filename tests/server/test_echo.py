@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from proxyprotocol.server._relay.options import parse_listener
-from proxyprotocol.server.echo import _serve, add_arguments, main
+from proxyprotocol.server.echo import add_arguments, main, send_back
 from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.interop._programs import Program, wait_for
 from tests.server.programs import processor_time
@@ -144,7 +144,7 @@ def test_who_does_not_take_the_rest_of_its_echo_is_not_waited_for_for_ever(monke
     async def story() -> str:
         reader, writer = await asyncio.open_connection(sock=near)
         writer.transport.set_write_buffer_limits(1 << 24)  # or it would wait in the midst of it
-        return await _serve(reader, writer)
+        return await send_back(reader, writer)
 
     thread = in_thread(send_and_end)
     with far:
