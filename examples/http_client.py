@@ -1,6 +1,6 @@
-"""An HTTP client that names somebody else as the client: ``python examples/http_client.py URL``.
+"""An HTTP client that names another client: ``python examples/http_client.py URL``.
 
-http.client connects anew when it has to, and each connection begins with a header: so that belongs into ``connect``.
+http.client reconnects when it has to, and each connection must begin with a header: so ``connect`` sends it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Connection(HTTPConnection):
 
 
 class SecureConnection(HTTPSConnection, Connection):
-    """A connection that begins with a header and TLS behind it: the base that comes first does the latter last."""
+    """A connection that begins with a header and TLS after it: HTTPSConnection comes first, and calls the other."""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The standard library's HTTP server behind a proxy on this machine: ``python examples/http_server.py [PORT]``.
 
-It serves the files of this directory, and its log tells who the clients are.
+It serves the files of this directory, and its log names the real clients.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class OneEndpoint:
         self._endpoint = endpoint
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """Give the endpoint. It does TLS itself, where it is one of ``proxyprotocol:tls:...``."""
+        """Return the endpoint. An endpoint ``proxyprotocol:tls:...`` does TLS itself."""
         return self._endpoint
 
 

@@ -16,12 +16,12 @@ from proxyprotocol.twisted import ProxyProtocolServerEndpoint, proxy_result
 
 
 class Echo(Protocol):
-    """An application that knows nothing of proxies."""
+    """An application that knows nothing about proxies."""
 
     transport: Any
 
     def connectionMade(self) -> None:
-        """Say who the client is."""
+        """Print who the client is."""
         print(self.transport.getPeer(), "came to", self.transport.getHost(), "by", proxy_result(self.transport))
 
     def dataReceived(self, data: bytes) -> None:

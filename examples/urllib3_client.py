@@ -21,7 +21,7 @@ CLIENT = ProxyResultIPv4((IPv4Address("203.0.113.7"), 5678), (IPv4Address("198.5
 class Connection(HTTPConnection):
     """A connection that begins with a header."""
 
-    # what urllib3's own support for SOCKS overrides: it has nothing public for sockets of somebody else's
+    # urllib3 has no public hook for a caller's own sockets; its own SOCKS support overrides this method too
     def _new_conn(self) -> socket.socket:
         sock = super()._new_conn()
         send_header(sock, CLIENT)
@@ -29,7 +29,7 @@ class Connection(HTTPConnection):
 
 
 class SecureConnection(HTTPSConnection, Connection):
-    """A connection that begins with a header and TLS behind it."""
+    """A connection that begins with a header and TLS after it."""
 
 
 class Pool(HTTPConnectionPool):
@@ -39,7 +39,7 @@ class Pool(HTTPConnectionPool):
 
 
 class SecurePool(HTTPSConnectionPool):
-    """Connections that begin with a header and TLS behind it."""
+    """Connections that begin with a header and TLS after it."""
 
     ConnectionCls = SecureConnection
 

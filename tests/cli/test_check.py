@@ -138,7 +138,7 @@ def test_a_server_that_speaks_first_wants_no_header() -> None:
     assert outcomes(ran)["without a header"] == "answered '220 mail.example ESMTP'"
 
 
-def test_a_server_that_speaks_first_behind_a_header_wants_one() -> None:
+def test_a_server_that_speaks_first_after_a_header_wants_one() -> None:
     with serving(greeting_behind_a_header) as server:
         ran = run("check", server, "--send", "", *PATIENT)
     assert ran.status == 0
@@ -308,7 +308,7 @@ def silent(connection: socket.socket) -> None:
         (silent, "It may want other bytes after the header"),
     ],
 )
-def test_where_nothing_can_be_told_that_is_said(serve: Serve, said: str) -> None:
+def test_it_says_that_no_conclusion_is_possible(serve: Serve, said: str) -> None:
     with serving(serve) as server:
         ran = run("check", server, *QUICK)
     assert ran.status == 1
@@ -375,7 +375,7 @@ def shake_hands(connection: socket.socket, context: ssl.SSLContext) -> None:
         tls.recv(65536)
 
 
-def test_tls_behind_a_header_is_spoken(tls_context: ssl.SSLContext) -> None:
+def test_it_speaks_tls_after_a_header(tls_context: ssl.SSLContext) -> None:
     def serve(connection: socket.socket) -> None:
         read_header(connection)
         shake_hands(connection, tls_context)
@@ -394,7 +394,7 @@ def test_tls_without_a_header_is_told_from_it(tls_context: ssl.SSLContext) -> No
     assert "It wants no header" in ran.text
 
 
-def test_a_server_that_speaks_no_tls_is_told_of() -> None:
+def test_it_says_that_a_server_does_not_speak_tls() -> None:
     with serving(constant) as server:
         ran = run("check", server, "--tls")
     assert ran.status == 1

@@ -1,4 +1,4 @@
-"""The `proxyprotocol` command itself: its mistakes are sentences, and it knows a terminal from a pipe."""
+"""The `proxyprotocol` command itself: its errors are sentences, and it tells a terminal from a pipe."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ sys.exit(run_program("x", lambda: sum(os.readlink(f"/proc/self/fd/{n}") != os.de
     assert subprocess.run(words, timeout=PATIENCE).returncode == 0
 
 
-def test_an_interruption_is_no_reason_for_a_traceback() -> None:
+def test_an_interruption_causes_no_traceback() -> None:
     with subprocess.Popen([*COMMAND, "demo", "--keep"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -192,7 +192,7 @@ def test_a_read_that_is_interrupted_ends_quietly() -> None:
 
 
 def wait_until_reading(process: int) -> None:
-    """Wait until the process waits in a pipe's read, its imports behind it."""
+    """Wait until the process has done its imports and reads from a pipe."""
     deadline = time.monotonic() + PATIENCE
     while "pipe_read" not in Path(f"/proc/{process}/wchan").read_text():
         assert time.monotonic() < deadline
@@ -231,7 +231,7 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 
 def on_a_terminal(arguments: Sequence[str], stdin: bytes = b"", **environment: str) -> tuple[int, bytes, bytes]:
-    """Give the status, what the terminal shows, and what came on standard error."""
+    """Return the status, what the terminal shows, and standard error."""
     environ = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
     with terminal() as (ours, theirs):
         done = subprocess.run(

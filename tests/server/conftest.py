@@ -25,7 +25,7 @@ def relaying(caplog: pytest.LogCaptureFixture) -> Iterator[Relaying]:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """The certificates, made once."""
+    """The certificates, which are made once."""
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 

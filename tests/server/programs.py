@@ -1,4 +1,4 @@
-"""What the tests of the proxyprotocol-server command share: the command as a process, and what they ask about it."""
+"""Helpers for the tests of the proxyprotocol-server command: the command as a process, and questions about it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Server:
         directory: Where its log is written.
         files: The soft and the hard limit of its file descriptors; None for those of this process.
         start_new_session: Whether it has a process group of its own.
-        before: Python that runs before the command does, in its process.
-        module: Where the command is.
+        before: Python code to run before the command, in its process.
+        module: The module of the command.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Server:
         return self.log_file.read_text()
 
     def wait_for_line(self, pattern: str, count: int = 1) -> re.Match[str]:
-        """Wait until so many lines of the log match, and give the last."""
+        """Wait until so many lines of the log match, and return the last."""
 
         def found() -> bool:
             assert self.process.poll() is None or re.search(pattern, self.log), self.log
@@ -89,9 +89,9 @@ class Starter:
     """Starts the command, with one service to one server.
 
     Args:
-        stack: What ends with the test.
-        relaying: What starts servers.
-        directory: Where logs are written.
+        stack: Ends with the test.
+        relaying: Starts servers.
+        directory: Where to write logs.
     """
 
     def __init__(self, stack: contextlib.ExitStack, relaying: Relaying, directory: Path) -> None:

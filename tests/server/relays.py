@@ -1,4 +1,4 @@
-"""What the tests of the relay share: a relay in a thread of its own, servers behind it, and clients.
+"""Helpers for the tests of the relay: a relay in a thread of its own, servers behind it, and clients.
 
 Everything is on real sockets, which block for ``PATIENCE`` at most. The relay's thread is free of the test's, so that a
 test reads as what the two ends do.
@@ -32,8 +32,8 @@ class Accepted(NamedTuple):
 
     Attributes:
         sock: Its socket.
-        result: What the header said, None where there was none.
-        first: What came in one piece with the header.
+        result: The header; None without one.
+        first: The bytes that came in one piece with the header.
     """
 
     sock: Any
@@ -46,8 +46,8 @@ class Backend:
 
     Args:
         sock: Its listening socket.
-        address: The address as the relay is told it.
-        stack: What closes its connections.
+        address: The address, in the form that the relay takes.
+        stack: Closes its connections.
     """
 
     def __init__(self, sock: socket.socket, address: str, stack: contextlib.ExitStack) -> None:
@@ -67,7 +67,7 @@ class Backend:
         return Accepted(sock, result, parser.trailing)
 
     def accept_exactly(self) -> Accepted:
-        """Accept a connection, and read just the header, so that TLS can begin behind it."""
+        """Accept a connection, and read just the header, so that TLS can begin after it."""
         sock = self._accept()
         parser = HeaderParser(max_header=65551)
         result = None
@@ -121,7 +121,7 @@ class Running:
 
     @property
     def open(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return len(self.relay._connections)
 
     def wait_until_empty(self) -> None:
@@ -168,7 +168,7 @@ class Relaying:
     """Starts what a test needs, and ends it with the test.
 
     Args:
-        stack: What ends with the test.
+        stack: Ends with the test.
     """
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
@@ -234,7 +234,7 @@ def receive(sock: Any, size: int) -> bytes:
 
 
 def fill(sock: socket.socket, piece: int = 100_000) -> int:
-    """Send until nothing is taken any more, in pieces of so many bytes, and give how much was."""
+    """Send pieces of so many bytes until the peer takes no more, and return how many bytes it took."""
     sock.settimeout(0.5)
     sent = 0
     with contextlib.suppress(TimeoutError):
@@ -251,7 +251,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def in_thread(function: Callable[[], object]) -> threading.Thread:
-    """Do something beside the test, which joins the thread."""
+    """Call a function in a thread, which the test joins."""
     thread = threading.Thread(target=function)
     thread.start()
     return thread

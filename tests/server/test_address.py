@@ -1,4 +1,4 @@
-"""The addresses of the commands: the established package's syntax, and what is new."""
+"""The addresses of the commands: the syntax of proxy-protocol, and what is new."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxyprotocol.server._relay.options import parse_listener, parse_source
 from proxyprotocol.server.relay import Service
 from tests.interop._certificates import Certificates
 
-# recorded from the established package: host, port and text
+# recorded from proxy-protocol: host, port and text
 ESTABLISHED = {
     "": ("", None, ""),
     "host": ("host", None, "//host"),
@@ -31,13 +31,13 @@ ESTABLISHED = {
 
 
 @pytest.mark.parametrize(("text", "parts"), ESTABLISHED.items())
-def test_the_established_syntax(text: str, parts: tuple[Any, ...]) -> None:
+def test_the_syntax_of_proxy_protocol(text: str, parts: tuple[Any, ...]) -> None:
     address = Address(text)
     assert (address.host, address.port, str(address)) == parts
     assert address.path is None
 
 
-def test_the_established_codecs() -> None:
+def test_the_codecs_of_proxy_protocol() -> None:
     kinds = {
         "h": ProxyProtocolDetect,
         "h?pp=detect": ProxyProtocolDetect,
@@ -69,7 +69,7 @@ def test_names_for_people() -> None:
     assert Address("ssl://[::1]:80").name == "[::1]:80"
 
 
-def test_tls_is_as_the_established_package_does_it(certificates: Certificates) -> None:
+def test_tls_is_configured_as_in_proxy_protocol(certificates: Certificates) -> None:
     assert Address("host:80").ssl is None
     client = Address(f"ssl://h:1?cafile={certificates.authority}").ssl
     assert client is not None
@@ -109,7 +109,7 @@ def test_a_service_is_two_addresses() -> None:
     assert service.destination.address.host == "localhost"
 
 
-def test_a_source_may_say_that_no_header_comes_as_the_established_one_did() -> None:
+def test_a_source_may_say_that_no_header_comes_as_in_proxy_protocol() -> None:
     assert parse_source(":0?pp=noop").receiver.connection(None, None).begun
 
 

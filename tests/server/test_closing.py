@@ -1,4 +1,4 @@
-"""How a relayed connection ends whose client still speaks to a server that is gone."""
+"""The end of a relayed connection: the client still sends, and the server is gone."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_client_that_still_uploads_gets_the_whole_answer_of_a_server_that_is_g
         enough.set()
     client.shutdown(socket.SHUT_WR)
     running.wait_until_empty()
-    assert lines(caplog)[-1].endswith("both have said all")
+    assert lines(caplog)[-1].endswith("both ends have sent everything")
 
 
 def test_a_client_that_still_uploads_by_tls_gets_the_whole_answer_too(
@@ -94,7 +94,7 @@ def test_a_client_that_still_uploads_by_tls_gets_the_whole_answer_too(
     assert received == ANSWER
     thread.join(PATIENCE)
     client.sendall(b"x" * 20_000)  # by which the relay learns that the server is gone
-    # behind the end of TLS is the connection's
+    # the end of the connection follows the end of TLS
     assert raw.recv(1) == b""
     raw.close()
     running.wait_until_empty()
@@ -187,7 +187,7 @@ def test_a_client_is_listened_to_no_longer_than_a_connection_may_be_idle(relayin
     assert time.monotonic() - begin < 1.8
 
 
-def test_a_server_whose_client_is_gone_knows_it_at_once(relaying: Relaying) -> None:
+def test_a_server_learns_at_once_that_its_client_is_gone(relaying: Relaying) -> None:
     pair = relaying.connected()
     pair.client.close()
     assert pair.server.recv(10) == b""

@@ -56,7 +56,7 @@ def test_without_an_address_it_listens_on_this_machine_alone() -> None:
     assert (address.host, address.port) == ("127.0.0.1", 10007)
 
 
-def test_what_comes_behind_the_header_is_sent_back(start: Callable[[str], Echo]) -> None:
+def test_the_bytes_after_the_header_are_sent_back(start: Callable[[str], Echo]) -> None:
     echo = start("127.0.0.1:0")
     with echo.connect() as client:
         client.sendall(HEADER + b"hello")
@@ -82,7 +82,7 @@ def test_without_a_header_there_is_no_echo_unless_none_is_wanted(start: Callable
     assert "relayed by" not in echo.stop()
 
 
-def test_tls_behind_the_header(start: Callable[[str], Echo], certificates: Certificates) -> None:
+def test_tls_after_the_header(start: Callable[[str], Echo], certificates: Certificates) -> None:
     with start(f"ssl://127.0.0.1:0?cert={certificates.server}").connect() as client:
         client.sendall(HEADER)
         with certificates.client_context().wrap_socket(client, server_hostname=SERVER_NAME) as secured:
@@ -133,7 +133,7 @@ def test_with_few_file_descriptors_it_neither_floods_the_log_nor_spins_and_serve
     assert log.count("No more connections") == 1
 
 
-def test_who_does_not_take_the_rest_of_its_echo_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_its_echo_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxyprotocol.server.echo._IDLE", 0.3)
     near, far = socket.socketpair()
 

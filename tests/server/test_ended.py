@@ -1,4 +1,4 @@
-"""What stays of a relayed connection that has ended: nothing, without the garbage collector's help too."""
+"""Nothing stays of a relayed connection that has ended, even without the garbage collector."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ HEADER = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 @pytest.fixture(autouse=True)
 def no_collector() -> Iterator[None]:
     gc.collect()
-    gc.freeze()  # what other tests have left is not counted
+    gc.freeze()  # do not count what other tests have left
     gc.disable()
     yield
     gc.enable()
 
 
 def alive() -> dict[str, int]:
-    """How many there are of each kind, where there is one."""
+    """Count the living objects of each kind."""
     kinds = [kind for thing in gc.get_objects() if (kind := type(thing)) in KINDS]
     return {kind.__name__: kinds.count(kind) for kind in KINDS if kind in kinds}
 
 
 def left(running: Running) -> dict[str, int]:
-    """What there is when all connections have ended."""
+    """Count the objects that are left when all connections have ended."""
     running.wait_until_empty()
-    return running.call(alive)  # in its thread, so that nothing of it is under way
+    return running.call(alive)  # in its thread, so that the relay is at rest
 
 
 def end_cleanly(pair: Pair) -> None:
@@ -62,7 +62,7 @@ def meet_a_reset(pair: Pair) -> None:
         pair.server.sendall(b"progress")
         reset(pair.client)
 
-    pair.running.call(meet)  # what has been lost is met in sending to it
+    pair.running.call(meet)  # the relay learns of the reset in sending
 
 
 def linger(pair: Pair) -> None:

@@ -191,7 +191,7 @@ def test_a_header_that_does_not_fit_closes_the_client(
     client = relaying.keep(running.connect())
     client.sendall(header)
     assert closed(client)
-    assert "no header can be written" in lines(caplog)[-1]
+    assert "the header cannot be written" in lines(caplog)[-1]
 
 
 def closed(client: socket.socket) -> bool:

@@ -16,7 +16,7 @@ CONNECTIONS = 8  # of which the mean is taken: a process does not grow by just w
 
 
 def connect(start: Starter, server: Server, certificates: Certificates | None) -> tuple[Any, Any]:
-    """Give a client's end and a server's, with TLS on both or on none; of two connections, where others connect too."""
+    """Return a client's end and a server's, with TLS on both or on neither; others may connect too."""
     client = server.connect()
     if certificates is None:
         return client, start.backend.accept_exactly().sock

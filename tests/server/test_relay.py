@@ -342,4 +342,7 @@ def test_every_connection_is_one_line_when_it_begins_and_one_when_it_ends(
     pair.server.close()
     pair.running.wait_until_empty()
 
-    assert lines(caplog) == [f"Opened {client} to {server}", f"Closed {client} to {server}: both have said all"]
+    assert lines(caplog) == [
+        f"Opened {client} to {server}",
+        f"Closed {client} to {server}: both ends have sent everything",
+    ]

@@ -1,4 +1,4 @@
-"""TLS on either side of the relay, and on both: always behind the header."""
+"""TLS on either side of the relay, and on both: always after the header."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ def test_a_client_without_the_certificate_it_needs_is_refused(
     assert "the TLS handshake failed: PEER_DID_NOT_RETURN_A_CERTIFICATE" in line
 
 
-def test_a_header_and_tls_behind_it(relaying: Relaying, certificates: Certificates) -> None:
+def test_a_header_and_tls_after_it(relaying: Relaying, certificates: Certificates) -> None:
     backend = relaying.backend()
     running = relaying.relay(backend.address, source(certificates, "&accept=v2"))
     raw = relaying.keep(running.connect())
@@ -326,7 +326,7 @@ def test_a_header_and_tls_behind_it(relaying: Relaying, certificates: Certificat
     assert set(accepted.result.tlv) == {3}
 
 
-@pytest.mark.parametrize("header", [b"", ProxyProtocolV2().pack(result())], ids=["", "behind a header"])
+@pytest.mark.parametrize("header", [b"", ProxyProtocolV2().pack(result())], ids=["", "after a header"])
 def test_who_speaks_no_tls_is_refused_in_one_line(
     relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture, header: bytes
 ) -> None:

@@ -40,7 +40,7 @@ class NeverAnswers(Dnsbl):
 
 
 class Fails(Dnsbl):
-    """A block list whose author has made a mistake."""
+    """A block list with a bug."""
 
     async def lookup(self, sock_info: SocketInfo, *, loop: Any = None) -> str | None:
         raise ZeroDivisionError("a mistake")

@@ -1,4 +1,4 @@
-"""What the tests of the relay's TLS share: its addresses, and the two ends of a connection."""
+"""Helpers for the tests of the relay's TLS: its addresses, and the two ends of a connection."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def destination(backend: Backend, certificates: Certificates, more: str = "") ->
 
 
 class Encrypted:
-    """A socket with TLS that can be half-closed, which Python's own cannot: for the ends of these tests.
+    """A socket with TLS that can be half-closed, unlike Python's own.
 
     Args:
         sock: The socket.
-        context: What TLS is done with.
-        server_side: Whether it is the server's.
+        context: The TLS context.
+        server_side: Whether this is the server's end.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server_side: bool) -> None:
@@ -83,7 +83,7 @@ def accept_tls(backend: Backend, certificates: Certificates) -> tuple[Accepted, 
 
 
 def hello_with_name(name: bytes) -> bytes:
-    """What a client begins TLS with that asks for such a name, which Python's own would not."""
+    """Return the first bytes of a TLS client that asks for such a name, which Python's own clients refuse."""
     stand_in = "x" * len(name)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=stand_in)

@@ -114,7 +114,7 @@ class Connection(Timed):
             self._refuse(error)
             return
         if self._received.begun:
-            self._headed()
+            self._after_header()
         else:
             self._wait_for(receiver.timeout, Connection._header_late)
             self._relay.loop.add_reader(self._sock.fileno(), self._read_header)
@@ -152,7 +152,7 @@ class Connection(Timed):
             return False
         if self._received.begun:
             self._stop(self._sock)
-            self._headed()
+            self._after_header()
         return not self._received.begun
 
     def _header_late(self) -> None:
@@ -167,28 +167,28 @@ class Connection(Timed):
             self._refuse(error)
         else:
             self._stop(self._sock)
-            self._headed()
+            self._after_header()
 
-    def _headed(self) -> None:
+    def _after_header(self) -> None:
         """Go on after the header: begin TLS, if the source has it."""
         if self._received.result is not None:
             self._relay.values[metrics.header("received", self._first_byte)] += 1
         if self._source.tls is None:
-            self._identified()
+            self._find_destination()
             return
         stream = TLSStream(self._sock, self._source.tls, server_side=True, data=self._received.trailing)
         self._client = stream
         self._wait_for(self._source.tls_timeout, Connection._handshake_late)
-        self._shake(stream, self._identified, self._refuse_tls)
+        self._step_handshake(stream, self._find_destination, self._refuse_tls)
 
     # TLS, on either end
 
-    def _shake(self, stream: TLSStream, done: Callable[[], None], failed: Callable[[str], None]) -> None:
+    def _step_handshake(self, stream: TLSStream, done: Callable[[], None], failed: Callable[[str], None]) -> None:
         """Take the next step of a handshake, and come back for the next one."""
         loop = self._relay.loop
         try:
             finished = stream.handshake()
-        except OSError as error:  # SSLError is one
+        except OSError as error:  # including SSLError
             self._stop(stream.sock)
             failed(describe_error(error))
             return
@@ -196,9 +196,9 @@ class Connection(Timed):
             self._stop(stream.sock)
             done()
             return
-        loop.add_reader(stream.fd, self._shake, stream, done, failed)
+        loop.add_reader(stream.fd, self._step_handshake, stream, done, failed)
         if stream.unsent:
-            loop.add_writer(stream.fd, self._shake, stream, done, failed)
+            loop.add_writer(stream.fd, self._step_handshake, stream, done, failed)
         else:
             loop.remove_writer(stream.fd)
 
@@ -212,8 +212,8 @@ class Connection(Timed):
 
     # the way to the destination
 
-    def _identified(self) -> None:
-        """Look up the client in the block list, and the destination's name."""
+    def _find_destination(self) -> None:
+        """Look up the client in the block list and the destination's name, as far as needed, and connect."""
         relay = self._relay
         tls = self._client.tls if isinstance(self._client, TLSStream) else None
         authority = None if tls is None else self._source.names.get(tls)
@@ -310,7 +310,7 @@ class Connection(Timed):
         try:
             header = outgoing.header(self._incoming, self._dnsbl, server.getsockname(), self._to[1])
         except ValueError as problem:
-            self._fail(f"no header can be written: {problem}")
+            self._fail(f"the header cannot be written: {problem}")
             return
         if header:
             self._relay.values[metrics.header("sent", header[0])] += 1
@@ -318,7 +318,7 @@ class Connection(Timed):
             self._begin(PlainStream(server), header)
             return
         stream = TLSStream(server, tls, server_side=False, server_hostname=self._destination.server_name, first=header)
-        self._shake(
+        self._step_handshake(
             stream,
             lambda: self._begin(stream, b""),
             lambda reason: self._try_next(f"the TLS handshake failed: {reason}"),
@@ -342,7 +342,7 @@ class Connection(Timed):
             self._close()
             return
         first += relay.buffer[:size]
-        self._link = link = Link(relay, self._client, server, self._ended)
+        self._link = link = Link(relay, self._client, server, self._link_ended)
         if _log.isEnabledFor(logging.INFO):
             _log.info("Opened %s to %s", self._name(), self._destination.address.name)
         link.begin(header, first)
@@ -361,10 +361,13 @@ class Connection(Timed):
         _log.warning("Closed the connection from %s: cannot connect to %s: %s", self._name(), to, problem)
         self._close()
 
-    def _ended(self, reason: str | None) -> None:
+    def _link_ended(self, reason: str | None) -> None:
         if _log.isEnabledFor(logging.INFO):
             _log.info(
-                "Closed %s to %s: %s", self._name(), self._destination.address.name, reason or "both have said all"
+                "Closed %s to %s: %s",
+                self._name(),
+                self._destination.address.name,
+                reason or "both ends have sent everything",
             )
         self._link = None  # the link refers to this connection
         self._relay.forget(self)
