@@ -86,10 +86,10 @@ class Context(Protocol):
 class Flow:
     """The bytes from one end to the other; *counter* is the number of the counter that counts them."""
 
-    __slots__ = ("buffer", "counter", "cut", "link", "pending", "queued", "source", "state", "target")
+    __slots__ = ("buffer", "counter", "cut", "link", "pending", "queued", "source", "state", "target", "values")
 
     def __init__(self, link: Link, source: Stream, target: Stream, counter: int) -> None:
-        self.link, self.counter = link, counter
+        self.link, self.counter, self.values = link, counter, link.relay.values
         self.source, self.target = source, target
         self.buffer = link.relay.buffer[: target.most]
         self.state = _OPEN
@@ -137,7 +137,7 @@ class Flow:
             return
         link.touch()
         if size:
-            link.relay.values[self.counter] += size
+            self.values[self.counter] += size
             self.push(self.buffer[:size])
             if self.source.buffered or self.source.unsent:
                 link.watch_both()
@@ -224,11 +224,12 @@ class Link(Timed):
         ended: Called once, when the link is closed, with the reason; None if both ends have sent everything.
     """
 
-    __slots__ = ("_ended", "_grain", "_idle", "_lingers_until", "_requeue_at", "closed", "down", "relay", "up")
+    __slots__ = ("_ended", "_grain", "_idle", "_lingers_until", "_requeue_at", "_time", "closed", "down", "relay", "up")
 
     def __init__(self, relay: Context, client: Stream, server: Stream, ended: Callable[[str | None], None]) -> None:
         super().__init__()
         self.relay, self._ended = relay, ended
+        self._time = relay.loop.time
         self.closed = False
         #: None until all is done but to listen to the client. Then: after this time the client gets no further wait.
         self._lingers_until: float | None = None
@@ -249,7 +250,7 @@ class Link(Timed):
 
     def touch(self) -> None:
         """Note that bytes have moved."""
-        now = self.relay.loop.time()
+        now = self._time()
         if now >= self._requeue_at:
             self._requeue_at = now + self._grain
             self.wait(self._idle)
