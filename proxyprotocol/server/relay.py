@@ -17,8 +17,8 @@ from proxyprotocol.result import describe_address
 from proxyprotocol.server._relay import metrics
 from proxyprotocol.server._relay.connection import Connection
 from proxyprotocol.server._relay.deadlines import Queues
-from proxyprotocol.server._relay.names import Places
 from proxyprotocol.server._relay.options import Destination, Listening, parse_destination, parse_source
+from proxyprotocol.server._relay.places import Places
 from proxyprotocol.typing import SockAddr
 
 __all__ = ["BUFFER_LENGTH", "Relay", "Service", "parse_service"]

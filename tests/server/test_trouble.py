@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from proxyprotocol.dnsbl import Dnsbl
-from proxyprotocol.server._relay.names import Places
+from proxyprotocol.server._relay.places import Places
 from proxyprotocol.server.address import Address
 from proxyprotocol.sock import SocketInfo
 from tests.interop._programs import wait_for

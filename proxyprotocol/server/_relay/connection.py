@@ -21,9 +21,9 @@ from proxyprotocol.server._relay import metrics
 from proxyprotocol.server._relay.deadlines import Timed
 from proxyprotocol.server._relay.ends import PlainStream, Stream
 from proxyprotocol.server._relay.link import Context, Link
-from proxyprotocol.server._relay.names import Places
 from proxyprotocol.server._relay.options import Destination, Listening
 from proxyprotocol.server._relay.outgoing import Incoming
+from proxyprotocol.server._relay.places import Places
 from proxyprotocol.server._relay.tls import TLSStream
 from proxyprotocol.sock import SocketInfo
 from proxyprotocol.typing import SockAddr
