@@ -239,6 +239,13 @@ def test_what_is_sent_may_be_chosen() -> None:
     assert outcomes(ran)["without a header"] == "answered 'A'"
 
 
+def test_a_server_that_answers_headers_as_anything_else_takes_none() -> None:
+    with serving(echo) as server:
+        ran = run("check", server, "--send", "", *QUICK)
+    assert ran.status == 1
+    assert "It takes no header: what it answered shows that it took headers for its client's own bytes." in ran.text
+
+
 def optional(connection: socket.socket) -> None:
     """Take a header if one comes."""
     begin = connection.recv(1, socket.MSG_PEEK)
