@@ -196,7 +196,8 @@ class ProxyProtocolWrapper(Protocol):
                 # not in good order: below us TLS would wait for its peer, whose time is over with the header
                 handover.abort(transport)
                 return
-            slot = handover.find_slot(transport, self)
+            # the usual case is asked for here, because a call is felt
+            slot = "protocol" if getattr(transport, "protocol", None) is self else handover.find_slot(transport, self)
             if slot is None:
                 transport, slot = self._stay(protocol), handover.IN_A_LAYER
             # For a transport that stands in front of another and answers with that one's protocol: it was not replaced
