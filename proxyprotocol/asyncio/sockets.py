@@ -1,4 +1,4 @@
-"""Floor 5: headers on sockets that have no transport yet. They are read to their last byte, and not a byte more."""
+"""Headers on sockets that have no transport yet. We read up to the last byte of the header, and no further."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from proxyprotocol.receiver import Receiver, ReceiverConnection
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["accept", "covered"]
+__all__ = ["covered", "receive_header"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
 _T = TypeVar("_T")
 
-#: The sockets, listening or connected, on which a helper of this package reads the headers: our loops leave them alone.
+#: The sockets, listening or connected, on which another part of this package reads the headers. Our loops skip them.
 covered: WeakSet[socket.socket] = WeakSet()
 
 
-async def accept(
+async def receive_header(
     sock: socket.socket, peer: SockAddr, receiver: Receiver, begin: Callable[[ReceiverConnection], _T]
 ) -> _T | None:
-    """Read the header of a connection, and begin it.
+    """Read the header of a connection, and return what *begin* makes of it.
 
     Args:
         sock: The connection, which becomes non-blocking.
-        peer: Who has connected.
-        receiver: How connections are received.
-        begin: Called when the header is there and accepted.
+        peer: The address that connected.
+        receiver: The rules for the header.
+        begin: Called when the header is accepted.
 
     Returns:
-        What *begin* returns. None where the connection was refused or lost: it is closed then, and logged.
+        The result of *begin*. None if the connection was refused or lost: it is closed and logged then.
     """
     try:
         sock.setblocking(False)
@@ -54,7 +54,7 @@ async def accept(
         elif isinstance(error, OSError):
             _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
         else:
-            raise  # the policy function's, or we were cancelled
+            raise  # the policy function raised, or this task was cancelled
     return None
 
 

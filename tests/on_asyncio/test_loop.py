@@ -272,7 +272,7 @@ WRONG = {
         "8000;8443",
         "PROXYPROTOCOL_PORTS takes port numbers and unix, with commas between them, not '8000;8443'",
     ),
-    "TRUST": ("10.0.0.0/8", "PROXYPROTOCOL_TRUST: there is no such variable, but PROXYPROTOCOL_VERSION, "),
+    "TRUST": ("10.0.0.0/8", "Unknown variable PROXYPROTOCOL_TRUST. Known are PROXYPROTOCOL_VERSION, "),
 }
 
 
@@ -314,7 +314,7 @@ def test_the_loops_are_of_their_kinds() -> None:
 
 def test_without_uvloop_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    with pytest.raises(SystemExit, match=r"There is no uvloop here .* proxyprotocol\[uvloop\]"):
+    with pytest.raises(SystemExit, match=r"uvloop cannot be imported .* proxyprotocol\[uvloop\]"):
         new_uvloop_event_loop()
 
 

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from proxyprotocol import HeaderPolicy, ProxyProtocolUntrustedError, TrustedProxies
-from proxyprotocol.asyncio import create_server, create_unix_server, wrap_protocol_factory
-from proxyprotocol.asyncio import factory as factory_module
+from proxyprotocol.asyncio import ProxyProtocolFactory, create_server, create_unix_server, wrap_protocol_factory
 from proxyprotocol.typing import SockAddr
 from tests.interop._certificates import Certificates
 from tests.on_asyncio import loops
@@ -515,13 +514,14 @@ def test_a_connection_that_did_not_begin_is_gone_with_its_end(
 ) -> None:
     """An error's traceback holds the connection, which holds its error: all stayed until a garbage collection."""
     protocols: list[weakref.ref[Any]] = []
-    made = factory_module._Header.connection_made
+    make = ProxyProtocolFactory.__call__
 
-    def connection_made(self: Any, transport: Any) -> None:
-        protocols.append(weakref.ref(self))
-        made(self, transport)
+    def make_and_remember(self: Any) -> Any:
+        protocol = make(self)
+        protocols.append(weakref.ref(protocol))
+        return protocol
 
-    monkeypatch.setattr(factory_module._Header, "connection_made", connection_made)
+    monkeypatch.setattr(ProxyProtocolFactory, "__call__", make_and_remember)
 
     async def story() -> None:
         async with listening(Apps(), **security.server) as server:

@@ -110,7 +110,7 @@ def test_a_connection_that_begins_with_no_header_is_refused(run: Run, listener: 
         async with connected(listener.getsockname()) as peer:
             connection, _ = listener.accept()
             await peer.send(b"GET / HTTP/1.1\r\n")
-            with pytest.raises(ConnectionAbortedError, match="has begun with no header"):
+            with pytest.raises(ConnectionAbortedError, match="did not begin with a header"):
                 await asyncio.get_running_loop().connect_accepted_socket(apps, connection)
             assert await peer.hear_all() == b""
 
