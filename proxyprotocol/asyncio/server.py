@@ -15,6 +15,7 @@ from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.acceptor import Acceptor
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.tls import TLS
+from proxyprotocol.asyncio.transport import Below
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.typing import SockAddr
 
@@ -114,7 +115,7 @@ def wrap_protocol_factory(
 
 
 class ProxyProtocolServer(asyncio.AbstractServer):
-    """A listening server, with the methods and attributes of :class:`asyncio.Server`.
+    """A listening server, with the methods and attributes of :class:`asyncio.Server`, and of uvloop's on uvloop.
 
     Closing it aborts the connections whose application has not begun. Otherwise :meth:`wait_closed`, which from Python
     3.12 waits for connections, would wait for peers that never finish a header.
@@ -124,8 +125,14 @@ class ProxyProtocolServer(asyncio.AbstractServer):
         factory: The protocol factory of that server.
     """
 
+    abort_clients: Any = Below()
+    close_clients: Any = Below()
+    get_loop: Any = Below()
+    is_serving: Any = Below()
+    wait_closed: Any = Below()
+
     def __init__(self, server: Any, factory: ProxyProtocolFactory) -> None:
-        self._server = server
+        self._below = server
         self._factory = factory
         self._closed = False
         self._serving: asyncio.Future[None] | None = None
@@ -140,20 +147,11 @@ class ProxyProtocolServer(asyncio.AbstractServer):
     @property
     def sockets(self) -> Sequence[Any]:
         """The listening sockets; empty after :meth:`close`."""
-        sockets: Sequence[Any] = self._server.sockets
-        return sockets
-
-    def get_loop(self) -> Any:
-        """Return the loop."""
-        return self._loop
-
-    def is_serving(self) -> bool:
-        """Return whether it accepts connections."""
-        return bool(self._server.is_serving())
+        return self._below.sockets  # type: ignore[no-any-return]
 
     async def start_serving(self) -> None:
         """Accept connections, if it does not already."""
-        await self._server.start_serving()
+        await self._below.start_serving()
         self._accept_ourselves()
 
     def _accept_ourselves(self) -> None:
@@ -170,7 +168,7 @@ class ProxyProtocolServer(asyncio.AbstractServer):
         try:
             # Not public. We tried loop.connect_accepted_socket instead: the server does not know the connections that
             # it makes, and neither waits for them nor closes them.
-            self._loop._make_socket_transport(sock, self._factory(), extra={"peername": peer}, server=self._server)
+            self._loop._make_socket_transport(sock, self._factory(), extra={"peername": peer}, server=self._below)
         except OSError:  # macOS: the peer is gone
             sock.close()
 
@@ -198,19 +196,7 @@ class ProxyProtocolServer(asyncio.AbstractServer):
         self._acceptor.close()
         for sock in self._listeners:
             sock.close()
-        self._server.close()
+        self._below.close()
         self._factory.close()
         if self._serving is not None:
             self._serving.cancel()
-
-    async def wait_closed(self) -> None:
-        """Wait as the loop's own server does: from Python 3.12 until the last connection has ended."""
-        await self._server.wait_closed()
-
-    def close_clients(self) -> None:
-        """Close all connections. Needs Python 3.13; uvloop does not have it."""
-        self._server.close_clients()
-
-    def abort_clients(self) -> None:
-        """Abort all connections. Needs Python 3.13; uvloop does not have it."""
-        self._server.abort_clients()

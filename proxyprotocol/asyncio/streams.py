@@ -126,27 +126,11 @@ async def start_tls(
     server_hostname: str | None = None,
     **times: Any,
 ) -> Any:
-    """Begin TLS on a connection that began without it, on any loop.
+    """Begin TLS on a connection that began without it, as ``loop.start_tls`` does, on any loop and with our transports.
 
     The handshake begins with the bytes that a stream has received and nobody has read. A ClientHello among them begins
-    it; a command that an attacker has inserted there makes it fail.
-
-    Args:
-        own: The loop's own method, for other transports than ours.
-        transport: The transport.
-        protocol: The protocol above TLS.
-        sslcontext: The context.
-        server_side: Whether the peer is the TLS client.
-        server_hostname: For clients: the name that the server's certificate must have.
-        times: The time-outs that the loop's method takes.
-
-    Returns:
-        The TLS transport. It shows the same addresses as *transport*.
-
-    Raises:
-        TypeError: *sslcontext* is not a context, or the method does not know an argument.
-        ValueError: A time-out is not above 0, or the context and the server's name do not go together.
-        OSError: The handshake failed. The connection is aborted then, and also if this call is cancelled.
+    it; a command that an attacker has inserted there makes it fail. *own* is the loop's method, for other transports
+    than ours. If this raises or is cancelled, the connection is aborted.
     """
     tls = TLS(sslcontext, server_hostname=server_hostname, **times)
     unread = take_unread(protocol)

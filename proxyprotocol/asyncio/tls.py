@@ -24,15 +24,8 @@ _LARGEST_BUFFER: Final = 256 * 1024  # bytes; asyncio allocates as much at once
 class TLS:
     """The TLS settings of one server or client.
 
-    Args:
-        context: The TLS context.
-        ssl_handshake_timeout: Seconds that a handshake may take; None for asyncio's 60.
-        ssl_shutdown_timeout: Seconds that the end of TLS may take; None for asyncio's 30. Needs Python 3.11.
-        server_hostname: For clients: the name that the server's certificate must have.
-
-    Raises:
-        TypeError: *context* is not an SSLContext, or this Python does not know *ssl_shutdown_timeout*.
-        ValueError: A time-out is not above 0.
+    The two time-outs are seconds, or None for asyncio's 60 and 30; the second one needs Python 3.11. A client also says
+    which name the server's certificate must have. A wrong argument raises TypeError or ValueError.
     """
 
     def __init__(
@@ -63,16 +56,12 @@ class TLS:
         server_side: bool = True,
         waiter: Any = None,
     ) -> _Handshake:
-        """Begin a handshake.
+        """Begin a handshake with the peer's first *data*, if the caller has read some already.
 
-        Args:
-            transport: The transport of the connection.
-            done: Called with the TLS transport as soon as the handshake is done, before any application data.
-            lost: Called if the connection ends before that: with the error, or None if this side has ended it.
-            data: The peer's first bytes, if the caller has read them already.
-            server_side: Whether the peer is the TLS client.
-            waiter: A future for the end of the handshake. It gets an exception if the handshake fails, but only a None
-                if this side has ended the connection.
+        *done* is called with the TLS transport when the handshake is done, before any application data; it must not
+        raise. *lost* is called if the connection ends before that: with the error, or None if this side has ended it.
+        *waiter* is a future for the end of the handshake, with an exception if it failed. If this side has ended the
+        connection it gets None.
         """
         handshake = _Handshake(done, lost)
         loop, hostname = asyncio.get_running_loop(), self._server_hostname
@@ -92,14 +81,7 @@ class TLS:
         data: bytes = b"",
         server_side: bool,
     ) -> asyncio.Transport:
-        """Do a handshake, and return the TLS transport. If this raises, the connection is aborted.
-
-        Args:
-            transport: The transport of the connection, paused or not.
-            done: As for :meth:`begin`. It must not raise.
-            lost: As for :meth:`begin`.
-            data: The peer's first bytes, if the caller has read them already.
-            server_side: Whether the peer is the TLS client.
+        """Do a handshake as :meth:`begin` does, and return the TLS transport, or abort the connection and raise.
 
         Raises:
             OSError: The handshake failed or took too long, the connection was lost, or the peer's certificate is wrong.

@@ -37,11 +37,7 @@ class Origin(NamedTuple):
 
 
 class Below:
-    """A method of the transport below.
-
-    The first look-up stores it in the overlay's ``__dict__``. Most applications use three of these methods, and from
-    then on a call costs no more than a call of the real transport.
-    """
+    """A method of the real object below an overlay. The first look-up stores it: later calls cost nothing more."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
