@@ -54,8 +54,8 @@ _PORTS = _spell("ports")
 _VARIABLES = {_spell(option): option for option in OPTIONS}
 
 
-class _Configuration:
-    """The settings in the environment. A wrong value or an unknown variable with our prefix raises ValueError."""
+class _State:
+    """What a loop knows. A wrong value in the environment, or an unknown variable of ours, raises ValueError."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         given = {name: value for name, value in environment.items() if name.startswith(_spell(""))}
@@ -67,18 +67,20 @@ class _Configuration:
         options = {_VARIABLES[name]: value for name, value in given.items()}
         self.receiver = parse_receiver(options, _spell)
         self.tls_timeout = parse_tls_timeout(options, _spell)
-        self.ports = None if ports is None else frozenset(map(_parse_port, ports.split(",")))
+        self.ports = None if ports is None else {port.strip() for port in ports.split(",")}
+        for port in self.ports or ():
+            if port != _UNIX and not (_PORT.fullmatch(port) and int(port) <= spec.MAX_PORT):
+                raise ValueError(f"{_PORTS} takes port numbers and unix, with commas between them, not {port!r}")
+        # Where an application accepts by itself: for each listener the connections whose header is there, or why
+        # accept() failed; for each connection what its header said; the tasks that read headers.
+        self.ready: MutableMapping[socket.socket, asyncio.Queue[socket.socket | OSError]] = WeakKeyDictionary()
+        self.origins: MutableMapping[socket.socket, Origin] = WeakKeyDictionary()
+        self.headers: set[asyncio.Task[None]] = set()
+        self.warned: set[str] = set()  # the listeners that a warning has named
 
     def covers(self, port: str) -> bool:
         """Return whether the connections of a listener, named by its port or ``unix``, begin with a header."""
         return self.ports is None or port in self.ports
-
-
-def _parse_port(text: str) -> str:
-    text = text.strip()
-    if text != _UNIX and not (_PORT.fullmatch(text) and int(text) <= spec.MAX_PORT):
-        raise ValueError(f"{_PORTS} takes port numbers and unix, with commas between them, not {text!r}")
-    return text
 
 
 def _port_of(sock: socket.socket) -> str:
@@ -93,25 +95,10 @@ else:
     _AnyLoop = object
 
 
-class _Accepted:
-    """The state of the listening sockets from which an application accepts by itself."""
-
-    def __init__(self) -> None:
-        #: For each listener the connections whose header is there, or why accept() failed.
-        self.ready: MutableMapping[socket.socket, asyncio.Queue[socket.socket | OSError]] = WeakKeyDictionary()
-        #: For each connection what its header said.
-        self.origins: MutableMapping[socket.socket, Origin] = WeakKeyDictionary()
-        #: The tasks that read headers.
-        self.headers: set[asyncio.Task[None]] = set()
-        #: The listeners that a warning has named.
-        self.warned: set[str] = set()
-
-
 class _HeaderLoop(_AnyLoop):
     """Stands before asyncio's or uvloop's class of loops, and reads headers on every listener that it opens."""
 
-    _configuration: _Configuration
-    _accepted: _Accepted
+    _state: _State
 
     async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **keywords: Any) -> Any:
         sock = keywords.get("sock")
@@ -122,11 +109,10 @@ class _HeaderLoop(_AnyLoop):
         return await self._listen(super().create_unix_server, protocol_factory, _UNIX, path, **keywords)
 
     async def _listen(self, begin: Any, protocol_factory: Any, name: str, *args: Any, **keywords: Any) -> Any:
-        configuration = self._configuration
         # the arguments of our own functions override the environment
-        if isinstance(protocol_factory, ProxyProtocolFactory) or not configuration.covers(name):
+        if isinstance(protocol_factory, ProxyProtocolFactory) or not self._state.covers(name):
             return await begin(protocol_factory, *args, **keywords)
-        keywords = {"receiver": configuration.receiver, "tls_timeout": configuration.tls_timeout, **keywords}
+        keywords = {"receiver": self._state.receiver, "tls_timeout": self._state.tls_timeout, **keywords}
         return await listen(begin, protocol_factory, *args, **keywords)
 
     async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
@@ -143,7 +129,7 @@ class _HeaderLoop(_AnyLoop):
             return accepted
         if not self._reads(sock):
             return await super().sock_accept(sock)
-        ready, number = self._accepted.ready.setdefault(sock, asyncio.Queue()), sock.fileno()
+        ready, number = self._state.ready.setdefault(sock, asyncio.Queue()), sock.fileno()
         super().add_reader(sock, self._accept, sock, ready)
         try:
             connection = await ready.get()
@@ -151,7 +137,7 @@ class _HeaderLoop(_AnyLoop):
             self.remove_reader(number)
         if isinstance(connection, OSError):
             raise connection
-        return connection, self._accepted.origins[connection].client
+        return connection, self._state.origins[connection].client
 
     def _accept(self, sock: socket.socket, ready: asyncio.Queue[socket.socket | OSError]) -> None:
         try:
@@ -169,15 +155,15 @@ class _HeaderLoop(_AnyLoop):
             if sock.fileno() < 0:  # the listener was closed: nobody will fetch this connection
                 connection.close()
                 return
-            self._accepted.origins[connection] = origin
+            self._state.origins[connection] = origin
             ready.put_nowait(connection)
 
         task = self.create_task(receive())
-        self._accepted.headers.add(task)
-        task.add_done_callback(self._accepted.headers.discard)
+        self._state.headers.add(task)
+        task.add_done_callback(self._state.headers.discard)
 
     async def _receive_header(self, sock: socket.socket, peer: Any) -> Origin | None:
-        return await receive_header(sock, peer, self._configuration.receiver, lambda header: Origin.of(header, peer))
+        return await receive_header(sock, peer, self._state.receiver, lambda header: Origin.of(header, peer))
 
     async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **keywords: Any) -> Any:
         """Begin an application on a connection. First read its header, unless that was done already.
@@ -185,7 +171,7 @@ class _HeaderLoop(_AnyLoop):
         Raises:
             ConnectionAbortedError: The header was refused, or the connection was lost. It is closed.
         """
-        origin = self._accepted.origins.pop(sock, None)
+        origin = self._state.origins.pop(sock, None)
         if origin is None and self._reads(sock) and not isinstance(protocol_factory, ProxyProtocolFactory):
             peer = sock.getpeername()
             origin = await self._receive_header(sock, peer)
@@ -214,12 +200,12 @@ class _HeaderLoop(_AnyLoop):
             listener = describe_address(sock.getsockname())
         finally:
             sock.detach()
-        if listener not in self._accepted.warned:
-            self._accepted.warned.add(listener)
+        if listener not in self._state.warned:
+            self._state.warned.add(listener)
             _log.warning(_UNREAD, listener)
 
     def _reads(self, sock: socket.socket) -> bool:
-        return sock not in covered and self._configuration.covers(_port_of(sock))
+        return sock not in covered and self._state.covers(_port_of(sock))
 
 
 class _Beginning(asyncio.Protocol):
@@ -271,10 +257,10 @@ def _new_loop(base: type) -> asyncio.AbstractEventLoop:
     # SystemExit rather than ValueError: whoever starts a server by its command needs the sentence, and no server
     # catches SystemExit to show a traceback. And before the loop is made, because that would have to be closed.
     try:
-        configuration = _Configuration(os.environ)
+        state = _State(os.environ)
     except ValueError as error:
         raise _exit(str(error)) from None
-    risk = describe_risk(configuration.receiver, _spell)
+    risk = describe_risk(state.receiver, _spell)
     if risk is not None:
         _log.warning("%s", risk)
 
@@ -282,7 +268,7 @@ def _new_loop(base: type) -> asyncio.AbstractEventLoop:
         pass
 
     loop = EventLoop()
-    loop._configuration, loop._accepted = configuration, _Accepted()
+    loop._state = state
     return loop
 
 
