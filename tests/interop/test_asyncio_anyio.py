@@ -17,11 +17,9 @@ from anyio.streams.tls import TLSListener
 from proxyprotocol import HeaderPolicy, TrustedProxies
 from proxyprotocol.asyncio import new_event_loop, new_uvloop_event_loop
 from proxyprotocol.integrations.anyio import ProxyProtocolListener, ProxyProtocolStream
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import CLIENT, DESTINATION, HEADER, LOOPS, PATIENCE, Log, Run, Security, connected, until
 from tests.vectors import PROXY, v2
 
-run, log, certificates, security = loops.run, loops.log, loops.certificates, loops.security
 pytestmark = [pytest.mark.usefixtures("log"), pytest.mark.xdist_group("asyncio-anyio")]
 
 OURS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {

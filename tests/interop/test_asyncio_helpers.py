@@ -18,14 +18,12 @@ from proxyprotocol import TrustedProxies
 from proxyprotocol.integrations.aiohttp import ProxySite
 from proxyprotocol.integrations.aiosmtpd import ProxyProtocolMixIn
 from proxyprotocol.receiver import Receiver
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import CLIENT, HEADER, PATIENCE, Log, Run, connected
 
 from ._certificates import Certificates
 from ._clients import MailClient
 from ._programs import connect
 
-run, log, certificates, security = loops.run, loops.log, loops.certificates, loops.security
 pytestmark = [pytest.mark.usefixtures("log"), pytest.mark.xdist_group("asyncio-helpers")]
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: app.example.com\r\nConnection: close\r\n\r\n"

@@ -20,13 +20,11 @@ from tornado.web import Application, RequestHandler
 from proxyprotocol import HeaderPolicy, TrustedProxies
 from proxyprotocol.asyncio import new_event_loop, new_uvloop_event_loop
 from proxyprotocol.integrations.tornado import add_sockets, proxy_result
-from tests.on_asyncio import loops
-from tests.on_asyncio.loops import CLIENT, HEADER, PATIENCE, Log, Run, connected, until
+from tests.on_asyncio.loops import CLIENT, HEADER, PATIENCE, Log, Run, Security, connected, until
 
 from ._certificates import Certificates
 from ._programs import connect
 
-run, log, certificates, security = loops.run, loops.log, loops.certificates, loops.security
 pytestmark = [pytest.mark.usefixtures("log"), pytest.mark.xdist_group("asyncio-tornado")]
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: app.example.com\r\nConnection: close\r\n\r\n"
@@ -69,7 +67,7 @@ async def assert_asked(address: Any, answer: bytes, *pieces: bytes, **keywords: 
         assert (await asyncio.wait_for(peer.hear(answer), PATIENCE)).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_tornado_reads_a_header(run: Run, security: loops.Security) -> None:
+def test_tornado_reads_a_header(run: Run, security: Security) -> None:
     async def story() -> None:
         async with tornado(**security.server) as (address, _):
             await assert_asked(address, TOLD, HEADER, **security.client)
@@ -78,7 +76,7 @@ def test_tornado_reads_a_header(run: Run, security: loops.Security) -> None:
 
 
 def test_tornado_on_a_unix_socket_sees_the_client(
-    run: Run, security: loops.Security, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, security: Security, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # its path may be too long for an address
 
@@ -90,7 +88,7 @@ def test_tornado_on_a_unix_socket_sees_the_client(
 
 
 @pytest.mark.parametrize("pieces", [[HEADER], [HEADER[:3], HEADER[3:9], HEADER[9:]]], ids=["whole", "cut"])
-def test_tornado_finds_out_that_a_header_has_come(run: Run, security: loops.Security, pieces: list[bytes]) -> None:
+def test_tornado_finds_out_that_a_header_has_come(run: Run, security: Security, pieces: list[bytes]) -> None:
     async def story() -> None:
         async with tornado(**OPTIONAL, **security.server) as (address, _):
             await assert_asked(address, TOLD, *pieces, **security.client)
@@ -98,7 +96,7 @@ def test_tornado_finds_out_that_a_header_has_come(run: Run, security: loops.Secu
     run(story)
 
 
-def test_tornado_finds_out_that_none_has_come(run: Run, security: loops.Security) -> None:
+def test_tornado_finds_out_that_none_has_come(run: Run, security: Security) -> None:
     async def story() -> None:
         async with tornado(**OPTIONAL, **security.server) as (address, _):
             await assert_asked(address, PLAIN, **security.client)
@@ -247,7 +245,7 @@ def test_tornado_in_our_loop_without_the_helper_is_warned_of(run: Run, log: Log)
 
 
 @in_our_loops
-def test_the_helper_in_our_loop_is_left_alone(run: Run, log: Log, security: loops.Security) -> None:
+def test_the_helper_in_our_loop_is_left_alone(run: Run, log: Log, security: Security) -> None:
     async def story() -> None:
         async with tornado(**security.server) as (address, _):
             await assert_asked(address, TOLD, HEADER, **security.client)

@@ -13,14 +13,14 @@ import logging
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
 import uvloop
 
 from proxyprotocol.asyncio import create_server, start_server
-from tests.interop._certificates import SERVER_NAME, Certificates, make_certificates
+from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.vectors import single_bytes
 
 PATIENCE = 10.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
@@ -76,24 +76,6 @@ class Run:
 async def _left_behind() -> set[asyncio.Task[Any]]:
     await turns(3)
     return asyncio.all_tasks() - {asyncio.current_task()}
-
-
-@pytest.fixture(params=LOOPS.values(), ids=list(LOOPS))
-def run(request: pytest.FixtureRequest) -> Run:
-    """What runs a test's story, once on each kind of loop."""
-    return Run(request.param)
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """The certificates, made once."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def security(request: pytest.FixtureRequest, certificates: Certificates) -> Security:
-    """Once without TLS, once with it behind the header."""
-    return Security(certificates if request.param else None)
 
 
 class Security:
@@ -441,19 +423,3 @@ class Log(logging.Handler):
     def lines(self) -> list[tuple[str, str]]:
         """The lines of the adapter: level and text."""
         return [(r.levelname, r.getMessage()) for r in self.records if r.name == "proxyprotocol.asyncio"]
-
-
-@pytest.fixture
-def log() -> Iterator[Log]:
-    """The log. Whatever comes from asyncio above debug level, and every traceback, is the test's failure."""
-    log, root = Log(), logging.getLogger()
-    ours = logging.getLogger("proxyprotocol")
-    root.addHandler(log)
-    ours.setLevel(logging.DEBUG)
-    try:
-        yield log
-    finally:
-        root.removeHandler(log)
-        ours.setLevel(logging.NOTSET)
-    assert [r for r in log.records if r.exc_info] == []
-    assert [r.getMessage() for r in log.records if r.name == "asyncio" and r.levelno > logging.INFO] == []

@@ -17,7 +17,6 @@ from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2, ProxyResultIPv4, Pro
 from proxyprotocol.asyncio import create_connection, open_connection
 from proxyprotocol.build import build_transport_result
 from tests.interop._certificates import SERVER_NAME, Certificates
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import (
     CLIENT,
     HEADER,
@@ -33,12 +32,6 @@ from tests.on_asyncio.loops import (
 )
 from tests.vectors import TCP4
 
-run, security, certificates, log = (
-    loops.run,
-    loops.security,
-    loops.certificates,
-    loops.log,
-)
 pytestmark = pytest.mark.usefixtures("log")
 
 V1 = ProxyProtocolV1()

@@ -14,15 +14,8 @@ import pytest
 from proxyprotocol import HeaderPolicy
 from proxyprotocol.asyncio import wrap_protocol_factory
 from tests.interop._certificates import Certificates
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import HEADER, Apps, Log, Peer, Run, Security, connected, listening, turns, until
 
-run, security, certificates, log = (
-    loops.run,
-    loops.security,
-    loops.certificates,
-    loops.log,
-)
 pytestmark = pytest.mark.usefixtures("log")
 
 AT_ONCE = 2.0  # seconds, against the 60 that a header or a handshake has in these tests

@@ -11,14 +11,10 @@ import pytest
 
 from proxyprotocol import HeaderPolicy, ProxyProtocolV1, ProxyProtocolV2, Receiver, TrustedProxies
 from proxyprotocol.asyncio import create_datagram_endpoint
-from tests.on_asyncio import loops
 from tests.on_asyncio.datagrams import CLIENT, CLIENT6, HEADER, HEADER6, App, Peer, keep_quiet, listening, peer_of
 from tests.on_asyncio.loops import Log, Run, turns, until
-from tests.on_twisted import test_addresses, test_datagram
 from tests.vectors import IPV4_BLOCK, LOCAL, PROXY, paths, tlv, v2
 
-run, log = loops.run, loops.log
-short_path, ipv6 = test_addresses.short_path, test_datagram.ipv6
 pytestmark = pytest.mark.usefixtures("log")
 
 

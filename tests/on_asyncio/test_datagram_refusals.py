@@ -11,15 +11,11 @@ import pytest
 from proxyprotocol import HeaderPolicy, TrustedProxies
 from proxyprotocol.typing import SockAddr
 from tests.core.test_fuzz import mutated
-from tests.on_asyncio import loops
 from tests.on_asyncio.datagrams import CLIENT, HEADER, App, keep_quiet, listening, peer_of
 from tests.on_asyncio.loops import Log, Run, until
 from tests.on_asyncio.test_datagram import bound
-from tests.on_twisted import test_addresses
 from tests.vectors import SIGNATURE, VERSION_1
 
-run, log = loops.run, loops.log
-short_path = test_addresses.short_path
 pytestmark = pytest.mark.usefixtures("log")
 
 

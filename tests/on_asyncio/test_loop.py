@@ -17,10 +17,21 @@ import uvloop
 from proxyprotocol import HeaderPolicy
 from proxyprotocol.asyncio import ProxyProtocolServer, create_server, new_event_loop, new_uvloop_event_loop
 from tests.interop._certificates import Certificates
-from tests.on_asyncio import loops
-from tests.on_asyncio.loops import CLIENT, HEADER, PATIENCE, App, Apps, Log, Run, Security, connected, turns, until
+from tests.on_asyncio.loops import (
+    CLIENT,
+    HEADER,
+    PATIENCE,
+    App,
+    Apps,
+    Log,
+    Run,
+    Security,
+    StreamApps,
+    connected,
+    turns,
+    until,
+)
 
-security, certificates, log = loops.security, loops.certificates, loops.log
 pytestmark = pytest.mark.usefixtures("log")
 
 LOOPS = {"asyncio": new_event_loop, "uvloop": new_uvloop_event_loop}
@@ -86,7 +97,7 @@ def test_a_handshake_has_the_time_of_the_environment(
 
 
 def test_so_do_the_servers_of_streams_and_of_sockets(run: Run) -> None:
-    apps = loops.StreamApps()
+    apps = StreamApps()
 
     async def story() -> None:
         sock = socket.create_server(("127.0.0.1", 0))

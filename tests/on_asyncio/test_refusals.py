@@ -20,7 +20,6 @@ from proxyprotocol import HeaderPolicy, ProxyProtocolUntrustedError, TrustedProx
 from proxyprotocol.asyncio import ProxyProtocolFactory, create_server, create_unix_server, wrap_protocol_factory
 from proxyprotocol.typing import SockAddr
 from tests.interop._certificates import Certificates
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import (
     CUTS,
     HEADER,
@@ -39,12 +38,6 @@ from tests.on_asyncio.streams import Transport
 from tests.vectors import IPV4_BLOCK, SIGNATURE, checksum, v2
 from tests.vectors import PROXY as PROXY_COMMAND
 
-run, security, certificates, log = (
-    loops.run,
-    loops.security,
-    loops.certificates,
-    loops.log,
-)
 pytestmark = pytest.mark.usefixtures("log")
 
 # What comes, and what the log says of it.

@@ -17,7 +17,6 @@ from proxyprotocol import HeaderPolicy, ProxyProtocolV1, Receiver, TrustedProxie
 from proxyprotocol.asyncio import create_unix_server, start_unix_server, wrap_protocol_factory
 from proxyprotocol.typing import SockAddr
 from tests.interop._certificates import Certificates
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import (
     CLIENT,
     CUTS,
@@ -37,12 +36,6 @@ from tests.on_asyncio.loops import (
 )
 from tests.vectors import IPV6_BLOCK, LOCAL, PROXY, TCP4, TCP6, paths, tlv, v2
 
-run, security, certificates, log = (
-    loops.run,
-    loops.security,
-    loops.certificates,
-    loops.log,
-)
 pytestmark = pytest.mark.usefixtures("log")
 
 every_kind = pytest.mark.parametrize("new_apps", KINDS.values(), ids=KINDS)

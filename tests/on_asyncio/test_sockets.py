@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from proxyprotocol.asyncio import ProxyProtocolTransport, new_event_loop, new_uvloop_event_loop, wrap_protocol_factory
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import (
     CLIENT,
     HEADER,
@@ -29,7 +28,6 @@ from tests.on_asyncio.loops import (
     until,
 )
 
-security, certificates, log = loops.security, loops.certificates, loops.log
 pytestmark = pytest.mark.usefixtures("log")
 
 LOOPS = {"asyncio": new_event_loop, "uvloop": new_uvloop_event_loop}

@@ -25,10 +25,10 @@ from proxyprotocol.asyncio import (
     start_server,
 )
 from tests.interop._certificates import SERVER_NAME, Certificates
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import (
     CLIENT,
     HEADER,
+    LOOPS,
     App,
     Apps,
     BufferedApp,
@@ -42,7 +42,6 @@ from tests.on_asyncio.loops import (
     until,
 )
 
-certificates, log = loops.certificates, loops.log
 pytestmark = pytest.mark.usefixtures("log")
 
 both_kinds = pytest.mark.parametrize("kind", [App, BufferedApp])
@@ -296,7 +295,7 @@ async def create_stream_connection(*address: Any, **keywords: Any) -> Streams:
 
 
 BARE: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    f"bare {name}": new_loop for name, new_loop in loops.LOOPS.items()
+    f"bare {name}": new_loop for name, new_loop in LOOPS.items()
 }
 BARE_ASYNCIO = {"bare asyncio": BARE["bare asyncio"]}
 EVERY = {**BARE, **OURS}
@@ -529,7 +528,7 @@ def test_who_connects_may_be_the_server_of_tls(
 if sys.version_info >= (3, 11):  # before it there is no StreamWriter.start_tls, and no TLS in TLS
     # what a stream is told its loop is takes our transports on any loop
     every_loop = pytest.mark.parametrize(
-        "run", [*map(Run, loops.LOOPS.values()), *map(Run, OURS.values())], ids=[*loops.LOOPS, *OURS]
+        "run", [*map(Run, LOOPS.values()), *map(Run, OURS.values())], ids=[*LOOPS, *OURS]
     )
 
     class Upgrading(StreamApps):

@@ -15,7 +15,6 @@ import pytest
 from proxyprotocol import HeaderPolicy
 from proxyprotocol.asyncio import ProxyProtocolTransport
 from tests.interop._certificates import Certificates
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import (
     CLIENT,
     HEADER,
@@ -32,12 +31,6 @@ from tests.on_asyncio.loops import (
 )
 from tests.vectors import LOCAL, v2
 
-run, security, certificates, log = (
-    loops.run,
-    loops.security,
-    loops.certificates,
-    loops.log,
-)
 pytestmark = pytest.mark.usefixtures("log")
 
 both_kinds = pytest.mark.parametrize("kind", [App, BufferedApp])

@@ -16,17 +16,10 @@ import pytest
 
 from proxyprotocol.asyncio import start_server
 from tests.interop._programs import Program, wait_for
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import HEADER, Log, Run, Security, connected, turns, until
 from tests.server.programs import processor_time
 from tests.server.relays import PATIENCE
 
-run, security, certificates, log = (
-    loops.run,
-    loops.security,
-    loops.certificates,
-    loops.log,
-)
 pytestmark = pytest.mark.usefixtures("log")
 
 
