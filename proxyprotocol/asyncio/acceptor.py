@@ -55,12 +55,9 @@ class Acceptor:
         self.paused = False
 
     def listen(self, sock: socket.socket, backlog: int, begin: Callable[[socket.socket, Any], None]) -> None:
-        """Accept the connections of a listening socket.
+        """Accept the connections of a non-blocking socket with a queue of *backlog* connections. The caller closes it.
 
-        Args:
-            sock: The socket, non-blocking. The caller closes it.
-            backlog: The length of its queue, in connections.
-            begin: Called with each new socket, non-blocking, and its peer's address.
+        *begin* is called with each new socket, which is non-blocking too, and its peer's address.
         """
         listener = _Listener(sock, backlog, begin)
         self._listeners.append(listener)
@@ -82,7 +79,8 @@ class Acceptor:
 
     def go_on(self) -> None:
         """Accept again: there may be room now."""
-        self._cancel_resume()
+        if self._resume is not None:
+            self._resume.cancel()
         self.paused = False
         for listener in self._listeners:
             self._loop.add_reader(listener.sock, self._accept, listener)
@@ -114,11 +112,7 @@ class Acceptor:
         self._shortage.tell(reason, self._loop.time())
 
     def _ignore(self) -> None:
-        self._cancel_resume()  # another listener may have started the timer for the same reason
+        if self._resume is not None:  # another listener may have started the timer for the same reason
+            self._resume.cancel()
         for listener in self._listeners:
             self._loop.remove_reader(listener.sock)
-
-    def _cancel_resume(self) -> None:
-        if self._resume is not None:
-            self._resume.cancel()
-            self._resume = None

@@ -71,11 +71,13 @@ async def open_connection(
     reader = asyncio.StreamReader(limit=limit, loop=loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
     transport, _ = await create_connection(lambda: protocol, host, port, **keywords)
-    return reader, asyncio.StreamWriter(transport, protocol, reader, _loop_of_streams())
+    loop_of_streams: Any = _LoopOfStreams(loop)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop_of_streams)
 
 
 def _stream_factory(client_connected_cb: Callable[..., Any], limit: int) -> Callable[[], asyncio.BaseProtocol]:
-    loop, loop_of_streams = asyncio.get_running_loop(), _loop_of_streams()
+    loop = asyncio.get_running_loop()
+    loop_of_streams: Any = _LoopOfStreams(loop)
 
     def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
         begun = client_connected_cb(reader, writer)
@@ -110,10 +112,6 @@ class _LoopOfStreams:
 
     async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
         return await start_tls(self._loop.start_tls, transport, *args, **keywords)
-
-
-def _loop_of_streams() -> Any:
-    return _LoopOfStreams(asyncio.get_running_loop())
 
 
 async def start_tls(
