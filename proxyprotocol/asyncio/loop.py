@@ -55,7 +55,7 @@ _VARIABLES = {_spell(option): option for option in OPTIONS}
 
 
 class _State:
-    """What a loop knows. A wrong value in the environment, or an unknown variable of ours, raises ValueError."""
+    """A loop's state. A wrong value in the environment, or an unknown variable with our prefix, raises ValueError."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         given = {name: value for name, value in environment.items() if name.startswith(_spell(""))}
@@ -254,7 +254,7 @@ def new_uvloop_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _new_loop(base: type) -> asyncio.AbstractEventLoop:
-    # SystemExit rather than ValueError: whoever starts a server by its command needs the sentence, and no server
+    # SystemExit rather than ValueError: the user who starts a server needs to see the sentence, and no server
     # catches SystemExit to show a traceback. And before the loop is made, because that would have to be closed.
     try:
         state = _State(os.environ)

@@ -39,7 +39,7 @@ async def start_server(
         host: Where to listen, as ``loop.create_server`` takes it.
         port: The port to listen on.
         limit: A reader buffers twice as many bytes at most.
-        keywords: As for :func:`.create_server`, which also says what is raised.
+        keywords: As for :func:`.create_server`.
     """
     return await create_server(_stream_factory(client_connected_cb, limit), host, port, **keywords)
 
@@ -64,8 +64,7 @@ async def open_connection(
         host: The server, as ``loop.create_connection`` takes it.
         port: The server's port.
         limit: The reader buffers twice as many bytes at most.
-        keywords: As for :func:`create_connection`, such as ``result``, ``pp`` and ``ssl``. That also says what is
-            raised.
+        keywords: As for :func:`create_connection`, such as ``result``, ``pp`` and ``ssl``.
     """
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=limit, loop=loop)

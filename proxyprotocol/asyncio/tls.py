@@ -92,7 +92,7 @@ class TLS:
         waiter = asyncio.get_running_loop().create_future()
         handshake: _Handshake | None = None
         try:
-            # the loop reads nothing between these two lines: there is no await
+            # the loop reads nothing between these two lines, because nothing awaits there
             transport.resume_reading()
             handshake = self.begin(transport, done, lost, data=data, server_side=server_side, waiter=waiter)
             await waiter

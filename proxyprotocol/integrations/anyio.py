@@ -1,4 +1,4 @@
-"""anyio: a listener whose streams say that their ``remote_address`` is the client."""
+"""anyio: a listener for connections that begin with a header; ``remote_address`` of its streams is the client."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from tests.vectors import PROXY, v2
 pytestmark = [pytest.mark.usefixtures("log"), pytest.mark.xdist_group("asyncio-anyio")]
 
 OURS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio of ours": new_event_loop,
-    "uvloop of ours": new_uvloop_event_loop,
+    "our asyncio": new_event_loop,
+    "our uvloop": new_uvloop_event_loop,
 }
 in_our_loops = pytest.mark.parametrize("run", [*map(Run, OURS.values())], ids=OURS)
 in_every_loop = pytest.mark.parametrize("run", [*map(Run, [*LOOPS.values(), *OURS.values()])], ids=[*LOOPS, *OURS])

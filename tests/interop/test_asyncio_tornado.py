@@ -274,7 +274,7 @@ class Upgrading(TCPServer):
             stream.close()
 
 
-@pytest.mark.parametrize("line", [True, False], ids=["behind a command", "at once"])
+@pytest.mark.parametrize("line", [True, False], ids=["after a command", "at once"])
 def test_a_command_before_tls_fails_the_handshake_of_tornado(run: Run, certificates: Certificates, line: bool) -> None:
     """tornado itself refuses to begin TLS on a stream with unread data."""
     server, context = Upgrading(certificates, line), certificates.client_context()

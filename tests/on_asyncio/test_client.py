@@ -156,9 +156,9 @@ def test_the_header_comes_in_one_segment_before_anything_else(run: Run, security
             await until(lambda: firsts)
         with contextlib.suppress(OSError):  # the TLS handshake gets no answer
             await connecting
-        header, behind = firsts[0][: len(HEADER)], firsts[0][len(HEADER) :]
+        header, rest = firsts[0][: len(HEADER)], firsts[0][len(HEADER) :]
         assert header == HEADER
-        assert (b"\x16\x03" if security else b"data").startswith(behind[:2])
+        assert (b"\x16\x03" if security else b"data").startswith(rest[:2])
         await until(lambda: client.lost or security)
 
     run(story)
@@ -170,14 +170,14 @@ def test_result_may_be_a_function_of_the_transport(run: Run) -> None:
 
     def result(transport: asyncio.Transport) -> Any:
         seen.append(transport.get_extra_info("peername"))
-        return build_transport_result(behind.app.transport)
+        return build_transport_result(back.app.transport)
 
-    front, behind = Apps(), Apps()
+    front, back = Apps(), Apps()
 
     async def story() -> None:
-        async with listening(behind) as first, listening(front) as second:
+        async with listening(back) as first, listening(front) as second:
             one, _ = await create_connection(App, *first.sockets[0].getsockname(), result=TCP4)
-            await until(lambda: behind.made and behind.app.transport)
+            await until(lambda: back.made and back.app.transport)
             address = second.sockets[0].getsockname()
             two, _ = await create_connection(App, *address, result=result)
             await until(lambda: front.made and front.app.transport)

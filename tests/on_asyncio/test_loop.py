@@ -207,7 +207,7 @@ def test_listeners_on_other_ports_are_left_alone(run: Run, environment: Any) -> 
 
 
 def test_a_listener_s_port_comes_from_its_address_not_from_its_family(run: Run, environment: Any) -> None:
-    """As uvicorn's does, whatever ``--fd`` gives it."""
+    """uvicorn makes an AF_UNIX socket of every ``--fd``."""
     listener = socket.create_server(("127.0.0.1", 0))
     environment(PORTS=str(listener.getsockname()[1]))
 

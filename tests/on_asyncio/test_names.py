@@ -83,9 +83,9 @@ def foreign_names(trees: list[ast.AST]) -> set[str]:
     """Every private name of a library that the code uses or mimics."""
     own = {name for tree in trees for name in own_names(tree)}
     asked = {name for tree in trees for name in looked_up(tree)}
-    behind = {name for tree in trees for find in (imported, borrowed) for name in find(tree)}
-    known_by = {name.rpartition(".")[2] for name in behind}
-    return behind | (asked - own - known_by) | (own & LOOKED_UP)
+    inner = {name for tree in trees for find in (imported, borrowed) for name in find(tree)}
+    known_by = {name.rpartition(".")[2] for name in inner}
+    return inner | (asked - own - known_by) | (own & LOOKED_UP)
 
 
 def test_four_names_of_asyncio_s_own_are_used() -> None:

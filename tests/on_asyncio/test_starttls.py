@@ -47,8 +47,8 @@ pytestmark = pytest.mark.usefixtures("log")
 both_kinds = pytest.mark.parametrize("kind", [App, BufferedApp])
 
 OURS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio of ours": new_event_loop,
-    "uvloop of ours": new_uvloop_event_loop,
+    "our asyncio": new_event_loop,
+    "our uvloop": new_uvloop_event_loop,
 }
 
 
