@@ -58,10 +58,10 @@ class TLS:
     ) -> _Handshake:
         """Begin a handshake with the peer's first *data*, if the caller has read some already.
 
-        *done* is called with the TLS transport when the handshake is done, before any application data; it must not
-        raise. *lost* is called if the connection ends before that: with the error, or None if this side has ended it.
-        *waiter* is a future for the end of the handshake, with an exception if it failed. If this side has ended the
-        connection it gets None.
+        *done* is called with the TLS transport when the handshake is done, before any application data. *lost*
+        is called if the connection ends before that: with the error, or None if this side has ended it. *waiter* is a
+        future for the end of the handshake, with an exception if it failed. If this side has ended the connection it
+        gets None.
         """
         handshake = _Handshake(done, lost)
         loop, hostname = asyncio.get_running_loop(), self._server_hostname
@@ -82,6 +82,8 @@ class TLS:
         server_side: bool,
     ) -> asyncio.Transport:
         """Do a handshake as :meth:`begin` does, and return the TLS transport, or abort the connection and raise.
+
+        Here *done* must not raise: the loop would log its error.
 
         Raises:
             OSError: The handshake failed or took too long, the connection was lost, or the peer's certificate is wrong.
