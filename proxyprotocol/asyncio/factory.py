@@ -9,7 +9,12 @@ from typing import Any, TypeAlias
 
 from proxyprotocol._adapters.deadlines import Deadlines, LoopClock
 from proxyprotocol._adapters.facts import extra_info
-from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_handshake, log_refusal
+from proxyprotocol._adapters.refusals import (
+    describe_late_handshake,
+    describe_second_header,
+    log_no_handshake,
+    log_refusal,
+)
 from proxyprotocol.asyncio.tls import TLS
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
 from proxyprotocol.errors import ProxyProtocolError
@@ -45,8 +50,7 @@ class ProxyProtocolFactory:
         tls_timeout: float,
     ) -> None:
         if isinstance(protocol_factory, ProxyProtocolFactory):
-            # who is trusted with the second would be told by the first
-            raise TypeError("The factory reads a header already, and a connection has one")
+            raise TypeError(describe_second_header("The factory"))
         self._protocol_factory = protocol_factory
         self._receiver = receiver
         self._tls = tls

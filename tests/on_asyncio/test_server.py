@@ -444,7 +444,7 @@ def test_a_time_for_the_end_of_tls_needs_a_python_that_knows_it(
 
 
 def test_a_header_is_read_once() -> None:
-    with pytest.raises(TypeError, match="reads a header already"):
+    with pytest.raises(TypeError, match="already reads a header"):
         wrap_protocol_factory(wrap_protocol_factory(App))
 
 
