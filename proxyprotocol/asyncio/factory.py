@@ -9,7 +9,12 @@ from typing import Any
 
 from proxyprotocol._adapters.deadlines import Deadlines, LoopClock
 from proxyprotocol._adapters.facts import extra_info
-from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_handshake, log_refusal
+from proxyprotocol._adapters.refusals import (
+    describe_late_handshake,
+    describe_second_header,
+    log_no_handshake,
+    log_refusal,
+)
 from proxyprotocol.asyncio.tls import TLS
 from proxyprotocol.asyncio.transport import Origin, ProxyProtocolTransport
 from proxyprotocol.errors import ProxyProtocolError
@@ -41,8 +46,7 @@ class ProxyProtocolFactory:
         tls_timeout: float,
     ) -> None:
         if isinstance(protocol_factory, ProxyProtocolFactory):
-            # the outer header would choose the peers that we trust for the inner one
-            raise TypeError("The factory reads a header already, and a connection has only one")
+            raise TypeError(describe_second_header("The factory"))
         self._protocol_factory = protocol_factory
         self._receiver = receiver
         self._tls = tls

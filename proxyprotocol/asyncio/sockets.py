@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import TypeVar
 from weakref import WeakSet
 
 from proxyprotocol._adapters.deadlines import in_time
-from proxyprotocol._adapters.facts import REST, has_ended
+from proxyprotocol._adapters.lookahead import REST, plan_reads
 from proxyprotocol._adapters.refusals import log_refusal
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection
@@ -59,38 +60,18 @@ async def receive_header(
 
 
 async def _read_on(sock: socket.socket, connection: ReceiverConnection) -> None:
-    while not connection.begun:
-        if connection.undecided:
-            await _look_ahead(sock, connection)
-        else:
-            _advance(connection, await _receive(sock, connection.needed))
+    reads = plan_reads(sock, connection)
+    with contextlib.suppress(StopIteration):
+        read = next(reads)
+        while True:
+            if read is None:
+                await asyncio.sleep(REST)
+                read = next(reads)
+            else:
+                read = reads.send(await _receive(sock, *read))
 
 
-async def _look_ahead(sock: socket.socket, connection: ReceiverConnection) -> None:
-    """Look at what comes until it is decided whose it is, and take it out of the socket only where it is a header's."""
-    seen, ended = 0, False
-    while connection.undecided:
-        data = await _receive(sock, seen + connection.needed, socket.MSG_PEEK)
-        if data and len(data) == seen and not ended:
-            await asyncio.sleep(REST)
-            ended = has_ended(sock, 0)
-        else:
-            _advance(connection, data[seen:])
-            seen = len(data)
-    if connection.begun and connection.result is None:
-        return
-    while seen and (data := await _receive(sock, seen)):
-        seen -= len(data)
-
-
-def _advance(connection: ReceiverConnection, data: bytes) -> None:
-    if data:
-        connection.feed(data)
-    else:
-        connection.eof()
-
-
-async def _receive(sock: socket.socket, size: int, flags: int = 0) -> bytes:
+async def _receive(sock: socket.socket, size: int, flags: int) -> bytes:
     """Receive what is there, *size* bytes at most; nothing at the end of the stream."""
     loop = asyncio.get_running_loop()
     while True:

@@ -437,7 +437,7 @@ def test_ssl_shutdown_timeout_needs_python_3_11(certificates: Certificates, monk
 
 
 def test_a_factory_that_reads_a_header_is_not_wrapped_again() -> None:
-    with pytest.raises(TypeError, match="reads a header already"):
+    with pytest.raises(TypeError, match="already reads a header"):
         wrap_protocol_factory(wrap_protocol_factory(App))
 
 
