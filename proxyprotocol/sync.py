@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from proxyprotocol._adapters import installation  # noqa: F401  # raises where proxy-protocol lies over us
-from proxyprotocol._adapters.facts import REST, has_ended
+from proxyprotocol._adapters.lookahead import REST, plan_reads
 from proxyprotocol._adapters.refusals import PAUSE, Shortage, log_no_handshake, log_refusal
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
@@ -289,47 +289,29 @@ def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | 
     if own_timeout == 0:
         raise ValueError("The socket is non-blocking: settimeout(None) makes it a blocking one for as long as needed")
     deadline = None if timeout is None else time.monotonic() + timeout
+    reads = plan_reads(sock, connection)
     try:
-        while not connection.begun:
-            if connection.undecided:
-                _look_ahead(sock, connection, deadline)
+        read = next(reads)
+        while True:
+            if read is None:
+                if deadline is not None and deadline <= time.monotonic():
+                    connection.timed_out()  # raises: the peer has sent a part of a signature
+                time.sleep(REST)
+                read = next(reads)
+            elif (data := _receive(sock, *read, deadline)) is not None:
+                read = reads.send(data)
             else:
-                _advance(connection, _receive(sock, connection.needed, deadline))
+                connection.timed_out()
+                break
+    except StopIteration:
+        pass
     finally:
-        with contextlib.suppress(OSError):  # somebody else has closed it
+        with contextlib.suppress(OSError):  # the socket was closed meanwhile
             sock.settimeout(own_timeout)
     return connection
 
 
-def _advance(connection: ReceiverConnection, data: bytes | None) -> None:
-    if data is None:
-        connection.timed_out()
-    elif data:
-        connection.feed(data)
-    else:
-        connection.eof()
-
-
-def _look_ahead(sock: socket.socket, connection: ReceiverConnection, deadline: float | None) -> None:
-    """Look at what comes until it is decided whose it is, and take it out of the socket only where it is a header's."""
-    seen, ended = 0, False
-    while connection.undecided:
-        data = _receive(sock, seen + connection.needed, deadline, socket.MSG_PEEK)
-        if data and len(data) == seen and not ended:
-            if deadline is not None and deadline <= time.monotonic():
-                connection.timed_out()
-            ended = has_ended(sock, REST)
-        else:
-            _advance(connection, data and data[seen:])
-            seen = len(data or b"")
-    if connection.begun and connection.result is None:
-        return
-    # it is there and not waited for, so that the end of the time, which may just have come, does not leave it there
-    with contextlib.suppress(OSError):
-        sock.recv(seen)
-
-
-def _receive(sock: socket.socket, size: int, deadline: float | None, flags: int = 0) -> bytes | None:
+def _receive(sock: socket.socket, size: int, flags: int, deadline: float | None) -> bytes | None:
     """Receive once.
 
     Returns:

@@ -1,44 +1,39 @@
-"""Floor 4: facts from transports and sockets, which may be gone already."""
+"""Facts about transports and sockets, which may be closed already."""
 
 from __future__ import annotations
 
 import os
 import select
 import socket
-import time
 from typing import Any
 
 from proxyprotocol.typing import TransportProtocol
 
 __all__: list[str] = []
 
-# How long to rest, in seconds, before another look at bytes that must stay in a socket: nobody can wait for more of
-# them than there are. Such a peer has sent a part of a signature, and hardly any ever does.
-REST = 0.01
-
-AF_UNIX = getattr(socket, "AF_UNIX", None)  # Windows has none
+AF_UNIX = getattr(socket, "AF_UNIX", None)  # Windows lacks it
 
 
 def extra_info(transport: TransportProtocol, name: str) -> Any:
-    """Ask a transport that may be closed already, and get None for what it cannot tell."""
+    """Return a fact about a transport that may be closed already; None where it cannot tell."""
     try:
         return transport.get_extra_info(name)
     except AttributeError:
-        # Closed ones raise this instead of giving the default: asyncio's over TLS (CPython 3.11) whatever is asked,
-        # uvloop's where an address is.
+        # Closed transports raise this instead of returning the default: asyncio's over TLS (CPython 3.11) for every
+        # name, uvloop's for addresses.
         return None
 
 
 def decode_path(name: bytes | str) -> str:
-    """Decode the name of a UNIX socket; the socket module gives abstract ones as bytes, with the leading NUL."""
+    """Decode the name of a UNIX socket; the socket module returns abstract names as bytes, with the leading NUL."""
     return os.fsdecode(name)
 
 
 def is_foreign(address: Any, family: int) -> bool:
-    """Tell whether a socket cannot send to an address, which is of another family.
+    """Return whether *address* is of another family than *family*, so that a socket of this family cannot send to it.
 
     Args:
-        address: The address. A host's name is none.
+        address: The address; a host name is never foreign.
         family: The socket's family.
     """
     is_path = isinstance(address, (str, bytes))
@@ -51,16 +46,10 @@ def is_foreign(address: Any, family: int) -> bool:
     return True
 
 
-def has_ended(sock: socket.socket, seconds: float) -> bool:
-    """Tell whether nothing more comes behind the bytes that are in a socket.
-
-    Args:
-        sock: A stream socket.
-        seconds: How long to wait for that.
-    """
-    if not hasattr(select, "POLLRDHUP"):  # Linux has it; elsewhere the end is found by the deadline
-        time.sleep(seconds)
+def has_ended(sock: socket.socket) -> bool:
+    """Return whether the peer has closed its end of a stream; unread bytes may still be in the socket."""
+    if not hasattr(select, "POLLRDHUP"):  # only Linux has it; elsewhere the deadline ends the wait
         return False
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
-    return bool(poll.poll(seconds * 1000))
+    return bool(poll.poll(0))

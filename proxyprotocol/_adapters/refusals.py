@@ -1,4 +1,4 @@
-"""Floor 4: the one log line of what is refused or cannot be accepted, for the adapters that log by :mod:`logging`."""
+"""The sentences for what an adapter refuses, and the log lines of adapters that use :mod:`logging`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ __all__: list[str] = []
 
 PAUSE: Final = 1.0  # seconds until it is tried again to accept where the system had no resources for it
 _SILENCE: Final = 60.0  # seconds between two complaints about that
+
+
+def describe_second_header(what: str, act: str = "reads", unit: str = "connection") -> str:
+    """Return the sentence for an object that already reads or sends a header, and is now given a second one.
+
+    Every adapter rejects that: the outer header would choose whom we trust for the inner one.
+    """
+    return f"{what} already {act} a header, and a {unit} has only one"
 
 
 def log_refusal(log: logging.Logger, error: ProxyProtocolError, peer: SockAddr) -> None:

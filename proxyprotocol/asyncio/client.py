@@ -1,4 +1,4 @@
-"""Floor 5: connections that begin with a header of ours."""
+"""Client connections that send a header first."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from proxyprotocol._adapters.facts import extra_info
-from proxyprotocol.asyncio.streams import STREAM_LIMIT, loop_of_streams
 from proxyprotocol.asyncio.tls import TLS
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.sender import Sender
 
-__all__ = ["create_connection", "open_connection"]
+__all__ = ["create_connection"]
 
 
 async def create_connection(
@@ -30,31 +29,30 @@ async def create_connection(
     ssl_shutdown_timeout: float | None = None,
     **keywords: Any,
 ) -> tuple[asyncio.Transport, Any]:
-    """Connect, as ``loop.create_connection`` does, and send a header before anything else, before TLS too.
+    """Connect as ``loop.create_connection`` does, and send a header before anything else, before TLS too.
 
     Args:
-        protocol_factory: Makes the application's protocol, which is connected when the header has been sent.
-        host: Where to connect, as ``loop.create_connection`` takes it.
-        port: Likewise.
-        result: What the header says, or a function that is given the connection's transport and says it. With None,
-            the function's None too, the client speaks for itself: version 2 says LOCAL, version 1 names the
-            connection's own two addresses.
-        pp: The codec; version 2 unless given.
-        ssl: What TLS *behind* the header is done with; True for :func:`ssl.create_default_context`.
-        server_hostname: The name that the server must have; *host* unless given.
-        ssl_handshake_timeout: How long the handshake may take, in seconds; asyncio's 60 unless given.
-        ssl_shutdown_timeout: How long the end of TLS may take, in seconds; asyncio's 30 unless given. From Python 3.11.
-        keywords: All others of ``loop.create_connection``.
+        protocol_factory: Makes the application's protocol, which begins when the header has been sent.
+        host: The server, as ``loop.create_connection`` takes it.
+        port: The server's port.
+        result: What the header says, or a function that takes the connection's transport and returns it. If it is None
+            the client speaks for itself: version 2 says LOCAL, version 1 names the connection's own two addresses.
+        pp: The codec; version 2 by default.
+        ssl: The context for TLS *after* the header; True for :func:`ssl.create_default_context`.
+        server_hostname: The name that the server's certificate must have; *host* by default.
+        ssl_handshake_timeout: Seconds that the handshake may take; asyncio's 60 by default.
+        ssl_shutdown_timeout: Seconds that the end of TLS may take; asyncio's 30 by default. Needs Python 3.11.
+        keywords: All other keywords of ``loop.create_connection``.
 
     Returns:
-        The transport and the protocol. The addresses are those of the real connection.
+        The transport and the protocol. The transport shows the real connection's addresses.
 
     Raises:
-        TypeError: An argument is of another type.
-        ValueError: There is a keyword of TLS without *ssl*, or *ssl* without a name for the server; or the header
-            cannot say this, as version 1 cannot say LOCAL: a KeyError then, from some codecs.
-        OSError: There is no connection, or no TLS.
-        Exception: What *result* or the application raises as it begins. The connection is aborted then.
+        TypeError: An argument has a wrong type.
+        ValueError: A TLS keyword came without *ssl*, *ssl* came without a name for the server, or the header cannot
+            say this result: version 1 cannot say LOCAL. Some codecs raise a KeyError then.
+        OSError: The connection or the TLS handshake failed.
+        Exception: *result* or the application raised as it began. The connection is aborted then.
     """
     sender = Sender(result, pp=pp)
     tls = None
@@ -71,39 +69,12 @@ async def create_connection(
     return await opening.opened()
 
 
-async def open_connection(
-    host: Any = None, port: Any = None, *, limit: int = STREAM_LIMIT, **keywords: Any
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect, as :func:`asyncio.open_connection` does, and send a header before anything else, before TLS too.
-
-    Args:
-        host: Where to connect, as ``loop.create_connection`` takes it.
-        port: Likewise.
-        limit: The most bytes that the reader buffers is twice this.
-        keywords: Those of :func:`create_connection`, such as ``result``, ``pp`` and ``ssl``.
-
-    Raises:
-        Exception: As :func:`create_connection`.
-    """
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=limit, loop=loop)
-    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-    transport, _ = await create_connection(lambda: protocol, host, port, **keywords)
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop_of_streams())
-
-
 class _Opening(asyncio.Protocol):
-    """Sends the header of one connection, then hands the connection over to the application and is gone.
-
-    Args:
-        protocol_factory: Makes the application's protocol.
-        sender: What is sent.
-        tls: How TLS is done behind the header, if it is.
-    """
+    """Sends the header of one connection, then gives the connection to the application."""
 
     _transport: asyncio.Transport
     _protocol: Any
-    _error: Exception | None = None
+    _error: Exception | None = None  # opened() raises it; if it were raised at once, the loop would log it
     _early = b""
 
     def __init__(self, protocol_factory: Callable[[], asyncio.BaseProtocol], sender: Sender, tls: TLS | None) -> None:
@@ -112,50 +83,36 @@ class _Opening(asyncio.Protocol):
         self._tls = tls
 
     def connection_made(self, transport: Any) -> None:
-        """Send the header and, where there is no TLS, begin the application.
-
-        TLS begins when the loop's call has returned: uvloop does not tell a protocol of the end of its connection if
-        that call is cancelled, and TLS would be left behind, waiting for its handshake.
-        """
         self._transport = transport
-        self._try(self._send)
-        if self._tls is None and self._error is None:
-            self._begin(transport)
+        try:
+            local, peer = extra_info(transport, "sockname"), extra_info(transport, "peername")
+            transport.write(self._sender.header(transport, local, peer))
+        except Exception as error:
+            self._error = error
+        else:
+            # TLS waits until the loop's call has returned. If that call is cancelled, uvloop does not tell the protocol
+            # that its connection has ended, and TLS would wait for its handshake for ever.
+            if self._tls is None:
+                self._begin(transport)
 
     def data_received(self, data: bytes) -> None:
-        # from a server that speaks at once, before TLS has begun; more of it waits in the socket
+        # the server spoke before TLS began; the socket keeps the rest
         self._early += data
         self._transport.pause_reading()
 
-    def _send(self) -> None:
-        transport = self._transport
-        local, peer = extra_info(transport, "sockname"), extra_info(transport, "peername")
-        transport.write(self._sender.header(transport, local, peer))
-
     def _begin(self, transport: asyncio.Transport) -> None:
-        self._transport = transport  # that of TLS, if there is any
-        self._try(self._begin_application)
-
-    def _begin_application(self) -> None:
-        protocol: Any = self._protocol_factory()
-        self._transport.set_protocol(protocol)
-        self._protocol = protocol
-        protocol.connection_made(self._transport)
-
-    def _try(self, step: Callable[[], object]) -> None:
+        """Begin the application on the transport of the connection, or of its TLS."""
+        self._transport = transport
         try:
-            step()
+            protocol: Any = self._protocol_factory()
+            transport.set_protocol(protocol)
+            self._protocol = protocol
+            protocol.connection_made(transport)
         except Exception as error:
-            # for whoever waits for the connection: raised here it would be the loop's to log
             self._error = error
 
     async def opened(self) -> tuple[asyncio.Transport, Any]:
-        """Wait for the application to begin, behind TLS if there is to be any. If this raises, there is no connection.
-
-        Raises:
-            OSError: The connection was lost before.
-            Exception: Why it could not begin.
-        """
+        """Wait for TLS if there is any, and return the transport and the application's protocol, or abort and raise."""
         if self._tls is not None and self._error is None:
             await self._tls.shake_hands(self._transport, self._begin, data=self._early, server_side=False)
         if self._error is not None:
@@ -164,5 +121,5 @@ class _Opening(asyncio.Protocol):
             try:
                 raise error
             finally:
-                del error  # whose traceback holds this frame
+                del error  # its traceback refers to this frame
         return self._transport, self._protocol

@@ -1,4 +1,4 @@
-"""Floor 5: datagrams: each has a header of its own, and its answer goes to the proxy."""
+"""UDP and UNIX datagrams: each has a header of its own, and its answer goes back to the proxy."""
 
 from __future__ import annotations
 
@@ -31,49 +31,42 @@ async def create_datagram_endpoint(
     receiver: Receiver | None = None,
     **keywords: Any,
 ) -> tuple[ProxyProtocolDatagramTransport, Any]:
-    """Open a socket for datagrams, as ``loop.create_datagram_endpoint`` does, and read a header at the front of each.
+    """Open a datagram socket as ``loop.create_datagram_endpoint`` does, and read a header in each datagram.
 
-    The application's ``datagram_received`` is given what the client sent and the client's address, and its
-    ``transport.sendto(data, addr)`` sends to the proxy that spoke for that address last, without a header. Where none
-    did, it sends there directly if the policy lets anybody come without a header, and else the answer is lost. A
-    refused datagram is dropped and told in the log.
+    The application's ``datagram_received`` gets the payload and the client's address. ``transport.sendto(data, addr)``
+    sends *data* without a header to the proxy that last spoke for that client. If no proxy did, it sends directly to
+    the client, provided that the policy accepts clients without a header; otherwise the answer is lost. A refused
+    datagram is dropped and logged.
 
     Args:
         protocol_factory: Makes the application's protocol.
         local_addr: Where to receive, as ``loop.create_datagram_endpoint`` takes it.
-        remote_addr: The proxy to connect to, likewise, if it is only one.
-        max_clients: For how many clients the way back is remembered at most, see :class:`.DatagramReceiver`.
-        client_timeout: For how long it is, from the last datagram from the client, in seconds.
-        receiver: How datagrams are received, in place of the keywords of :class:`.Receiver`.
+        remote_addr: The proxy to connect to, if there is only one.
+        max_clients: How many clients are remembered for answers; see :class:`.DatagramReceiver`.
+        client_timeout: Seconds that a client is remembered after its last datagram.
+        receiver: The rules for the header, in place of the keywords of :class:`.Receiver`.
         keywords: ``pp``, ``policy``, ``max_header`` (bytes), as :class:`.Receiver` takes them, and all others of
-            ``loop.create_datagram_endpoint``. The receiver's ``timeout`` is taken too and means nothing here: a
-            datagram is whole when it comes.
+            ``loop.create_datagram_endpoint``. ``timeout`` is accepted and ignored: a datagram comes as a whole.
 
     Returns:
         The application's transport and its protocol.
 
     Raises:
-        TypeError: There are a receiver and its keywords, or a keyword is none.
-        ValueError: A keyword's value is out of range, or *pp* is of version 1, which datagrams have not.
-        OSError: The address cannot be received at.
+        TypeError: A keyword is unknown, or there are a receiver and its keywords.
+        ValueError: A keyword's value is out of range, or *pp* is version 1, which datagrams cannot have.
+        OSError: The system does not let us receive at this address.
     """
     own = {name: keywords.pop(name) for name in ReceiverKeywords.__optional_keys__ & keywords.keys()}
     datagrams = DatagramReceiver(Receiver.of(receiver, own), max_clients=max_clients, client_timeout=client_timeout)
-    loop = asyncio.get_running_loop()
+    loop: Any = asyncio.get_running_loop()
     _, endpoint = await loop.create_datagram_endpoint(
         lambda: _Endpoint(protocol_factory(), datagrams, loop.time), local_addr, remote_addr, **keywords
     )
     return endpoint.transport, endpoint.protocol
 
 
-class _Endpoint(asyncio.DatagramProtocol):
-    """Stands between the real transport and the application's protocol.
-
-    Args:
-        protocol: The application's protocol.
-        datagrams: Decides what is done with each datagram.
-        now: Tells the time.
-    """
+class _Endpoint:
+    """The real transport's protocol. It reads the headers; everything else is the application's protocol's own."""
 
     transport: ProxyProtocolDatagramTransport
 
@@ -81,6 +74,9 @@ class _Endpoint(asyncio.DatagramProtocol):
         self.protocol = protocol
         self.datagrams = datagrams
         self.now = now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.protocol, name)
 
     def connection_made(self, transport: Any) -> None:
         self._below = transport
@@ -90,8 +86,8 @@ class _Endpoint(asyncio.DatagramProtocol):
         self.protocol.connection_made(self.transport)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        # What the transports of connections say too. None is what Linux says, and not even a policy could tell by it
-        # what kind of socket this is.
+        # Linux says None for a UNIX socket without a name. Say "" as the transports of connections do: from None no
+        # policy could tell that this is a UNIX socket.
         sender: SockAddr = "" if addr is None and self.family == AF_UNIX else addr
         local = extra_info(self._below, "sockname") if self.datagrams.needs_local else None
         try:
@@ -104,21 +100,9 @@ class _Endpoint(asyncio.DatagramProtocol):
         with self.datagrams.answering(received):
             self.protocol.datagram_received(received.payload, received.client)
 
-    def error_received(self, exc: Exception) -> None:
-        self.protocol.error_received(exc)
-
-    def pause_writing(self) -> None:
-        self.protocol.pause_writing()
-
-    def resume_writing(self) -> None:
-        self.protocol.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.protocol.connection_lost(exc)
-
 
 class ProxyProtocolDatagramTransport(asyncio.DatagramTransport):
-    """The transport of an application for datagrams: the real one, but for where it sends to.
+    """The application's transport for datagrams. It sends to the proxies; everything else is the real transport's own.
 
     Args:
         transport: The real transport.
@@ -135,44 +119,37 @@ class ProxyProtocolDatagramTransport(asyncio.DatagramTransport):
         self._endpoint = endpoint
 
     def __getattr__(self, name: str) -> Any:
-        # the limits of the buffer, which asyncio's and uvloop's transports have and the base class has not
+        # such as the limits of the buffer, which the base class does not have
         return getattr(self._below, name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} over {self._below!r}>"
 
     def get_protocol(self) -> Any:
-        """Give the application's protocol."""
+        """Return the application's protocol."""
         return self._endpoint.protocol
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Put another protocol in the place of the application's; headers are read as before.
-
-        Args:
-            protocol: The protocol.
-        """
+        """Replace the application's protocol. Headers are read as before."""
         self._endpoint.protocol = protocol
 
     def get_proxy_result(self, addr: SockAddr) -> ProxyResult | None:
-        """Give what the header said that came with a client's datagram.
+        """Return what the header of a client's datagram said, with its TLVs; None if there was no header.
 
         Args:
-            addr: The client's address, as ``datagram_received`` was given it. In there, its header is that of the
-                present datagram; at any other time, the newest one for this client that is remembered.
-
-        Returns:
-            The result, whose ``tlv`` holds what else came; None where there was no header.
+            addr: The client's address, as ``datagram_received`` got it. Inside that call the answer is the header of
+                that very datagram; at other times the newest header that is remembered for this client.
         """
         return self._endpoint.datagrams.result_for(addr, self._endpoint.now())
 
     def sendto(self, data: Any, addr: Any = None) -> None:
-        """Send a datagram to the proxy that spoke for a client, or directly where clients may come without a header.
+        """Send a datagram to the proxy that spoke for a client, or directly to a client that came without a header.
 
         Args:
             data: The datagram.
-            addr: The client's address; None for the one that the endpoint is connected to. Where nobody speaks for it,
-                or no longer, and no client comes without a header, the datagram is lost, with a line in the log at
-                debug level; where some do, but the socket is of another family, ``error_received`` is called.
+            addr: The client's address; None for the address that the endpoint is connected to. If no proxy speaks for
+                this client any more and the policy demands a header, the datagram is lost and a debug line says so. If
+                the policy does not, but the socket has another family, ``error_received`` is called.
         """
         if addr is None:
             self._below.sendto(data)
@@ -180,11 +157,11 @@ class ProxyProtocolDatagramTransport(asyncio.DatagramTransport):
         endpoint = self._endpoint
         to = endpoint.datagrams.reply_to(addr, endpoint.now())
         if not to:
-            # lost, as datagrams are; "" is a UNIX socket without a name
+            # None, or "" for a UNIX socket without a name
             _log.debug("No proxy speaks for %s: the answer is lost", describe_address(addr))
             return
         if is_foreign(to, endpoint.family):
-            # A client that is forgotten by now. asyncio's transport would be closed by it, and uvloop's raise.
+            # A client that was forgotten. Its address would close asyncio's transport, and uvloop's would raise.
             unreachable = f"No proxy speaks for {describe_address(to)}, whose family is not the socket's"
             endpoint.protocol.error_received(OSError(errno.EAFNOSUPPORT, unreachable))
             return

@@ -1,40 +1,41 @@
-"""Floor 5: the protocols that read the header, and the factory that a listening socket makes them with."""
+"""The protocols that read the header, and the factory that makes them for a listening socket."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from proxyprotocol._adapters.deadlines import Deadlines, LoopClock
 from proxyprotocol._adapters.facts import extra_info
-from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_handshake, log_refusal
+from proxyprotocol._adapters.refusals import (
+    describe_late_handshake,
+    describe_second_header,
+    log_no_handshake,
+    log_refusal,
+)
 from proxyprotocol.asyncio.tls import TLS
-from proxyprotocol.asyncio.transport import ProxyProtocolTransport
+from proxyprotocol.asyncio.transport import Origin, ProxyProtocolTransport
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection
-from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["ProxyProtocolFactory", "Told"]
-
-# the result, the result whose addresses count, and who really connected
-Told: TypeAlias = "tuple[ProxyResult | None, ProxyResult | None, SockAddr]"
+__all__ = ["ProxyProtocolFactory"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
 
 class ProxyProtocolFactory:
-    """Makes the protocols that read a header, then hand the connection over to the application and are gone.
+    """Makes protocols that read a header and then give the connection to the application.
 
-    It is the *protocol_factory* of a listening socket without ``ssl``; :func:`.wrap_protocol_factory` makes it.
+    It is the *protocol_factory* of a listening socket without ``ssl``. :func:`.wrap_protocol_factory` makes it.
 
     Args:
-        protocol_factory: Makes the application's protocols, when their headers are there.
-        receiver: How connections are received.
-        tls: How TLS is done behind the header, if it is.
-        tls_timeout: How long its handshake may take, in seconds.
+        protocol_factory: Makes the application's protocols. It is called after each accepted header.
+        receiver: The rules for the header.
+        tls: The settings for TLS after the header; None without TLS.
+        tls_timeout: Seconds that a TLS handshake may take.
     """
 
     def __init__(
@@ -45,56 +46,41 @@ class ProxyProtocolFactory:
         tls_timeout: float,
     ) -> None:
         if isinstance(protocol_factory, ProxyProtocolFactory):
-            # who is trusted with the second would be told by the first
-            raise TypeError("The factory reads a header already, and a connection has one")
+            raise TypeError(describe_second_header("The factory"))
         self._protocol_factory = protocol_factory
         self._receiver = receiver
         self._tls = tls
         self._tls_timeout = tls_timeout
-        self._headers: Deadlines[_Header] = Deadlines(receiver.timeout, _time_out, LoopClock())
-        self._handshakes: Deadlines[_Handshake] = Deadlines(tls_timeout, _time_out, LoopClock())
+        self._headers: Deadlines[_Pending] = Deadlines(receiver.timeout, _Pending.header_late, LoopClock())
+        self._handshakes: Deadlines[_Pending] = Deadlines(tls_timeout, _Pending.handshake_late, LoopClock())
         self._closed = False
 
     def __call__(self) -> asyncio.BaseProtocol:
-        """Make the protocol of a connection."""
-        return _Header(self)
+        """Return the protocol of a new connection."""
+        return _Pending(self)
 
     def close(self) -> None:
-        """Drop the connections that have not begun, and every one that still comes.
+        """Abort the connections whose application has not begun, and all that still come.
 
-        For whoever listens by the loop's own means: call it when that server closes, whose ``wait_closed()`` would
-        wait for them on Python 3.12 or later. Those that are in their header or their TLS handshake are aborted; those
-        that have begun are left alone.
+        Call this when your own server closes. From Python 3.12 its ``wait_closed()`` would otherwise wait for peers
+        that never finish a header or a TLS handshake. Connections whose application has begun stay open.
         """
         self._closed = True
-        pending: list[_Header | _Handshake] = [*self._headers.close(), *self._handshakes.close()]
-        for connection in pending:
+        for connection in [*self._headers.close(), *self._handshakes.close()]:
             connection.abort()
 
 
-def _time_out(connection: _Header | _Handshake) -> None:
-    try:
-        connection.time_out()
-    except Exception as error:
-        # the application's: a server that speaks first begins here
-        context = {"message": "An application has raised as it began", "exception": error}
-        asyncio.get_running_loop().call_exception_handler(context)
+class _Pending(asyncio.Protocol):
+    """A connection before its application: it reads the header, then waits for the TLS handshake if there is one.
 
-
-class _Header(asyncio.Protocol):
-    """Reads the header of one connection.
-
-    It reads whatever comes, in front of TLS too, which is then given the rest. Tried: to read just the header, with a
-    buffer of just the bytes that are needed. It takes three reads for version 2 and up to eight for version 1.
-
-    Args:
-        factory: The factory that made it.
+    It reads whatever comes and gives TLS the bytes after the header. We tried to read only the header, with a buffer of
+    just the bytes needed: that takes three reads for version 2 and up to eight for version 1.
     """
 
-    # what is still to decide; None when it has been
-    _connection: ReceiverConnection | None = None
+    _connection: ReceiverConnection | None = None  # None before the policy has decided, and after the header
     _transport: asyncio.Transport
     _peer: SockAddr = None
+    _origin: Origin  # during the TLS handshake
 
     def __init__(self, factory: ProxyProtocolFactory) -> None:
         self._factory = factory
@@ -105,14 +91,14 @@ class _Header(asyncio.Protocol):
         if factory._closed:
             transport.abort()
             return
-        # now, because uvloop asks the socket, which forgets it when the peer is gone
+        # at once: uvloop asks the socket, which forgets its peer when the peer is gone
         self._peer = extra_info(transport, "peername")
         local = extra_info(transport, "sockname") if factory._receiver.needs_addresses else None
         try:
             connection = factory._receiver.connection(self._peer, local)
         except ProxyProtocolError as error:
             self._refuse(error)
-        except BaseException:  # the policy function's, which the loop logs
+        except BaseException:  # the policy function raised; the loop logs it
             transport.abort()
             raise
         else:
@@ -123,16 +109,23 @@ class _Header(asyncio.Protocol):
                 factory._headers.add(self)
 
     def data_received(self, data: bytes) -> None:
-        # what comes after a refusal is ignored
-        if self._connection is not None:
-            self._decide(self._connection, self._connection.feed, data)
+        connection = self._connection
+        if connection is None:
+            return  # refused already
+        try:
+            begun = connection.feed(data)
+        except ProxyProtocolError as error:
+            self._refuse(error)
+        else:
+            if begun:
+                self._begin(connection)
 
     def eof_received(self) -> bool | None:
-        if self._connection is None or not self._decide(self._connection, self._connection.eof):
+        if self._connection is None or not self._finish(self._connection, self._connection.eof):
             return None
         if self._transport.is_closing():
-            return None  # the application has had enough as it began
-        # no header had to come, and an application that speaks first may have something to say even so
+            return None  # the application closed the connection as it began
+        # The header was optional. An application that speaks first may still have something to say.
         protocol: Any = self._transport.get_protocol()
         keep_open: bool | None = protocol.eof_received()
         return keep_open
@@ -142,22 +135,30 @@ class _Header(asyncio.Protocol):
             try:
                 self._connection.eof()
             except ProxyProtocolError as error:
-                self._log_refusal(error)
-            self._forget()
+                log_refusal(_log, error, self._peer)
+            self._connection = None
+            self._factory._headers.discard(self)
 
-    def time_out(self) -> None:
-        """Take the end of the time that the header had."""
-        connection: Any = self._connection  # which is there: whoever is late still waits
-        self._decide(connection, connection.timed_out)
+    def header_late(self) -> None:
+        connection: Any = self._connection  # never None here: only undecided connections have this deadline
+        try:
+            self._finish(connection, connection.timed_out)
+        except Exception as error:
+            # The header was optional, the application began and raised. A deadline must not raise.
+            context = {"message": "An application has raised as it began", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
     def abort(self) -> None:
-        """Drop the connection without a word, because the server has closed."""
-        self._forget()
+        """Drop the connection and log nothing."""
+        self._connection = None
+        self._factory._headers.discard(self)
+        self._factory._handshakes.discard(self)
         self._transport.abort()
 
-    def _decide(self, connection: ReceiverConnection, step: Callable[..., bool], *arguments: bytes) -> bool:
+    def _finish(self, connection: ReceiverConnection, step: Callable[[], bool]) -> bool:
+        """Take the end of the stream or of the time, and return whether the application began."""
         try:
-            begun = step(*arguments)
+            begun = step()
         except ProxyProtocolError as error:
             self._refuse(error)
             return False
@@ -165,80 +166,44 @@ class _Header(asyncio.Protocol):
             self._begin(connection)
         return begun
 
-    def _forget(self) -> None:
-        self._connection = None
-        self._factory._headers.discard(self)
-
     def _refuse(self, error: ProxyProtocolError) -> None:
-        self._log_refusal(error)
+        log_refusal(_log, error, self._peer)
         self.abort()
 
-    def _log_refusal(self, error: ProxyProtocolError) -> None:
-        log_refusal(_log, error, self._peer)
-
     def _begin(self, connection: ReceiverConnection) -> None:
-        """Begin the application, or TLS in front of it."""
-        self._forget()
+        """Begin the application, or the TLS handshake before it."""
         factory, transport = self._factory, self._transport
-        told = connection.result, connection.addresses, self._peer
+        self._connection = None
+        factory._headers.discard(self)
         try:
             if factory._tls is None:
                 protocol = factory._protocol_factory()
-                ProxyProtocolTransport(transport, *told).begin(protocol, connection.trailing)
+                overlay = ProxyProtocolTransport(transport, connection.result, connection.addresses, self._peer)
+                overlay.begin(protocol, connection.trailing)
             else:
-                handshake = _Handshake(factory, transport, told)
-                factory._tls.begin(transport, handshake, lost=handshake.lost, data=connection.trailing)
-                factory._handshakes.add(handshake)
+                self._origin = Origin.of(connection, self._peer)
+                factory._tls.begin(transport, self._handshake_done, self._handshake_lost, data=connection.trailing)
+                factory._handshakes.add(self)
         except BaseException:
-            # the application's, which the loop logs; outside of its reads nobody else would drop the connection
+            # The application raised; the loop logs it, but drops the connection only in a read of its own.
             transport.abort()
             raise
 
-
-class _Handshake(asyncio.Protocol):
-    """Stands above TLS until the handshake is done.
-
-    Args:
-        factory: The factory.
-        transport: The connection's transport.
-        told: What the application's transport will tell. Not the connection, which holds all bytes that have come.
-    """
-
-    def __init__(self, factory: ProxyProtocolFactory, transport: asyncio.Transport, told: Told) -> None:
-        self._factory, self._transport, self._told = factory, transport, told
-
-    def connection_made(self, transport: Any) -> None:
-        self._forget()
+    def _handshake_done(self, transport: asyncio.Transport) -> None:
+        self._factory._handshakes.discard(self)
         try:
             protocol = self._factory._protocol_factory()
-            ProxyProtocolTransport(transport, *self._told).begin(protocol)
+            ProxyProtocolTransport(transport, *self._origin).begin(protocol)
         except BaseException:
             transport.abort()
             raise
 
-    def lost(self, error: BaseException | None) -> None:
-        """Take the end of the connection, which the application may know of already.
-
-        Args:
-            error: Why; None where somebody has ended it.
-        """
+    def _handshake_lost(self, error: BaseException | None) -> None:
         if self in self._factory._handshakes and error is not None:
-            self._log_refusal(error)
-        self._forget()
-
-    def time_out(self) -> None:
-        """Take the end of the time that the handshake had."""
-        self._log_refusal(TimeoutError(describe_late_handshake(self._factory._tls_timeout)))
-        self._transport.abort()
-
-    def abort(self) -> None:
-        """Drop the connection without a word."""
-        self._forget()
-        self._transport.abort()
-
-    def _forget(self) -> None:
+            log_no_handshake(_log, error, self._origin.client, self._peer)
         self._factory._handshakes.discard(self)
 
-    def _log_refusal(self, error: BaseException) -> None:
-        _, addresses, peer = self._told
-        log_no_handshake(_log, error, peer if addresses is None else addresses.peername, peer)
+    def handshake_late(self) -> None:
+        late = TimeoutError(describe_late_handshake(self._factory._tls_timeout))
+        log_no_handshake(_log, late, self._origin.client, self._peer)
+        self._transport.abort()

@@ -1,8 +1,9 @@
-"""Floor 5: headers on sockets that have no transport yet. They are read to their last byte, and not a byte more."""
+"""Headers on sockets that have no transport yet. We read up to the last byte of the header, and no further."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
@@ -10,36 +11,36 @@ from typing import TypeVar
 from weakref import WeakSet
 
 from proxyprotocol._adapters.deadlines import in_time
-from proxyprotocol._adapters.facts import REST, has_ended
+from proxyprotocol._adapters.lookahead import REST, plan_reads
 from proxyprotocol._adapters.refusals import log_refusal
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["accept", "covered"]
+__all__ = ["covered", "receive_header"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
 _T = TypeVar("_T")
 
-#: The sockets, listening or connected, on which a helper of this package reads the headers: our loops leave them alone.
+#: The sockets, listening or connected, on which another part of this package reads the headers. Our loops skip them.
 covered: WeakSet[socket.socket] = WeakSet()
 
 
-async def accept(
+async def receive_header(
     sock: socket.socket, peer: SockAddr, receiver: Receiver, begin: Callable[[ReceiverConnection], _T]
 ) -> _T | None:
-    """Read the header of a connection, and begin it.
+    """Read the header of a connection, and return what *begin* makes of it.
 
     Args:
         sock: The connection, which becomes non-blocking.
-        peer: Who has connected.
-        receiver: How connections are received.
-        begin: Called when the header is there and accepted.
+        peer: The address that connected.
+        receiver: The rules for the header.
+        begin: Called when the header is accepted.
 
     Returns:
-        What *begin* returns. None where the connection was refused or lost: it is closed then, and logged.
+        The result of *begin*. None if the connection was refused or lost: it is closed and logged then.
     """
     try:
         sock.setblocking(False)
@@ -54,43 +55,23 @@ async def accept(
         elif isinstance(error, OSError):
             _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
         else:
-            raise  # the policy function's, or we were cancelled
+            raise  # the policy function raised, or this task was cancelled
     return None
 
 
 async def _read_on(sock: socket.socket, connection: ReceiverConnection) -> None:
-    while not connection.begun:
-        if connection.undecided:
-            await _look_ahead(sock, connection)
-        else:
-            _advance(connection, await _receive(sock, connection.needed))
+    reads = plan_reads(sock, connection)
+    with contextlib.suppress(StopIteration):
+        read = next(reads)
+        while True:
+            if read is None:
+                await asyncio.sleep(REST)
+                read = next(reads)
+            else:
+                read = reads.send(await _receive(sock, *read))
 
 
-async def _look_ahead(sock: socket.socket, connection: ReceiverConnection) -> None:
-    """Look at what comes until it is decided whose it is, and take it out of the socket only where it is a header's."""
-    seen, ended = 0, False
-    while connection.undecided:
-        data = await _receive(sock, seen + connection.needed, socket.MSG_PEEK)
-        if data and len(data) == seen and not ended:
-            await asyncio.sleep(REST)
-            ended = has_ended(sock, 0)
-        else:
-            _advance(connection, data[seen:])
-            seen = len(data)
-    if connection.begun and connection.result is None:
-        return
-    while seen and (data := await _receive(sock, seen)):
-        seen -= len(data)
-
-
-def _advance(connection: ReceiverConnection, data: bytes) -> None:
-    if data:
-        connection.feed(data)
-    else:
-        connection.eof()
-
-
-async def _receive(sock: socket.socket, size: int, flags: int = 0) -> bytes:
+async def _receive(sock: socket.socket, size: int, flags: int) -> bytes:
     """Receive what is there, *size* bytes at most; nothing at the end of the stream."""
     loop = asyncio.get_running_loop()
     while True:

@@ -1,4 +1,4 @@
-"""Floor 5: asyncio's streams above our transports, and TLS that begins there later."""
+"""asyncio's streams with a header: servers, clients, and TLS that begins later on a stream."""
 
 from __future__ import annotations
 
@@ -6,28 +6,102 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, Final
 
-from proxyprotocol.asyncio.delivery import take_unread
-from proxyprotocol.asyncio.tls import TLS
+from proxyprotocol.asyncio.client import create_connection
+from proxyprotocol.asyncio.server import ProxyProtocolServer, create_server, create_unix_server
+from proxyprotocol.asyncio.tls import TLS, take_unread
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
 from proxyprotocol.result import describe_address
 
-__all__ = ["STREAM_LIMIT", "loop_of_streams", "start_tls", "stream_factory"]
+__all__ = ["open_connection", "start_server", "start_tls", "start_unix_server"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
-STREAM_LIMIT = 2**16  # bytes; asyncio's own default
+_LIMIT: Final = 2**16  # bytes; asyncio's own default
+
+
+async def start_server(
+    client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+    host: Any = None,
+    port: Any = None,
+    *,
+    limit: int = _LIMIT,
+    **keywords: Any,
+) -> ProxyProtocolServer:
+    """Listen as :func:`asyncio.start_server` does, and read a header at the start of every connection.
+
+    ``writer.get_extra_info("peername")`` is the client, and ``"proxy_protocol"`` the whole :class:`.ProxyResult`.
+
+    Args:
+        client_connected_cb: A function or a coroutine function. It is called with the reader and the writer of each
+            connection whose header was accepted.
+        host: Where to listen, as ``loop.create_server`` takes it.
+        port: The port to listen on.
+        limit: A reader buffers twice as many bytes at most.
+        keywords: As for :func:`.create_server`.
+    """
+    return await create_server(_stream_factory(client_connected_cb, limit), host, port, **keywords)
+
+
+async def start_unix_server(
+    client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+    path: Any = None,
+    *,
+    limit: int = _LIMIT,
+    **keywords: Any,
+) -> ProxyProtocolServer:
+    """Listen on a UNIX socket as :func:`asyncio.start_unix_server` does. Otherwise it is :func:`start_server`."""
+    return await create_unix_server(_stream_factory(client_connected_cb, limit), path, **keywords)
+
+
+async def open_connection(
+    host: Any = None, port: Any = None, *, limit: int = _LIMIT, **keywords: Any
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect as :func:`asyncio.open_connection` does, and send a header before anything else, before TLS too.
+
+    Args:
+        host: The server, as ``loop.create_connection`` takes it.
+        port: The server's port.
+        limit: The reader buffers twice as many bytes at most.
+        keywords: As for :func:`create_connection`, such as ``result``, ``pp`` and ``ssl``.
+    """
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=limit, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await create_connection(lambda: protocol, host, port, **keywords)
+    loop_of_streams: Any = _LoopOfStreams(loop)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop_of_streams)
+
+
+def _stream_factory(client_connected_cb: Callable[..., Any], limit: int) -> Callable[[], asyncio.BaseProtocol]:
+    loop = asyncio.get_running_loop()
+    loop_of_streams: Any = _LoopOfStreams(loop)
+
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
+        begun = client_connected_cb(reader, writer)
+        return _until_lost(begun, reader, writer) if asyncio.iscoroutine(begun) else begun
+
+    def make() -> asyncio.BaseProtocol:
+        reader = asyncio.StreamReader(limit=limit, loop=loop)
+        return asyncio.StreamReaderProtocol(reader, begin, loop=loop_of_streams)
+
+    return make
+
+
+async def _until_lost(begun: Awaitable[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Run the application. If the loss of its own connection ends it, log a debug line and no traceback."""
+    try:
+        await begun
+    except OSError as error:  # SSLError derives from it
+        if error is not reader.exception():
+            raise
+        client = describe_address(writer.get_extra_info("peername"))
+        _log.debug("The connection from %s was lost: %s", client, error)
 
 
 class _LoopOfStreams:
-    """What a stream is told its loop is: the running one, with a ``start_tls`` that takes our transports everywhere.
-
-    ``StreamWriter.start_tls`` asks the loop that its protocol was made with.
-
-    Args:
-        loop: The running loop.
-    """
+    """The running loop, with a ``start_tls`` that takes our transports: ``StreamWriter.start_tls`` calls that."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -49,27 +123,11 @@ async def start_tls(
     server_hostname: str | None = None,
     **times: Any,
 ) -> Any:
-    """Begin TLS on a connection that has begun without, on a loop of any kind.
+    """Begin TLS on a connection that began without it, as ``loop.start_tls`` does, on any loop and with our transports.
 
-    What a stream has received by then and nobody has read are the first bytes of the handshake: a ClientHello begins
-    it, and a command that somebody has put there ends it.
-
-    Args:
-        own: The loop's own method, for transports that are not ours.
-        transport: The transport.
-        protocol: The protocol above TLS.
-        sslcontext: The context.
-        server_side: Whether it is the peer who speaks first.
-        server_hostname: For a client: the name that the server must have.
-        times: The time-outs that the loop's method takes.
-
-    Returns:
-        The transport of TLS, which tells the addresses that the one below it tells.
-
-    Raises:
-        TypeError: There is no context, or an argument is none of the method's.
-        ValueError: A time is not above 0, or the context and the server's name do not go together.
-        OSError: There is no TLS. The connection is aborted then, and when this is cancelled.
+    The handshake begins with the bytes that a stream has received and nobody has read. A ClientHello among them begins
+    it; a command that an attacker has inserted there makes it fail. *own* is the loop's method, for other transports
+    than ours. If this raises or is cancelled, the connection is aborted.
     """
     tls = TLS(sslcontext, server_hostname=server_hostname, **times)
     unread = take_unread(protocol)
@@ -77,48 +135,12 @@ async def start_tls(
         names = {"server_side": server_side, "server_hostname": server_hostname}
         return await own(transport, protocol, sslcontext, **names, **times)
 
-    def begin(upper: asyncio.Transport) -> None:
+    def done(upper: asyncio.Transport) -> None:
         upper.set_protocol(protocol)
 
     def lost(error: Any) -> None:
-        # TLS tells the end only to whom it has told the beginning, and this protocol has begun without it
+        # TLS calls connection_lost only after connection_made, and this protocol began before TLS
         asyncio.get_running_loop().call_soon(protocol.connection_lost, error)
 
-    # uvloop's own takes uvloop's transports alone, and neither gives TLS what the stream holds
-    return await tls.shake_hands(transport, begin, lost=lost, data=unread, server_side=server_side)
-
-
-def loop_of_streams() -> asyncio.AbstractEventLoop:
-    """Make what a stream writer is told its loop is."""
-    return cast(asyncio.AbstractEventLoop, _LoopOfStreams(asyncio.get_running_loop()))
-
-
-def stream_factory(client_connected_cb: Callable[..., Any], limit: int) -> Callable[[], asyncio.BaseProtocol]:
-    """Make the protocol factory of a server of streams.
-
-    Args:
-        client_connected_cb: Called with the reader and the writer of each connection.
-        limit: The most bytes that a reader buffers is twice this.
-    """
-    loop, view = asyncio.get_running_loop(), loop_of_streams()
-
-    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
-        begun = client_connected_cb(reader, writer)
-        return _until_lost(begun, reader, writer) if asyncio.iscoroutine(begun) else begun
-
-    def make() -> asyncio.BaseProtocol:
-        reader = asyncio.StreamReader(limit=limit, loop=loop)
-        return asyncio.StreamReaderProtocol(reader, begin, loop=view)
-
-    return make
-
-
-async def _until_lost(begun: Awaitable[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Run an application to its end, where the loss of its own connection is one too, and no traceback in the log."""
-    try:
-        await begun
-    except OSError as error:  # SSLError is one
-        if error is not reader.exception():
-            raise
-        client = describe_address(writer.get_extra_info("peername"))
-        _log.debug("The connection from %s was lost: %s", client, error)
+    # uvloop's own method takes only uvloop's transports, and no loop gives TLS the bytes that the stream holds
+    return await tls.shake_hands(transport, done, lost, data=unread, server_side=server_side)

@@ -1,4 +1,4 @@
-"""Floor 5: TLS behind a header, on asyncio's and on uvloop's own transports alike."""
+"""TLS after the header, on the transports of asyncio and uvloop alike."""
 
 from __future__ import annotations
 
@@ -6,39 +6,26 @@ import asyncio
 import ssl
 import sys
 
-# Not public. Tried instead: loop.start_tls. Its caller goes on after the first data have come, on asyncio even after a
-# close_notify, and uvloop may read from the connection before it begins: answers and handshakes were lost. This one is
-# put on the transport by the very call that has read the header's last byte.
+# Not public. We tried loop.start_tls instead, and lost answers and handshakes: its caller goes on after the first data,
+# on asyncio even after a close_notify, and uvloop may read from the connection before TLS begins. This class takes over
+# the transport in the very call that has read the header's last byte.
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from typing import Any, Final
 
 from proxyprotocol._adapters.deadlines import check_seconds
-from proxyprotocol.asyncio.delivery import deliver
 
-__all__ = ["TLS", "is_tls"]
+__all__ = ["TLS", "deliver", "is_tls", "take_unread"]
 
-_FIRST_BUFFER: Final = 16 * 1024  # bytes; room for a record. A handshake needs less
-_LARGEST_BUFFER: Final = 256 * 1024  # bytes; asyncio's own, which it makes at once
-
-
-def is_tls(protocol: asyncio.BaseProtocol) -> bool:
-    """Return whether a protocol is asyncio's TLS."""
-    return isinstance(protocol, SSLProtocol)
+_FIRST_BUFFER: Final = 16 * 1024  # bytes; room for one TLS record, and a handshake needs less
+_LARGEST_BUFFER: Final = 256 * 1024  # bytes; asyncio allocates as much at once
 
 
 class TLS:
-    """How TLS is done behind the headers of a server or a client.
+    """The TLS settings of one server or client.
 
-    Args:
-        context: The context.
-        ssl_handshake_timeout: How long a handshake may take, in seconds; None for asyncio's 60.
-        ssl_shutdown_timeout: How long the end of TLS may take, in seconds; None for asyncio's 30.
-        server_hostname: For a client: the name that the server must have.
-
-    Raises:
-        TypeError: The context is none, or this Python knows no *ssl_shutdown_timeout*.
-        ValueError: A time is not above 0.
+    The two time-outs are seconds, or None for asyncio's 60 and 30; the second one needs Python 3.11. A client also says
+    which name the server's certificate must have. A wrong argument raises TypeError or ValueError.
     """
 
     def __init__(
@@ -62,117 +49,146 @@ class TLS:
     def begin(
         self,
         transport: asyncio.Transport,
-        protocol: asyncio.Protocol,
+        done: Callable[[asyncio.Transport], object],
+        lost: Callable[[BaseException | None], object] | None = None,
         *,
-        lost: Callable[[BaseException | None], object],
         data: bytes = b"",
         server_side: bool = True,
         waiter: Any = None,
-    ) -> None:
-        """Begin a handshake.
+    ) -> _Handshake:
+        """Begin a handshake with the peer's first *data*, if the caller has read some already.
 
-        Args:
-            transport: The connection's transport.
-            protocol: Its ``connection_made`` is called with the transport of TLS once the handshake is done.
-            lost: Called when the connection is lost, before that or after, with the reason.
-            data: The peer's first bytes, where they have been read already.
-            server_side: Whether it is the peer who speaks first.
-            waiter: A future that is done when the handshake has ended; with an exception where it has failed, unless
-                the connection was ended here.
+        *done* is called with the TLS transport when the handshake is done, before any application data. *lost*
+        is called if the connection ends before that: with the error, or None if this side has ended it. *waiter* is a
+        future for the end of the handshake, with an exception if it failed. If this side has ended the connection it
+        gets None.
         """
-        loop = asyncio.get_running_loop()
-        hostname = self._server_hostname
-        tls = _Protocol(loop, protocol, self._context, waiter, server_side, hostname, **self._times)
-        tls.lost = lost
+        handshake = _Handshake(done, lost)
+        loop, hostname = asyncio.get_running_loop(), self._server_hostname
+        tls = _Protocol(loop, handshake, self._context, waiter, server_side, hostname, **self._times)
+        tls.handshake = handshake
         transport.set_protocol(tls)
         tls.connection_made(transport)
         deliver(transport, data)
+        return handshake
 
     async def shake_hands(
         self,
         transport: asyncio.Transport,
-        begin: Callable[[asyncio.Transport], object],
-        *,
+        done: Callable[[asyncio.Transport], object],
         lost: Callable[[BaseException | None], object] | None = None,
+        *,
         data: bytes = b"",
         server_side: bool,
     ) -> asyncio.Transport:
-        """Begin a handshake, and wait for its end. If this raises, the connection is aborted.
+        """Do a handshake as :meth:`begin` does, and return the TLS transport, or abort the connection and raise.
 
-        Args:
-            transport: The connection's transport, paused or not.
-            begin: Called with the transport of TLS when the handshake is done, and before what follows it is read. It
-                must not raise.
-            lost: Called with the reason when the connection is lost before that.
-            data: The peer's first bytes, where they have been read already.
-            server_side: Whether it is the peer who speaks first.
-
-        Returns:
-            The transport of TLS.
+        Here *done* must not raise: the loop would log its error.
 
         Raises:
-            OSError: There is no TLS: the connection was lost, the peer is not whom it should be, or time has run out.
+            OSError: The handshake failed or took too long, the connection was lost, or the peer's certificate is wrong.
             ValueError: The context and the server's name do not go together.
         """
         if transport.is_closing():
             raise ConnectionAbortedError("The connection was lost before its TLS handshake")
         waiter = asyncio.get_running_loop().create_future()
-        handshake = _AboveTLS(begin, lost)
+        handshake: _Handshake | None = None
         try:
-            # nothing is read before TLS has begun: there is no turn of the loop in between
+            # the loop reads nothing between these two lines, because nothing awaits there
             transport.resume_reading()
-            self.begin(transport, handshake, lost=handshake.lost, data=data, server_side=server_side, waiter=waiter)
+            handshake = self.begin(transport, done, lost, data=data, server_side=server_side, waiter=waiter)
             await waiter
             if handshake.transport is None:
                 raise ConnectionAbortedError("The connection was lost in its TLS handshake")
+            return handshake.transport
         except BaseException:
-            # the upper one knows the lower one, but CPython 3.10 does not tell it if that is aborted
-            (handshake.transport or transport).abort()
+            # abort the TLS transport if there is one: on CPython 3.10 it does not notice that the lower one was aborted
+            ((handshake and handshake.transport) or transport).abort()
             raise
         finally:
-            del waiter  # whose exception's traceback holds this frame
-        return handshake.transport
+            del waiter  # its exception's traceback refers to this frame
 
 
-class _AboveTLS(asyncio.Protocol):
-    """Stands above TLS until the handshake is done.
-
-    Args:
-        begin: Called then, with the transport of TLS.
-        lost: Called if the connection is lost before, with the reason.
-    """
+class _Handshake(asyncio.Protocol):
+    """The protocol above TLS until the handshake is done."""
 
     transport: asyncio.Transport | None = None
 
     def __init__(
         self,
-        begin: Callable[[asyncio.Transport], object],
+        done: Callable[[asyncio.Transport], object],
         lost: Callable[[BaseException | None], object] | None,
     ) -> None:
-        self._begin, self._lost = begin, lost
+        self._done, self._lost = done, lost
 
     def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self._begin(transport)
-        del self._begin, self._lost  # this is kept as long as the connection, and they are needed no more
+        self.transport, done = transport, self._done
+        del self._done, self._lost  # TLS keeps this object for as long as the connection lives, but not what they hold
+        done(transport)
 
-    def lost(self, error: BaseException | None) -> None:
-        # who has begun is told by TLS
+    def lower_lost(self, error: BaseException | None) -> None:
+        # once the handshake is done, TLS itself tells the application
         if self.transport is None and self._lost is not None:
             self._lost(error)
 
 
 class _Protocol(SSLProtocol):
-    lost: Callable[[BaseException | None], object]
+    handshake: _Handshake
     max_size = _FIRST_BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what was read, and make the buffer larger where it was full. CPython 3.10 has none."""
+        # a larger buffer after each read that fills it; CPython 3.10 has no such buffer
         if nbytes == self.max_size < _LARGEST_BUFFER:
             self.max_size *= 4
         super().buffer_updated(nbytes)  # type: ignore[misc]
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.lost(exc)
-        del self.lost  # whoever it tells may hold this
+        self.handshake.lower_lost(exc)
+        del self.handshake  # it may refer to this object
         super().connection_lost(exc)
+
+
+def is_tls(protocol: asyncio.BaseProtocol) -> bool:
+    """Return whether a protocol is asyncio's TLS."""
+    return isinstance(protocol, SSLProtocol)
+
+
+def deliver(transport: asyncio.Transport, data: bytes) -> bytes:
+    """Give bytes to the protocol of a transport while it reads. The protocol may change between two calls.
+
+    Returns:
+        The bytes that are left because the protocol has paused reading; none if the transport is closing.
+    """
+    while data and transport.is_reading() and not transport.is_closing():
+        protocol: Any = transport.get_protocol()
+        # not isinstance: uvloop's protocols do not derive from asyncio's
+        if hasattr(protocol, "data_received"):
+            protocol.data_received(data)
+            return b""
+        buffer = memoryview(protocol.get_buffer(len(data))).cast("B")
+        size = min(len(buffer), len(data))
+        if not size:
+            raise RuntimeError("get_buffer() has returned an empty buffer")
+        buffer[:size] = data[:size]
+        data = data[size:]
+        protocol.buffer_updated(size)
+    return b"" if transport.is_closing() else data
+
+
+def take_unread(protocol: asyncio.BaseProtocol) -> bytes:
+    """Take the bytes that a stream has received and nobody has read: the peer sent them in the clear, before TLS."""
+    # Not public. A protocol offers no other way to its reader, and CPython 3.14 uses this attribute too (gh-142352).
+    reader: Any = getattr(protocol, "_stream_reader", None)
+    if reader is None:
+        return b""
+    # read() also ends the reader's own pause. It waits only if the reader is empty.
+    reading = reader.read(sys.maxsize)
+    try:
+        reading.send(None)
+    except StopIteration as read:
+        unread: bytes = read.value
+        return unread
+    except RuntimeError:
+        pass  # another task waits in read(), so the reader is empty
+    reading.close()
+    return b""

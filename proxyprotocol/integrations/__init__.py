@@ -1,4 +1,4 @@
-"""Servers of other projects, one file each, that read headers with this package."""
+"""Integrations for the servers of other projects, one file each."""
 
 from __future__ import annotations
 

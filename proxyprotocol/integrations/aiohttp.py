@@ -1,4 +1,4 @@
-"""Floor 5: aiohttp. A site whose connections begin with a header, so that ``request.remote`` is the client."""
+"""aiohttp: a site whose connections begin with a header, so that ``request.remote`` is the client."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["ProxySite"]
 
 
 class ProxySite(web.BaseSite):
-    """A site of an aiohttp runner, in the place of its own ``TCPSite``, ``UnixSite`` and ``SockSite``.
+    """A site of an aiohttp runner, in place of aiohttp's own ``TCPSite``, ``UnixSite`` and ``SockSite``.
 
-    ``request.remote`` is the client, in the access log too. The header itself, TLVs and all, is
-    ``request.transport.get_extra_info("proxy_protocol")``.
+    ``request.remote`` is the client, in the access log too. ``request.transport.get_extra_info("proxy_protocol")`` is
+    the whole header with its TLVs.
 
     Args:
         runner: The ``AppRunner`` or ``ServerRunner``, set up already.
         host: Where to listen, as ``loop.create_server`` takes it.
-        port: Likewise. Unless given it is 8080, and 8443 with TLS, as of a ``TCPSite``.
+        port: The port to listen on. By default 8080, with TLS 8443, as a ``TCPSite`` does.
         path: The UNIX socket to listen on, in place of host and port.
-        ssl_context: What TLS *behind* the header is done with.
+        ssl_context: The context for TLS *after* the header.
         keywords: All others of :func:`.create_server`: ``receiver``, or ``pp``, ``policy``, ``timeout`` (seconds) and
             ``max_header`` (bytes); ``backlog``, ``reuse_port``, ``sock`` in place of host and port.
 
@@ -33,7 +33,7 @@ class ProxySite(web.BaseSite):
         TypeError: There is more than one place to listen.
     """
 
-    # a class with slots, which says what it adds
+    # aiohttp's sites have slots
     __slots__ = ("_host", "_keywords", "_path", "_port")
 
     def __init__(
@@ -66,20 +66,19 @@ class ProxySite(web.BaseSite):
         elif place is not None:
             return f"{scheme}://unix:{place}:"
         else:
-            host, port = self._host or "0.0.0.0", self._port  # noqa: S104  # as a TCPSite has it
+            host, port = self._host or "0.0.0.0", self._port  # noqa: S104  # as a TCPSite says
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def start(self) -> None:
         """Listen.
 
         Raises:
-            RuntimeError: It does so already.
-            OSError: The place cannot be listened on.
+            RuntimeError: The site listens already.
             Exception: As :func:`.create_server`.
         """
         await super().start()
         factory: Any = self._runner.server
-        # not to be had otherwise: runner.addresses and stop() ask for this, and aiohttp's own sites assign to it
+        # aiohttp offers no other way: its own sites assign _server too, for runner.addresses and stop()
         if self._path is not None:
             self._server = await create_unix_server(factory, self._path, **self._keywords)
         else:

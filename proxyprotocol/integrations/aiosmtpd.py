@@ -1,4 +1,4 @@
-"""Floor 5: aiosmtpd. A mix-in for its controllers, so that ``session.peer`` is the client."""
+"""aiosmtpd: a mix-in for its controllers, so that ``session.peer`` is the client."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from proxyprotocol.receiver import Receiver
 if TYPE_CHECKING:
     from aiosmtpd.controller import BaseController
 else:
-    BaseController = object  # the mix-in is none; it stands in front of one
+    BaseController = object  # the mix-in is not a controller itself; the class that uses it is
 
 __all__ = ["ProxyProtocolMixIn"]
 
 
 class ProxyProtocolMixIn(BaseController):
-    """Makes a controller of aiosmtpd read a header in front of each connection.
+    """Lets an aiosmtpd controller read a header at the start of each connection.
 
-    It stands first among the base classes: ``class Controller(ProxyProtocolMixIn, aiosmtpd.controller.Controller)``,
-    or another of aiosmtpd's, be it for UNIX sockets or without a thread. The handler finds the client in
-    ``session.peer``, also behind ``STARTTLS`` and in TLS from the beginning (``ssl_context``), which comes *behind* the
-    header. Leave aiosmtpd's own ``proxy_protocol_timeout`` alone: it would wait for another header.
+    Put it first among the base classes: ``class Controller(ProxyProtocolMixIn, aiosmtpd.controller.Controller)``. The
+    other class may be any of aiosmtpd's, also for UNIX sockets or without a thread. The handler finds the client in
+    ``session.peer``, also after ``STARTTLS``, and with TLS from the start (``ssl_context``), which comes *after* the
+    header. Do not set aiosmtpd's own ``proxy_protocol_timeout``: it would wait for a second header.
 
     Attributes:
-        receiver: How connections are received. It is configured by a class attribute:
+        receiver: The rules for the header, a class attribute:
             ``receiver = Receiver(policy=TrustedProxies(["10.0.0.0/8"]))``.
-        tls_timeout: How long the handshake of that TLS may take, in seconds; None for no limit.
+        tls_timeout: Seconds that the handshake of that TLS may take; None for no limit.
     """
 
     receiver: Receiver = Receiver()
     tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT
 
     def _create_server(self) -> Awaitable[asyncio.AbstractServer]:
-        how: Any = {"ssl": self.ssl_context, "tls_timeout": self.tls_timeout, "receiver": self.receiver}
+        keywords: Any = {"ssl": self.ssl_context, "tls_timeout": self.tls_timeout, "receiver": self.receiver}
         if hasattr(self, "unix_socket"):
-            return create_unix_server(self._factory_invoker, self.unix_socket, **how)
-        # which a controller has that has no such path
+            return create_unix_server(self._factory_invoker, self.unix_socket, **keywords)
+        # getattr, because mypy knows these attributes only of the other controllers
         hostname, port = (getattr(self, name) for name in ("hostname", "port"))
-        return create_server(self._factory_invoker, hostname, port, **how)
+        return create_server(self._factory_invoker, hostname, port, **keywords)
 
     def _trigger_server(self) -> None:
-        """Find out, as the controller starts, whether the server can be made.
+        """Find out, as the controller starts, whether an SMTP server can be made.
 
-        aiosmtpd connects to itself for that, without a header, and from an address that is no trusted proxy's.
+        aiosmtpd itself connects to its port for that: without a header, and from an address that may not be trusted.
         """
 
         async def make() -> None:

@@ -1,4 +1,4 @@
-"""Floor 5: anyio. A listener whose connections begin with a header, so that their ``remote_address`` is the client."""
+"""anyio: a listener for connections that begin with a header; ``remote_address`` of its streams is the client."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import ByteStream, Listener, TaskGroup
-from anyio.abc import SocketAttribute as _Fact
+from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
 from proxyprotocol._adapters.refusals import log_refusal
 from proxyprotocol.asyncio.sockets import covered
@@ -28,18 +27,18 @@ _log = logging.getLogger("proxyprotocol.asyncio")
 
 
 class ProxyProtocolListener(Listener[ByteStream]):
-    """Listens as another listener of anyio does, and reads a header at the front of every connection.
+    """Listens as another anyio listener does, and reads a header at the start of every connection.
 
-    It takes what ``anyio.create_tcp_listener`` and ``create_unix_listener`` make, on asyncio and uvloop. TLS comes
-    after the header: put a ``TLSListener`` around this.
+    It takes what ``anyio.create_tcp_listener`` and ``create_unix_listener`` return, on asyncio and uvloop. TLS comes
+    after the header: wrap this listener in a ``TLSListener``.
 
     Args:
         listener: The other listener.
-        receiver: How connections are received, in place of all other keywords.
+        receiver: The rules for the header, in place of all other keywords.
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
 
     Raises:
-        TypeError: There are a receiver and another keyword, or a keyword is unknown.
+        TypeError: A keyword is unknown, or there are a receiver and another keyword.
         ValueError: A keyword's value is out of range.
     """
 
@@ -66,7 +65,7 @@ class ProxyProtocolListener(Listener[ByteStream]):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """Those of the other listener."""
+        """The attributes of the other listener."""
         attributes: Mapping[Any, Callable[[], Any]] = self._listener.extra_attributes
         return attributes
 
@@ -80,7 +79,7 @@ class ProxyProtocolListener(Listener[ByteStream]):
                 while not connection.begun:
                     try:
                         connection.feed(await stream.receive())
-                    except (anyio.EndOfStream, anyio.BrokenResourceError):  # a reset is an end like another here
+                    except (anyio.EndOfStream, anyio.BrokenResourceError):  # a reset counts as the end of the stream
                         connection.eof()
             if deadline.cancelled_caught:
                 connection.timed_out()
@@ -92,23 +91,23 @@ class ProxyProtocolListener(Listener[ByteStream]):
 
 
 class ProxyProtocolStream(ByteStream):
-    """A connection's stream with the client's addresses; everything else is the real stream's own.
+    """A connection's stream with the client's addresses. Everything else is the real stream's own.
 
     The extra attributes ``remote_address``, ``remote_port``, ``local_address``, ``local_port``, ``family`` and
-    ``raw_socket`` tell them. Where the header gives no address they are the real connection's.
+    ``raw_socket`` show them. If the header gives no address they are the real connection's.
 
     Attributes:
-        result: What the header said, with its TLVs; None where there was no header.
+        result: What the header said, with its TLVs; None if there was no header.
     """
 
     result: ProxyResult | None
 
     def __init__(self, stream: ByteStream, connection: ReceiverConnection) -> None:
         self._stream, self._trailing = stream, connection.trailing
-        self.result, self._addresses = connection.result, connection.addresses
+        self.result, self._effective = connection.result, connection.addresses
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Receive what came with the header, then what comes."""
+        """Receive the bytes that came with the header, and later the stream's."""
         if not self._trailing:
             return await self._stream.receive(max_bytes)
         data, self._trailing = self._trailing[:max_bytes], self._trailing[max_bytes:]
@@ -119,7 +118,7 @@ class ProxyProtocolStream(ByteStream):
         await self._stream.send(item)
 
     async def send_eof(self) -> None:
-        """Say that no more bytes are sent."""
+        """Say that no more bytes follow."""
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
@@ -128,21 +127,21 @@ class ProxyProtocolStream(ByteStream):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """Those of the real stream, with the client's addresses."""
-        addresses = self._addresses
-        if addresses is None:
+        """The attributes of the real stream, with the client's addresses."""
+        effective, known = self._effective, SocketAttribute
+        if effective is None:
             return self._stream.extra_attributes
-        sock, peer, own = ClientSocket(_raw_socket(self._stream), addresses), addresses.peername, addresses.sockname
-        facts: dict[Any, Any] = {_Fact.raw_socket: sock, _Fact.family: sock.family}
-        if isinstance(peer, tuple) and isinstance(own, tuple):
-            facts |= {_Fact.remote_address: peer[:2], _Fact.remote_port: peer[1]}
-            facts |= {_Fact.local_address: own[:2], _Fact.local_port: own[1]}
+        sock, client, own = ClientSocket(_raw_socket(self._stream), effective), effective.peername, effective.sockname
+        facts: dict[Any, Any] = {known.raw_socket: sock, known.family: sock.family}
+        if isinstance(client, tuple) and isinstance(own, tuple):
+            facts |= {known.remote_address: client[:2], known.remote_port: client[1]}
+            facts |= {known.local_address: own[:2], known.local_port: own[1]}
         else:
-            facts |= {_Fact.remote_address: peer, _Fact.local_address: own}
-        ports = _Fact.remote_port, _Fact.local_port
+            facts |= {known.remote_address: client, known.local_address: own}
+        ports = known.remote_port, known.local_port  # UNIX addresses have none
         attributes = {name: fact for name, fact in self._stream.extra_attributes.items() if name not in ports}
         return attributes | {name: lambda fact=fact: fact for name, fact in facts.items()}
 
 
 def _raw_socket(provider: Any) -> Any:
-    return provider.extra_attributes[_Fact.raw_socket]()
+    return provider.extra_attributes[SocketAttribute.raw_socket]()

@@ -1,4 +1,4 @@
-"""Floor 5: tornado. Sockets whose connections begin with a header, so that ``request.remote_ip`` is the client."""
+"""tornado: sockets whose connections begin with a header, so that ``request.remote_ip`` is the client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tornado.tcpserver import TCPServer
 from proxyprotocol._adapters.deadlines import check_seconds, in_time
 from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_handshake
 from proxyprotocol._wire import spec
-from proxyprotocol.asyncio.sockets import accept, covered
+from proxyprotocol.asyncio.sockets import covered, receive_header
 from proxyprotocol.asyncio.transport import ClientSocket
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
@@ -41,24 +41,24 @@ def add_sockets(
     receiver: Receiver | None = None,
     **keywords: Unpack[ReceiverKeywords],
 ) -> Callable[[], None]:
-    """Make a server accept connections, as its own ``add_sockets`` does, and read a header in front of each.
+    """Let a server accept connections, as its own ``add_sockets`` does, and read a header at the start of each.
 
-    The server may be any of tornado's, such as an ``HTTPServer``; its ``ssl_options`` are for TLS *behind* the header.
-    It is given the client's address. ``tornado.netutil.bind_sockets`` and ``bind_unix_socket`` make the sockets.
+    The server may be any of tornado's, such as an ``HTTPServer``. It sees the client's address. Its ``ssl_options`` are
+    for TLS *after* the header. ``tornado.netutil.bind_sockets`` and ``bind_unix_socket`` make the sockets.
 
     Args:
         server: The server.
         sockets: The listening sockets.
-        tls_timeout: How long the handshake of TLS may take, in seconds; None for no limit.
-        receiver: How connections are received, in place of the keywords below.
+        tls_timeout: Seconds that the TLS handshake may take; None for no limit.
+        receiver: The rules for the header, in place of the keywords below.
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
 
     Returns:
-        A function that closes the sockets and drops the connections that have not begun: call it beside the server's
-        own ``stop()``.
+        A function that closes the sockets and drops the connections that the server does not know yet. Call it together
+        with the server's own ``stop()``.
 
     Raises:
-        TypeError: There are a receiver and another keyword, or a keyword is none.
+        TypeError: A keyword is unknown, or there are a receiver and another keyword.
         ValueError: A keyword's value is out of range.
     """
     seconds = check_seconds("tls_timeout", tls_timeout)
@@ -66,7 +66,7 @@ def add_sockets(
 
 
 def proxy_result(stream: IOStream) -> ProxyResult | None:
-    """Tell what the header of a connection said, with its TLVs; None where there was none.
+    """Return what the header of a connection said, with its TLVs; None if there was no header.
 
     Args:
         stream: The connection's stream, such as a handler's ``self.request.connection.stream``.
@@ -77,20 +77,14 @@ def proxy_result(stream: IOStream) -> ProxyResult | None:
 class _Listening:
     """Accepts connections, reads their headers, and gives them to the server.
 
-    tornado reads and writes its sockets itself, so there is no transport for an overlay to stand on.
-
-    Args:
-        server: The server.
-        receiver: How connections are received.
-        sockets: The listening sockets.
-        tls_timeout: How long a handshake may take, in seconds.
+    tornado reads and writes its sockets itself, so there is no transport that an overlay could wrap.
     """
 
     def __init__(self, server: TCPServer, receiver: Receiver, sockets: list[socket.socket], tls_timeout: float) -> None:
         self._server, self._receiver, self._sockets, self._tls_timeout = server, receiver, sockets, tls_timeout
         self._pending: set[asyncio.Task[None]] = set()
         covered.update(sockets)
-        self._removers = [add_accept_handler(sock, self._accepted) for sock in sockets]
+        self._removers = [add_accept_handler(sock, self._accept) for sock in sockets]
 
     def stop(self) -> None:
         for remove in self._removers:
@@ -101,22 +95,23 @@ class _Listening:
         for task in self._pending:
             task.cancel()
 
-    def _accepted(self, sock: socket.socket, peer: SockAddr) -> None:
+    def _accept(self, sock: socket.socket, peer: SockAddr) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(sock, peer))
         self._pending.add(task)
-        # which logs what the application raises, as tornado does itself
-        IOLoop.current().add_future(task, self._served)
 
-    def _served(self, task: Any) -> None:
-        self._pending.discard(task)
-        if not task.cancelled():
-            task.result()
+        def done(task: Any) -> None:
+            self._pending.discard(task)
+            if not task.cancelled():
+                task.result()
+
+        # the IOLoop logs what the application raises, as it does without us
+        IOLoop.current().add_future(task, done)
 
     async def _serve(self, sock: socket.socket, peer: SockAddr) -> None:
-        accepted = await accept(sock, peer, self._receiver, lambda connection: self._accept(sock, peer, connection))
-        if accepted is None:
+        begun = await receive_header(sock, peer, self._receiver, lambda connection: self._begin(sock, peer, connection))
+        if begun is None:
             return
-        stream, client = accepted
+        stream, client = begun
         if isinstance(stream, SSLIOStream):
             try:
                 if not await in_time(stream.wait_for_handshake(), self._tls_timeout):
@@ -126,24 +121,20 @@ class _Listening:
             except OSError as error:  # tornado has logged what was wrong with TLS
                 _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
                 return
-            except BaseException:  # stop() has cancelled us
+            except BaseException:  # stop() has cancelled this task
                 stream.close()
                 raise
         task: Any = asyncio.current_task()
-        self._pending.discard(task)  # it has begun, and is the server's
+        self._pending.discard(task)  # stop() leaves it alone from now on: it is the server's
         served = self._server.handle_stream(stream, client)
         if served is not None:
             await served
 
-    def _accept(self, sock: Any, peer: Any, connection: ReceiverConnection) -> tuple[IOStream, Any]:
-        """Make the server's stream, and give the client's address.
-
-        Raises:
-            OSError: The peer is gone.
-        """
+    def _begin(self, sock: Any, peer: Any, connection: ReceiverConnection) -> tuple[IOStream, Any]:
+        """Make the server's stream, and return it with the client's address; raise OSError if the peer is gone."""
         server, kind = self._server, IOStream
         if server.ssl_options is not None:
-            sock.getpeername()  # where there is none any more, wrapping would raise too, but leave the socket open
+            sock.getpeername()  # if the peer is gone wrapping would raise too, but leave the socket open
             sock = ssl_wrap_socket(sock, server.ssl_options, server_side=True, do_handshake_on_connect=False)
             kind = SSLIOStream
         if connection.addresses is not None:

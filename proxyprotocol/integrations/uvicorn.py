@@ -1,103 +1,76 @@
-"""Floor 5: uvicorn. The header for ASGI applications, as ``scope["extensions"]["proxy_protocol"]``.
+"""uvicorn: the header for ASGI applications, as ``scope["extensions"]["proxy_protocol"]``.
 
-For the client's address nothing of this is needed: that is in ``scope["client"]`` already. This is for the rest of the
-header, such as its TLVs, which uvicorn has no place for: ``uvicorn --loop proxyprotocol.asyncio:new_event_loop --http
-proxyprotocol.integrations.uvicorn:auto app:app``.
+The client's address does not need this: it is in ``scope["client"]`` already. This is for the rest of the header, such
+as its TLVs: ``uvicorn --loop proxyprotocol.asyncio:new_event_loop --http proxyprotocol.integrations.uvicorn:auto
+app:app``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import importlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
-    from uvicorn.server import ServerState
 
 __all__ = ["auto", "h11", "httptools"]
 
 _Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-def auto(config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> asyncio.Protocol:
-    """Make the protocol of a connection, that of httptools if it is there, else that of h11.
+def _protocol(module: str, name: str, description: str) -> Callable[..., asyncio.Protocol]:
+    """Return what uvicorn calls to make the protocol of a connection; the server imports uvicorn's own class."""
 
-    Its applications, also that of a WebSocket, are told the header: ``scope["extensions"]["proxy_protocol"]`` is
-    ``{"result": ...}`` with the :class:`.ProxyResult`; it is not there where there was no header.
+    def make(config: Config, **keywords: Any) -> asyncio.Protocol:
+        kind = getattr(importlib.import_module(f"uvicorn.protocols.http.{module}"), name)
+        return _Beginning(kind, config, **keywords)
 
-    Args:
-        config: What uvicorn calls this with.
-        server_state: Likewise.
-        app_state: Likewise.
-        _loop: Likewise.
-    """
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+    make.__doc__ = f"""Make a connection's protocol: {description}.
 
-    return _Beginning(AutoHTTPProtocol, config, server_state=server_state, app_state=app_state, _loop=_loop)
-
-
-def h11(config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> asyncio.Protocol:
-    """Make the protocol of a connection, that of h11; for the rest as :func:`auto`.
+    Its applications, also that of a WebSocket, find the header in ``scope["extensions"]["proxy_protocol"]``:
+    ``{{"result": ...}}`` with the :class:`.ProxyResult`. Without a header the scope has no such extension.
 
     Args:
-        config: What uvicorn calls this with.
-        server_state: Likewise.
-        app_state: Likewise.
-        _loop: Likewise.
+        config: uvicorn's configuration.
+        keywords: The other arguments of uvicorn's own class.
     """
-    from uvicorn.protocols.http.h11_impl import H11Protocol
-
-    return _Beginning(H11Protocol, config, server_state=server_state, app_state=app_state, _loop=_loop)
+    return make
 
 
-def httptools(
-    config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None
-) -> asyncio.Protocol:
-    """Make the protocol of a connection, that of httptools; for the rest as :func:`auto`.
-
-    Args:
-        config: What uvicorn calls this with.
-        server_state: Likewise.
-        app_state: Likewise.
-        _loop: Likewise.
-    """
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-    return _Beginning(HttpToolsProtocol, config, server_state=server_state, app_state=app_state, _loop=_loop)
+auto = _protocol("auto", "AutoHTTPProtocol", "httptools if it is installed, else h11")
+h11 = _protocol("h11_impl", "H11Protocol", "h11")
+httptools = _protocol("httptools_impl", "HttpToolsProtocol", "httptools")
 
 
 class _Beginning(asyncio.Protocol):
-    """Gives a connection's protocol an application of its own, that knows the header, and is gone.
+    """Makes a connection's protocol with an application of its own that knows the header, and hands over to it.
 
-    uvicorn's protocols take their application from the configuration, those of WebSockets too, and hand it nothing of
-    the connection but the two addresses. Tried instead: a context variable. uvloop calls the protocols of all
+    uvicorn's protocols, those of WebSockets too, take their application from the configuration, and tell it nothing of
+    the connection but the two addresses. We tried a context variable instead: uvloop calls the protocols of all
     connections in one and the same context.
-
-    Args:
-        kind: The class of the protocol.
-        config: The configuration.
-        arguments: What else the protocol is made with.
     """
 
-    def __init__(self, kind: Callable[..., asyncio.Protocol], config: Config, **arguments: Any) -> None:
-        self._kind, self._config, self._arguments = kind, config, arguments
+    def __init__(self, kind: Callable[..., asyncio.Protocol], config: Config, **keywords: Any) -> None:
+        self._kind, self._config, self._keywords = kind, config, keywords
 
     def connection_made(self, transport: Any) -> None:
         config = self._config
         result = transport.get_extra_info("proxy_protocol")
         if result is not None:
             config = copy.copy(config)
-            config.loaded_app = _told(config.loaded_app, {"result": result})
-        protocol = self._kind(config=config, **self._arguments)
+            config.loaded_app = _extended(config.loaded_app, {"proxy_protocol": {"result": result}})
+        protocol = self._kind(config=config, **self._keywords)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 
 
-def _told(application: _Application, extension: dict[str, Any]) -> _Application:
-    async def told(scope: Any, receive: Any, send: Any) -> None:
-        extensions = {**scope.get("extensions", {}), "proxy_protocol": extension}
-        await application({**scope, "extensions": extensions}, receive, send)
+def _extended(application: _Application, extensions: dict[str, Any]) -> _Application:
+    """Return an application whose scopes have these extensions too."""
 
-    return told
+    async def extended(scope: Any, receive: Any, send: Any) -> None:
+        await application({**scope, "extensions": {**scope.get("extensions", {}), **extensions}}, receive, send)
+
+    return extended

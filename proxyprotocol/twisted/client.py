@@ -23,6 +23,7 @@ from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
+from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.sender import Sender
@@ -76,7 +77,7 @@ class ProxyProtocolClientEndpoint:
             self._endpoint, self._layer = parted
         if isinstance(self._endpoint, ProxyProtocolClientEndpoint):
             # receivers take the second for what the client says
-            raise TypeError("The endpoint sends a header already, and a connection has one")
+            raise TypeError(describe_second_header("The endpoint", "sends"))
 
     def speaking_for(self, result: ProxyResult) -> ProxyProtocolClientEndpoint:
         """Give an endpoint whose header says this, where this one was not told what to say; else this one.

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from zope.interface import Interface, directlyProvides, providedBy
 
 from proxyprotocol._adapters.facts import is_foreign
+from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
@@ -80,8 +81,7 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         **keywords: Unpack[ReceiverKeywords],
     ) -> None:
         if isinstance(wrapped_protocol, ProxyProtocolDatagramWrapper):
-            # who is trusted with the second would be told by the first
-            raise TypeError("The protocol reads a header already, and a datagram has one")
+            raise TypeError(describe_second_header("The protocol", unit="datagram"))
         self.wrappedProtocol: Any = wrapped_protocol
         self._datagrams = DatagramReceiver(
             Receiver.of(receiver, keywords), max_clients=max_clients, client_timeout=client_timeout

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, providedBy
 
 from proxyprotocol._adapters.deadlines import Deadlines, check_seconds
+from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol._wire import spec
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_refusal
@@ -196,7 +197,8 @@ class ProxyProtocolWrapper(Protocol):
                 # not in good order: below us TLS would wait for its peer, whose time is over with the header
                 handover.abort(transport)
                 return
-            slot = handover.find_slot(transport, self)
+            # the usual case is asked for here, because a call is felt
+            slot = "protocol" if getattr(transport, "protocol", None) is self else handover.find_slot(transport, self)
             if slot is None:
                 transport, slot = self._stay(protocol), handover.IN_A_LAYER
             # For a transport that stands in front of another and answers with that one's protocol: it was not replaced
@@ -304,7 +306,7 @@ def _time_out(wrapper: ProxyProtocolWrapper) -> None:
 
 
 def _check_factory(factory: Any) -> None:
-    """Refuse what is no factory, and what reads a header already: by the first it would be told who is trusted with it.
+    """Reject non-factories, and factories that already read a header.
 
     Args:
         factory: The application's factory, or one around it.
@@ -313,5 +315,5 @@ def _check_factory(factory: Any) -> None:
         raise TypeError(f"The wrapped factory is one that builds protocols, not {factory!r}")
     while factory is not None:
         if isinstance(factory, (ProxyProtocolWrapperFactory, HAProxyWrappingFactory)):
-            raise TypeError("The factory reads a header already, and a connection has one")
+            raise TypeError(describe_second_header("The factory"))
         factory = getattr(factory, "wrappedFactory", None)

@@ -144,8 +144,9 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, client: Any, 
         # what log_prefix() gives
         prefix = above.logPrefix() if hasattr(above, "logPrefix") else type(above).__name__
         below.logstr = f"{prefix},{session},{name}"
-        if hasattr(below, "repstr"):
-            below.repstr = below.repstr.replace("ProxyProtocolWrapper", type(above).__name__)
+        text = getattr(below, "repstr", None)
+        if text is not None:
+            below.repstr = text.replace("ProxyProtocolWrapper", type(above).__name__)
 
     trailing = connection.trailing
     # what has a number is one of Twisted's sockets, and need not be asked

@@ -18,6 +18,7 @@ from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # which h
 from zope.interface import implementer
 
 from proxyprotocol._adapters.deadlines import check_seconds
+from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol._wire import spec
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import describe_address
@@ -80,8 +81,7 @@ class ProxyProtocolServerEndpoint:
         self._tls, self._tls_timeout = tls, check_seconds("tls_timeout", tls_timeout)
         self._inside_tls = inside_tls
         if isinstance(endpoint, ProxyProtocolServerEndpoint):
-            # who is trusted with the second would be told by the first
-            raise TypeError("The endpoint reads a header already, and a connection has one")
+            raise TypeError(describe_second_header("The endpoint"))
         if inside_tls:
             if tls is not None:
                 raise TypeError("tls= does TLS behind the header, inside_tls= is for a header that comes inside of it")
@@ -104,7 +104,7 @@ class ProxyProtocolServerEndpoint:
             wrapper = ProxyProtocolWrapperFactory(
                 factory, tls=self._tls, tls_timeout=self._tls_timeout, receiver=self._receiver
             )
-        except TypeError:  # a factory that reads a header already
+        except TypeError:  # a factory that already reads a header
             return fail()
         if type(self._endpoint) not in _PLAIN_ENDPOINTS:
             wrapper.protocol = _FirstInside if self._inside_tls else _FirstOutside
@@ -125,9 +125,8 @@ class _FirstInside(ProxyProtocolWrapper):
             handover.abort(transport)
 
     def _refusal(self, transport: Any) -> str | None:
-        # who is trusted with the second would be told by the first
         if any(isinstance(layer, HAProxyProtocolWrapper) for layer in handover.layers(transport)):
-            return "this endpoint reads a header already, and a connection has one"
+            return describe_second_header("this endpoint")
         return None
 
 

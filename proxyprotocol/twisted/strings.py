@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
+from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol.options import (
     OPTIONS,
     SENDER_OPTIONS,
@@ -79,7 +80,7 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     receiver = _parse_options(parse_receiver, options, _SERVER_OPTIONS, _INSIDE_TLS)
     tls_timeout = _parse_options(parse_tls_timeout, options, _SERVER_OPTIONS)
     if _prefix_of(description) in _READ_HEADERS:
-        raise ValueError(f"{description} reads a header already, and a connection has one")
+        raise ValueError(describe_second_header(description))
     endpoint = _parse_endpoint(serverFromString, reactor, description, "listened on")
     risk = describe_risk(receiver, _spell)
     if risk is not None:
@@ -103,7 +104,7 @@ def client_from_options(reactor: Any, description: str, options: Mapping[str, st
     """
     version, result = _parse_options(parse_sender, options, _CLIENT_OPTIONS)
     if _prefix_of(description) == _NAME:
-        raise ValueError(f"{description} sends a header already, and a connection has one")
+        raise ValueError(describe_second_header(description, "sends"))
     endpoint = _parse_endpoint(clientFromString, reactor, description, "connected to")
     try:
         return ProxyProtocolClientEndpoint(endpoint, result, pp=version)

@@ -168,27 +168,11 @@ def refusing_later(connection: socket.socket) -> None:
         connection.sendall(answer)
 
 
-def greeting_the_patient(connection: socket.socket) -> None:
-    """Refuse who speaks before the greeting that follows the header, as Exim does unless told otherwise."""
-    proxied = has_header(connection)
-    connection.settimeout(0)
-    try:
-        connection.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        connection.settimeout(PATIENCE)
-        connection.sendall(b"220 mail.example ESMTP\r\n")
-        for _ in connection.makefile("rb"):
-            connection.sendall(b"500 what?\r\n" if proxied else b"503 Proxy negotiation failed\r\n")
-    else:
-        connection.sendall(b"554 SMTP synchronization error\r\n")
-
-
 @pytest.mark.parametrize(
     ("serve", "said"),
     [
         (refusing_in_words, "421 4.3.0 mail.example Server local error"),
         (refusing_later, "503 Proxy negotiation failed"),
-        (greeting_the_patient, "5"),
     ],
 )
 def test_a_refusal_in_words_is_a_refusal(serve: Serve, said: str) -> None:
@@ -237,6 +221,13 @@ def test_what_is_sent_may_be_chosen() -> None:
     assert ran.status == 1
     assert "It wants no header" in ran.text
     assert outcomes(ran)["without a header"] == "answered 'A'"
+
+
+def test_a_server_that_answers_headers_as_anything_else_takes_none() -> None:
+    with serving(echo) as server:
+        ran = run("check", server, "--send", "", *QUICK)
+    assert ran.status == 1
+    assert "It takes no header: its answers show that it treats headers as client data." in ran.text
 
 
 def optional(connection: socket.socket) -> None:

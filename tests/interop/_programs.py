@@ -110,7 +110,7 @@ class Program:
 
 @contextlib.contextmanager
 def reserved_port(host: str = "127.0.0.1") -> Iterator[int]:
-    """Reserve a port for a program that is to listen on it with SO_REUSEPORT.
+    """Reserve a port for a program that is to listen on it with SO_REUSEPORT or SO_REUSEADDR.
 
     A port that is free when asked for may be taken a moment later, by another test in another process. This one stays
     bound here, without listening, and is given to nobody who does not ask for just this number.
@@ -120,6 +120,8 @@ def reserved_port(host: str = "127.0.0.1") -> Iterator[int]:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             holder.bind((host, 0))
+            # only now: the system would give out a number twice that both may use
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         except OSError as error:
             pytest.skip(f"there is no {host} on this machine: {error}")
         yield holder.getsockname()[1]

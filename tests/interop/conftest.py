@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.on_asyncio.conftest import log, run, security  # noqa: F401  # fixtures of the in-process tests here
+
 from ._applications import HEADERS, Way
 from ._certificates import Certificates, make_certificates
 from ._programs import Address, Program
@@ -42,9 +44,9 @@ def serve(tmp_path: Path, short_path: Path) -> Iterator[Callable[[str], Server]]
 
 def _end(program: Program) -> None:
     survived = program.running()
-    log = program.stop()
-    assert survived, log
-    assert "Traceback" not in log, log
+    output = program.stop()
+    assert survived, output
+    assert "Traceback" not in output, output
 
 
 @pytest.fixture(params=list(SERVERS))

@@ -1,4 +1,4 @@
-"""anyio's listeners: in our loops, and with the helper in any loop."""
+"""anyio's listeners in our loops, and ProxyProtocolListener in any loop."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ from anyio.streams.tls import TLSListener
 from proxyprotocol import HeaderPolicy, TrustedProxies
 from proxyprotocol.asyncio import new_event_loop, new_uvloop_event_loop
 from proxyprotocol.integrations.anyio import ProxyProtocolListener, ProxyProtocolStream
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import CLIENT, DESTINATION, HEADER, LOOPS, PATIENCE, Log, Run, Security, connected, until
 from tests.vectors import PROXY, v2
 
-run, log, certificates, security = loops.run, loops.log, loops.certificates, loops.security
 pytestmark = [pytest.mark.usefixtures("log"), pytest.mark.xdist_group("asyncio-anyio")]
 
 OURS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio of ours": new_event_loop,
-    "uvloop of ours": new_uvloop_event_loop,
+    "our asyncio": new_event_loop,
+    "our uvloop": new_uvloop_event_loop,
 }
 in_our_loops = pytest.mark.parametrize("run", [*map(Run, OURS.values())], ids=OURS)
 in_every_loop = pytest.mark.parametrize("run", [*map(Run, [*LOOPS.values(), *OURS.values()])], ids=[*LOOPS, *OURS])
@@ -34,7 +32,7 @@ FACTS = ("remote_address", "remote_port", "local_address", "local_port", "family
 
 
 async def serve(stream: Any) -> None:
-    """Say who it is, behind each line that comes."""
+    """Echo each line with the client's address after it."""
     async with stream:
         with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
             while True:
@@ -89,7 +87,7 @@ def test_a_tcp_listener_in_our_loop_sees_the_client(run: Run, security: Security
 def test_a_listener_within_the_helper_sees_the_client(
     run: Run, security: Security, log: Log, unix: bool, tmp_path: Path
 ) -> None:
-    """In our loops too, which leave it alone."""
+    """Also in our loops, which leave that listener alone."""
 
     async def story() -> None:
         async with listening(run, tmp_path / "app.sock" if unix else None, security, ProxyProtocolListener) as address:
@@ -116,7 +114,7 @@ def test_a_unix_listener_without_the_helper_is_warned_of(run: Run, log: Log, tmp
 
 @pytest.mark.parametrize("wrap", [None, lambda listener: ProxyProtocolListener(listener, timeout=0.2)])
 @in_our_loops
-def test_peers_that_are_silent_or_wrong_keep_nobody_waiting(
+def test_silent_and_bad_peers_delay_no_other_connection(
     run: Run, log: Log, wrap: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROXYPROTOCOL_TIMEOUT", "0.2")
@@ -143,7 +141,7 @@ def test_peers_that_are_silent_or_wrong_keep_nobody_waiting(
 
 
 @in_every_loop
-def test_where_no_header_has_come_the_proxy_is_told(run: Run) -> None:
+def test_without_a_header_the_stream_shows_the_peer(run: Run) -> None:
     streams: list[ProxyProtocolStream] = []
 
     async def keep(stream: ProxyProtocolStream) -> None:
@@ -184,7 +182,7 @@ def test_a_client_on_a_unix_socket_has_no_port(run: Run) -> None:
     run(story)
 
 
-def test_a_peer_that_is_not_trusted_is_dropped(run: Run, log: Log) -> None:
+def test_an_untrusted_peer_is_dropped(run: Run, log: Log) -> None:
     def wrap(listener: Any) -> ProxyProtocolListener:
         return ProxyProtocolListener(listener, policy=TrustedProxies(["192.0.2.1"]))
 
@@ -198,7 +196,7 @@ def test_a_peer_that_is_not_trusted_is_dropped(run: Run, log: Log) -> None:
     assert "not one of the trusted" in line
 
 
-def test_a_keyword_that_is_unknown() -> None:
+def test_an_unknown_keyword_is_refused() -> None:
     async def story() -> None:
         async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
             with pytest.raises(TypeError, match="patience"):

@@ -1,4 +1,4 @@
-"""The helpers for aiohttp and aiosmtpd: where they listen, and whom they serve."""
+"""The integrations of aiohttp and aiosmtpd: where they listen, and which peers they serve."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from proxyprotocol import TrustedProxies
 from proxyprotocol.integrations.aiohttp import ProxySite
 from proxyprotocol.integrations.aiosmtpd import ProxyProtocolMixIn
 from proxyprotocol.receiver import Receiver
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import CLIENT, HEADER, PATIENCE, Log, Run, connected
 
 from ._certificates import Certificates
 from ._clients import MailClient
 from ._programs import connect
 
-run, log, certificates, security = loops.run, loops.log, loops.certificates, loops.security
 pytestmark = [pytest.mark.usefixtures("log"), pytest.mark.xdist_group("asyncio-helpers")]
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: app.example.com\r\nConnection: close\r\n\r\n"
@@ -40,7 +38,7 @@ async def who_is_it(request: web.Request) -> web.Response:
 
 @contextlib.asynccontextmanager
 async def site(**keywords: Any) -> AsyncIterator[ProxySite]:
-    """A site of an application, that is stopped with its runner."""
+    """Run a site of an application, and clean up its runner at the end."""
     app = web.Application()
     app.router.add_get("/", who_is_it)
     runner = web.AppRunner(app, shutdown_timeout=1)
@@ -75,7 +73,7 @@ def test_a_site_listens_on_a_port(run: Run) -> None:
 
 
 def test_a_site_listens_on_a_unix_socket(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # its path may be too long for an address
+    monkeypatch.chdir(tmp_path)  # the whole path may be too long for a UNIX address
 
     async def story() -> None:
         async with site(path="site.sock") as listening:
@@ -96,7 +94,7 @@ def test_a_site_listens_on_a_socket(run: Run, certificates: Certificates) -> Non
     run(story)
 
 
-def test_a_site_s_peers_are_received_as_its_keywords_say(run: Run, log: Log) -> None:
+def test_the_keywords_of_a_site_configure_its_receiver(run: Run, log: Log) -> None:
     async def story() -> None:
         sock = socket.create_server(("127.0.0.1", 0))
         async with site(sock=sock, policy=TrustedProxies(["192.0.2.0/24"])), connected(sock.getsockname()) as peer:
@@ -107,7 +105,7 @@ def test_a_site_s_peers_are_received_as_its_keywords_say(run: Run, log: Log) -> 
     run(story)
 
 
-def test_a_site_has_the_ports_of_aiohttp_unless_told(run: Run, certificates: Certificates) -> None:
+def test_a_site_has_the_default_ports_of_aiohttp(run: Run, certificates: Certificates) -> None:
     async def story() -> None:
         runner = web.AppRunner(web.Application())
         await runner.setup()
@@ -141,7 +139,7 @@ def test_a_site_listens_in_one_place(run: Run) -> None:
 
 
 class Handler:
-    """Notes who has sent each message."""
+    """Records the peer of each message."""
 
     def __init__(self) -> None:
         self.peers: list[Any] = []
@@ -171,7 +169,7 @@ def send_message(address: Any) -> None:
 
 
 def test_a_controller_on_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # its path may be too long for an address
+    monkeypatch.chdir(tmp_path)  # the whole path may be too long for a UNIX address
     controller = OnUnix(handler := Handler(), "mail.sock")
     controller.start()
     try:
@@ -195,7 +193,7 @@ def test_a_controller_without_a_thread() -> None:
     assert handler.peers == [CLIENT]
 
 
-def test_a_controller_starts_where_only_others_are_trusted() -> None:
+def test_a_controller_starts_if_the_policy_does_not_trust_this_machine() -> None:
     class Trusting(OnTCP):
         receiver = Receiver(policy=TrustedProxies(["192.0.2.0/24"]))
 
@@ -209,7 +207,7 @@ def test_a_controller_starts_where_only_others_are_trusted() -> None:
         controller.stop()
 
 
-def test_a_server_that_cannot_be_made_is_told_of_as_the_controller_starts() -> None:
+def test_a_controller_raises_at_its_start_if_no_server_can_be_made() -> None:
     class Failing(OnTCP):
         def factory(self) -> SMTP:
             raise RuntimeError("cannot be made")

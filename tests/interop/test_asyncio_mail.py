@@ -1,4 +1,4 @@
-"""aiosmtpd, which speaks first: it does so behind the header, and sees the client."""
+"""aiosmtpd speaks first: it does so after the header, and sees the client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ._clients import MailClient, assert_bad_peers_are_dropped, converse
 from ._programs import Address, wait_for
 from ._proxies import HAProxy
 
-# a server at a time, for all tests on one worker
+# one worker runs all tests of this file, so that each server is started once
 pytestmark = pytest.mark.xdist_group("asyncio-mail")
 
 
@@ -40,7 +40,7 @@ def listener(request: pytest.FixtureRequest, server: Application, certificates: 
 
 
 def assert_delivered(listener: Listener, way: Way, text: str, *, starttls: Any = None) -> None:
-    """Send a message, that is to be known by its sender."""
+    """Send a message; its sender identifies it."""
     connection, sender = way.connect()
     if listener.context is not None:
         connection = listener.context.wrap_socket(connection, server_hostname=SERVER_NAME)
@@ -52,13 +52,13 @@ def assert_delivered(listener: Listener, way: Way, text: str, *, starttls: Any =
 
 
 @every_header
-def test_a_message_is_the_client_s(listener: Listener, header: Any) -> None:
+def test_a_message_shows_the_client(listener: Listener, header: Any) -> None:
     assert_delivered(listener, listener.way(header), "straight")
 
 
 @every_header
 @CUTS
-def test_a_message_is_the_client_s_however_its_bytes_are_cut(listener: Listener, header: Any, cut: Any) -> None:
+def test_a_message_shows_the_client_however_its_bytes_are_cut(listener: Listener, header: Any, cut: Any) -> None:
     commands = b"EHLO a\r\nMAIL FROM:<b@example.org>\r\nRCPT TO:<a@example.com>\r\nDATA\r\ncut\r\n.\r\nQUIT\r\n"
 
     converse(listener.way(header), cut, commands, b"221 Bye\r\n", listener.context)
@@ -68,7 +68,7 @@ def test_a_message_is_the_client_s_however_its_bytes_are_cut(listener: Listener,
 
 
 @every_header
-def test_a_message_is_the_client_s_behind_starttls(
+def test_a_message_after_starttls_shows_the_client(
     server: Application, certificates: Certificates, header: Any
 ) -> None:
     listener = Listener(server, server.ports[0])
@@ -76,13 +76,13 @@ def test_a_message_is_the_client_s_behind_starttls(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_message_is_the_client_s_of_haproxy(listener: Listener, haproxy: HAProxy, host: str) -> None:
+def test_a_message_through_haproxy_shows_the_client(listener: Listener, haproxy: HAProxy, host: str) -> None:
     port = haproxy.start(f"127.0.0.1:{listener.port} send-proxy-v2", bind=f"{host}:{{port}}")
 
     assert_delivered(listener, Way(Address(host, port)), "HAProxy")
 
 
-def test_bad_peers_trouble_nobody(listener: Listener) -> None:
+def test_bad_peers_disturb_no_other_connection(listener: Listener) -> None:
     assert_bad_peers_are_dropped(listener)
 
     assert_delivered(listener, listener.way(), "after them")
@@ -92,7 +92,7 @@ READY = b"220 Ready to start TLS\r\n"
 
 
 class Names:
-    """A handler that keeps who has said EHLO."""
+    """A handler that records the peer of each EHLO."""
 
     def __init__(self) -> None:
         self.names: list[Any] = []
@@ -118,7 +118,7 @@ def controller(request: pytest.FixtureRequest, certificates: Certificates) -> It
 
 
 def say(controller: Any, context: ssl.SSLContext, begin: Any) -> None:
-    """Say HELO, then what *begin* says."""
+    """Send HELO, then *begin*."""
 
     async def talk() -> None:
         async with connected(controller.server, context=context) as peer:
@@ -143,7 +143,7 @@ def test_a_command_in_one_segment_with_starttls_fails_the_handshake(
     wait_for(lambda: "TLSSetupException" in caplog.text)  # aiosmtpd's own words, from its own thread
 
 
-def test_a_client_hello_in_one_segment_with_starttls_is_used(controller: Any, certificates: Certificates) -> None:
+def test_a_client_hello_in_one_segment_with_starttls_begins_tls(controller: Any, certificates: Certificates) -> None:
     async def pipeline(peer: Peer) -> None:
         await peer.shake_hands(b"STARTTLS\r\n", answer=READY)
         await peer.say(b"EHLO a\r\n")

@@ -1,4 +1,4 @@
-"""Servers on asyncio that are no web servers: websockets and asyncssh see the client."""
+"""websockets and asyncssh see the client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._programs import PATIENCE, connect
 WayTo = Callable[[int], Way]
 LOOPS = ["asyncio", "uvloop"]
 
-# a server at a time, for all tests on one worker
+# one worker runs all tests of this file, so that each server is started once
 pytestmark = pytest.mark.xdist_group("asyncio-others")
 
 
@@ -87,9 +87,9 @@ def test_asyncssh_sees_the_client(ssh: SSH, way_to: WayTo) -> None:
 
 
 def test_asyncssh_on_a_unix_socket_sees_the_client(ssh: SSH, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It sets an option of TCP, because a client of TCP is what it is told of."""
+    """asyncssh sets a TCP option, because the client speaks TCP."""
     header, client = HEADERS["v1"]
-    monkeypatch.chdir(ssh.directory)  # its path may be too long for an address
+    monkeypatch.chdir(ssh.directory)  # the whole path may be too long for a UNIX address
     connection = connect("ssh.sock")
     connection.sendall(header)
 

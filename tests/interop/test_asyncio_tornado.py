@@ -1,4 +1,4 @@
-"""The helper for tornado, which reads its headers by itself."""
+"""The integration of tornado, which reads headers from the sockets itself."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ from tornado.web import Application, RequestHandler
 from proxyprotocol import HeaderPolicy, TrustedProxies
 from proxyprotocol.asyncio import new_event_loop, new_uvloop_event_loop
 from proxyprotocol.integrations.tornado import add_sockets, proxy_result
-from tests.on_asyncio import loops
-from tests.on_asyncio.loops import CLIENT, HEADER, PATIENCE, Log, Run, connected, until
+from tests.on_asyncio.loops import CLIENT, HEADER, PATIENCE, Log, Run, Security, connected, until
 
 from ._certificates import Certificates
 from ._programs import connect
 
-run, log, certificates, security = loops.run, loops.log, loops.certificates, loops.security
 pytestmark = [pytest.mark.usefixtures("log"), pytest.mark.xdist_group("asyncio-tornado")]
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: app.example.com\r\nConnection: close\r\n\r\n"
@@ -41,7 +39,7 @@ class WhoIsIt(RequestHandler):
 
 @contextlib.asynccontextmanager
 async def tornado(*sockets: socket.socket, server: TCPServer | None = None, **keywords: Any) -> AsyncIterator[Any]:
-    """A tornado server on these sockets, or on a free port; gives the address of the first, and the end of it all."""
+    """Run a tornado server on these sockets or on a free port, and yield the first address and the stop function."""
     listening = list(sockets) or bind_sockets(0, "127.0.0.1")
     address = listening[0].getsockname()
     server = server or HTTPServer(Application([("/", WhoIsIt)]), ssl_options=keywords.pop("ssl", None))
@@ -60,7 +58,7 @@ OPTIONAL: dict[str, Any] = {"policy": HeaderPolicy.OPTIONAL}
 
 
 async def assert_asked(address: Any, answer: bytes, *pieces: bytes, **keywords: Any) -> None:
-    """Send pieces, over TLS in front of the handshake, then a request, and compare the answer."""
+    """Send pieces, with TLS before the handshake, then a request, and compare the answer."""
     async with connected(address, **keywords) as peer:
         await peer.send(*pieces)
         if keywords.get("context"):
@@ -69,7 +67,7 @@ async def assert_asked(address: Any, answer: bytes, *pieces: bytes, **keywords: 
         assert (await asyncio.wait_for(peer.hear(answer), PATIENCE)).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_tornado_reads_a_header(run: Run, security: loops.Security) -> None:
+def test_tornado_reads_a_header(run: Run, security: Security) -> None:
     async def story() -> None:
         async with tornado(**security.server) as (address, _):
             await assert_asked(address, TOLD, HEADER, **security.client)
@@ -78,9 +76,9 @@ def test_tornado_reads_a_header(run: Run, security: loops.Security) -> None:
 
 
 def test_tornado_on_a_unix_socket_sees_the_client(
-    run: Run, security: loops.Security, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, security: Security, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # its path may be too long for an address
+    monkeypatch.chdir(tmp_path)  # the whole path may be too long for a UNIX address
 
     async def story() -> None:
         async with tornado(bind_unix_socket("site.sock"), **security.server) as (address, _):
@@ -90,7 +88,7 @@ def test_tornado_on_a_unix_socket_sees_the_client(
 
 
 @pytest.mark.parametrize("pieces", [[HEADER], [HEADER[:3], HEADER[3:9], HEADER[9:]]], ids=["whole", "cut"])
-def test_tornado_finds_out_that_a_header_has_come(run: Run, security: loops.Security, pieces: list[bytes]) -> None:
+def test_an_optional_header_for_tornado_may_come(run: Run, security: Security, pieces: list[bytes]) -> None:
     async def story() -> None:
         async with tornado(**OPTIONAL, **security.server) as (address, _):
             await assert_asked(address, TOLD, *pieces, **security.client)
@@ -98,7 +96,7 @@ def test_tornado_finds_out_that_a_header_has_come(run: Run, security: loops.Secu
     run(story)
 
 
-def test_tornado_finds_out_that_none_has_come(run: Run, security: loops.Security) -> None:
+def test_an_optional_header_for_tornado_may_be_missing(run: Run, security: Security) -> None:
     async def story() -> None:
         async with tornado(**OPTIONAL, **security.server) as (address, _):
             await assert_asked(address, PLAIN, **security.client)
@@ -106,7 +104,7 @@ def test_tornado_finds_out_that_none_has_come(run: Run, security: loops.Security
     run(story)
 
 
-def test_what_begins_like_a_header_is_still_tornado_s_if_it_is_none(run: Run) -> None:
+def test_data_that_begins_like_a_header_goes_to_tornado(run: Run) -> None:
     class Methods(RequestHandler):
         SUPPORTED_METHODS = ("PROPFIND",)
 
@@ -117,7 +115,7 @@ def test_what_begins_like_a_header_is_still_tornado_s_if_it_is_none(run: Run) ->
         server = HTTPServer(Application([("/", Methods)]))
         async with tornado(server=server, **OPTIONAL) as (address, _), connected(address) as peer:
             await peer.send(b"PRO")
-            await asyncio.sleep(0.03)  # longer than it rests between two looks
+            await asyncio.sleep(0.03)  # longer than the pause between two MSG_PEEKs
             await peer.send(b"PFIND / HTTP/1.1\r\nConnection: close\r\nHost: app.example.com\r\n\r\n")
             assert (await peer.hear_all()).endswith(b"found")
 
@@ -125,7 +123,7 @@ def test_what_begins_like_a_header_is_still_tornado_s_if_it_is_none(run: Run) ->
 
 
 @pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL])
-def test_tornado_drops_whoever_is_late(run: Run, log: Log, policy: HeaderPolicy) -> None:
+def test_tornado_drops_a_late_peer(run: Run, log: Log, policy: HeaderPolicy) -> None:
     async def story() -> None:
         async with tornado(policy=policy, timeout=0.1) as (address, _), connected(address) as peer:
             await peer.send(HEADER[:4])
@@ -164,7 +162,7 @@ def test_tornado_refuses_a_bad_header(run: Run, log: Log, data: bytes, keywords:
 
 
 @pytest.mark.parametrize("data", [b"", HEADER], ids=["silent", "in the handshake"])
-def test_whoever_has_left_tornado_is_worth_no_warning(
+def test_a_client_that_left_tornado_is_logged_at_debug_level(
     run: Run, log: Log, certificates: Certificates, data: bytes
 ) -> None:
     async def story() -> None:
@@ -178,7 +176,7 @@ def test_whoever_has_left_tornado_is_worth_no_warning(
     run(story)
 
 
-def test_a_handshake_of_tornado_s_has_its_time(run: Run, log: Log, certificates: Certificates) -> None:
+def test_tornado_ends_a_late_handshake(run: Run, log: Log, certificates: Certificates) -> None:
     async def story() -> None:
         keywords: dict[str, Any] = {"ssl": certificates.server_context(), "tls_timeout": 0.05}
         async with tornado(**keywords) as (address, _), connected(address) as peer:
@@ -192,13 +190,13 @@ def test_a_handshake_of_tornado_s_has_its_time(run: Run, log: Log, certificates:
     run(story)
 
 
-def test_a_connection_of_tornado_s_that_has_not_begun_is_dropped_by_its_end(run: Run) -> None:
+def test_stop_drops_tornado_s_connections_in_header_or_handshake(run: Run) -> None:
     async def story() -> None:
         async with tornado() as (address, stop), connected(address) as peer:
             await peer.send(HEADER[:9])
             await asyncio.sleep(0.01)
             stop()
-            stop()  # does no harm
+            stop()  # calling it twice is harmless
             assert await asyncio.wait_for(peer.hear_all(), PATIENCE) == b""
             with pytest.raises(ConnectionRefusedError):
                 connect(address)
@@ -206,7 +204,7 @@ def test_a_connection_of_tornado_s_that_has_not_begun_is_dropped_by_its_end(run:
     run(story)
 
 
-def test_what_a_coroutine_of_tornado_s_raises_is_logged_by_tornado(run: Run, log: Log) -> None:
+def test_tornado_logs_what_its_handler_raises(run: Run, log: Log) -> None:
     class Failing(TCPServer):
         async def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
             await stream.write(repr(address).encode())
@@ -247,7 +245,7 @@ def test_tornado_in_our_loop_without_the_helper_is_warned_of(run: Run, log: Log)
 
 
 @in_our_loops
-def test_the_helper_in_our_loop_is_left_alone(run: Run, log: Log, security: loops.Security) -> None:
+def test_our_loop_leaves_the_sockets_of_add_sockets_alone(run: Run, log: Log, security: Security) -> None:
     async def story() -> None:
         async with tornado(**security.server) as (address, _):
             await assert_asked(address, TOLD, HEADER, **security.client)
@@ -257,7 +255,7 @@ def test_the_helper_in_our_loop_is_left_alone(run: Run, log: Log, security: loop
 
 
 class Upgrading(TCPServer):
-    """Takes a line in the clear where one is asked for, begins TLS, then answers a line."""
+    """Reads a line in the clear if asked to, begins TLS, then answers a line."""
 
     def __init__(self, certificates: Certificates, line: bool) -> None:
         super().__init__()
@@ -272,13 +270,13 @@ class Upgrading(TCPServer):
             await stream.write(b"answer\n")
         except (OSError, ValueError) as error:
             self.heard.append(type(error))
-        if stream.socket is not None:  # start_tls has taken it, and has closed it where it failed
+        if stream.socket is not None:  # start_tls has detached it, and closed it if the handshake failed
             stream.close()
 
 
-@pytest.mark.parametrize("line", [True, False], ids=["behind a command", "at once"])
-def test_tornado_takes_no_command_in_front_of_tls(run: Run, certificates: Certificates, line: bool) -> None:
-    """tornado itself begins no TLS on a stream that has something unread."""
+@pytest.mark.parametrize("line", [True, False], ids=["after a command", "at once"])
+def test_a_command_before_tls_fails_the_handshake_of_tornado(run: Run, certificates: Certificates, line: bool) -> None:
+    """tornado itself refuses to begin TLS on a stream with unread data."""
     server, context = Upgrading(certificates, line), certificates.client_context()
 
     async def story() -> None:
@@ -293,7 +291,7 @@ def test_tornado_takes_no_command_in_front_of_tls(run: Run, certificates: Certif
     assert server.heard == ([b"STARTTLS\n", ValueError] if line else [ssl.SSLError])
 
 
-def test_tornado_may_begin_tls_with_a_client_hello_in_the_header_s_own_segment(
+def test_tornado_begins_tls_with_a_client_hello_in_one_segment_with_the_header(
     run: Run, certificates: Certificates
 ) -> None:
     server, context = Upgrading(certificates, line=False), certificates.client_context()

@@ -27,12 +27,12 @@ LOOPS = {"asyncio": "new_event_loop", "uvloop": "new_uvloop_event_loop"}
 REQUEST = b"GET /whoami HTTP/1.0\r\nHost: app.example.com\r\n\r\n"
 HEADER, CLIENT = HEADERS["v1"]
 
-# a server at a time, for all tests on one worker
+# one worker runs all tests of this file, so that each server is started once
 pytestmark = pytest.mark.xdist_group("asyncio-uvicorn")
 
 
 def command(*options: str, loop: str = "asyncio", app: str = "asgi_app", variables: tuple[str, ...] = ()) -> list[str]:
-    """uvicorn's command, in front of it the environment variables that it is started with."""
+    """uvicorn's command, after its environment variables."""
     uvicorn = [sys.executable, "-m", "uvicorn", "--loop", f"proxyprotocol.asyncio:{LOOPS[loop]}", "--port", "0"]
     names = [f"PROXYPROTOCOL_{variable}" for variable in variables]
     return [find_program("env"), *names, *uvicorn, *options, f"tests.interop.applications.{app}:application"]
@@ -109,7 +109,7 @@ def test_its_access_log_has_the_client(listener: Listener) -> None:
     assert f'{CLIENT.host}:{CLIENT.port} - "GET /logged HTTP/1.0" 200' in line
 
 
-def test_bad_peers_trouble_nobody(listener: Listener) -> None:
+def test_bad_peers_disturb_no_other_connection(listener: Listener) -> None:
     assert_bad_peers_are_dropped(listener)
 
     assert_http(listener.way(), listener.context, answer=listener.answer)
@@ -126,7 +126,7 @@ def test_its_workers_see_the_client(tmp_path: Path, haproxy: HAProxy, loop: str)
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("security", ["plain", "tls"])
-def test_a_unix_socket_s_client_is_the_header_s(
+def test_uvicorn_on_a_unix_socket_sees_the_client(
     tmp_path: Path, short_path: Path, haproxy: HAProxy, certificates: Certificates, loop: str, security: str
 ) -> None:
     path = str(short_path / "app.sock")
@@ -166,7 +166,7 @@ def test_after_a_reload_it_sees_the_client(tmp_path: Path) -> None:
         assert_http(way, answer="{} {} http")
 
 
-def test_only_the_trusted_may_name_a_client(tmp_path: Path) -> None:
+def test_only_a_trusted_proxy_may_name_a_client(tmp_path: Path) -> None:
     with serving(tmp_path, variables=("TRUSTED=192.0.2.0/24",)) as uvicorn:
         with connect(address(uvicorn)) as peer, contextlib.suppress(ConnectionError):
             peer.sendall(HEADER + REQUEST)
@@ -174,17 +174,17 @@ def test_only_the_trusted_may_name_a_client(tmp_path: Path) -> None:
         wait_for(lambda: "The peer is not one of the trusted proxies" in uvicorn.program.errors())
 
 
-def test_who_is_not_trusted_may_be_served_as_the_one_who_connected(tmp_path: Path) -> None:
+def test_an_untrusted_peer_may_be_served_with_its_own_address(tmp_path: Path) -> None:
     with serving(tmp_path, variables=("TRUSTED=192.0.2.0/24", "UNTRUSTED=direct")) as uvicorn:
         assert_http(Way(address(uvicorn)), answer="{} {} http")
 
 
-def test_a_listener_whose_port_is_not_named_reads_no_header(tmp_path: Path) -> None:
+def test_a_listener_on_another_port_reads_no_header(tmp_path: Path) -> None:
     with serving(tmp_path, variables=("PORTS=1",)) as uvicorn:
         assert_http(Way(address(uvicorn)), answer="{} {} http")
 
 
-def test_a_local_header_s_client_is_who_has_connected(tmp_path: Path) -> None:
+def test_a_local_header_shows_the_real_peer(tmp_path: Path) -> None:
     with serving(tmp_path) as uvicorn:
         assert_http(Way(address(uvicorn), v2(LOCAL, 0)), answer="{} {} http")
 
@@ -201,7 +201,7 @@ def test_a_wrong_value_stops_the_start_with_a_sentence(
         text=True,
         timeout=PATIENCE,
     )
-    if options:  # how that went their parent says by its log alone
+    if options:  # with these options the parent reports the failure only in its log
         assert "failed to start, stopping the parent process" in ended.stderr
     else:
         assert ended.returncode == 3
@@ -217,20 +217,20 @@ TELLING = [("asyncio", "h11"), ("uvloop", "httptools"), ("uvloop", "auto")]
 
 @pytest.fixture(scope="module", params=TELLING, ids="-".join)
 def telling(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """A server whose application is told the header."""
+    """A server whose application answers with what the header said."""
     loop, http = request.param
     options = ["--http", f"proxyprotocol.integrations.uvicorn:{http}", "--ws", WEBSOCKETS[len(http) % 3]]
     with serving(tmp_path_factory.mktemp("telling"), *options, loop=loop, app="asgi_told") as uvicorn:
         yield uvicorn
 
 
-def test_an_application_is_told_the_header_of_its_own_connection(telling: Application) -> None:
+def test_an_application_gets_the_header_of_its_own_connection(telling: Application) -> None:
     other = AUTHORITY.replace(b"app.", b"www.")
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(connect(address(telling))) for _ in range(3)]
         for peer, header in zip(peers, (AUTHORITY, other, HEADER), strict=True):
             peer.sendall(header)
-        # on connections that are all open already, and twice on each
+        # two requests on each of three open connections
         for _ in range(2):
             for peer, name in zip(peers, (b"app.example.com", b"www.example.com", b"None"), strict=True):
                 peer.sendall(b"GET / HTTP/1.1\r\nHost: app.example.com\r\n\r\n")
@@ -241,7 +241,7 @@ def test_an_application_is_told_the_header_of_its_own_connection(telling: Applic
                     received += more
 
 
-def test_a_websocket_s_application_is_told_too(telling: Application) -> None:
+def test_a_websocket_application_gets_the_header_too(telling: Application) -> None:
     connection = connect(address(telling))
     connection.sendall(AUTHORITY)
     with connect_websocket("ws://app.example.com/", sock=connection, proxy=None) as websocket:
@@ -250,7 +250,7 @@ def test_a_websocket_s_application_is_told_too(telling: Application) -> None:
             assert websocket.recv(PATIENCE) == "told app.example.com"
 
 
-def test_an_application_without_a_header_is_told_nothing(tmp_path: Path) -> None:
+def test_without_a_header_the_scope_has_no_extension(tmp_path: Path) -> None:
     options = ["--http", "proxyprotocol.integrations.uvicorn:auto"]
     with serving(tmp_path, *options, app="asgi_told", variables=("POLICY=optional",)) as uvicorn:
         converse(Way(address(uvicorn)), lambda data: [data], REQUEST, b"\r\nnot told")

@@ -26,7 +26,7 @@ from ._clients import assert_bad_peers_are_dropped, assert_http, assert_http2, a
 from ._programs import Address, Program
 from ._proxies import HAProxy
 
-# a server at a time, for all tests on one worker
+# one worker runs all tests of this file, so that each server is started once
 pytestmark = pytest.mark.xdist_group("asyncio-web")
 
 REQUEST = b"GET /whoami HTTP/1.1\r\nHost: app.example.com\r\n\r\n"
@@ -35,7 +35,7 @@ FILE = b"".join(number.to_bytes(4, "big") for number in range(750_000))  # 3 MB
 
 
 def hypercorn_ports(program: Program, listeners: int) -> list[int]:
-    """Where hypercorn listens. It begins with what has TLS."""
+    """Return the ports of hypercorn, which logs those with TLS first."""
     return ports_told(r"Running on https?://127.0.0.1:(\d+) ")(program, listeners)[::-1]
 
 
@@ -102,11 +102,11 @@ def test_it_sees_the_client_of_haproxy(
     assert_websocket(way, certificates.client_context())
 
 
-def test_a_local_header_s_client_is_who_has_connected(listener: Listener) -> None:
+def test_a_local_header_shows_the_real_peer(listener: Listener) -> None:
     assert_http(Way(listener.address, v2(LOCAL, 0)), listener.context, answer=listener.answer)
 
 
-def test_bad_peers_trouble_nobody(listener: Listener) -> None:
+def test_bad_peers_disturb_no_other_connection(listener: Listener) -> None:
     assert_bad_peers_are_dropped(listener)
 
     assert_http(listener.way(), listener.context, answer=listener.answer)

@@ -1,4 +1,4 @@
-"""What the tests of asyncio's datagrams share: an application that writes down what happens to it, and its peers."""
+"""An application that records what happens to it, and its peers, for the tests of asyncio's datagrams."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ HEADER, HEADER6 = v2(PROXY, 0x12, IPV4_BLOCK), v2(PROXY, 0x22, IPV6_BLOCK)
 
 
 class App(asyncio.DatagramProtocol):
-    """An application that writes down what happens to it, and says what it was told.
+    """An application that records what happens to it, and echoes each datagram.
 
     Args:
-        received: What it does with a datagram in place of saying it.
+        received: What it does with a datagram in place of the echo.
     """
 
     transport: Any = None
@@ -66,7 +66,7 @@ def keep_quiet(app: App, data: bytes, addr: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def listening(app: App, host: str = "127.0.0.1", **keywords: Any) -> AsyncIterator[Any]:
-    """Receive on a free port, or a socket that is given; gives the address, and closes at the end."""
+    """Receive on a free port or a given socket, and yield the address. Close at the end."""
     local: dict[str, Any] = {} if "sock" in keywords else {"local_addr": (host, 0)}
     transport, protocol = await create_datagram_endpoint(lambda: app, **local, **keywords)
     assert (transport, protocol) == (app.transport, app)
@@ -92,12 +92,12 @@ class Peer:
             self.sock.send(datagram)
 
     async def hear(self) -> bytes:
-        """Take the next datagram."""
+        """Receive the next datagram."""
         receiving = asyncio.get_running_loop().sock_recv(self.sock, 2**16)
         return await asyncio.wait_for(receiving, PATIENCE)
 
     async def ask(self, *datagrams: bytes) -> list[bytes]:
-        """Send datagrams, one after the other's answer, and give the answers."""
+        """Send datagrams, each after the answer to the one before, and return the answers."""
         answers = []
         for datagram in datagrams:
             self.send(datagram)
@@ -116,7 +116,7 @@ def peer_of(address: Any, name: Any = None) -> Iterator[Peer]:
 
     Args:
         address: The address.
-        name: Its own, where it is to have a certain one.
+        name: The address to bind it to, if any.
     """
     is_path = isinstance(address, str)
     family = socket.AF_UNIX if is_path else socket.AF_INET6 if len(address) > 2 else socket.AF_INET

@@ -1,7 +1,7 @@
-"""What the tests of asyncio's adapter share: event loops of both kinds, applications of every kind, and a client.
+"""Event loops of both kinds, applications of every kind, and a client, for the tests of asyncio's adapter.
 
-Everything is on real sockets. The client does TLS by itself, to say what goes into which segment, and sends from the
-server's own loop: after two turns of it a segment has been read.
+Everything runs on real sockets. The client does TLS itself, so that a test decides what goes into which segment. It
+sends from the server's own loop: two turns later the server has read the segment.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import logging
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
 import uvloop
 
 from proxyprotocol.asyncio import create_server, start_server
-from tests.interop._certificates import SERVER_NAME, Certificates, make_certificates
+from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.vectors import single_bytes
 
-PATIENCE = 10.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
+PATIENCE = 10.0  # seconds; everything takes a fraction of one, unless the machine is very busy
 
 HEADER = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 CLIENT, DESTINATION = ("192.0.2.1", 1000), ("198.51.100.2", 2000)
@@ -37,7 +37,7 @@ Story = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Run:
-    """Runs stories in a loop in debug mode, and fails where it has anything to complain of or a task is left.
+    """Runs stories in a loop in debug mode, and fails if the loop reports an error or a task is left.
 
     Args:
         new_loop: Makes the loop.
@@ -45,20 +45,20 @@ class Run:
 
     def __init__(self, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         self.new_loop = new_loop
-        #: What the loop has complained of. What a test expects it takes out.
+        #: The errors that the loop has reported. A test removes those that it expects.
         self.complaints: list[dict[str, Any]] = []
 
     def __call__(self, story: Story) -> None:
         loop = self.new_loop()
         loop.set_debug(True)
-        loop.slow_callback_duration = PATIENCE  # which is a matter of how busy the machine is
+        loop.slow_callback_duration = PATIENCE  # a busy machine makes callbacks slow
         loop.set_exception_handler(lambda loop, context: self.complaints.append(context))
         try:
             loop.run_until_complete(asyncio.wait_for(story(), PATIENCE))
             assert loop.run_until_complete(_left_behind()) == set()
         finally:
             loop.close()
-        # what nobody has retrieved is complained of as it goes; it goes by itself, but for an exception's own circles
+        # asyncio reports an exception that nobody has retrieved when its task is freed; cycles need the collector
         gc.collect()
         assert self.complaints == []
 
@@ -67,7 +67,7 @@ class Run:
         return self.new_loop is LOOPS["uvloop"]
 
     def take_mistakes(self, kind: type[Exception]) -> int:
-        """Take out the complaints about mistakes of an application, and give their number."""
+        """Remove the reports of errors that an application raised, and return their number."""
         mistakes = [context for context in self.complaints if isinstance(context.get("exception"), kind)]
         self.complaints = [context for context in self.complaints if context not in mistakes]
         return len(mistakes)
@@ -78,26 +78,8 @@ async def _left_behind() -> set[asyncio.Task[Any]]:
     return asyncio.all_tasks() - {asyncio.current_task()}
 
 
-@pytest.fixture(params=LOOPS.values(), ids=list(LOOPS))
-def run(request: pytest.FixtureRequest) -> Run:
-    """What runs a test's story, once on each kind of loop."""
-    return Run(request.param)
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """The certificates, made once."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def security(request: pytest.FixtureRequest, certificates: Certificates) -> Security:
-    """Once without TLS, once with it behind the header."""
-    return Security(certificates if request.param else None)
-
-
 class Security:
-    """How a server and its client do TLS behind the header, if they do.
+    """How a server and its client do TLS after the header, if they do.
 
     Args:
         certificates: The certificates; None for no TLS.
@@ -121,13 +103,13 @@ class Security:
 
 
 async def turns(count: int = 2) -> None:
-    """Let the loop turn, which includes a look at every socket."""
+    """Let the loop turn. Each turn looks at every socket."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the loop turn until something is so."""
+    """Let the loop turn until a condition holds."""
 
     async def turn() -> None:
         while not condition():
@@ -137,7 +119,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 class Facts:
-    """What an application saw of its connection as it began."""
+    """The facts that an application saw of its connection as it began."""
 
     def __init__(self, transport: Any) -> None:
         for name in ("peername", "sockname", "proxy_protocol", "proxy_peername", "sslcontext"):
@@ -154,11 +136,11 @@ class Facts:
 
 
 class Record:
-    """What happened to an application, of whatever kind it is.
+    """A record of what happened to an application of any kind.
 
     Args:
         begin: What it does in ``connection_made``.
-        read: What it does when something has come; unless given it answers to every line.
+        read: What it does after each read; by default it answers every line.
     """
 
     def __init__(
@@ -207,7 +189,7 @@ class App(Record, asyncio.Protocol):
 
 
 class BufferedApp(Record, asyncio.BufferedProtocol):
-    """An application that has its data written into a buffer of its own, which is a small one."""
+    """An application with a small buffer of its own."""
 
     buffer: bytearray
 
@@ -230,11 +212,11 @@ class BufferedApp(Record, asyncio.BufferedProtocol):
 
 
 class Apps:
-    """A protocol factory that keeps what it makes.
+    """A protocol factory that remembers its protocols.
 
     Args:
         kind: The class of its protocols.
-        keywords: What they are made with.
+        keywords: The arguments of that class.
     """
 
     def __init__(self, kind: type[Record] = App, **keywords: Any) -> None:
@@ -257,7 +239,7 @@ class Apps:
 
 
 class StreamApps(Apps):
-    """A callback of streams that does as the applications above do."""
+    """A callback of streams that behaves like the applications above."""
 
     def __init__(self) -> None:
         super().__init__(Record)
@@ -287,7 +269,7 @@ KINDS: dict[str, Callable[[], Apps]] = {
 
 @contextlib.asynccontextmanager
 async def listening(apps: Apps, **keywords: Any) -> AsyncIterator[Any]:
-    """Listen on a free port, and at the end close and wait for that; gives the server."""
+    """Listen on a free port, and yield the server. At the end close it and wait until it is closed."""
     server = await apps.listen(**keywords)
     try:
         yield server
@@ -304,9 +286,9 @@ class Peer:
 
     Args:
         sock: Its socket, connected.
-        context: What it does TLS with; without, it does none.
-        cut: How it cuts what it sends.
-        server_side: Whether it is the server of TLS.
+        context: Its TLS context; None without TLS.
+        cut: Cuts what it sends into segments.
+        server_side: Whether it is the TLS server.
     """
 
     def __init__(
@@ -326,14 +308,14 @@ class Peer:
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side, name)
 
     async def send(self, *pieces: bytes) -> None:
-        """Send bytes as they are, each piece cut in our way."""
+        """Send bytes without TLS, each piece cut into segments."""
         loop = asyncio.get_running_loop()
         for segment in (segment for piece in pieces for segment in self.cut(piece)):
             await loop.sock_sendall(self.sock, segment)
             await turns()
 
     async def begin(self, header: bytes, data: bytes = b"") -> None:
-        """Send a header and the first data: in one segment, or the data behind a handshake."""
+        """Send a header and the first data: in one segment, or with a handshake in between."""
         if self._tls is None:
             await self.send(header + data)
             return
@@ -344,9 +326,9 @@ class Peer:
         """Do the handshake.
 
         Args:
-            before: What is sent in front of the ClientHello, in one segment with it.
-            answer: What the other end says to that in the clear, before it begins TLS.
-            last: Whether the last flight is sent at once, and not kept for the next thing to say.
+            before: Bytes to send before the ClientHello, in one segment with it.
+            answer: What the other end answers in the clear, before it begins TLS.
+            last: Whether to send the last flight at once, rather than with the next data.
         """
         assert self._tls is not None
         while True:
@@ -363,7 +345,7 @@ class Peer:
             await self.send(self._outgoing.read())
 
     async def say(self, data: bytes, *, and_close: bool = False) -> None:
-        """Send application data; over TLS with everything that was kept, and maybe a close_notify, in one segment."""
+        """Send application data. With TLS the unsent flight, the data and maybe a close_notify share a segment."""
         if self._tls is None:
             await self.send(data)
             return
@@ -374,15 +356,15 @@ class Peer:
         await self.send(self._outgoing.read())
 
     async def hear(self, end: bytes) -> bytes:
-        """Receive application data until it ends so."""
+        """Receive application data until it ends with these bytes."""
         while not self.received.endswith(end):
             data = await self._read()
-            assert data, f"the connection has ended behind {self.received[-100:]!r}"
+            assert data, f"the connection has ended after {self.received[-100:]!r}"
             self._take(data)
         return self.received
 
     async def hear_all(self) -> bytes:
-        """Receive application data until the connection ends, be it by a reset."""
+        """Receive application data until the connection ends; a reset is an end too."""
         while data := await self._read():
             self._take(data)
         return self.received
@@ -409,7 +391,7 @@ class Peer:
 
 @contextlib.asynccontextmanager
 async def connected(address: Any, **keywords: Any) -> AsyncIterator[Peer]:
-    """Connect to a server, or to an address, and close at the end."""
+    """Connect to a server or an address, and close the connection at the end."""
     if hasattr(address, "sockets"):
         address = address.sockets[0].getsockname()
     family = (
@@ -428,7 +410,7 @@ CUTS = pytest.mark.parametrize("cut", [lambda data: [data], single_bytes], ids=[
 
 
 class Log(logging.Handler):
-    """What has been logged during a test, by whomever. A traceback in it is the test's failure."""
+    """Everything that was logged during a test. A traceback fails the test."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -441,19 +423,3 @@ class Log(logging.Handler):
     def lines(self) -> list[tuple[str, str]]:
         """The lines of the adapter: level and text."""
         return [(r.levelname, r.getMessage()) for r in self.records if r.name == "proxyprotocol.asyncio"]
-
-
-@pytest.fixture
-def log() -> Iterator[Log]:
-    """The log. Whatever comes from asyncio above debug level, and every traceback, is the test's failure."""
-    log, root = Log(), logging.getLogger()
-    ours = logging.getLogger("proxyprotocol")
-    root.addHandler(log)
-    ours.setLevel(logging.DEBUG)
-    try:
-        yield log
-    finally:
-        root.removeHandler(log)
-        ours.setLevel(logging.NOTSET)
-    assert [r for r in log.records if r.exc_info] == []
-    assert [r.getMessage() for r in log.records if r.name == "asyncio" and r.levelno > logging.INFO] == []

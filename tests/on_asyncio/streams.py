@@ -1,4 +1,4 @@
-"""What the tests of the asyncio reader share: a loop whose clock jumps, and a server of streams in memory."""
+"""A loop whose clock jumps, and a server of streams in memory, for the tests of the asyncio reader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _P = ParamSpec("_P")
 
 
 class _Jumping(selectors.DefaultSelector):
-    """Waits for nothing: where nothing is ready, the clock jumps to the next timer."""
+    """Does not wait: if no socket is ready, the clock jumps to the next timer."""
 
     now = 0.0
 
@@ -28,7 +28,7 @@ class _Jumping(selectors.DefaultSelector):
         ready = super().select(0)
         if not ready:
             if timeout is None:
-                raise RuntimeError("Nothing will ever happen here: some task waits for ever")
+                raise RuntimeError("Nothing will ever happen here: a task waits for ever")
             self.now += timeout
         return ready
 
@@ -41,7 +41,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jumping)
 
     def time(self) -> float:
-        """Tell the time, which is counted from 0 in seconds."""
+        """Return the time in seconds, from 0."""
         return self._jumping.now
 
 
@@ -50,7 +50,7 @@ _transports: list[Transport] = []
 
 
 def in_a_loop(story: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
-    """Run a test in a loop in debug mode, and fail where the loop has anything to complain of."""
+    """Run a test in a loop in debug mode, and fail if the loop reports an error."""
 
     @functools.wraps(story)
     def test(*arguments: _P.args, **keywords: _P.kwargs) -> None:
@@ -69,9 +69,9 @@ def in_a_loop(story: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, No
 
 
 def collect_complaints() -> list[dict[str, Any]]:
-    """Give what is complained of when the last of everything goes: what nobody has retrieved.
+    """Return the errors that the loop reports when the garbage is collected: exceptions that nobody has retrieved.
 
-    Once for all tests of a module, because to look for it takes longer than such a test.
+    Call it once for all tests of a module, because the collection takes longer than such a test.
     """
     gc.collect()
     return _complaints
@@ -80,7 +80,7 @@ def collect_complaints() -> list[dict[str, Any]]:
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
-    # what a test leaves behind is cancelled, of which asyncio's streams complain on CPython 3.11
+    # the tasks that a test leaves are cancelled; on CPython 3.11 asyncio's streams report that as an error
     for transport in _transports:
         transport.close()
     _transports.clear()
@@ -89,13 +89,13 @@ async def _end(tasks: set[asyncio.Task[Any]]) -> None:
 
 
 async def settle() -> None:
-    """Let every task come as far as it can, without a look at the clock."""
+    """Let every task run as far as it can without a timer."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 class Transport(asyncio.Transport):
-    """A connection as a transport shows it, which writes down what is done with it."""
+    """A transport without a connection, which records the calls."""
 
     def __init__(self, peer: Any, local: Any) -> None:
         super().__init__({"peername": peer, "sockname": local})
@@ -104,19 +104,19 @@ class Transport(asyncio.Transport):
         _transports.append(self)
 
     def abort(self) -> None:
-        """Write down that it was aborted."""
+        """Record that it was aborted."""
         self.aborted = True
 
     def close(self) -> None:
-        """Write down that it was closed."""
+        """Record that it was closed."""
         self.closed = True
 
     def is_closing(self) -> bool:
-        """Tell whether it was either."""
+        """Return whether it was closed or aborted."""
         return self.aborted or self.closed
 
     def write(self, data: Any) -> None:
-        """Keep what is written."""
+        """Record the data."""
         self.written += bytes(data)
 
 
@@ -130,7 +130,7 @@ class Peer:
         self.protocol.connection_made(self.transport)
 
     async def send(self, *pieces: bytes) -> None:
-        """Send data, each piece in a segment of its own, as long as the server listens."""
+        """Send data, each piece in its own segment, until the server closes."""
         for piece in pieces:
             if not self.transport.is_closing():
                 self.protocol.data_received(piece)
@@ -139,7 +139,7 @@ class Peer:
         await settle()
 
     async def end(self) -> None:
-        """Say that nothing more comes."""
+        """End the stream."""
         self.protocol.eof_received()
         await settle()
 
@@ -150,7 +150,7 @@ class Peer:
 
 
 class Server:
-    """A server whose application notes of whom it was called, and everything that it was sent."""
+    """A server whose application records the client of each connection, and all data."""
 
     def __init__(self, reader: ProxyProtocolReader, timeout: float | None = 3) -> None:
         self.infos: list[SocketInfo] = []
@@ -170,7 +170,7 @@ class Server:
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    """The lines in the log, and their levels. None of them has a traceback."""
+    """The lines in the log with their levels. None of them has a traceback."""
     records = [record for record in caplog.records if record.name.startswith("proxyprotocol")]
     assert all(record.exc_info is None for record in records)
     return [(record.levelname, record.getMessage()) for record in records]

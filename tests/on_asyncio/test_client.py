@@ -1,4 +1,4 @@
-"""Connections that begin with a header of ours, to our own servers and to a peer that writes down what comes."""
+"""Client connections that send a header, to our servers and to a peer that records what comes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2, ProxyResultIPv4, Pro
 from proxyprotocol.asyncio import create_connection, open_connection
 from proxyprotocol.build import build_transport_result
 from tests.interop._certificates import SERVER_NAME, Certificates
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import (
     CLIENT,
     HEADER,
@@ -33,12 +32,6 @@ from tests.on_asyncio.loops import (
 )
 from tests.vectors import TCP4
 
-run, security, certificates, log = (
-    loops.run,
-    loops.security,
-    loops.certificates,
-    loops.log,
-)
 pytestmark = pytest.mark.usefixtures("log")
 
 V1 = ProxyProtocolV1()
@@ -50,7 +43,7 @@ def client_keywords(security: Security) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def segments(listener_family: Any = socket.AF_INET) -> AsyncIterator[tuple[Any, list[bytes]]]:
-    """Listen without reading anything into what comes; gives the address, and the first segment of each connection."""
+    """Listen without a parser, and yield the address and the first segment of each connection."""
     loop = asyncio.get_running_loop()
     firsts: list[bytes] = []
     with socket.socket(listener_family) as listener:
@@ -70,7 +63,7 @@ async def segments(listener_family: Any = socket.AF_INET) -> AsyncIterator[tuple
 
 
 @pytest.mark.parametrize("kind", [App, BufferedApp])
-def test_the_server_is_told_of_the_client(run: Run, security: Security, kind: Any) -> None:
+def test_the_server_sees_the_client_that_the_header_names(run: Run, security: Security, kind: Any) -> None:
     apps, client = Apps(), kind(begin=lambda app: app.transport.write(b"question\n"), read=lambda app: None)
 
     async def story() -> None:
@@ -121,7 +114,7 @@ def test_a_server_that_speaks_first(run: Run, security: Security) -> None:
     run(story)
 
 
-def test_a_client_that_says_nothing_of_itself_says_local(run: Run, security: Security) -> None:
+def test_a_client_without_a_result_sends_local(run: Run, security: Security) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -137,7 +130,7 @@ def test_a_client_that_says_nothing_of_itself_says_local(run: Run, security: Sec
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_in_version_1_it_names_its_own_addresses(run: Run, family: Any) -> None:
+def test_version_1_without_a_result_names_the_connection_s_own_addresses(run: Run, family: Any) -> None:
     async def story() -> None:
         async with segments(family) as (address, firsts):
             transport, _ = await create_connection(App, *address, pp=V1)
@@ -161,30 +154,30 @@ def test_the_header_comes_in_one_segment_before_anything_else(run: Run, security
                 create_connection(lambda: client, *address, result=TCP4, pp=V1, **client_keywords(security))
             )
             await until(lambda: firsts)
-        with contextlib.suppress(OSError):  # of TLS that got no answer
+        with contextlib.suppress(OSError):  # the TLS handshake gets no answer
             await connecting
-        header, behind = firsts[0][: len(HEADER)], firsts[0][len(HEADER) :]
+        header, rest = firsts[0][: len(HEADER)], firsts[0][len(HEADER) :]
         assert header == HEADER
-        assert (b"\x16\x03" if security else b"data").startswith(behind[:2])
+        assert (b"\x16\x03" if security else b"data").startswith(rest[:2])
         await until(lambda: client.lost or security)
 
     run(story)
 
 
-def test_a_function_may_say_what_the_header_says(run: Run) -> None:
-    """As a relay does it: of whom it was called it says to whom it calls."""
+def test_result_may_be_a_function_of_the_transport(run: Run) -> None:
+    """A relay does so: it sends the addresses of the connection that it relays."""
     seen: list[Any] = []
 
     def result(transport: asyncio.Transport) -> Any:
         seen.append(transport.get_extra_info("peername"))
-        return build_transport_result(behind.app.transport)
+        return build_transport_result(back.app.transport)
 
-    front, behind = Apps(), Apps()
+    front, back = Apps(), Apps()
 
     async def story() -> None:
-        async with listening(behind) as first, listening(front) as second:
+        async with listening(back) as first, listening(front) as second:
             one, _ = await create_connection(App, *first.sockets[0].getsockname(), result=TCP4)
-            await until(lambda: behind.made and behind.app.transport)
+            await until(lambda: back.made and back.app.transport)
             address = second.sockets[0].getsockname()
             two, _ = await create_connection(App, *address, result=result)
             await until(lambda: front.made and front.app.transport)
@@ -213,7 +206,7 @@ MISTAKES: dict[str, tuple[Any, dict[str, Any], type[Exception]]] = {
 
 
 @pytest.mark.parametrize(("factory", "keywords", "error"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_the_callers_and_ends_the_connection(
+def test_an_error_of_result_or_application_is_raised_to_the_caller_and_aborts(
     run: Run, security: Security, factory: Any, keywords: Any, error: type[Exception]
 ) -> None:
     apps = Apps()
@@ -228,7 +221,7 @@ def test_a_mistake_is_the_callers_and_ends_the_connection(
     run(story)
 
 
-def test_a_certificate_that_is_not_trusted(run: Run, certificates: Certificates) -> None:
+def test_an_untrusted_certificate_is_an_error(run: Run, certificates: Certificates) -> None:
     async def story() -> None:
         async with listening(Apps(), **Security(certificates).server) as server:
             with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
@@ -237,7 +230,7 @@ def test_a_certificate_that_is_not_trusted(run: Run, certificates: Certificates)
     run(story)
 
 
-def test_a_connection_that_is_lost_in_the_handshake(run: Run, certificates: Certificates) -> None:
+def test_a_connection_lost_in_the_handshake_is_an_error(run: Run, certificates: Certificates) -> None:
     async def story() -> None:
         async with segments() as (address, _):
             with pytest.raises(OSError):
@@ -246,7 +239,7 @@ def test_a_connection_that_is_lost_in_the_handshake(run: Run, certificates: Cert
     run(story)
 
 
-def test_a_handshake_has_its_time(run: Run, certificates: Certificates) -> None:
+def test_a_late_handshake_is_ended(run: Run, certificates: Certificates) -> None:
     async def story() -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             keywords = {"ssl_handshake_timeout": 0.05, **client_keywords(Security(certificates))}
@@ -256,7 +249,7 @@ def test_a_handshake_has_its_time(run: Run, certificates: Certificates) -> None:
     run(story)
 
 
-def test_connecting_can_be_given_up_in_the_handshake(run: Run, certificates: Certificates) -> None:
+def test_connecting_can_be_cancelled_in_the_handshake(run: Run, certificates: Certificates) -> None:
     async def story() -> None:
         loop = asyncio.get_running_loop()
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -278,14 +271,14 @@ def test_connecting_can_be_given_up_in_the_handshake(run: Run, certificates: Cer
 
 
 def alive() -> list[str]:
-    """The protocols of connections that are still there, the client's and the server's."""
+    """The protocols of the client's and the server's connections that still exist."""
     gc.collect()
     ours = ("proxyprotocol.asyncio.client", "proxyprotocol.asyncio.factory", "proxyprotocol.asyncio.tls")
     return [type(o).__name__ for o in gc.get_objects() if type(o).__module__ in ours and isinstance(o, BaseProtocol)]
 
 
-def test_connecting_can_be_given_up_at_every_turn_of_the_loop(run: Run, security: Security) -> None:
-    """Nothing is left of it, and the server is told at once: where TLS had begun it once waited for its handshake."""
+def test_connecting_can_be_cancelled_at_every_turn_of_the_loop(run: Run, security: Security) -> None:
+    """Nothing is left of the connection, and the server knows at once. TLS once waited for its handshake here."""
     apps, patience = Apps(), 1.0
 
     async def give_up(address: Any, after: int) -> bool:
@@ -309,22 +302,22 @@ def test_connecting_can_be_given_up_at_every_turn_of_the_loop(run: Run, security
             assert after > 3
             await asyncio.wait_for(until(lambda: all(app.lost for app in apps.made)), patience)
             while apps.made:
-                apps.made.pop().transport.abort()  # which it holds; CPython 3.10 does not know that it is closed
+                apps.made.pop().transport.abort()  # it holds the protocol; CPython 3.10 does not notice the end
             await asyncio.wait_for(until(lambda: not alive()), patience)
 
     run(story)
 
 
 def connected_sockets() -> tuple[socket.socket, socket.socket]:
-    """A client's socket that is connected already, which does not block, and its peer's."""
+    """A connected, non-blocking socket for the client, and its peer's socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sock = socket.create_connection(listener.getsockname())
         sock.setblocking(False)
         return sock, listener.accept()[0]
 
 
-def test_a_server_that_speaks_before_tls_is_no_server_of_tls(run: Run, certificates: Certificates) -> None:
-    """What it says is not lost, be it read before TLS begins or after."""
+def test_a_greeting_before_tls_fails_the_handshake(run: Run, certificates: Certificates) -> None:
+    """The greeting is not lost, whether the client reads it before TLS begins or after."""
 
     async def story() -> None:
         sock, peer = connected_sockets()
@@ -336,7 +329,7 @@ def test_a_server_that_speaks_before_tls_is_no_server_of_tls(run: Run, certifica
     run(story)
 
 
-def test_a_connection_that_is_lost_before_tls_begins(run: Run, certificates: Certificates) -> None:
+def test_a_connection_lost_before_tls_begins_is_an_error(run: Run, certificates: Certificates) -> None:
     async def story() -> None:
         sock, peer = connected_sockets()
         peer.close()
@@ -346,8 +339,8 @@ def test_a_connection_that_is_lost_before_tls_begins(run: Run, certificates: Cer
     run(story)
 
 
-def test_a_connection_that_is_ended_here_in_the_handshake(run: Run, certificates: Certificates) -> None:
-    """Without an error of its own, as asyncio tells it of a transport that was aborted."""
+def test_a_handshake_that_this_side_aborts_is_an_error(run: Run, certificates: Certificates) -> None:
+    """asyncio reports no error for a transport that this side has aborted, so we make one."""
     transports: list[asyncio.Transport] = []
 
     def result(transport: asyncio.Transport) -> None:
@@ -391,7 +384,7 @@ def test_tls_needs_a_name_for_the_server(run: Run) -> None:
     run(story)
 
 
-def test_a_socket_of_ones_own(run: Run) -> None:
+def test_the_caller_may_pass_a_connected_socket(run: Run) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -407,7 +400,7 @@ def test_a_socket_of_ones_own(run: Run) -> None:
     run(story)
 
 
-def test_nobody_there(run: Run) -> None:
+def test_a_refused_connection_is_an_error(run: Run) -> None:
     async def story() -> None:
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The server as an object: it serves and closes as asyncio's does, and waits for nobody who has not begun."""
+"""The server object serves and closes as asyncio's does, and does not wait for connections in header or handshake."""
 
 from __future__ import annotations
 
@@ -14,15 +14,8 @@ import pytest
 from proxyprotocol import HeaderPolicy
 from proxyprotocol.asyncio import wrap_protocol_factory
 from tests.interop._certificates import Certificates
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import HEADER, Apps, Log, Peer, Run, Security, connected, listening, turns, until
 
-run, security, certificates, log = (
-    loops.run,
-    loops.security,
-    loops.certificates,
-    loops.log,
-)
 pytestmark = pytest.mark.usefixtures("log")
 
 AT_ONCE = 2.0  # seconds, against the 60 that a header or a handshake has in these tests
@@ -31,7 +24,7 @@ FOR_EVER: dict[str, Any] = {"timeout": 60}
 
 @contextlib.asynccontextmanager
 async def silent_peers(server: Any, count: int, data: bytes = b"") -> Any:
-    """Connect peers that say this much and no more."""
+    """Connect peers that send these bytes and no more."""
     async with contextlib.AsyncExitStack() as stack:
         peers: list[Peer] = []
         for _ in range(count):
@@ -45,7 +38,7 @@ STAGES = {"silent": b"", "in the header": HEADER[:20], "in the handshake": HEADE
 
 
 @pytest.mark.parametrize("data", STAGES.values(), ids=STAGES)
-def test_a_server_waits_for_none_of_a_hundred_peers_that_have_not_begun(
+def test_closing_does_not_wait_for_a_hundred_peers_in_header_or_handshake(
     run: Run, certificates: Certificates, log: Log, data: bytes
 ) -> None:
     async def close_one() -> float:
@@ -70,7 +63,7 @@ def test_a_server_waits_for_none_of_a_hundred_peers_that_have_not_begun(
 
 
 @pytest.mark.parametrize("ending", ["cancelled", "closed"])
-def test_serving_for_ever_ends_as_quickly(run: Run, security: Security, ending: str) -> None:
+def test_serve_forever_ends_as_quickly(run: Run, security: Security, ending: str) -> None:
     async def story() -> None:
         server = await Apps().listen(start_serving=False, **FOR_EVER, **security.server)
         assert not server.is_serving()
@@ -92,13 +85,13 @@ def test_serving_for_ever_ends_as_quickly(run: Run, security: Security, ending: 
     run(story)
 
 
-def test_who_is_accepted_as_the_server_closes_is_dropped(run: Run) -> None:
+def test_a_connection_accepted_while_the_server_closes_is_dropped(run: Run) -> None:
     apps = Apps()
 
     async def story() -> None:
         server = await apps.listen(**FOR_EVER)
         with socket.create_connection(server.sockets[0].getsockname()[:2]) as sock:
-            # accepted by the next look at the listening socket, and connected to its protocol a turn later
+            # the next look at the listening socket accepts it, and a turn later it gets its protocol
             await asyncio.sleep(0)
             server.close()
             await asyncio.wait_for(server.wait_closed(), AT_ONCE)
@@ -111,14 +104,14 @@ def test_who_is_accepted_as_the_server_closes_is_dropped(run: Run) -> None:
     run(story)
 
 
-def test_who_closes_the_server_as_it_begins_late_is_the_last_to_begin(run: Run) -> None:
+def test_an_application_that_closes_the_server_in_its_time_out_begins_last(run: Run) -> None:
     """Several are late in one turn, and the first of them closes the server."""
 
     async def story() -> None:
         apps = Apps(begin=lambda app: server.close())
         server: Any = await apps.listen(policy=HeaderPolicy.OPTIONAL, timeout=0.3)
         async with silent_peers(server, 3) as peers:
-            time.sleep(0.35)  # so that the loop finds all of them late at once
+            time.sleep(0.35)  # the loop then finds all of them late at once
             for peer in peers[1:]:
                 assert await asyncio.wait_for(peer.hear_all(), AT_ONCE) == b""
             apps.app.transport.abort()
@@ -127,7 +120,7 @@ def test_who_closes_the_server_as_it_begins_late_is_the_last_to_begin(run: Run) 
     run(story)
 
 
-def test_closing_leaves_those_alone_that_have_begun(run: Run, security: Security) -> None:
+def test_closing_leaves_open_the_connections_whose_application_has_begun(run: Run, security: Security) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -147,7 +140,7 @@ def test_closing_leaves_those_alone_that_have_begun(run: Run, security: Security
     run(story)
 
 
-def test_a_server_closes_with_its_block(run: Run) -> None:
+def test_a_server_closes_at_the_end_of_its_async_with(run: Run) -> None:
     async def story() -> None:
         async with await Apps().listen(**FOR_EVER) as server, silent_peers(server, 3, HEADER[:20]):
             assert server.is_serving()
@@ -160,7 +153,7 @@ def test_a_server_closes_with_its_block(run: Run) -> None:
 
 
 @pytest.mark.parametrize("method", ["close_clients", "abort_clients"])
-def test_all_connections_can_be_ended_where_asyncio_can(method: str) -> None:
+def test_close_clients_and_abort_clients_work_where_asyncio_has_them(method: str) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -180,7 +173,7 @@ def test_all_connections_can_be_ended_where_asyncio_can(method: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", HEADER[:20]])
-def test_a_factory_closes_for_a_server_of_somebody_elses(run: Run, log: Log, data: bytes) -> None:
+def test_close_of_a_factory_drops_the_connections_of_another_server(run: Run, log: Log, data: bytes) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -200,8 +193,8 @@ def test_a_factory_closes_for_a_server_of_somebody_elses(run: Run, log: Log, dat
     run(story)
 
 
-def test_the_timer_goes_with_the_server(run: Run) -> None:
-    """Else it would hold the application for as long as a header may take."""
+def test_closing_stops_the_timer(run: Run) -> None:
+    """Otherwise it would keep the application in memory for as long as a header may take."""
 
     async def story() -> None:
         loop: Any = asyncio.get_running_loop()

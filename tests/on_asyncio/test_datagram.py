@@ -11,14 +11,10 @@ import pytest
 
 from proxyprotocol import HeaderPolicy, ProxyProtocolV1, ProxyProtocolV2, Receiver, TrustedProxies
 from proxyprotocol.asyncio import create_datagram_endpoint
-from tests.on_asyncio import loops
 from tests.on_asyncio.datagrams import CLIENT, CLIENT6, HEADER, HEADER6, App, Peer, keep_quiet, listening, peer_of
 from tests.on_asyncio.loops import Log, Run, turns, until
-from tests.on_twisted import test_addresses, test_datagram
 from tests.vectors import IPV4_BLOCK, LOCAL, PROXY, paths, tlv, v2
 
-run, log = loops.run, loops.log
-short_path, ipv6 = test_addresses.short_path, test_datagram.ipv6
 pytestmark = pytest.mark.usefixtures("log")
 
 
@@ -38,12 +34,12 @@ def test_the_application_sees_the_client_and_its_answer_goes_to_the_proxy(run: R
 
 
 @pytest.mark.usefixtures("ipv6")
-def test_on_a_socket_of_ipv6_too_for_clients_of_either_family(run: Run) -> None:
+def test_an_ipv6_socket_serves_clients_of_either_family(run: Run) -> None:
     async def story() -> None:
         app = App()
         async with listening(app, "::1", policy=TrustedProxies(["::1"])) as here:
             with peer_of(here) as proxy:
-                # the loops' own sendto to the second from such a socket would be an error
+                # the loop's own sendto would fail for the second client: it has IPv4, and the socket IPv6
                 assert await proxy.ask(HEADER6 + b"a", HEADER + b"b") == [b"re: a", b"re: b"]
                 assert await proxy.ask(v2(LOCAL, 0x00) + b"c") == [b"re: c"]
                 assert app.datagrams == [(b"a", CLIENT6), (b"b", CLIENT), (b"c", proxy.sock.getsockname())]
@@ -64,7 +60,7 @@ def test_a_proxy_that_speaks_for_itself_is_the_client(run: Run, header: bytes) -
     run(story)
 
 
-def test_what_else_the_header_says_can_be_asked_for(run: Run) -> None:
+def test_get_proxy_result_returns_the_whole_header(run: Run) -> None:
     async def story() -> None:
         app = App()
         async with listening(app) as here:
@@ -110,7 +106,7 @@ def test_two_proxies_that_ask_for_the_same_client_are_each_answered_at_once(run:
     run(story)
 
 
-def test_a_client_that_comes_directly_is_answered_directly_though_a_proxy_spoke_for_it_before(run: Run) -> None:
+def test_a_direct_client_is_answered_directly_even_if_a_proxy_spoke_for_it_before(run: Run) -> None:
     async def story() -> None:
         async with listening(App(), policy=HeaderPolicy.OPTIONAL) as here:
             with peer_of(here) as proxy, peer_of(here, ("127.0.0.1", 0)) as direct:
@@ -123,7 +119,7 @@ def test_a_client_that_comes_directly_is_answered_directly_though_a_proxy_spoke_
     run(story)
 
 
-def test_whom_nobody_spoke_for_is_sent_to_directly_where_clients_may_come_directly(run: Run) -> None:
+def test_an_address_without_a_proxy_is_sent_to_directly_if_the_policy_accepts_direct_clients(run: Run) -> None:
     async def story() -> None:
         app = App(keep_quiet)
         async with listening(app, policy=HeaderPolicy.OPTIONAL) as here:
@@ -134,10 +130,8 @@ def test_whom_nobody_spoke_for_is_sent_to_directly_where_clients_may_come_direct
     run(story)
 
 
-def test_a_late_answer_is_not_sent_past_the_proxy_to_an_address_that_only_a_header_has_named(
-    run: Run, log: Log
-) -> None:
-    """It was: whoever can send one datagram would have had the application speak to any address."""
+def test_a_late_answer_never_goes_directly_to_an_address_that_only_a_header_named(run: Run, log: Log) -> None:
+    """It once did: whoever could send one datagram could make the application send to any address."""
 
     async def story() -> None:
         app = App(keep_quiet)
@@ -150,7 +144,7 @@ def test_a_late_answer_is_not_sent_past_the_proxy_to_an_address_that_only_a_head
                 await until(lambda: len(app.datagrams) == 2)
                 assert app.datagrams[0][1] == named.sock.getsockname()
                 app.transport.sendto(b"late", app.datagrams[0][1])
-                # who is sent to later hears later: it would have come by then
+                # an answer that was sent earlier would have arrived by now
                 app.transport.sendto(b"last", app.datagrams[1][1])
                 assert await proxy.hear() == b"last"
                 assert named.has_heard_nothing()
@@ -160,7 +154,7 @@ def test_a_late_answer_is_not_sent_past_the_proxy_to_an_address_that_only_a_head
     run(story)
 
 
-def test_a_name_is_left_to_the_loop(run: Run) -> None:
+def test_sendto_a_host_name_is_left_to_the_loop(run: Run) -> None:
     async def story() -> None:
         app = App(keep_quiet)
         async with listening(app, policy=HeaderPolicy.OPTIONAL) as here:
@@ -200,7 +194,7 @@ FOREIGN = {
 def test_a_late_answer_to_a_forgotten_client_of_another_family_closes_nothing(
     run: Run, host: str, header: bytes, client: str
 ) -> None:
-    """It does where a loop is left alone with such an address: asyncio closes the socket, uvloop raises."""
+    """With such an address a plain asyncio loop closes the socket, and uvloop raises."""
 
     async def story() -> None:
         app = App(keep_quiet)
@@ -221,7 +215,7 @@ def test_a_late_answer_to_a_forgotten_client_of_another_family_closes_nothing(
 # the application
 
 
-def test_an_application_that_raises_is_its_loops_matter_as_without_a_header(run: Run) -> None:
+def test_an_error_of_the_application_goes_to_the_loop(run: Run) -> None:
     def raise_mistake(app: App, data: bytes, addr: Any) -> None:
         raise ZeroDivisionError("the application's")
 
@@ -241,7 +235,7 @@ def test_an_application_that_raises_is_its_loops_matter_as_without_a_header(run:
             with peer_of(here) as proxy:
                 proxy.send(HEADER + b"bad")
                 await until(lambda: len(run.complaints) == 2)
-                # what was being answered then is not any more
+                # outside of that call the answer goes to the newest proxy
                 with peer_of(here) as other:
                     other.send(HEADER + b"bad")
                     await until(lambda: len(run.complaints) == 3)
@@ -255,7 +249,7 @@ def test_an_application_that_raises_is_its_loops_matter_as_without_a_header(run:
     run(story)
 
 
-def test_the_transport_is_the_real_one_but_for_where_it_sends_to(run: Run) -> None:
+def test_everything_but_sendto_is_the_real_transport_s(run: Run) -> None:
     async def story() -> None:
         app = App()
         async with listening(app) as here:
@@ -281,7 +275,7 @@ def test_it_can_be_aborted(run: Run) -> None:
     run(story)
 
 
-def test_another_protocol_may_take_the_applications_place(run: Run) -> None:
+def test_set_protocol_replaces_the_application(run: Run) -> None:
     async def story() -> None:
         app, other = App(), App()
         async with listening(app) as here:
@@ -297,7 +291,7 @@ def test_another_protocol_may_take_the_applications_place(run: Run) -> None:
     run(story)
 
 
-def test_an_endpoint_that_is_connected_to_its_proxy_sends_to_it_with_an_address_or_without(run: Run) -> None:
+def test_a_connected_endpoint_sends_to_its_proxy_with_an_address_or_without(run: Run) -> None:
     async def story() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind(("127.0.0.1", 0))
@@ -350,7 +344,7 @@ def bound(path: str) -> socket.socket:
     return sock
 
 
-def test_datagrams_of_unix_sockets_as_well(run: Run, short_path: Path) -> None:
+def test_datagrams_on_unix_sockets(run: Run, short_path: Path) -> None:
     async def story() -> None:
         app, path = App(), str(short_path / "app")
         async with listening(app, sock=bound(path), policy=TrustedProxies(["unix"])) as here:
@@ -363,8 +357,8 @@ def test_datagrams_of_unix_sockets_as_well(run: Run, short_path: Path) -> None:
     run(story)
 
 
-def test_an_answer_to_a_proxy_without_an_address_is_lost_as_datagrams_are(run: Run, short_path: Path) -> None:
-    """Linux says None for its address, by which no policy knows a UNIX socket, and which asyncio cannot send to."""
+def test_an_answer_to_a_proxy_without_an_address_is_lost(run: Run, short_path: Path) -> None:
+    """Linux gives None for its address: no policy recognises a UNIX socket by it, and asyncio cannot send to it."""
 
     async def story() -> None:
         app, path = App(), str(short_path / "app")
@@ -390,10 +384,10 @@ def test_a_forgotten_client_cannot_be_sent_to_from_a_unix_socket(run: Run, short
     run(story)
 
 
-# what it is made with
+# the keywords
 
 
-def test_the_keywords_are_those_of_every_adapter_and_of_the_loop(run: Run, log: Log) -> None:
+def test_keywords_of_the_receiver_and_of_the_loop_are_accepted(run: Run, log: Log) -> None:
     async def story() -> None:
         app = App()
         receiver = Receiver(ProxyProtocolV2(), max_header=30, timeout=None)
@@ -417,7 +411,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize(("keywords", "kind", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_wrong_keywords_are_told_at_once(
+def test_wrong_keywords_are_refused_at_once(
     run: Run, keywords: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     async def story() -> None:

@@ -1,4 +1,4 @@
-"""Datagrams on asyncio and uvloop: who may send which, and what becomes of the others."""
+"""Datagrams on asyncio and uvloop: policies, and refused datagrams."""
 
 from __future__ import annotations
 
@@ -11,19 +11,15 @@ import pytest
 from proxyprotocol import HeaderPolicy, TrustedProxies
 from proxyprotocol.typing import SockAddr
 from tests.core.test_fuzz import mutated
-from tests.on_asyncio import loops
 from tests.on_asyncio.datagrams import CLIENT, HEADER, App, keep_quiet, listening, peer_of
 from tests.on_asyncio.loops import Log, Run, until
 from tests.on_asyncio.test_datagram import bound
-from tests.on_twisted import test_addresses
 from tests.vectors import SIGNATURE, VERSION_1
 
-run, log = loops.run, loops.log
-short_path = test_addresses.short_path
 pytestmark = pytest.mark.usefixtures("log")
 
 
-def test_without_a_header_a_datagram_is_dropped_and_told_in_the_log(run: Run, log: Log) -> None:
+def test_a_datagram_without_a_header_is_dropped_and_logged(run: Run, log: Log) -> None:
     async def story() -> None:
         app = App()
         async with listening(app) as here:
@@ -50,7 +46,7 @@ def test_a_flood_does_not_fill_the_log(run: Run, log: Log) -> None:
                 for _ in range(50):
                     proxy.send(b"flood")
                 await proxy.ask(HEADER + b"a")
-        # one a second, and a machine is hardly so busy that these take more than a few
+        # one line a second, and fifty datagrams take a few seconds at most, even on a busy machine
         assert 1 <= len(log.lines) < 10
 
     run(story)
@@ -70,9 +66,7 @@ def test_senders_that_are_not_trusted_are_refused(run: Run, log: Log) -> None:
     run(story)
 
 
-def test_a_peer_on_a_unix_socket_is_refused_under_its_name_or_as_one_without(
-    run: Run, log: Log, short_path: Path
-) -> None:
+def test_the_log_names_a_refused_unix_peer_by_its_path_or_as_unnamed(run: Run, log: Log, short_path: Path) -> None:
     async def story() -> None:
         app = App()
         policy = TrustedProxies(["0.0.0.0/0"])
@@ -86,7 +80,7 @@ def test_a_peer_on_a_unix_socket_is_refused_under_its_name_or_as_one_without(
     run(story)
 
 
-def test_the_policy_is_asked_with_both_addresses(run: Run) -> None:
+def test_the_policy_gets_both_addresses(run: Run) -> None:
     asked: list[tuple[SockAddr, SockAddr]] = []
 
     def policy(sender: SockAddr, local: SockAddr) -> HeaderPolicy:
@@ -112,7 +106,7 @@ def test_the_policy_is_asked_with_both_addresses(run: Run) -> None:
         (HeaderPolicy.SKIP, HEADER + b"a", HEADER + b"a", False),
     ],
 )
-def test_each_policy_has_its_client_and_its_payload(
+def test_each_policy_gives_its_client_and_payload(
     run: Run, policy: HeaderPolicy, data: bytes, payload: bytes, believed: bool
 ) -> None:
     async def story() -> None:
@@ -126,14 +120,14 @@ def test_each_policy_has_its_client_and_its_payload(
     run(story)
 
 
-def test_whatever_is_sent_nothing_but_a_line_in_the_log_comes_of_it(run: Run, log: Log) -> None:
+def test_any_bad_datagram_causes_only_a_log_line(run: Run, log: Log) -> None:
     async def story() -> None:
         app, random, accepted = App(keep_quiet), Random(0), 0
         async with listening(app) as here:
             with peer_of(here) as sender:
                 for count in range(300):
                     sender.send(mutated(random)[:60000], HEADER + b"%d" % count)
-                    # one after the other, or the socket's buffer would be full at some time
+                    # wait for each, or the socket's buffer would fill up
                     await until(lambda count=count: app.datagrams[-1:] == [(b"%d" % count, CLIENT)])  # type: ignore[misc]
                     accepted += len(app.datagrams) - 1
                     app.datagrams.clear()
@@ -144,7 +138,7 @@ def test_whatever_is_sent_nothing_but_a_line_in_the_log_comes_of_it(run: Run, lo
     run(story)
 
 
-def test_a_policy_that_raises_is_the_loops_matter_and_the_datagram_is_dropped(run: Run) -> None:
+def test_a_policy_that_raises_drops_the_datagram_and_the_loop_is_told(run: Run) -> None:
     def policy(sender: SockAddr, local: SockAddr) -> HeaderPolicy:
         if run.complaints:
             return HeaderPolicy.REQUIRE
@@ -164,7 +158,7 @@ def test_a_policy_that_raises_is_the_loops_matter_and_the_datagram_is_dropped(ru
 
 
 @pytest.mark.parametrize("data", [b"", SIGNATURE, HEADER[:-1]], ids=["nothing", "signature", "cut"])
-def test_a_part_of_a_header_is_none(run: Run, log: Log, data: bytes) -> None:
+def test_a_cut_header_in_a_datagram_is_refused(run: Run, log: Log, data: bytes) -> None:
     async def story() -> None:
         app: Any = App()
         policy = HeaderPolicy.OPTIONAL if data else HeaderPolicy.REQUIRE

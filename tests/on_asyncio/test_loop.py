@@ -1,4 +1,4 @@
-"""Event loops whose listeners read headers as the environment says."""
+"""Event loops whose listeners read headers; environment variables configure them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,21 @@ import uvloop
 from proxyprotocol import HeaderPolicy
 from proxyprotocol.asyncio import ProxyProtocolServer, create_server, new_event_loop, new_uvloop_event_loop
 from tests.interop._certificates import Certificates
-from tests.on_asyncio import loops
-from tests.on_asyncio.loops import CLIENT, HEADER, PATIENCE, App, Apps, Log, Run, Security, connected, turns, until
+from tests.on_asyncio.loops import (
+    CLIENT,
+    HEADER,
+    PATIENCE,
+    App,
+    Apps,
+    Log,
+    Run,
+    Security,
+    StreamApps,
+    connected,
+    turns,
+    until,
+)
 
-security, certificates, log = loops.security, loops.certificates, loops.log
 pytestmark = pytest.mark.usefixtures("log")
 
 LOOPS = {"asyncio": new_event_loop, "uvloop": new_uvloop_event_loop}
@@ -29,7 +40,7 @@ every_loop = pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
 
 @pytest.fixture(params=LOOPS.values(), ids=list(LOOPS))
 def run(request: pytest.FixtureRequest) -> Run:
-    """What runs a test's story, once on each of our loops."""
+    """Runs a test's story, once on each of our loops."""
     return Run(request.param)
 
 
@@ -46,7 +57,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @contextlib.asynccontextmanager
 async def asked(apps: Apps, server: Any, *, header: bytes = HEADER, **keywords: Any) -> Any:
-    """Ask the application behind a server something, and give the other end."""
+    """Ask the application of a server a question, and yield the client's end."""
     async with server, connected(server, **keywords) as peer:
         await peer.begin(header, b"question\n")
         await peer.hear(b"\n")
@@ -68,7 +79,7 @@ def test_a_listener_of_the_loop_reads_headers(run: Run, security: Security) -> N
     run(story)
 
 
-def test_a_handshake_has_the_time_of_the_environment(
+def test_the_environment_sets_the_time_of_a_handshake(
     run: Run, certificates: Certificates, environment: Callable[..., None], log: Log
 ) -> None:
     environment(TLS_TIMEOUT="0.05")
@@ -85,8 +96,8 @@ def test_a_handshake_has_the_time_of_the_environment(
     run(story)
 
 
-def test_so_do_the_servers_of_streams_and_of_sockets(run: Run) -> None:
-    apps = loops.StreamApps()
+def test_servers_of_streams_and_on_given_sockets_read_headers(run: Run) -> None:
+    apps = StreamApps()
 
     async def story() -> None:
         sock = socket.create_server(("127.0.0.1", 0))
@@ -100,7 +111,7 @@ def test_so_do_the_servers_of_streams_and_of_sockets(run: Run) -> None:
     run(story)
 
 
-def test_unix_listeners_do_so_too(run: Run, security: Security, tmp_path: Path) -> None:
+def test_unix_listeners_read_headers(run: Run, security: Security, tmp_path: Path) -> None:
     apps, path = Apps(), str(tmp_path / "app.sock")
 
     async def story() -> None:
@@ -129,7 +140,7 @@ def test_clients_of_the_loop_send_and_read_no_header(run: Run) -> None:
     run(story)
 
 
-def test_our_own_functions_go_by_their_arguments(run: Run, environment: Any) -> None:
+def test_arguments_of_our_functions_override_the_environment(run: Run, environment: Any) -> None:
     environment(TRUSTED="192.0.2.1")
     apps = Apps()
 
@@ -140,7 +151,7 @@ def test_our_own_functions_go_by_their_arguments(run: Run, environment: Any) -> 
     run(story)
 
 
-def test_the_environment_says_how(run: Run, environment: Any, log: Log) -> None:
+def test_the_environment_configures_the_receiver(run: Run, environment: Any, log: Log) -> None:
     environment(VERSION="v2", TRUSTED="10.0.0.0/8,127.0.0.1", TIMEOUT="2.5", MAX_HEADER="1000", POLICY="Require")
 
     async def story() -> None:
@@ -154,7 +165,7 @@ def test_the_environment_says_how(run: Run, environment: Any, log: Log) -> None:
     run(story)
 
 
-def test_lines_that_mix_families_are_read_on_request(run: Run, environment: Any) -> None:
+def test_ipv4_in_tcp6_lines_are_read_on_request(run: Run, environment: Any) -> None:
     environment(IPV4_IN_TCP6="yes")
     apps = Apps()
 
@@ -167,7 +178,7 @@ def test_lines_that_mix_families_are_read_on_request(run: Run, environment: Any)
     run(story)
 
 
-def test_untrusted_peers_may_be_served_as_they_are(run: Run, environment: Any) -> None:
+def test_untrusted_peers_may_be_served_directly(run: Run, environment: Any) -> None:
     environment(TRUSTED="192.0.2.1", UNTRUSTED="direct")
     apps = Apps()
 
@@ -195,8 +206,8 @@ def test_listeners_on_other_ports_are_left_alone(run: Run, environment: Any) -> 
     run(story)
 
 
-def test_a_port_is_known_by_its_address_when_its_socket_says_another_family(run: Run, environment: Any) -> None:
-    """As uvicorn's does, whatever ``--fd`` gives it."""
+def test_a_listener_s_port_comes_from_its_address_not_from_its_family(run: Run, environment: Any) -> None:
+    """uvicorn makes an AF_UNIX socket of every ``--fd``."""
     listener = socket.create_server(("127.0.0.1", 0))
     environment(PORTS=str(listener.getsockname()[1]))
 
@@ -251,7 +262,7 @@ def test_unix_listeners_are_named_unix(
 
 @every_loop
 @pytest.mark.parametrize(("trusted", "lines"), [({}, 1), ({"TRUSTED": "10.0.0.0/8"}, 0)], ids=["anybody", "some"])
-def test_an_optional_header_from_anybody_is_warned_of_once(
+def test_a_warning_names_an_optional_header_that_anybody_may_send(
     environment: Any, log: Log, new_loop: Any, trusted: dict[str, str], lines: int
 ) -> None:
     environment(POLICY="optional", **trusted)
@@ -272,7 +283,7 @@ WRONG = {
         "8000;8443",
         "PROXYPROTOCOL_PORTS takes port numbers and unix, with commas between them, not '8000;8443'",
     ),
-    "TRUST": ("10.0.0.0/8", "PROXYPROTOCOL_TRUST: there is no such variable, but PROXYPROTOCOL_VERSION, "),
+    "TRUST": ("10.0.0.0/8", "Unknown variable PROXYPROTOCOL_TRUST. Known are PROXYPROTOCOL_VERSION, "),
 }
 
 
@@ -288,7 +299,7 @@ def test_a_wrong_value_stops_the_start_with_a_sentence(
 
 
 @pytest.mark.parametrize("value", ["", "0", "65536", "08", "1,", "http"])
-def test_a_port_that_is_none(environment: Any, value: str) -> None:
+def test_wrong_port_numbers_are_refused(environment: Any, value: str) -> None:
     environment(PORTS=value)
     with pytest.raises(SystemExit, match="takes port numbers"):
         new_event_loop()
@@ -298,12 +309,12 @@ def test_a_program_ends_with_the_sentence_alone(environment: Any, project_root: 
     environment(TIMEOUT="soon")
     program = "import asyncio, proxyprotocol.asyncio as p; p.new_event_loop()"
     ended = subprocess.run([sys.executable, "-c", program], cwd=project_root, capture_output=True, text=True)
-    # 3 is what uvicorn and gunicorn take for a failure that would come again
+    # uvicorn and gunicorn do not start a worker again after status 3
     assert (ended.returncode, ended.stderr.count("\n")) == (3, 1)
     assert "PROXYPROTOCOL_TIMEOUT takes a number of seconds above 0, not 'soon'" in ended.stderr
 
 
-def test_the_loops_are_of_their_kinds() -> None:
+def test_the_loops_derive_from_asyncio_s_and_uvloop_s() -> None:
     for new_loop, kind in ((new_event_loop, asyncio.SelectorEventLoop), (new_uvloop_event_loop, uvloop.Loop)):
         loop = new_loop()
         try:
@@ -312,14 +323,14 @@ def test_the_loops_are_of_their_kinds() -> None:
             loop.close()
 
 
-def test_without_uvloop_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_uvloop_a_sentence_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    with pytest.raises(SystemExit, match=r"There is no uvloop here .* proxyprotocol\[uvloop\]"):
+    with pytest.raises(SystemExit, match=r"uvloop cannot be imported .* proxyprotocol\[uvloop\]"):
         new_uvloop_event_loop()
 
 
-def test_closing_a_listener_of_the_loop_drops_who_has_not_begun(run: Run) -> None:
-    """uvicorn closes its servers so, and waits for them."""
+def test_closing_a_listener_of_the_loop_drops_the_connections_in_their_header(run: Run) -> None:
+    """uvicorn closes its servers like this, and waits for them."""
 
     async def story() -> None:
         server = await asyncio.get_running_loop().create_server(Apps(), "127.0.0.1", 0)

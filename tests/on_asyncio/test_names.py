@@ -1,4 +1,4 @@
-"""Which names of asyncio's and uvloop's own that are not public the code uses: four, each for a reason given there."""
+"""The code uses four private names of asyncio and none of uvloop; a comment beside each use says why."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ import pytest
 import proxyprotocol
 
 PACKAGE = Path(proxyprotocol.__file__).parent
-FILES = [*sorted((PACKAGE / "asyncio").glob("*.py")), PACKAGE / "sync.py", PACKAGE / "reader.py"]
+FILES = [
+    *sorted((PACKAGE / "asyncio").glob("*.py")),
+    *sorted((PACKAGE / "integrations").glob("*.py")),
+    *(PACKAGE / "sync.py", PACKAGE / "reader.py"),
+]
 LIBRARIES = ("asyncio", "uvloop")
 
-PRIVATE = re.compile(r"_[A-Za-z]\w*")  # with one underscore; with two they are the language's
-# names of the servers that the helpers are for: a site's of aiohttp, a controller's of aiosmtpd
-SERVERS = {"_runner", "_create_server", "_factory_invoker", "_trigger_server"}
-# What asyncio and uvloop look up on the transports, protocols and loops that they are given. Whoever gives itself such
-# a name says that it is one of theirs.
+PRIVATE = re.compile(r"_[A-Za-z]\w*")  # one underscore; names with two belong to the language
+# names of the servers that we integrate: those of aiohttp's sites and aiosmtpd's controllers
+SERVERS = {"_runner", "_factory_invoker"}
+# asyncio and uvloop look up these names on transports, protocols and loops. An object with such a name claims to be one
+# of theirs.
 LOOKED_UP = {"_start_tls_compatible", "_sendfile_compatible"}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """What is imported from a library past its front door."""
+    """The imports from a library's inner modules."""
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
@@ -41,7 +45,7 @@ def is_public(module: str, name: str) -> bool:
 
 
 def own_names(tree: ast.AST) -> Iterator[str]:
-    """The private names that the code itself gives: to attributes, methods, functions, classes and modules."""
+    """The private names that the code defines itself."""
     for node in ast.walk(tree):
         match node:
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
@@ -58,7 +62,7 @@ def own_names(tree: ast.AST) -> Iterator[str]:
 
 
 def looked_up(tree: ast.AST) -> Iterator[str]:
-    """The private names that are asked for, as attributes or as strings."""
+    """The private names that the code looks up, as attributes or as strings."""
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(attr=name) | ast.Constant(value=str(name)) if PRIVATE.fullmatch(name):
@@ -66,7 +70,7 @@ def looked_up(tree: ast.AST) -> Iterator[str]:
 
 
 def borrowed(tree: ast.AST) -> Iterator[str]:
-    """Methods that are taken from a class of a library, for whatever object: ``asyncio.BaseEventLoop.start_tls``."""
+    """The methods that the code takes from a library's class, such as ``asyncio.BaseEventLoop.start_tls``."""
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(value=ast.Attribute(value=ast.Name(id=library), attr=holder), attr=name) if (
@@ -76,20 +80,18 @@ def borrowed(tree: ast.AST) -> Iterator[str]:
 
 
 def foreign_names(trees: list[ast.AST]) -> set[str]:
-    """Every name that the code takes from a library past its front door, or that it mimics."""
+    """Every private name of a library that the code uses or mimics."""
     own = {name for tree in trees for name in own_names(tree)}
     asked = {name for tree in trees for name in looked_up(tree)}
-    behind = {name for tree in trees for find in (imported, borrowed) for name in find(tree)}
-    known_by = {name.rpartition(".")[2] for name in behind}
-    return behind | (asked - own - known_by) | (own & LOOKED_UP)
+    inner = {name for tree in trees for find in (imported, borrowed) for name in find(tree)}
+    known_by = {name.rpartition(".")[2] for name in inner}
+    return inner | (asked - own - known_by) | (own & LOOKED_UP)
 
 
 def test_four_names_of_asyncio_s_own_are_used() -> None:
     trees: list[ast.AST] = [ast.parse(path.read_text(), str(path)) for path in FILES]
 
-    names = foreign_names(trees) - SERVERS
-
-    assert names == {
+    assert foreign_names(trees) == SERVERS | {
         "asyncio.sslproto.SSLProtocol",
         "asyncio.transports._FlowControlMixin",
         "_make_socket_transport",
@@ -113,7 +115,7 @@ def test_four_names_of_asyncio_s_own_are_used() -> None:
         ("self._sendfile_compatible = 1", "_sendfile_compatible"),
     ],
 )
-def test_no_way_to_use_one_more_goes_unseen(source: str, name: str) -> None:
+def test_every_way_to_use_another_private_name_is_found(source: str, name: str) -> None:
     assert name in foreign_names([ast.parse(source)])
 
 
@@ -127,5 +129,5 @@ def test_no_way_to_use_one_more_goes_unseen(source: str, name: str) -> None:
         "self.__dict__",
     ],
 )
-def test_what_is_public_or_the_code_s_own_is_left_alone(source: str) -> None:
+def test_public_names_and_our_own_are_not_reported(source: str) -> None:
     assert foreign_names([ast.parse(source)]) == set()

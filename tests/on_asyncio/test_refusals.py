@@ -17,11 +17,9 @@ from typing import Any
 import pytest
 
 from proxyprotocol import HeaderPolicy, ProxyProtocolUntrustedError, TrustedProxies
-from proxyprotocol.asyncio import create_server, create_unix_server, wrap_protocol_factory
-from proxyprotocol.asyncio import factory as factory_module
+from proxyprotocol.asyncio import ProxyProtocolFactory, create_server, create_unix_server, wrap_protocol_factory
 from proxyprotocol.typing import SockAddr
 from tests.interop._certificates import Certificates
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import (
     CUTS,
     HEADER,
@@ -40,15 +38,9 @@ from tests.on_asyncio.streams import Transport
 from tests.vectors import IPV4_BLOCK, SIGNATURE, checksum, v2
 from tests.vectors import PROXY as PROXY_COMMAND
 
-run, security, certificates, log = (
-    loops.run,
-    loops.security,
-    loops.certificates,
-    loops.log,
-)
 pytestmark = pytest.mark.usefixtures("log")
 
-# What comes, and what the log says of it.
+# What the peer sends, and what the log line contains.
 BAD = {
     "no header": (b"GET / HTTP/1.0\r\n\r\n", "what came begins with b'G"),
     "TLS": (b"\x16\x03\x01\x02\x00\x01", "that is TLS, whose place is behind the header"),
@@ -101,7 +93,7 @@ def test_a_late_header_is_refused(run: Run, security: Security, log: Log, policy
     run(story)
 
 
-def test_a_peer_that_drips_does_not_stretch_its_time(run: Run, log: Log) -> None:
+def test_a_peer_that_sends_byte_by_byte_gets_no_more_time(run: Run, log: Log) -> None:
     async def story() -> None:
         async with listening(Apps(), timeout=0.1) as server, connected(server) as peer:
             began = asyncio.get_running_loop().time()
@@ -147,7 +139,7 @@ def test_each_connection_has_the_whole_time(run: Run, log: Log) -> None:
     run(story)
 
 
-def test_without_a_timeout_a_header_may_take_for_ever(run: Run, log: Log) -> None:
+def test_without_a_timeout_a_header_may_take_any_time(run: Run, log: Log) -> None:
     async def story() -> None:
         async with listening(Apps(), timeout=None) as server, connected(server) as peer:
             await peer.send(HEADER[:5])
@@ -214,7 +206,7 @@ def test_what_a_transport_still_delivers_after_a_refusal_is_ignored(run: Run, lo
 
 
 @pytest.mark.parametrize("how", ["abort", "close"])
-def test_an_application_that_ends_it_as_it_begins_hears_of_no_end_of_stream(run: Run, how: str) -> None:
+def test_an_application_that_closes_as_it_begins_gets_no_eof_received(run: Run, how: str) -> None:
     events: list[str] = []
 
     class Ending(asyncio.Protocol):
@@ -241,7 +233,7 @@ def test_an_application_that_ends_it_as_it_begins_hears_of_no_end_of_stream(run:
 
 
 @pytest.mark.parametrize("by", ["close", "reset"])
-def test_a_peer_that_closes_before_its_first_byte_is_told_at_debug_only(
+def test_a_peer_that_closes_before_its_first_byte_is_logged_at_debug_level(
     run: Run, security: Security, log: Log, by: str
 ) -> None:
     apps = Apps()
@@ -259,7 +251,7 @@ def test_a_peer_that_closes_before_its_first_byte_is_told_at_debug_only(
 
 
 @pytest.mark.parametrize("by", ["close", "reset"])
-def test_tls_that_never_begins_behind_an_optional_header_is_not_told(
+def test_tls_that_never_begins_after_an_optional_header_is_not_logged(
     run: Run, certificates: Certificates, log: Log, by: str
 ) -> None:
     apps = Apps()
@@ -284,10 +276,10 @@ NO_TLS = {
 
 
 @pytest.mark.parametrize(("data", "level"), NO_TLS.values(), ids=NO_TLS)
-def test_bad_tls_behind_a_header_ends_the_connection_and_is_told(
+def test_bad_tls_after_a_header_ends_the_connection_and_is_logged(
     run: Run, certificates: Certificates, log: Log, data: bytes, level: str
 ) -> None:
-    """asyncio itself would say so at debug level, of a peer that is the balancer."""
+    """asyncio's own line would come at debug level and would name the balancer."""
     apps = Apps()
 
     async def story() -> None:
@@ -297,7 +289,7 @@ def test_bad_tls_behind_a_header_ends_the_connection_and_is_told(
             await peer.hear_all()
         assert apps.made == []
         levels = {told for told, _ in log.lines}
-        assert levels == {level} or (level == "DEBUG" and not levels)  # Python 3.10 gives no reason for such an end
+        assert levels == {level} or (level == "DEBUG" and not levels)  # Python 3.10 reports no reason for this
         for _, line in log.lines:
             who = r"192\.0\.2\.1:1000, relayed by 127\.0\.0\.1:\d+"
             assert re.match(f"Refused a connection from {who}: there was no TLS ", line)
@@ -310,7 +302,7 @@ def test_bad_tls_behind_a_header_ends_the_connection_and_is_told(
     [{"tls_timeout": 0.05}, {"ssl_handshake_timeout": 0.05}, {"ssl_handshake_timeout": 0.05, "tls_timeout": 60}],
 )
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"], ids=["silent", "stalled"])
-def test_a_handshake_has_its_time(
+def test_a_late_handshake_is_ended(
     run: Run, certificates: Certificates, log: Log, keywords: dict[str, float], sent: bytes
 ) -> None:
     apps = Apps()
@@ -327,8 +319,8 @@ def test_a_handshake_has_its_time(
     run(story)
 
 
-def test_a_stalled_handshake_holds_no_buffer_for_bulk(run: Run, certificates: Certificates) -> None:
-    """asyncio's own is 256 KiB, made when the connection begins."""
+def test_a_stalled_handshake_holds_only_a_small_buffer(run: Run, certificates: Certificates) -> None:
+    """asyncio itself allocates 256 KiB when the connection begins."""
     count = 10
 
     async def story() -> None:
@@ -345,10 +337,8 @@ def test_a_stalled_handshake_holds_no_buffer_for_bulk(run: Run, certificates: Ce
         tracemalloc.stop()
 
 
-def test_an_application_that_blocks_for_longer_than_a_header_has_costs_nobody_the_connection(
-    run: Run, log: Log
-) -> None:
-    """It blocks in a read: what the others sent meanwhile is in no list of sockets that the loop works through."""
+def test_an_application_that_blocks_the_loop_costs_no_other_connection(run: Run, log: Log) -> None:
+    """It blocks in a read. Afterwards the loop does not yet know that the other sockets have become readable."""
     others: list[Any] = []
 
     def block(app: Any) -> None:
@@ -400,7 +390,7 @@ def test_a_unix_peer_is_trusted_only_if_it_is_named(run: Run, log: Log, tmp_path
     run(story)
 
 
-def test_a_policy_function_may_refuse_by_itself(run: Run, log: Log) -> None:
+def test_a_policy_function_may_raise_the_refusal(run: Run, log: Log) -> None:
     def policy(peer: SockAddr, local: SockAddr) -> HeaderPolicy:
         raise ProxyProtocolUntrustedError(peer)
 
@@ -412,7 +402,7 @@ def test_a_policy_function_may_refuse_by_itself(run: Run, log: Log) -> None:
     run(story)
 
 
-# The application's own mistakes: the loop logs them, the connection is dropped, and the server goes on.
+# Errors of the application: the loop logs them, the connection is dropped, and the server goes on.
 
 
 class BrokenApps(Apps):
@@ -470,7 +460,7 @@ def test_a_server_goes_on_after_a_mistake_of_the_application(
     run(story)
 
 
-def test_a_mistake_at_the_time_out_is_nobody_elses(run: Run) -> None:
+def test_an_error_of_one_application_in_its_time_out_leaves_the_others_alone(run: Run) -> None:
     """One timer serves all of them."""
     apps: Apps = Apps(
         begin=lambda app: raise_error(app) if len(apps.made) == 1 else app.transport.write(b"a greeting\n")
@@ -486,7 +476,7 @@ def test_a_mistake_at_the_time_out_is_nobody_elses(run: Run) -> None:
     run(story)
 
 
-def test_sixty_half_sent_headers_do_not_keep_a_good_one_waiting(run: Run) -> None:
+def test_sixty_half_sent_headers_do_not_delay_a_whole_one(run: Run) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -510,18 +500,19 @@ ENDS = {**{name: data for name, (data, _) in BAD.items()}, "a health check": b""
 
 
 @pytest.mark.parametrize("data", ENDS.values(), ids=ENDS)
-def test_a_connection_that_did_not_begin_is_gone_with_its_end(
+def test_a_refused_connection_leaves_no_garbage(
     run: Run, security: Security, log: Log, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error's traceback holds the connection, which holds its error: all stayed until a garbage collection."""
+    """An error's traceback refers to the connection, which refers to its error. That cycle once kept both alive."""
     protocols: list[weakref.ref[Any]] = []
-    made = factory_module._Header.connection_made
+    make = ProxyProtocolFactory.__call__
 
-    def connection_made(self: Any, transport: Any) -> None:
-        protocols.append(weakref.ref(self))
-        made(self, transport)
+    def make_and_remember(self: Any) -> Any:
+        protocol = make(self)
+        protocols.append(weakref.ref(protocol))
+        return protocol
 
-    monkeypatch.setattr(factory_module._Header, "connection_made", connection_made)
+    monkeypatch.setattr(ProxyProtocolFactory, "__call__", make_and_remember)
 
     async def story() -> None:
         async with listening(Apps(), **security.server) as server:

@@ -1,4 +1,4 @@
-"""The real client for every kind of application on asyncio and on uvloop, with TLS behind the header and without."""
+"""Every kind of application sees the client, on asyncio and uvloop, with and without TLS after the header."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from proxyprotocol import HeaderPolicy, ProxyProtocolV1, Receiver, TrustedProxie
 from proxyprotocol.asyncio import create_unix_server, start_unix_server, wrap_protocol_factory
 from proxyprotocol.typing import SockAddr
 from tests.interop._certificates import Certificates
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import (
     CLIENT,
     CUTS,
@@ -37,12 +36,6 @@ from tests.on_asyncio.loops import (
 )
 from tests.vectors import IPV6_BLOCK, LOCAL, PROXY, TCP4, TCP6, paths, tlv, v2
 
-run, security, certificates, log = (
-    loops.run,
-    loops.security,
-    loops.certificates,
-    loops.log,
-)
 pytestmark = pytest.mark.usefixtures("log")
 
 every_kind = pytest.mark.parametrize("new_apps", KINDS.values(), ids=KINDS)
@@ -129,7 +122,7 @@ def test_the_versions_of_tls(run: Run, certificates: Certificates, version: str)
     run(story)
 
 
-def test_what_tls_knows_can_be_asked_of_the_transport(run: Run, certificates: Certificates) -> None:
+def test_the_transport_answers_for_tls(run: Run, certificates: Certificates) -> None:
     apps, context = Apps(), certificates.server_context()
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(certificates.authority)
@@ -157,7 +150,9 @@ REAL = {
 
 
 @pytest.mark.parametrize("header", REAL.values(), ids=REAL)
-def test_without_an_address_in_the_header_the_real_ones_count(run: Run, security: Security, header: bytes) -> None:
+def test_without_an_address_in_the_header_the_real_addresses_are_shown(
+    run: Run, security: Security, header: bytes
+) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -172,7 +167,7 @@ def test_without_an_address_in_the_header_the_real_ones_count(run: Run, security
     run(story)
 
 
-def test_a_header_that_is_ignored_can_still_be_asked_for(run: Run) -> None:
+def test_an_ignored_header_is_still_available(run: Run) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -186,7 +181,7 @@ def test_a_header_that_is_ignored_can_still_be_asked_for(run: Run) -> None:
 
 
 @every_kind
-def test_a_connection_without_a_header_is_served_at_once_where_none_comes(
+def test_a_policy_that_skips_the_header_serves_at_once(
     run: Run, security: Security, new_apps: Callable[[], Apps]
 ) -> None:
     apps = new_apps()
@@ -241,7 +236,7 @@ def test_an_optional_header_may_come(run: Run, security: Security, cut: Any) -> 
     run(story)
 
 
-def test_an_application_may_speak_first_where_a_header_is_optional(run: Run, security: Security) -> None:
+def test_an_application_may_speak_first_if_the_header_is_optional(run: Run, security: Security) -> None:
     apps = Apps(begin=lambda app: app.transport.write(b"a greeting\n"))
 
     async def story() -> None:
@@ -256,7 +251,7 @@ def test_an_application_may_speak_first_where_a_header_is_optional(run: Run, sec
     run(story)
 
 
-def test_who_only_listens_is_served_where_a_header_is_optional(run: Run) -> None:
+def test_a_silent_client_is_served_if_the_header_is_optional(run: Run) -> None:
     apps = Apps(begin=lambda app: app.transport.write(b"a greeting\n"))
 
     async def story() -> None:
@@ -313,8 +308,8 @@ def test_a_unix_client_over_tcp(run: Run) -> None:
     run(story)
 
 
-def test_options_of_tcp_are_for_sockets_of_tcp(run: Run, tmp_path: Path) -> None:
-    """Servers set them for a client on TCP, and a proxy on a UNIX socket has none."""
+def test_tcp_options_are_ignored_on_a_unix_socket(run: Run, tmp_path: Path) -> None:
+    """Servers set them because the client speaks TCP, but the proxy's UNIX socket does not have them."""
     apps, path = Apps(), str(tmp_path / "app.sock")
     nodelay, keepalive = (socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
@@ -368,7 +363,7 @@ def test_a_callback_of_streams_may_be_a_function(run: Run) -> None:
     run(story)
 
 
-def test_a_socket_of_ones_own_may_listen(run: Run) -> None:
+def test_the_caller_may_pass_a_listening_socket(run: Run) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -384,7 +379,7 @@ def test_a_socket_of_ones_own_may_listen(run: Run) -> None:
     run(story)
 
 
-def test_the_policy_is_given_the_real_addresses(run: Run) -> None:
+def test_the_policy_gets_the_real_addresses(run: Run) -> None:
     seen: list[tuple[SockAddr, SockAddr]] = []
 
     def policy(peer: SockAddr, local: SockAddr) -> HeaderPolicy:
@@ -400,7 +395,7 @@ def test_the_policy_is_given_the_real_addresses(run: Run) -> None:
     run(story)
 
 
-def test_a_receiver_may_be_given_whole(run: Run) -> None:
+def test_a_receiver_replaces_its_keywords(run: Run) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -430,21 +425,19 @@ def test_wrong_keywords_are_refused(run: Run, keywords: Any, kind: type[Exceptio
     run(story)
 
 
-def test_times_of_tls_are_above_0(certificates: Certificates) -> None:
+def test_tls_time_outs_must_be_above_0(certificates: Certificates) -> None:
     with pytest.raises(ValueError, match="ssl_handshake_timeout is a number of seconds above 0, not 0"):
         wrap_protocol_factory(App, ssl=certificates.server_context(), ssl_handshake_timeout=0)
 
 
-def test_a_time_for_the_end_of_tls_needs_a_python_that_knows_it(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ssl_shutdown_timeout_needs_python_3_11(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 10, 0))
     with pytest.raises(TypeError, match=r"ssl_shutdown_timeout needs Python 3\.11"):
         wrap_protocol_factory(App, ssl=certificates.server_context(), ssl_shutdown_timeout=3)
 
 
-def test_a_header_is_read_once() -> None:
-    with pytest.raises(TypeError, match="reads a header already"):
+def test_a_factory_that_reads_a_header_is_not_wrapped_again() -> None:
+    with pytest.raises(TypeError, match="already reads a header"):
         wrap_protocol_factory(wrap_protocol_factory(App))
 
 

@@ -1,4 +1,4 @@
-"""Listening sockets that an application accepts from by itself, on our loops: they are covered or warned of."""
+"""Listening sockets on our loops from which the application itself accepts: the loop reads headers there, or warns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from proxyprotocol.asyncio import ProxyProtocolTransport, new_event_loop, new_uvloop_event_loop, wrap_protocol_factory
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import (
     CLIENT,
     HEADER,
@@ -29,7 +28,6 @@ from tests.on_asyncio.loops import (
     until,
 )
 
-security, certificates, log = loops.security, loops.certificates, loops.log
 pytestmark = pytest.mark.usefixtures("log")
 
 LOOPS = {"asyncio": new_event_loop, "uvloop": new_uvloop_event_loop}
@@ -38,7 +36,7 @@ LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
 
 @pytest.fixture(params=LOOPS.values(), ids=list(LOOPS))
 def run(request: pytest.FixtureRequest) -> Run:
-    """What runs a test's story, once on each of our loops."""
+    """Runs a test's story, once on each of our loops."""
     return Run(request.param)
 
 
@@ -57,7 +55,7 @@ def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.
 
 
 @pytest.mark.parametrize("kind", [App, BufferedApp])
-def test_an_accepted_connection_is_the_client_s(
+def test_an_accepted_connection_shows_the_client(
     run: Run, listener: socket.socket, security: Security, kind: type[Any]
 ) -> None:
     """As anyio accepts it."""
@@ -81,9 +79,7 @@ def test_an_accepted_connection_is_the_client_s(
     run(story)
 
 
-def test_a_connection_that_was_accepted_elsewhere_has_its_header_read(
-    run: Run, listener: socket.socket, security: Security
-) -> None:
+def test_connect_accepted_socket_reads_the_header(run: Run, listener: socket.socket, security: Security) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -103,14 +99,16 @@ def test_a_connection_that_was_accepted_elsewhere_has_its_header_read(
     run(story)
 
 
-def test_a_connection_that_begins_with_no_header_is_refused(run: Run, listener: socket.socket, log: Log) -> None:
+def test_connect_accepted_socket_refuses_a_connection_without_a_header(
+    run: Run, listener: socket.socket, log: Log
+) -> None:
     apps = Apps()
 
     async def story() -> None:
         async with connected(listener.getsockname()) as peer:
             connection, _ = listener.accept()
             await peer.send(b"GET / HTTP/1.1\r\n")
-            with pytest.raises(ConnectionAbortedError, match="has begun with no header"):
+            with pytest.raises(ConnectionAbortedError, match="did not begin with a header"):
                 await asyncio.get_running_loop().connect_accepted_socket(apps, connection)
             assert await peer.hear_all() == b""
 
@@ -120,7 +118,7 @@ def test_a_connection_that_begins_with_no_header_is_refused(run: Run, listener: 
     assert "There is no PROXY protocol header" in line
 
 
-def test_our_own_factories_read_their_header_themselves(run: Run, listener: socket.socket) -> None:
+def test_our_factories_read_the_header_in_place_of_the_loop(run: Run, listener: socket.socket) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -161,7 +159,7 @@ def test_listeners_of_other_ports_are_left_alone(
     assert log.lines == []
 
 
-def test_nobody_waits_for_a_peer_that_is_slow_with_its_header(run: Run, listener: socket.socket, log: Log) -> None:
+def test_a_slow_header_delays_no_other_connection(run: Run, listener: socket.socket, log: Log) -> None:
     async def story() -> None:
         loop, address = asyncio.get_running_loop(), listener.getsockname()
         async with contextlib.AsyncExitStack() as stack:
@@ -183,8 +181,10 @@ def test_nobody_waits_for_a_peer_that_is_slow_with_its_header(run: Run, listener
 
 
 @pytest.mark.parametrize("first", [False, True])
-def test_somebody_else_may_accept_what_has_come(run: Run, listener: socket.socket, log: Log, first: bool) -> None:
-    """As another process does that has the same socket."""
+def test_another_process_may_accept_a_connection_first(
+    run: Run, listener: socket.socket, log: Log, first: bool
+) -> None:
+    """Two processes may share a listening socket."""
     stolen: list[socket.socket] = []
 
     def steal() -> None:
@@ -231,7 +231,7 @@ def test_waiting_for_a_connection_may_be_cancelled(run: Run, listener: socket.so
     run(story)
 
 
-def test_who_comes_too_late_for_a_closed_listener_is_dropped(run: Run, listener: socket.socket) -> None:
+def test_a_header_that_comes_after_its_listener_has_closed_is_dropped(run: Run, listener: socket.socket) -> None:
     async def story() -> None:
         loop = asyncio.get_running_loop()
         async with connected(listener.getsockname()) as peer:
@@ -246,7 +246,7 @@ def test_who_comes_too_late_for_a_closed_listener_is_dropped(run: Run, listener:
     run(story)
 
 
-def test_a_listener_that_fails_says_so(run: Run) -> None:
+def test_an_error_of_accept_is_raised(run: Run) -> None:
     async def story() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             waiting = asyncio.create_task(asyncio.get_running_loop().sock_accept(listener))
@@ -259,10 +259,10 @@ def test_a_listener_that_fails_says_so(run: Run) -> None:
 
 
 @pytest.mark.parametrize("by_number", [False, True])
-def test_a_listener_that_is_watched_is_warned_of_once(
+def test_a_listener_under_add_reader_is_warned_of_once(
     run: Run, listener: socket.socket, log: Log, by_number: bool
 ) -> None:
-    """As tornado and anyio watch it, which accept by themselves."""
+    """tornado and anyio use add_reader, and accept by themselves."""
 
     async def story() -> None:
         loop, watched = asyncio.get_running_loop(), listener.fileno() if by_number else listener
@@ -281,7 +281,7 @@ def test_a_listener_that_is_watched_is_warned_of_once(
     assert "proxyprotocol.integrations.anyio.ProxyProtocolListener" in line
 
 
-def test_what_listens_to_nobody_is_watched_without_a_word(run: Run, log: Log) -> None:
+def test_add_reader_on_anything_else_warns_of_nothing(run: Run, log: Log) -> None:
     async def story() -> None:
         loop = asyncio.get_running_loop()
         reading, writing = os.pipe()

@@ -1,4 +1,4 @@
-"""TLS that begins later, on a connection that has begun without: ``start_tls`` of loops and of streams."""
+"""TLS that begins later on a connection: ``start_tls`` of loops and of streams."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from proxyprotocol.asyncio import (
     start_server,
 )
 from tests.interop._certificates import SERVER_NAME, Certificates
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import (
     CLIENT,
     HEADER,
+    LOOPS,
     App,
     Apps,
     BufferedApp,
@@ -42,30 +42,29 @@ from tests.on_asyncio.loops import (
     until,
 )
 
-certificates, log = loops.certificates, loops.log
 pytestmark = pytest.mark.usefixtures("log")
 
 both_kinds = pytest.mark.parametrize("kind", [App, BufferedApp])
 
 OURS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio of ours": new_event_loop,
-    "uvloop of ours": new_uvloop_event_loop,
+    "our asyncio": new_event_loop,
+    "our uvloop": new_uvloop_event_loop,
 }
 
 
 @pytest.fixture(params=OURS.values(), ids=list(OURS))
 def run(request: pytest.FixtureRequest) -> Run:
-    """What runs a test's story, once on each of our loops."""
+    """Runs a test's story, once on each of our loops."""
     return Run(request.param)
 
 
-# asyncio's own takes our transport, because that of the connection below it says that it can be taken
+# asyncio's own loop takes our transport, because that asks the real transport for _start_tls_compatible
 taken = pytest.mark.parametrize("run", [Run(asyncio.SelectorEventLoop), *map(Run, OURS.values())], ids=["bare", *OURS])
 
 
 @contextlib.asynccontextmanager
 async def asking_for_tls(apps: Apps, certificates: Certificates) -> AsyncIterator[tuple[Any, Peer]]:
-    """Connect, and ask an application to begin TLS; gives that application, and the other end."""
+    """Connect, ask an application to begin TLS, and yield that application and the client's end."""
     async with listening(apps) as server, connected(server, context=certificates.client_context()) as peer:
         await peer.send(HEADER + b"STARTTLS\n")
         await until(lambda: apps.made and apps.app.received == b"STARTTLS\n")
@@ -81,7 +80,7 @@ def start_tls(app: Any, certificates: Certificates, **keywords: Any) -> asyncio.
 
 
 def silent(kind: type[Record] = App) -> Apps:
-    """An application that says nothing to what it is asked before TLS."""
+    """An application that answers nothing before TLS."""
     return Apps(kind, read=lambda app: None)
 
 
@@ -107,7 +106,7 @@ def test_tls_may_begin_later(run: Run, certificates: Certificates, kind: type[Re
 
 
 @taken
-def test_it_may_begin_with_bytes_that_waited(run: Run, certificates: Certificates) -> None:
+def test_tls_may_begin_with_bytes_that_came_before(run: Run, certificates: Certificates) -> None:
     """A ClientHello in the header's own segment, for an application that begins TLS by itself."""
     apps = Apps(begin=lambda app: app.transport.pause_reading())
 
@@ -163,7 +162,7 @@ ENDS: dict[str, tuple[_End, type[BaseException]]] = {
 def test_a_handshake_that_fails_is_an_error_and_ends_the_connection(
     run: Run, certificates: Certificates, end: _End, error: type[BaseException]
 ) -> None:
-    """The application, which has begun, is told of the end, and once. asyncio forgets that after a reset."""
+    """The application has begun, so it gets connection_lost, and once. asyncio forgets that after a reset."""
     patience = 0.05 if end is nothing else 60.0
 
     async def story() -> None:
@@ -181,7 +180,7 @@ def test_a_handshake_that_fails_is_an_error_and_ends_the_connection(
     run(story)
 
 
-def test_a_connection_that_is_closed_has_no_tls(run: Run, certificates: Certificates) -> None:
+def test_start_tls_on_a_closed_connection_is_an_error(run: Run, certificates: Certificates) -> None:
     async def story() -> None:
         async with asking_for_tls(silent(), certificates) as (app, _):
             app.transport.close()
@@ -201,7 +200,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception]]] = {
 
 
 @pytest.mark.parametrize(("keywords", "error"), WRONG.values(), ids=WRONG)
-def test_a_wrong_argument_leaves_the_connection_as_it_is(
+def test_a_wrong_argument_of_start_tls_leaves_the_connection_open(
     run: Run, certificates: Certificates, keywords: dict[str, Any], error: type[Exception]
 ) -> None:
     async def story() -> None:
@@ -215,7 +214,7 @@ def test_a_wrong_argument_leaves_the_connection_as_it_is(
     run(story)
 
 
-def test_transports_of_others_are_still_the_loop_s_own_matter(run: Run, certificates: Certificates) -> None:
+def test_start_tls_leaves_other_transports_to_the_loop(run: Run, certificates: Certificates) -> None:
     apps, client = silent(), App(begin=lambda app: app.transport.write(HEADER + b"STARTTLS\n"), read=lambda app: None)
 
     async def story() -> None:
@@ -236,7 +235,7 @@ def test_transports_of_others_are_still_the_loop_s_own_matter(run: Run, certific
     run(story)
 
 
-def test_uvloop_s_own_loop_takes_only_its_own_transports(certificates: Certificates) -> None:
+def test_start_tls_of_a_plain_uvloop_refuses_our_transport(certificates: Certificates) -> None:
     async def story() -> None:
         async with asking_for_tls(silent(), certificates) as (app, peer):
             with pytest.raises(TypeError, match="not supported by start_tls"):
@@ -247,15 +246,15 @@ def test_uvloop_s_own_loop_takes_only_its_own_transports(certificates: Certifica
     Run(uvloop.new_event_loop)(story)
 
 
-# What comes in the clear before TLS begins: nothing of it may look as if TLS had given it. Each front is a way to begin
-# TLS above a stream, on each loop where it is ours.
+# Bytes that come in the clear before TLS must never look as if they came through TLS. Each front is a way to begin TLS
+# on a stream, on each loop where our code does it.
 
 COMMAND = b"STARTTLS\n"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Upgrade = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Any], Awaitable[Streams]]
 TIMES: dict[str, Any] = {
     "ssl_handshake_timeout": 3
-}  # seconds; a handshake that has lost its ClientHello would wait for a minute
+}  # seconds; a handshake that has lost its ClientHello would otherwise wait for a minute
 
 
 async def by_writer(reader: asyncio.StreamReader, writer: Any, tls: dict[str, Any]) -> Streams:
@@ -271,7 +270,7 @@ async def by_loop(reader: asyncio.StreamReader, writer: Any, tls: dict[str, Any]
 
 
 async def by_hand(reader: asyncio.StreamReader, writer: Any, tls: dict[str, Any]) -> Streams:
-    """As aiosmtpd does it: without any loop's start_tls."""
+    """Begin TLS as aiosmtpd does, without a loop's start_tls."""
     loop, protocol = asyncio.get_running_loop(), writer.transport.get_protocol()
     done = loop.create_future()
     layer = SSLProtocol(loop, protocol, tls["sslcontext"], done, True, call_connection_made=False, **TIMES)
@@ -296,7 +295,7 @@ async def create_stream_connection(*address: Any, **keywords: Any) -> Streams:
 
 
 BARE: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    f"bare {name}": new_loop for name, new_loop in loops.LOOPS.items()
+    f"bare {name}": new_loop for name, new_loop in LOOPS.items()
 }
 BARE_ASYNCIO = {"bare asyncio": BARE["bare asyncio"]}
 EVERY = {**BARE, **OURS}
@@ -327,7 +326,7 @@ def each_front(fronts: dict[str, tuple[Any, Upgrade, dict[str, Any]]]) -> pytest
 
 
 async def converse(streams: Streams, upgrade: Upgrade, tls: dict[str, Any], heard: list[Any]) -> None:
-    """Take a line in the clear, begin TLS, then answer a line."""
+    """Read a line in the clear, begin TLS, then answer a line."""
     reader, writer = streams
     heard.append(await reader.readline())
     try:
@@ -344,7 +343,7 @@ async def converse(streams: Streams, upgrade: Upgrade, tls: dict[str, Any], hear
 async def serving(
     begin: Any, upgrade: Upgrade, certificates: Certificates, heard: list[Any], **keywords: Any
 ) -> AsyncIterator[Peer]:
-    """A server of a front, and the other end of a connection to it."""
+    """Serve with a front, and yield the client's end of a connection."""
 
     async def serve(*streams: Any) -> None:
         await converse(streams, upgrade, {"sslcontext": certificates.server_context(), "server_side": True}, heard)
@@ -355,7 +354,7 @@ async def serving(
 
 
 async def shake_hands_in_vain(peer: Peer) -> None:
-    """Begin TLS as if nothing had been said in the clear, and be dropped."""
+    """Begin TLS as if nothing had been sent in the clear, and check that the server drops us."""
     with contextlib.suppress(OSError):
         await peer.shake_hands()
         await peer.say(b"data\n")
@@ -363,10 +362,10 @@ async def shake_hands_in_vain(peer: Peer) -> None:
 
 
 @each_front(SERVERS)
-def test_a_command_in_front_of_tls_fails_the_handshake(
+def test_a_command_before_tls_fails_the_handshake(
     run: Run, begin: Any, upgrade: Upgrade, certificates: Certificates
 ) -> None:
-    """STARTTLS injection: somebody in the middle adds a command, for it to be taken for the client's own."""
+    """STARTTLS injection: an attacker in the middle adds a command that shall look like the client's own."""
     heard: list[Any] = []
 
     async def story() -> None:
@@ -381,7 +380,7 @@ def test_a_command_in_front_of_tls_fails_the_handshake(
 
 @each_front(SERVERS)
 @pytest.mark.parametrize("limit", [2**16, 16], ids=["", "the reader pauses the transport"])
-def test_a_client_hello_in_one_segment_with_the_command_is_used(
+def test_a_client_hello_in_one_segment_with_the_command_begins_tls(
     run: Run, begin: Any, upgrade: Upgrade, certificates: Certificates, limit: int
 ) -> None:
     heard: list[Any] = []
@@ -427,7 +426,7 @@ def test_a_task_may_wait_for_data_while_tls_begins(
 
 @pytest.mark.parametrize("lost", [False, True], ids=["closing", "lost"])
 @each_front({name: (row[0], by_loop, OURS) for name, row in SERVERS.items() if row[1] is by_loop})
-def test_a_stream_that_is_closed_begins_no_tls(
+def test_start_tls_on_a_closed_stream_is_an_error(
     run: Run, begin: Any, upgrade: Upgrade, certificates: Certificates, lost: bool
 ) -> None:
     heard: list[Any] = []
@@ -450,7 +449,7 @@ def test_a_stream_that_is_closed_begins_no_tls(
 
 
 @each_front({name: row for name, row in SERVERS.items() if row[1] is by_hand})
-def test_tls_on_a_closing_transport_is_given_nothing(
+def test_tls_on_a_closing_transport_gets_no_data(
     run: Run, begin: Any, upgrade: Upgrade, certificates: Certificates
 ) -> None:
     heard: list[Any] = []
@@ -476,7 +475,7 @@ def test_tls_on_a_closing_transport_is_given_nothing(
 async def asking(
     begin: Any, upgrade: Upgrade, tls: dict[str, Any], heard: list[Any], **keywords: Any
 ) -> AsyncIterator[Peer]:
-    """A client of a front, and the server that it is connected to."""
+    """Connect with a front, and yield the server's end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         streams = await begin(*listener.getsockname())
         talking = asyncio.create_task(converse(streams, upgrade, tls, heard))
@@ -490,10 +489,10 @@ async def asking(
 
 
 @each_front(CLIENTS)
-def test_an_answer_in_front_of_tls_fails_the_handshake(
+def test_an_answer_before_tls_fails_the_handshake(
     run: Run, begin: Any, upgrade: Upgrade, certificates: Certificates
 ) -> None:
-    """The same, for the server's own."""
+    """The attacker may add an answer of the server too."""
     heard: list[Any] = []
     tls = {"sslcontext": certificates.client_context(), "server_hostname": SERVER_NAME}
 
@@ -509,10 +508,8 @@ def test_an_answer_in_front_of_tls_fails_the_handshake(
 
 
 @each_front({name: row for name, row in CLIENTS.items() if row[1] is by_loop})
-def test_who_connects_may_be_the_server_of_tls(
-    run: Run, begin: Any, upgrade: Upgrade, certificates: Certificates
-) -> None:
-    """And then the ClientHello may come in one segment with the answer."""
+def test_a_tcp_client_may_be_the_tls_server(run: Run, begin: Any, upgrade: Upgrade, certificates: Certificates) -> None:
+    """Then the ClientHello may come in one segment with the answer."""
     heard: list[Any] = []
     tls = {"sslcontext": certificates.server_context(), "server_side": True}
 
@@ -527,9 +524,9 @@ def test_who_connects_may_be_the_server_of_tls(
 
 
 if sys.version_info >= (3, 11):  # before it there is no StreamWriter.start_tls, and no TLS in TLS
-    # what a stream is told its loop is takes our transports on any loop
+    # the loop that our streams get takes our transports on any loop
     every_loop = pytest.mark.parametrize(
-        "run", [*map(Run, loops.LOOPS.values()), *map(Run, OURS.values())], ids=[*loops.LOOPS, *OURS]
+        "run", [*map(Run, LOOPS.values()), *map(Run, OURS.values())], ids=[*LOOPS, *OURS]
     )
 
     class Upgrading(StreamApps):
@@ -597,7 +594,7 @@ if sys.version_info >= (3, 11):  # before it there is no StreamWriter.start_tls,
         run(story)
 
     def test_a_stream_in_tls_is_the_loop_s_own_matter(certificates: Certificates) -> None:
-        """What it writes to is asyncio's transport by then, and uvloop takes that from nobody."""
+        """Its transport is asyncio's TLS transport by then, which uvloop does not take."""
 
         class Twice(Upgrading):
             async def upgrade(self, writer: asyncio.StreamWriter) -> None:
@@ -616,7 +613,7 @@ if sys.version_info >= (3, 11):  # before it there is no StreamWriter.start_tls,
         Run(uvloop.new_event_loop)(story)
 
     def test_tls_may_begin_within_tls(certificates: Certificates) -> None:
-        """The connection below is asyncio's own TLS then, behind the header."""
+        """The lower transport is then asyncio's own TLS after the header."""
         apps, client = silent(), App(begin=lambda app: app.transport.write(b"STARTTLS\n"), read=lambda app: None)
 
         async def story() -> None:

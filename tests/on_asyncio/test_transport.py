@@ -1,4 +1,4 @@
-"""What must go on working once the connection is the application's, and nothing of ours is in its way."""
+"""What still works after the application has begun: pausing, half-close, flow control, sendfile, another protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from proxyprotocol import HeaderPolicy
 from proxyprotocol.asyncio import ProxyProtocolTransport
 from tests.interop._certificates import Certificates
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import (
     CLIENT,
     HEADER,
@@ -32,12 +31,6 @@ from tests.on_asyncio.loops import (
 )
 from tests.vectors import LOCAL, v2
 
-run, security, certificates, log = (
-    loops.run,
-    loops.security,
-    loops.certificates,
-    loops.log,
-)
 pytestmark = pytest.mark.usefixtures("log")
 
 both_kinds = pytest.mark.parametrize("kind", [App, BufferedApp])
@@ -69,7 +62,7 @@ def test_an_application_that_paused_as_it_began_gets_what_came_with_the_header_w
 
 
 @both_kinds
-def test_an_application_may_pause_again_before_it_is_given_anything(run: Run, kind: type[Record]) -> None:
+def test_an_application_may_pause_again_before_it_gets_anything(run: Run, kind: type[Record]) -> None:
     apps = Apps(kind, begin=pause)
 
     async def story() -> None:
@@ -106,7 +99,7 @@ def test_an_application_may_pause_at_every_read(run: Run, kind: type[Record]) ->
     run(story)
 
 
-def test_an_application_that_paused_behind_tls_waits_too(run: Run, certificates: Certificates) -> None:
+def test_an_application_above_tls_may_pause_as_it_begins(run: Run, certificates: Certificates) -> None:
     apps = Apps(begin=pause)
 
     async def story() -> None:
@@ -125,9 +118,7 @@ def test_an_application_that_paused_behind_tls_waits_too(run: Run, certificates:
 
 @pytest.mark.parametrize("end", ["close", "abort"])
 @both_kinds
-def test_an_application_that_ended_the_connection_as_it_began_gets_nothing_more(
-    run: Run, kind: type[Record], end: str
-) -> None:
+def test_an_application_that_closes_as_it_begins_gets_nothing_more(run: Run, kind: type[Record], end: str) -> None:
     apps = Apps(kind, begin=lambda app: getattr(app.transport, end)())
 
     async def story() -> None:
@@ -155,7 +146,7 @@ def test_bytes_are_dropped_with_the_connection_while_the_application_pauses(run:
     run(story)
 
 
-def test_a_mistake_with_bytes_that_waited_drops_the_connection(run: Run) -> None:
+def test_an_error_of_the_application_with_held_bytes_drops_the_connection(run: Run) -> None:
     def read(app: Any) -> None:
         raise ZeroDivisionError("in data_received")
 
@@ -172,7 +163,7 @@ def test_a_mistake_with_bytes_that_waited_drops_the_connection(run: Run) -> None
     run(story)
 
 
-def test_an_empty_buffer_is_a_mistake(run: Run) -> None:
+def test_an_empty_buffer_is_an_error(run: Run) -> None:
     class Empty(BufferedApp):
         def get_buffer(self, sizehint: int) -> bytearray:
             return bytearray()
@@ -186,7 +177,7 @@ def test_an_empty_buffer_is_a_mistake(run: Run) -> None:
     run(story)
 
 
-def test_half_close(run: Run) -> None:
+def test_the_application_may_answer_after_the_client_s_half_close(run: Run) -> None:
     class HalfClosing(App):
         def eof_received(self) -> bool:
             self.transport.write(b"goodbye\n")
@@ -206,7 +197,7 @@ def test_half_close(run: Run) -> None:
     run(story)
 
 
-def test_the_other_half(run: Run) -> None:
+def test_the_application_may_half_close(run: Run) -> None:
     apps = Apps(begin=lambda app: app.transport.write_eof())
 
     async def story() -> None:
@@ -222,7 +213,7 @@ def test_the_other_half(run: Run) -> None:
 
 @both_kinds
 def test_a_protocol_may_be_replaced_as_it_begins(run: Run, security: Security, kind: Callable[[], Any]) -> None:
-    """As WebSocket upgrades do it."""
+    """WebSocket upgrades do so."""
     other = kind()
 
     def begin(app: Any) -> None:
@@ -257,7 +248,7 @@ def test_a_protocol_may_be_replaced_while_bytes_wait(run: Run) -> None:
     run(story)
 
 
-def test_a_transport_is_told_apart_by_what_it_says(run: Run) -> None:
+def test_repr_names_the_client(run: Run) -> None:
     apps = Apps()
 
     async def story() -> None:
@@ -273,17 +264,17 @@ def test_a_transport_is_told_apart_by_what_it_says(run: Run) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             assert transport.get_extra_info("nothing", "default") == "default"
             with pytest.raises(AttributeError):
-                transport.nothing  # noqa: B018 (it is the question that is tried)
+                transport.nothing  # noqa: B018 (the look-up itself is the test)
 
     run(story)
 
 
-def test_the_class_can_be_asked_what_it_has() -> None:
-    """As documentation tools ask it."""
+def test_the_class_can_be_inspected() -> None:
+    """Documentation tools do so."""
     assert {"write", "close", "get_extra_info"} <= {name for name, _ in inspect.getmembers(ProxyProtocolTransport)}
 
 
-def test_what_a_transport_says_of_no_header(run: Run) -> None:
+def test_extra_info_of_a_connection_without_a_header(run: Run) -> None:
     apps = Apps()
 
     async def story() -> None:

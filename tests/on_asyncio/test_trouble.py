@@ -1,4 +1,4 @@
-"""What is no fault of the application leaves no traceback: a client that resets, a system without descriptors."""
+"""Errors that are not the application's leave no traceback: a client's reset, a system without descriptors."""
 
 from __future__ import annotations
 
@@ -16,22 +16,15 @@ import pytest
 
 from proxyprotocol.asyncio import start_server
 from tests.interop._programs import Program, wait_for
-from tests.on_asyncio import loops
 from tests.on_asyncio.loops import HEADER, Log, Run, Security, connected, turns, until
 from tests.server.programs import processor_time
 from tests.server.relays import PATIENCE
 
-run, security, certificates, log = (
-    loops.run,
-    loops.security,
-    loops.certificates,
-    loops.log,
-)
 pytestmark = pytest.mark.usefixtures("log")
 
 
 async def read_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Do as applications do that are written for clients who end what they have begun."""
+    """An application that does not expect a client to reset the connection."""
     while await reader.read(100):
         pass
     writer.close()
@@ -76,7 +69,7 @@ def test_a_reset_inside_of_tls_leaves_no_traceback(run: Run, security: Security,
 
 @pytest.mark.parametrize("lost", [True, False])
 def test_the_loss_of_another_connection_is_the_application_s_error(run: Run, lost: bool) -> None:
-    """Such as the one to its database."""
+    """For example of the connection to its database."""
 
     async def application(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -91,13 +84,13 @@ def test_the_loss_of_another_connection_is_the_application_s_error(run: Run, los
                 peer.reset()
             else:
                 await peer.send(b"data")
-            await until(lambda: (gc.collect(), run.complaints)[1])  # Python 3.10 complains when the task goes
+            await until(lambda: (gc.collect(), run.complaints)[1])  # Python 3.10 reports it when the task is freed
             assert run.take_mistakes(ConnectionResetError) == 1
 
     run(story)
 
 
-def test_a_callback_may_be_a_function(run: Run) -> None:
+def test_a_plain_function_may_be_the_callback(run: Run) -> None:
     async def story() -> None:
         async with serving(lambda reader, writer: writer.close()) as server, connected(server) as peer:
             await peer.send(HEADER)
@@ -106,12 +99,15 @@ def test_a_callback_may_be_a_function(run: Run) -> None:
     run(story)
 
 
-def test_who_is_gone_before_there_is_a_transport_stops_nobody() -> None:
+def test_a_peer_that_is_gone_before_its_transport_stops_no_other() -> None:
     run = Run(asyncio.SelectorEventLoop)
 
     async def story() -> None:
         loop: Any = asyncio.get_running_loop()
-        make, gone = loop._make_socket_transport, [OSError(22, "Invalid argument")]  # which macOS says of such a socket
+        make, gone = (
+            loop._make_socket_transport,
+            [OSError(22, "Invalid argument")],
+        )  # the error of macOS for such a socket
 
         def make_or_raise(*arguments: Any, **keywords: Any) -> Any:
             if gone:
@@ -168,9 +164,7 @@ server.serve_forever()
 
 
 @pytest.mark.parametrize("source", SERVERS.values(), ids=SERVERS)
-def test_with_few_file_descriptors_a_server_says_so_once_does_not_spin_and_serves_again(
-    tmp_path: Path, source: str
-) -> None:
+def test_without_file_descriptors_a_server_logs_one_line_pauses_and_serves_again(tmp_path: Path, source: str) -> None:
     program = Program([sys.executable, "-c", source], tmp_path)
     try:
         port, pid = int(program.line()), program.pid
@@ -181,11 +175,11 @@ def test_with_few_file_descriptors_a_server_says_so_once_does_not_spin_and_serve
                 client.sendall(HEADER + b"hello")
             wait_for(lambda: "accepted" in program.errors())
             before = processor_time(pid)
-            time.sleep(1.2)  # in which it is tried again once
+            time.sleep(1.2)  # the server tries once more in this time
             assert processor_time(pid) - before < 0.3
             for client in clients[:45]:
                 client.close()
-            assert clients[-1].recv(10) == b"hello"  # who has waited is served
+            assert clients[-1].recv(10) == b"hello"  # the server serves the client that waited
         with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
             client.sendall(HEADER + b"hello")
             assert client.recv(10) == b"hello"

@@ -238,7 +238,7 @@ def test_wrong_arguments_are_refused_at_once(reactor: Any) -> None:
 
 def test_a_header_twice_is_refused(reactor: Any) -> None:
     endpoint = ProxyProtocolClientEndpoint(TCP4ClientEndpoint(reactor, "127.0.0.1", 1))
-    with pytest.raises(TypeError, match="sends a header already"):
+    with pytest.raises(TypeError, match="already sends a header"):
         ProxyProtocolClientEndpoint(endpoint)
 
 

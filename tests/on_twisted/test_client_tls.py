@@ -292,7 +292,7 @@ def test_tls_twice_is_refused(reactor: Any, files: Files, kind: str) -> None:
 
 def test_a_header_on_either_side_of_tls_is_refused(reactor: Any, files: Files) -> None:
     inner = ProxyProtocolClientEndpoint(TCP4ClientEndpoint(reactor, "127.0.0.1", 1))
-    with pytest.raises(TypeError, match="sends a header already"):
+    with pytest.raises(TypeError, match="already sends a header"):
         ProxyProtocolClientEndpoint(wrapClientTLS(options(files), inner), pp=ProxyProtocolV1())
 
 

@@ -403,5 +403,5 @@ def test_wrong_keywords_are_told_at_once(keywords: dict[str, Any], kind: type[Ex
 
 
 def test_a_protocol_that_is_wrapped_already_is_refused() -> None:
-    with pytest.raises(TypeError, match="reads a header already"):
+    with pytest.raises(TypeError, match="already reads a header"):
         ProxyProtocolDatagramWrapper(ProxyProtocolDatagramWrapper(App()))

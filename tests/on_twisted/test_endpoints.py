@@ -255,7 +255,7 @@ def test_an_endpoint_of_others_that_has_begun_tls_is_served_only_where_the_heade
 
 def test_a_header_twice_is_refused() -> None:
     endpoint = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(MemoryReactorClock(), 80))
-    with pytest.raises(TypeError, match="reads a header already"):
+    with pytest.raises(TypeError, match="already reads a header"):
         ProxyProtocolServerEndpoint(endpoint)
 
 
@@ -309,7 +309,7 @@ def test_a_factory_that_reads_a_header_is_not_listened_with(reading: Any) -> Non
     listening.addErrback(failures.append)
 
     assert [failure.type for failure in failures] == [TypeError]
-    assert failures[0].getErrorMessage() == "The factory reads a header already, and a connection has one"
+    assert failures[0].getErrorMessage() == "The factory already reads a header, and a connection has only one"
     assert reactor.tcpServers == []
 
 
@@ -330,12 +330,12 @@ def test_an_endpoint_that_reads_a_header_within_ours_serves_nobody(reactor: Any,
     assert {level for level, _ in log.lines} == {"error"}
     for _, line in log.lines:
         assert line.startswith("Refused a connection from 127.0.0.1:")
-        assert line.endswith(": this endpoint reads a header already, and a connection has one")
+        assert line.endswith(": this endpoint already reads a header, and a connection has only one")
 
 
 def test_twisteds_own_header_in_front_of_ours_fails_to_listen(reactor: Any) -> None:
     async def scenario() -> None:
-        with pytest.raises(TypeError, match="The factory reads a header already, and a connection has one"):
+        with pytest.raises(TypeError, match="The factory already reads a header, and a connection has only one"):
             await serverFromString(reactor, "haproxy:proxyprotocol:tcp:0:interface=127.0.0.1").listen(AppFactory())
 
     run(reactor, scenario())

@@ -228,7 +228,7 @@ def test_whatever_the_endpoint_is_described_with_reaches_it(args: list[str], kwa
 
 @pytest.mark.parametrize("description", ["proxyprotocol:tcp:80", "haproxy:tcp:80", "proxyprotocol"])
 def test_what_reads_a_header_already_is_refused(description: str) -> None:
-    with pytest.raises(ValueError, match=f"{description} reads a header already"):
+    with pytest.raises(ValueError, match=f"{description} already reads a header"):
         serverFromString(MemoryReactorClock(), f"proxyprotocol:{description}")
 
 

@@ -315,7 +315,7 @@ SECOND = {
 @pytest.mark.parametrize("reading", SECOND.values(), ids=SECOND)
 def test_a_factory_that_reads_a_header_is_not_wrapped_again(reading: Any) -> None:
     # who is trusted with the second would be told by the first
-    with pytest.raises(TypeError, match=r"^The factory reads a header already, and a connection has one$"):
+    with pytest.raises(TypeError, match=r"^The factory already reads a header, and a connection has only one$"):
         ProxyProtocolWrapperFactory(reading(AppFactory()))
 
 

@@ -177,7 +177,7 @@ def test_of_socket_and_os_only_constants_and_text_are_used(module: Module) -> No
 # The private names of other projects that a module needs. The reason stands beside each use.
 FOREIGN = {
     "asyncio.server": {"_make_socket_transport"},
-    "asyncio.delivery": {"_stream_reader"},
+    "asyncio.tls": {"_stream_reader"},
     "cli.encode": {"_ArgumentGroup"},
     "integrations.aiohttp": {"_runner"},
     "integrations.aiosmtpd": {"_factory_invoker"},

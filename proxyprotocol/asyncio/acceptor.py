@@ -1,4 +1,4 @@
-"""Floor 5: accepting connections, also where the system has no resources for more."""
+"""Accepting connections, also when the system has no resources for more."""
 
 from __future__ import annotations
 
@@ -14,19 +14,13 @@ from proxyprotocol.asyncio.sockets import covered
 
 __all__ = ["Acceptor"]
 
-_ACCEPTS: Final = 64  # in one go: those that are served already want their turn too
-# What accept() tells of a connection that was gone before it was accepted, or that the network has failed. All else is
-# of the system: it is short of files or memory, or a firewall forbids it.
+_ACCEPTS: Final = 64  # at once; then the connections that are open already get their turn
+# The errors with which accept() reports that this connection is gone or that the network has failed. All others concern
+# the system: it is short of files or memory, or a firewall forbids the connection.
 _OF_THE_CONNECTION: Final = frozenset(
     {
-        errno.ECONNABORTED,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.ENOPROTOOPT,
-        errno.EOPNOTSUPP,
-        errno.EPROTO,
+        *(errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
     }
 )
 
@@ -38,15 +32,15 @@ class _Listener(NamedTuple):
 
 
 class Acceptor:
-    """Accepts connections; those for which there is no room wait in the system's queue, and one line a minute says so.
+    """Accepts connections. If there is no room it leaves them in the system's queue, and logs so once a minute.
 
-    Not asyncio's own servers: where the system has no file descriptor left, theirs tries again at once, as often as
-    the queue is long, with a traceback in the log for each.
+    asyncio's own servers do not pause when the system has no file descriptor left: they try again at once, as often as
+    the queue is long, and log a traceback for each attempt.
 
     Args:
         loop: The loop.
-        log: The logger that is told.
-        full: Gives why there is no room for another connection; None where there is.
+        log: The logger for these lines.
+        full: Returns why there is no room for another connection, or None if there is.
     """
 
     def __init__(
@@ -57,16 +51,13 @@ class Acceptor:
         self._shortage = Shortage(log)
         self._listeners: list[_Listener] = []
         self._resume: asyncio.TimerHandle | None = None
-        #: Whether nobody is accepted for now.
+        #: Whether it accepts nothing for now.
         self.paused = False
 
     def listen(self, sock: socket.socket, backlog: int, begin: Callable[[socket.socket, Any], None]) -> None:
-        """Accept the connections of a listening socket.
+        """Accept the connections of a non-blocking socket with a queue of *backlog* connections. The caller closes it.
 
-        Args:
-            sock: The socket, non-blocking. It stays the caller's to close.
-            backlog: How many connections may wait at it.
-            begin: Called with each new socket, which does not block, and its peer's address.
+        *begin* is called with each new socket, which is non-blocking too, and its peer's address.
         """
         listener = _Listener(sock, backlog, begin)
         self._listeners.append(listener)
@@ -74,21 +65,22 @@ class Acceptor:
         self._loop.add_reader(sock, self._accept, listener)
 
     def stop(self) -> None:
-        """Accept nobody any more, but those who are connected already and wait in the system's queue."""
+        """Stop accepting, after the connections that wait in the system's queue."""
         listeners = list(self._listeners)
         self.close()
         for listener in listeners:
-            # the queue has one place more than it was asked for; who comes later is not waited for
+            # the queue has one place more than backlog says; do not wait for later connections
             self._accept(listener, listener.backlog + 1)
 
     def close(self) -> None:
-        """Accept nobody any more."""
+        """Stop accepting at once."""
         self._ignore()
         self._listeners.clear()
 
     def go_on(self) -> None:
-        """Try again: there may be room."""
-        self._cancel_resume()
+        """Accept again: there may be room now."""
+        if self._resume is not None:
+            self._resume.cancel()
         self.paused = False
         for listener in self._listeners:
             self._loop.add_reader(listener.sock, self._accept, listener)
@@ -112,7 +104,7 @@ class Acceptor:
             listener.begin(sock, peer)
 
     def _pause(self, reason: str, seconds: float | None = None) -> None:
-        """Accept nobody until there is room or some time has passed: to try again at once is to spin."""
+        """Pause for some seconds, or until go_on() is called: trying again at once would keep the processor busy."""
         self.paused = True
         self._ignore()
         if seconds is not None:
@@ -120,11 +112,7 @@ class Acceptor:
         self._shortage.tell(reason, self._loop.time())
 
     def _ignore(self) -> None:
-        self._cancel_resume()  # of another listener, which has met the same
+        if self._resume is not None:  # another listener may have started the timer for the same reason
+            self._resume.cancel()
         for listener in self._listeners:
             self._loop.remove_reader(listener.sock)
-
-    def _cancel_resume(self) -> None:
-        if self._resume is not None:
-            self._resume.cancel()
-            self._resume = None
