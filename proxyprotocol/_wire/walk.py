@@ -21,7 +21,7 @@ _HEAD_LENGTH: Final = spec.TLV_HEAD_LENGTH
 _read_crc32c: Final = struct.Struct("!I").unpack_from
 # by type, which is faster than a set: whether the value is held against rules of its own; inside of SSL none is
 _CHECKED: Final = tuple(kind in (spec.TYPE_CRC32C, spec.TYPE_UNIQUE_ID, spec.TYPE_SSL) for kind in range(256))
-_UNCHECKED: Final = (False,) * 256
+UNCHECKED: Final = (False,) * 256
 _NO_CRC32C: Final = -1
 _ZEROS: Final = bytes(spec.CRC32C_LENGTH)
 _EMPTY_CRC32C: Final = bytes((spec.TYPE_CRC32C, 0, spec.CRC32C_LENGTH)) + _ZEROS
@@ -108,7 +108,7 @@ def check_ssl(data: bytes, start: int, value: int, after: int) -> None:
     if position > after:
         raise ProxyProtocolSyntaxError(f"An SSL TLV of {after - value} bytes where 5 are the least", start)
     # An SSL inside an SSL is opaque: no recursion that a sender could drive.
-    check_tlvs(data, position, after, _UNCHECKED)
+    check_tlvs(data, position, after, UNCHECKED)
 
 
 def crc32c_matches(header: bytes, crc_at: int) -> bool:

@@ -141,12 +141,12 @@ def test_digits_are_read_by_decode() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "say who the client is"),
-        (("--local", "--unknown"), "say who the client is"),
-        ((*ADDRESSES, "--local"), "say who the client is"),
+        ((), "name the client with --source and --dest, or give one of"),
+        (("--local", "--unknown"), "name the client with --source and --dest, or give one of"),
+        ((*ADDRESSES, "--local"), "name the client with --source and --dest, or give one of"),
         (("--source", "192.0.2.1:1"), "--dest is missing"),
         (("--dest", "192.0.2.1:1"), "--source is missing"),
-        (("--source", "", "--dest", ""), "say who the client is"),
+        (("--source", "", "--dest", ""), "name the client with --source and --dest, or give one of"),
         (("--source", "192.0.2.1", "--dest", "192.0.2.1:1"), "--source takes an IP address and a port"),
         (("--source", "192.0.2.1:1", "--dest", "[::1]:1"), "of one family"),
         (("--source", "unix:/a", "--dest", "192.0.2.1:1"), "--source takes"),
@@ -157,15 +157,15 @@ def test_digits_are_read_by_decode() -> None:
         (("--v1", *ADDRESSES, "--dgram"), "version 1 has no place for TLVs and for datagrams"),
         (("--v1", "--v2", *ADDRESSES), "not allowed with argument"),
         (("--version", "v3", *ADDRESSES), "invalid choice: 'v3'"),
-        ((*ADDRESSES, "--tlv", "1"), "TYPE=VALUE, not '1'"),
-        ((*ADDRESSES, "--tlv", "256=x"), "from 0 to 255 or a name, such as 0xE2 or netns, not '256'"),
+        ((*ADDRESSES, "--tlv", "1"), "expected TYPE=VALUE, not '1'"),
+        ((*ADDRESSES, "--tlv", "256=x"), "a type of 0 to 255 or a name, such as 0xE2 or netns, not '256'"),
         ((*ADDRESSES, "--tlv", "nonsense=x"), "not 'nonsense'"),
-        ((*ADDRESSES, "--tlv", "1=0x123"), "pairs of hexadecimal digits, not '123'"),
+        ((*ADDRESSES, "--tlv", "1=0x123"), "pairs of hexadecimal digits after 0x, not '123'"),
         ((*ADDRESSES, "--tlv", "3=x"), "A CRC32C of 1 bytes where it has 4"),
         ((*ADDRESSES, "--unique-id", "x" * 129), "A UNIQUE_ID of 129 bytes where 128 are the most"),
         ((*ADDRESSES, "--authority", "x" * 65536), "65536 bytes where 65535 are the most"),
         ((*ADDRESSES, "--tlv", f"1={'x' * 65535}"), "no room for"),
-        ((*ADDRESSES, "--azure-link-id", str(2**32)), "a number of 32 bits"),
+        ((*ADDRESSES, "--azure-link-id", str(2**32)), "expected a number of 32 bits, such as 7 or 0x1F, not"),
         ((*ADDRESSES, "--gcp-psc-id", "-1"), "--gcp-psc-id"),
         ((*ADDRESSES, "--client-cert", "missing"), "missing: No such file or directory"),
         ((*ADDRESSES, "--tls-"), "unrecognized arguments: --tls-"),
@@ -194,4 +194,4 @@ def test_a_file_without_a_certificate_is_named(tmp_path: Path, content: bytes) -
     path.write_bytes(content)
     ran = run("encode", *ADDRESSES, "--client-cert", str(path))
     assert (ran.status, ran.output) == (2, b"")
-    assert ran.errors == f"proxyprotocol: {path}: there is no certificate in it, neither in PEM nor in DER\n"
+    assert ran.errors == f"proxyprotocol: {path}: expected a certificate in PEM or DER, found none\n"

@@ -17,7 +17,6 @@ from typing import Any, Final
 import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4, ProxyResultUnknown, Receiver
-from proxyprotocol._wire.vendors import VendorField  # beside property, what the properties are
 from proxyprotocol.cli._decode.description import describe_header  # there is no public way to its parts
 from proxyprotocol.server._relay.outgoing import Incoming, Outgoing  # the relay's, without a relay around it
 from proxyprotocol.tlv import TLV, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
@@ -70,7 +69,7 @@ def one_ssl(size: int) -> bytes:
 
 
 WIRES: Final = [many_types, many_of_one_type, many_in_turn, much_padding, one_ssl]
-PROPERTIES: Final = [name for name, kind in vars(ProxyProtocolTLV).items() if isinstance(kind, (property, VendorField))]
+PROPERTIES: Final = [name for name, kind in vars(ProxyProtocolTLV).items() if isinstance(kind, property)]
 
 
 def result_of(wire: bytes) -> ProxyResultIPv4:

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-from proxyprotocol._wire import spec
-from proxyprotocol._wire.vendors import VENDOR_FIELDS
+from proxyprotocol._wire import fields, spec
 from proxyprotocol.cli._decode.description import Description
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._process.program import escape
+from proxyprotocol.tlv import ProxyProtocolTLV
 
 __all__: list[str] = []
 
@@ -165,7 +165,7 @@ def _value(tlv: Description, believed: bool) -> str:
     if value is None:
         return _hex(tlv)
     if "field" in tlv:
-        return f"{VENDOR_FIELDS[tlv['field']].what} {escape(str(value))}"
+        return f"{fields.rows(ProxyProtocolTLV)[tlv['field']].what} {escape(str(value))}"
     return escape(json.dumps(value) if isinstance(value, dict) else str(value)) or "empty"
 
 
