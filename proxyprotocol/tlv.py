@@ -121,8 +121,7 @@ class TLV(Fields, Mapping[int, bytes], Hashable):
             self._wire = walk.merge(self._wire, init._index())
         elif init:
             self._wire = walk.merge(self._wire, {int(kind): [value] for kind, value in init.items()})
-        if given:
-            self._set_fields(given)
+        self._set_fields(given)
 
     def _read_head(self, data: bytes, init: Mapping[int, bytes] | None) -> bytes:
         """Read what stands before the vectors on the wire, and return the vectors."""
@@ -132,19 +131,22 @@ class TLV(Fields, Mapping[int, bytes], Hashable):
         """Return what stands before the vectors on the wire."""
         return b""
 
-    def _set_fields(self, given: Mapping[str, Any]) -> None:
-        """Set fields by their names. Only constructors may call this: a TLV does not change afterwards."""
+    def _set_fields(self, given: dict[str, Any]) -> None:
+        """Set fields by their names, and consume *given*. For constructors: a TLV does not change afterwards."""
         rows = fields.rows(type(self))
         written: dict[int, list[bytes]] = {}
         for name, said in given.items():
             row = rows.get(name)
             if row is None:
                 raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
-            value = None if said is None else row.encode(said)
+            try:
+                value = None if said is None else row.form.encode(said)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
             if value is not None:
                 others = written.get(row.number) or self.getall(row.number)
-                # a vendor's other sub-types stay
-                kept = [] if row.prefix is None else [other for other in others if row.decode(other) is None]
+                # TLVs of a vendor's other sub-types stay
+                kept = [other for other in others if row.what and row.form.decode(other) is None]
                 written[row.number] = [*kept, value]
         if written:
             self._wire, self._by_type = walk.merge(self._wire, written), None
@@ -244,16 +246,15 @@ class ProxyProtocolSSLTLV(TLV):
         self._client, self._verify = _SSL_HEAD.unpack_from(data)
         return data[spec.SSL_HEAD_LENGTH :]
 
-    def _set_fields(self, given: Mapping[str, Any]) -> None:
-        vectors = dict(given)
-        for name, said in given.items():
+    def _set_fields(self, given: dict[str, Any]) -> None:
+        for name in list(given):
             flag = getattr(type(self), name, None)
-            if isinstance(flag, Flag) and vectors.pop(name) is not None:
+            if isinstance(flag, Flag) and (said := given.pop(name)) is not None:
                 self._client = self._client | flag.bit if said else self._client & ~flag.bit
-        verified = vectors.pop("verified", None)
+        verified = given.pop("verified", None)
         if verified is not None:
             self._verify = 0 if verified else self._verify or 1
-        super()._set_fields(vectors)
+        super()._set_fields(given)
 
     def _head(self) -> bytes:
         return _SSL_HEAD.pack(self._client, self._verify)
@@ -389,15 +390,10 @@ class ProxyProtocolTLV(TLV):
     alibaba_endpoint_id: _Text = vendor("Alibaba Cloud", Type.PP2_TYPE_ALIBABA, b"\x02", TEXT, "endpoint")
     alibaba_service_id: _Text = vendor("Alibaba Cloud", Type.PP2_TYPE_ALIBABA, b"\x03", TEXT, "endpoint service")
 
-    def _read_head(self, data: bytes, init: Mapping[int, bytes] | None) -> bytes:
-        self._auto_crc32c: bool = False
+    def _set_fields(self, given: dict[str, Any]) -> None:
         self._sent: walk.Sendable | None = None
-        return data
-
-    def _set_fields(self, given: Mapping[str, Any]) -> None:
-        vectors = dict(given)
-        self._auto_crc32c = vectors.pop("auto_crc32c", False)
-        super()._set_fields(vectors)
+        self._auto_crc32c: bool = given.pop("auto_crc32c", False)
+        super()._set_fields(given)
 
     @classmethod
     def from_checked(cls, wire: bytes) -> ProxyProtocolTLV:

@@ -120,15 +120,16 @@ class Keyword(property, Generic[_Given, _Read]):
     """A property that is also a keyword of its class's constructor.
 
     Args:
-        read: Return the property's value.
+        read: Returns the property's value.
         help: What it says, as part of a sentence.
+        doc: The same for the documentation, by default *help*.
     """
 
     name: str
-    help: str
 
-    def __init__(self, read: Callable[[Any], _Read], help: str) -> None:
-        super().__init__(read, doc=f"{help[:1].upper()}{help[1:]}.")
+    def __init__(self, read: Callable[[Any], _Read], help: str, doc: str = "") -> None:
+        doc = doc or help
+        super().__init__(read, doc=f"{doc[0].upper()}{doc[1:]}.")
         self.help = help
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -162,9 +163,7 @@ class Field(Keyword[_Given, _Read]):
         section: The section of the specification, or nothing.
         metavar: The placeholder of the option of ``encode``; without one there is no option.
         label: The name that ``decode`` prints; by default the property's in capitals.
-        prefix: The sub-type at the start of the value. With a prefix, even an empty one, TLVs of other sub-types may
-            stand beside this one.
-        what: The noun that ``decode`` prints before the value.
+        what: The noun that ``decode`` prints before the value of a vendor's TLV. Several of them may have one type.
         missing: The property's value if there is no such TLV.
     """
 
@@ -177,82 +176,48 @@ class Field(Keyword[_Given, _Read]):
         section: str = "",
         metavar: str = "",
         label: str = "",
-        prefix: bytes | None = None,
         what: str = "",
         missing: Any = None,
     ) -> None:
-        self.number = int(number)
-        self.form = form
-        self.metavar = metavar
-        self.label = label
-        self.prefix = prefix
-        self.what = what
-        decode = form.decode if prefix is None else self.decode
-
         def read(tlv: Any) -> Any:
             for value in reversed(tlv.getall(number)):
-                found = decode(value)
+                found = form.decode(value)
                 if found is not None:
                     return found
             return missing
 
         read.__annotations__["return"] = form.type | None if missing is None else form.type
-        super().__init__(read, f"{help} (section {section})" if section else help)
-        self.help = help
+        super().__init__(read, help, f"{help} (section {section})" if section else help)
+        self.number, self.form, self.metavar, self.label, self.what = int(number), form, metavar, label, what
 
     def __set_name__(self, owner: type, name: str) -> None:
         super().__set_name__(owner, name)
         self.label = self.label or name.upper()
 
-    def _body(self, value: bytes) -> bytes | None:
-        prefix = self.prefix or b""
-        return value[len(prefix) :] if value.startswith(prefix) else None
-
-    def decode(self, value: bytes) -> _Given | None:
-        """Return what the value of a TLV says, or None if it does not have this field's form."""
-        body = self._body(value)
-        return None if body is None else self.form.decode(body)
-
-    def show(self, value: bytes) -> Shown:
-        """Return what the value of a TLV says as JSON can hold it, or None."""
-        body = self._body(value)
-        return None if body is None else self.form.show(body)
-
-    def encode(self, given: _Given) -> bytes | None:
-        """Return the value of a TLV, or None if the TLV can be left out.
-
-        Raises:
-            ValueError: The field cannot hold *given*.
-        """
-        try:
-            body = self.form.encode(given)
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from None
-        return None if body is None else (self.prefix or b"") + body
-
 
 def vendor(
     vendor: str, number: int, prefix: bytes, form: Form[_Given], what: str, metavar: str = "ID"
-) -> Field[_Given, _Read]:
+) -> Field[_Given, _Given | None]:
     """Return the row of a vendor's field (section 2.2.8, types 0xE0 to 0xEF).
 
     Args:
-        vendor: The vendor, as in the help.
+        vendor: The vendor, for the help.
         number: The type of its TLVs.
         prefix: The sub-type at the start of the value, or nothing.
         form: How the bytes after the sub-type become a value.
         what: What the value names, such as ``"VPC endpoint"``.
         metavar: The placeholder of the option of ``encode``.
     """
-    return Field(
-        number,
-        form,
-        f"the {what} that {vendor} names in type {number:#04x}",
-        metavar=metavar,
-        label=vendor.split()[0].upper(),
-        prefix=prefix,
-        what=what,
+    size = len(prefix)
+    prefixed = Form(
+        form.type,
+        lambda value: form.decode(value[size:]) if value.startswith(prefix) else None,
+        lambda given: prefix + (form.encode(given) or b""),
+        lambda value: form.show(value[size:]) if value.startswith(prefix) else None,
+        form.parse,
     )
+    sentence = f"the {what} that {vendor} names in type {number:#04x}"
+    return Field(number, prefixed, sentence, metavar=metavar, label=vendor.split()[0].upper(), what=what)
 
 
 @cache

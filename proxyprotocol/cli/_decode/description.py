@@ -187,7 +187,7 @@ def _describe_tlvs(owner: type[TLV], wire: bytes, start: int) -> Iterator[Descri
         elif not named:
             described["value"] = fields.printable(value)
         for row in named:
-            shown, nested = row.show(value), row.decode(value)
+            shown, nested = row.form.show(value), row.form.decode(value)
             if shown is not None:
                 described["value"] = shown
                 if row.what:
