@@ -115,8 +115,7 @@ class TLV(Fields, Mapping[int, bytes], Hashable):
     def __init__(self, data: bytes = b"", init: Mapping[int, bytes] | None = None, **given: Any) -> None:
         self._by_type: dict[int, list[bytes]] | None = None
         self._wire: bytes = self._read_head(bytes(data), init)
-        for _ in walk.split(self._wire):
-            pass  # the walk is the check
+        walk.check_tlvs(self._wire, 0, len(self._wire), walk.UNCHECKED)
         if isinstance(init, TLV):
             self._wire = walk.merge(self._wire, init._index())
         elif init:

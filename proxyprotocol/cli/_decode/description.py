@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
 from proxyprotocol._wire import fields, spec, walk
-from proxyprotocol.checksum import crc32c
 from proxyprotocol.errors import (
     ProxyProtocolChecksumError,
     ProxyProtocolError,
@@ -157,8 +156,7 @@ def _describe_wrong_checksum(data: bytes, error: ProxyProtocolChecksumError, fol
     header, result = data[:size], error.result
     first_tlv = size - len(bytes(result.tlv))
     at = walk.check_tlvs(header, first_tlv, size)
-    zeroed = header[:at] + bytes(spec.CRC32C_LENGTH) + header[at + spec.CRC32C_LENGTH :]
-    reason = f"{error}: it says {result.tlv.crc32c:#010x} where they make {crc32c(zeroed):#010x}"
+    reason = f"{error}: it says {result.tlv.crc32c:#010x} where they make {walk.compute_crc32c(header, at):#010x}"
     described = describe_header(header, result, len(data) - size + following)
     return described | {"ok": False, "error": {"kind": type(error).__name__, "reason": reason, "offset": at}}
 
