@@ -154,6 +154,44 @@ def test_repr_says_what_the_header_says() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (ProxyResultLocal(tlv=H2), "LOCAL"),
+        (ProxyResultUnknown(ValueError("gone")), "UNKNOWN"),
+        (ProxyResultIPv4(*FOUR, tlv=H2), "192.0.2.1:1000 -> 198.51.100.2:2000"),
+        (ProxyResultIPv6(*SIX), "[2001:db8::1]:1000 -> [2001:db8:ffff::2]:2000"),
+        (ProxyResultUnix("/run/a\n", ""), "UNIX socket '/run/a\\n' -> an unnamed UNIX socket"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_str_is_one_line_for_a_log(result: ProxyResult, text: str) -> None:
+    assert str(result) == text
+
+
+@pytest.mark.parametrize("result", DIFFERENT, ids=repr)
+def test_replace_changes_only_what_it_names(result: ProxyResult) -> None:
+    same = result.replace()
+    assert same is not result
+    assert (type(same), same, hash(same)) == (type(result), result, hash(result))
+    before, other = describe(result), ProxyProtocolTLV(netns="n")
+    changed = result.replace(tlv=other)
+    assert changed.tlv is other
+    assert changed.replace(tlv=result.tlv) == result
+    assert describe(result) == before
+
+
+def test_replace_takes_the_arguments_of_the_class() -> None:
+    four = ProxyResultIPv4(*FOUR, protocol=STREAM, tlv=H2)
+    assert four.replace(dest=FOUR[0], protocol=DGRAM) == ProxyResultIPv4(FOUR[0], FOUR[0], protocol=DGRAM, tlv=H2)
+    assert ProxyResultUnix("/a", "/b").replace(source="/c") == ProxyResultUnix("/c", "/b")
+    assert V2.unpack(V2.pack(four)).replace(tlv=ProxyProtocolTLV()) == ProxyResultIPv4(*FOUR, protocol=STREAM)
+    with pytest.raises(TypeError, match="source"):
+        ProxyResultLocal().replace(source=FOUR[0])
+    with pytest.raises(ValueError, match="A port is a number"):
+        four.replace(source=(FOUR[0][0], -1))
+
+
 def test_addresses_are_those_of_the_socket_module() -> None:
     four = ProxyResultIPv4(*FOUR)
     assert (four.peername, four.sockname) == (("192.0.2.1", 1000), ("198.51.100.2", 2000))
@@ -237,7 +275,7 @@ def test_results_are_equal_when_they_say_the_same_and_only_then(one: ProxyResult
 
 @pytest.mark.parametrize("path", ["/run/a\0b", "/run/a\0", "\0abstract\0"])
 def test_a_unix_path_that_would_be_cut_is_not_packed(path: str) -> None:
-    with pytest.raises(ValueError, match="would be cut"):
+    with pytest.raises(ValueError, match=r"A header would cut the UNIX path .*: only an abstract name holds NULs"):
         ProxyProtocolV2().pack(ProxyResultUnix(path, ""))
 
 
