@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Hashable, Iterator, Mapping
 from enum import IntEnum, IntFlag
+from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from proxyprotocol._wire import fields, spec, walk
@@ -111,6 +112,16 @@ class TLV(Fields, Mapping[int, bytes], Hashable):
         # for the constructors of the subclasses, see Fields
         data: InitVar[bytes] = fields.positional(default=b"", kw_only=False)
         init: InitVar[Mapping[int, bytes] | None] = fields.positional(default=None, kw_only=False)
+
+    __signature__: ClassVar[Signature | None] = None
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        # for help() and others that do not see **given
+        super().__init_subclass__(**arguments)
+        rows = fields.keywords(cls).values()
+        named = [Parameter(row.name, Parameter.KEYWORD_ONLY, default=row.default) for row in rows]
+        _self, data, init, _given = signature(TLV.__init__).parameters.values()
+        cls.__signature__ = None if "__init__" in vars(cls) else Signature([data, init, *named])
 
     def __init__(self, data: bytes = b"", init: Mapping[int, bytes] | None = None, **given: Any) -> None:
         self._by_type: dict[int, list[bytes]] | None = None
@@ -225,7 +236,7 @@ class ProxyProtocolSSLTLV(TLV):
     cn: _Text = Field(Type.PP2_SUBTYPE_SSL_CN, TEXT, "the common name in the client's certificate, verified or not")
     cipher: _Text = Field(Type.PP2_SUBTYPE_SSL_CIPHER, TEXT, "the cipher")
     sig_alg: _Text = Field(Type.PP2_SUBTYPE_SSL_SIG_ALG, TEXT, "the algorithm that signed the frontend's certificate")
-    key_alg: _Text = Field(Type.PP2_SUBTYPE_SSL_KEY_ALG, TEXT, "the algorithm of the key in it")
+    key_alg: _Text = Field(Type.PP2_SUBTYPE_SSL_KEY_ALG, TEXT, "the algorithm of the key in the frontend's certificate")
     group: _Text = Field(Type.PP2_SUBTYPE_SSL_GROUP, TEXT, "the group of the key exchange")
     sig_scheme: _Text = Field(
         Type.PP2_SUBTYPE_SSL_SIG_SCHEME, TEXT, "the scheme by which the frontend signed in the handshake"
@@ -335,7 +346,6 @@ class ProxyProtocolTLV(TLV):
     Args:
         data: The vectors as they are on the wire.
         init: Types and values, such as another TLV.
-        auto_crc32c: Whether :meth:`with_checksum` adds a CRC32C to vectors without one.
 
     Raises:
         ProxyProtocolSyntaxError: *data* is cut short or has bytes left over.
@@ -343,9 +353,6 @@ class ProxyProtocolTLV(TLV):
     """
 
     __slots__ = ("_auto_crc32c", "_sent")
-
-    if TYPE_CHECKING:
-        auto_crc32c: InitVar[bool] = False
 
     alpn: _Raw = Field(Type.PP2_TYPE_ALPN, RAW, "the protocol above, such as h2", section="2.2.1", metavar="NAME")
     authority: _Text = Field(
@@ -379,7 +386,11 @@ class ProxyProtocolTLV(TLV):
         label="NOOP",
         missing=ProxyProtocolExtTLV(),
     )
-
+    auto_crc32c: Keyword[bool, bool] = Keyword(
+        lambda tlv: tlv._auto_crc32c,
+        "whether :meth:`with_checksum` adds a CRC32C to vectors without one",
+        default=False,
+    )
     aws_vpce_id: _Text = vendor("AWS", Type.PP2_TYPE_AWS, b"\x01", TEXT, "VPC endpoint")
     azure_link_id: _Number = vendor(
         "Azure", Type.PP2_TYPE_AZURE, b"\x01", fields.number(32, "little"), "private endpoint LINKID", "N"
@@ -391,7 +402,7 @@ class ProxyProtocolTLV(TLV):
 
     def _set_fields(self, given: dict[str, Any]) -> None:
         self._sent: walk.Sendable | None = None
-        self._auto_crc32c: bool = given.pop("auto_crc32c", False)
+        self._auto_crc32c = bool(given.pop("auto_crc32c", False))
         super()._set_fields(given)
 
     @classmethod

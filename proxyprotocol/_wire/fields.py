@@ -123,11 +123,13 @@ class Keyword(property, Generic[_Given, _Read]):
         read: Returns the property's value.
         help: What it says, as part of a sentence.
         doc: The same for the documentation, by default *help*.
+        default: The default of the keyword.
     """
 
     name: str
 
-    def __init__(self, read: Callable[[Any], _Read], help: str, doc: str = "") -> None:
+    def __init__(self, read: Callable[[Any], _Read], help: str, doc: str = "", default: _Given | None = None) -> None:
+        self.default = default
         doc = doc or help
         super().__init__(read, doc=f"{doc[0].upper()}{doc[1:]}.")
         self.help = help
@@ -220,11 +222,16 @@ def vendor(
     return Field(number, prefixed, sentence, metavar=metavar, label=vendor.split()[0].upper(), what=what)
 
 
+def keywords(owner: type) -> dict[str, Keyword[Any, Any]]:
+    """Return the keywords of a class by their names, in the order of the class."""
+    members = {name: member for base in reversed(owner.__mro__) for name, member in vars(base).items()}
+    return {name: member for name, member in members.items() if isinstance(member, Keyword)}
+
+
 @cache
 def rows(owner: type) -> Mapping[str, Field[Any, Any]]:
     """Return the fields of a class by the names of their properties, in the order of the class."""
-    members = {name: member for base in reversed(owner.__mro__) for name, member in vars(base).items()}
-    return {name: member for name, member in members.items() if isinstance(member, Field)}
+    return {name: member for name, member in keywords(owner).items() if isinstance(member, Field)}
 
 
 if TYPE_CHECKING:
