@@ -9,11 +9,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Hashable, Iterator, Mapping
 from enum import IntEnum, IntFlag
-from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from proxyprotocol._wire import fields, spec, walk
-from proxyprotocol._wire.fields import CERTIFICATE, RAW, TEXT, Field, Fields, Flag, Form, Keyword, vendor
+from proxyprotocol._wire.fields import CERTIFICATE, RAW, TEXT, Field, Fields, Flag, Form, Keyword, number, vendor
 from proxyprotocol.checksum import crc32c as compute_crc32c
 from proxyprotocol.errors import ProxyProtocolSyntaxError
 from proxyprotocol.typing import PeerCert
@@ -112,16 +111,6 @@ class TLV(Fields, Mapping[int, bytes], Hashable):
         # for the constructors of the subclasses, see Fields
         data: InitVar[bytes] = fields.positional(default=b"", kw_only=False)
         init: InitVar[Mapping[int, bytes] | None] = fields.positional(default=None, kw_only=False)
-
-    __signature__: ClassVar[Signature | None] = None
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        # for help() and others that do not see **given
-        super().__init_subclass__(**arguments)
-        rows = fields.keywords(cls).values()
-        named = [Parameter(row.name, Parameter.KEYWORD_ONLY, default=row.default) for row in rows]
-        _self, data, init, _given = signature(TLV.__init__).parameters.values()
-        cls.__signature__ = None if "__init__" in vars(cls) else Signature([data, init, *named])
 
     def __init__(self, data: bytes = b"", init: Mapping[int, bytes] | None = None, **given: Any) -> None:
         self._by_type: dict[int, list[bytes]] | None = None
@@ -225,9 +214,7 @@ class ProxyProtocolSSLTLV(TLV):
 
     has_ssl: Flag = Flag(SSLClient.PP2_CLIENT_SSL, "whether the client connected over TLS")
     has_cert_conn: Flag = Flag(SSLClient.PP2_CLIENT_CERT_CONN, "whether it showed a certificate over this connection")
-    has_cert_sess: Flag = Flag(
-        SSLClient.PP2_CLIENT_CERT_SESS, "whether it showed one over this connection's TLS session"
-    )
+    has_cert_sess: Flag = Flag(SSLClient.PP2_CLIENT_CERT_SESS, "whether it showed one over this TLS session")
     verified: Keyword[bool, bool] = Keyword(
         lambda ssl: ssl.verify == 0,
         "whether the verify field is 0. Senders write 0 *without a certificate* too: see :attr:`client_verified`",
@@ -238,9 +225,7 @@ class ProxyProtocolSSLTLV(TLV):
     sig_alg: _Text = Field(Type.PP2_SUBTYPE_SSL_SIG_ALG, TEXT, "the algorithm that signed the frontend's certificate")
     key_alg: _Text = Field(Type.PP2_SUBTYPE_SSL_KEY_ALG, TEXT, "the algorithm of the key in the frontend's certificate")
     group: _Text = Field(Type.PP2_SUBTYPE_SSL_GROUP, TEXT, "the group of the key exchange")
-    sig_scheme: _Text = Field(
-        Type.PP2_SUBTYPE_SSL_SIG_SCHEME, TEXT, "the scheme by which the frontend signed in the handshake"
-    )
+    sig_scheme: _Text = Field(Type.PP2_SUBTYPE_SSL_SIG_SCHEME, TEXT, "the scheme of the signature in the handshake")
     client_cert: _Raw = Field(
         Type.PP2_SUBTYPE_SSL_CLIENT_CERT, CERTIFICATE, "the client's certificate in DER, verified or not"
     )
@@ -306,9 +291,7 @@ class ProxyProtocolExtTLV(TLV):
     compression: _Text = Field(
         ExtType.PP2_TYPE_EXT_COMPRESSION, TEXT, "what :meth:`ssl.SSLSocket.compression` returned to the sender"
     )
-    secret_bits: _Number = Field(
-        ExtType.PP2_TYPE_EXT_SECRET_BITS, fields.number(16), "the number of secret bits of the client's cipher"
-    )
+    secret_bits: _Number = Field(ExtType.PP2_TYPE_EXT_SECRET_BITS, number(16), "the secret bits of the client's cipher")
     peercert: Field[PeerCert, PeerCert | None] = Field(
         ExtType.PP2_TYPE_EXT_PEERCERT,
         fields.PEERCERT,
@@ -354,48 +337,27 @@ class ProxyProtocolTLV(TLV):
 
     __slots__ = ("_auto_crc32c", "_sent")
 
-    alpn: _Raw = Field(Type.PP2_TYPE_ALPN, RAW, "the protocol above, such as h2", section="2.2.1", metavar="NAME")
-    authority: _Text = Field(
-        Type.PP2_TYPE_AUTHORITY,
-        TEXT,
-        "the host name that the client asked for, with TLS its SNI",
-        section="2.2.2",
-        metavar="HOST",
-    )
-    crc32c: _Number = Field(Type.PP2_TYPE_CRC32C, fields.number(32), "the checksum of the header", section="2.2.3")
+    alpn: _Raw = Field(Type.PP2_TYPE_ALPN, RAW, "the protocol above, such as h2", "2.2.1", "NAME")
+    authority: _Text = Field(Type.PP2_TYPE_AUTHORITY, TEXT, "the host name that the client asked for", "2.2.2", "HOST")
+    crc32c: _Number = Field(Type.PP2_TYPE_CRC32C, number(32), "the checksum of the header", "2.2.3")
     unique_id: Field[bytes, bytes] = Field(
-        Type.PP2_TYPE_UNIQUE_ID,
-        RAW,
-        "the name of this connection in every log on its way, 128 bytes at most",
-        section="2.2.5",
-        metavar="ID",
-        missing=b"",
+        Type.PP2_TYPE_UNIQUE_ID, RAW, "the connection's name in logs, 128 bytes at most", "2.2.5", "ID", missing=b""
     )
     ssl: Field[ProxyProtocolSSLTLV, ProxyProtocolSSLTLV] = Field(
-        Type.PP2_TYPE_SSL,
-        _SSL,
-        "the client's TLS; without it empty and false",
-        section="2.2.6",
-        missing=ProxyProtocolSSLTLV(),
+        Type.PP2_TYPE_SSL, _SSL, "the client's TLS; without it empty and false", "2.2.6", missing=ProxyProtocolSSLTLV()
     )
-    netns: _Text = Field(Type.PP2_TYPE_NETNS, TEXT, "the network namespace", section="2.2.7", metavar="NAME")
+    netns: _Text = Field(Type.PP2_TYPE_NETNS, TEXT, "the network namespace", "2.2.7", "NAME")
     ext: Field[ProxyProtocolExtTLV, ProxyProtocolExtTLV] = Field(
-        Type.PP2_TYPE_NOOP,
-        _EXT,
-        "the extension of `proxy-protocol` in a PP2_TYPE_NOOP; without it empty and false",
-        label="NOOP",
-        missing=ProxyProtocolExtTLV(),
+        Type.PP2_TYPE_NOOP, _EXT, "`proxy-protocol`'s extension, or empty", label="NOOP", missing=ProxyProtocolExtTLV()
     )
     auto_crc32c: Keyword[bool, bool] = Keyword(
-        lambda tlv: tlv._auto_crc32c,
-        "whether :meth:`with_checksum` adds a CRC32C to vectors without one",
-        default=False,
+        lambda tlv: tlv._auto_crc32c, "whether :meth:`with_checksum` adds a CRC32C if there is none", default=False
     )
     aws_vpce_id: _Text = vendor("AWS", Type.PP2_TYPE_AWS, b"\x01", TEXT, "VPC endpoint")
     azure_link_id: _Number = vendor(
-        "Azure", Type.PP2_TYPE_AZURE, b"\x01", fields.number(32, "little"), "private endpoint LINKID", "N"
+        "Azure", Type.PP2_TYPE_AZURE, b"\x01", number(32, "little"), "private endpoint LINKID", "N"
     )
-    gcp_psc_id: _Number = vendor("GCP", Type.PP2_TYPE_GCP, b"", fields.number(64), "PSC connection", "N")
+    gcp_psc_id: _Number = vendor("GCP", Type.PP2_TYPE_GCP, b"", number(64), "PSC connection", "N")
     alibaba_vpc_id: _Text = vendor("Alibaba Cloud", Type.PP2_TYPE_ALIBABA, b"\x01", TEXT, "VPC")
     alibaba_endpoint_id: _Text = vendor("Alibaba Cloud", Type.PP2_TYPE_ALIBABA, b"\x02", TEXT, "endpoint")
     alibaba_service_id: _Text = vendor("Alibaba Cloud", Type.PP2_TYPE_ALIBABA, b"\x03", TEXT, "endpoint service")

@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, overload
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar, overload
 
 from proxyprotocol.typing import PeerCert
 
@@ -174,9 +175,9 @@ class Field(Keyword[_Given, _Read]):
         number: int,
         form: Form[_Given],
         help: str,
-        *,
         section: str = "",
         metavar: str = "",
+        *,
         label: str = "",
         what: str = "",
         missing: Any = None,
@@ -218,7 +219,7 @@ def vendor(
         lambda value: form.show(value[size:]) if value.startswith(prefix) else None,
         form.parse,
     )
-    sentence = f"the {what} that {vendor} names in type {number:#04x}"
+    sentence = f"the {what} that {vendor} names in type 0x{number:02X}"
     return Field(number, prefixed, sentence, metavar=metavar, label=vendor.split()[0].upper(), what=what)
 
 
@@ -239,16 +240,32 @@ if TYPE_CHECKING:
     def positional(*, default: Any, kw_only: bool = False) -> Any:
         """Declare an argument of the constructor that is not only a keyword."""
 
-    # Type checkers make the constructor's keywords out of the rows, as they do for a dataclass: each row is an
-    # annotated attribute with a value, and its __set__ has the keyword's type. At run time the constructor takes
-    # **given and goes by rows(). A list of keywords in each constructor would be a second table.
-    @dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=False, field_specifiers=(positional,))
-    class Fields:
-        """The base of a class with rows."""
-
 else:
 
-    class Fields:
-        """The base of a class with rows."""
+    def dataclass_transform(**arguments):
+        """Stand in for what only type checkers read."""
+        return lambda cls: cls
 
-        __slots__ = ()
+    positional = None
+
+
+# Type checkers make the constructor's keywords out of the rows, as they do for a dataclass: each row is an annotated
+# attribute with a value, and its __set__ has the keyword's type. At run time the constructor takes **given and goes by
+# rows(). A list of keywords in each constructor would be a second table.
+@dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=False, field_specifiers=(positional,))
+class Fields:
+    """The base of a class with rows."""
+
+    __slots__ = ()
+    __signature__: ClassVar[Signature]
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Show the keywords to help() and others that would only see **given."""
+        super().__init_subclass__(**arguments)
+        parameters = list(signature(cls.__init__).parameters.values())[1:]
+        shown = [parameter for parameter in parameters if parameter.kind is not Parameter.VAR_KEYWORD]
+        if len(shown) < len(parameters):
+            names = {parameter.name for parameter in shown}
+            rows = [row for row in keywords(cls).values() if row.name not in names]
+            shown += [Parameter(row.name, Parameter.KEYWORD_ONLY, default=row.default) for row in rows]
+        cls.__signature__ = Signature(shown)

@@ -1,6 +1,6 @@
-"""Everything that a header says, as plain values: what ``decode`` prints, and what ``decode --json`` writes.
+"""Everything that a header says, as plain values, which ``decode`` prints and ``decode --json`` writes.
 
-The names in these dictionaries are documented, and programs read them: they stay.
+The names in these dictionaries are documented and programs read them, so they must not change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__: list[str] = []
 
 Description: TypeAlias = dict[str, Any]
 
-#: How many bytes of a header, or of what is none, go with a description.
+#: How many bytes of the data a description holds, as hexadecimal digits.
 SHOWN_BYTES: Final = 256
 
 _COMMANDS: Final = {spec.V2_LOCAL: "LOCAL", spec.V2_PROXY: "PROXY"}
@@ -39,17 +39,32 @@ _RANGES: Final = (
 )
 
 
+# every name in a description, in the order of the JSON, for a header of which nothing is known
+_UNKNOWN: Final[Description] = {
+    "ok": False,
+    "version": None,
+    "length": None,
+    "command": None,
+    "family": None,
+    "protocol": None,
+    "source": None,
+    "destination": None,
+    "ignored": 0,
+    "tlvs": [],
+    "following": 0,
+    "error": None,
+    "hex": "",
+}
+
+
 def read_header(data: bytes, following: int = 0) -> Description:
-    """Say what the header says that these bytes begin with, or what is wrong with it.
+    """Describe the header at the start of *data*, or what is wrong with it.
 
     Args:
-        data: The first bytes of a stream, as many as the longest header has, or all there are.
-        following: How many more came that are not in *data*.
-
-    Returns:
-        The description; what could not be had is None in it, or empty.
+        data: The first bytes of a stream, up to the longest possible header.
+        following: How many more bytes came that are not in *data*.
     """
-    # as much as a header can have, because a receiver's limit is no matter of right or wrong
+    # the longest possible header, because a receiver's limit does not make a header wrong
     parser = HeaderParser(max_header=spec.V2_MAX_LENGTH)
     try:
         result = parser.feed(data)
@@ -59,104 +74,67 @@ def read_header(data: bytes, following: int = 0) -> Description:
         return _describe_wrong_checksum(data, error, following)
     except ProxyProtocolError as error:
         return describe_error(data, error, following)
-    assert result is not None  # or the end of the stream was refused
+    assert result is not None  # otherwise eof() has raised
     trailing = len(parser.trailing)
     return describe_header(data[: len(data) - trailing], result, trailing + following)
 
 
 def describe_error(data: bytes, error: ProxyProtocolError, following: int = 0) -> Description:
-    """Say that something is no header.
-
-    Args:
-        data: The bytes.
-        error: Why it is none.
-        following: How many more bytes came.
-    """
+    """Describe *data* that a codec has rejected with *error*, and that *following* more bytes followed."""
     offset, reason = None, str(error)
     if isinstance(error, ProxyProtocolSyntaxError):
         offset, reason = error.offset, error.reason
     elif isinstance(error, ProxyProtocolIncompleteError):
         offset = len(data)
-    return _description(data) | {
+    return _UNKNOWN | {
         "following": following,
         "error": {"kind": type(error).__name__, "reason": reason, "offset": offset},
+        "hex": data[:SHOWN_BYTES].hex(),
     }
 
 
 def describe_header(header: bytes, result: ProxyResult, following: int = 0) -> Description:
-    """Say what a header says.
-
-    Args:
-        header: The whole header, and nothing behind it.
-        result: What it says.
-        following: How many bytes follow it.
-    """
+    """Describe a whole *header*, which says *result* and which *following* bytes followed."""
     tlvs = bytes(result.tlv)
     first_tlv = len(header) - len(tlvs)
-    described = {
+    described = _UNKNOWN | {
         "ok": True,
         "length": len(header),
         "source": _address(result.peername),
         "destination": _address(result.sockname),
         "tlvs": list(_describe_tlvs(ProxyProtocolTLV, tlvs, first_tlv)),
         "following": following,
+        "hex": header[:SHOWN_BYTES].hex(),
     }
-    kind = _describe_v1 if header.startswith(spec.V1_SIGNATURE) else _describe_v2
-    return _description(header) | described | kind(header, result, first_tlv)
-
-
-def _description(data: bytes) -> Description:
-    """Everything that there is to say, of a header about which nothing is known."""
-    return {
-        "ok": False,
-        "version": None,
-        "length": None,
-        "command": None,
-        "family": None,
-        "protocol": None,
-        "source": None,
-        "destination": None,
-        "ignored": 0,
-        "tlvs": [],
-        "following": 0,
-        "error": None,
-        "hex": data[:SHOWN_BYTES].hex(),
-    }
-
-
-def _describe_v1(header: bytes, result: ProxyResult, first_tlv: int) -> Description:
-    name = header[len(spec.V1_SIGNATURE) :].split()[0]
-    family = _V1_FAMILIES.get(name, "UNKNOWN")
-    unknown = name == spec.V1_UNKNOWN
-    return {
-        "version": 1,
-        "command": "PROXY",
-        "family": family,
-        "protocol": None if unknown else "STREAM",
-        "ignored": len(header) - spec.V1_MIN_LENGTH if unknown else 0,
-    }
-
-
-def _describe_v2(header: bytes, result: ProxyResult, first_tlv: int) -> Description:
-    command, family = header[spec.V2_COMMAND_AT] & 0xF, header[spec.V2_FAMILY_AT]
-    addresses = 0 if result.source is None else spec.V2_BLOCK_LENGTH[family >> 4]
-    return {
+    if header.startswith(spec.V1_SIGNATURE):
+        name = header[len(spec.V1_SIGNATURE) :].split()[0]
+        unknown = name == spec.V1_UNKNOWN
+        return described | {
+            "version": 1,
+            "command": "PROXY",
+            "family": _V1_FAMILIES.get(name, "UNKNOWN"),
+            "protocol": None if unknown else "STREAM",
+            "ignored": len(header) - spec.V1_MIN_LENGTH if unknown else 0,
+        }
+    family, protocol = divmod(header[spec.V2_FAMILY_AT], 0x10)
+    addresses = 0 if result.source is None else spec.V2_BLOCK_LENGTH[family]
+    return described | {
         "version": 2,
-        "command": _COMMANDS[command],
-        # LOCAL is accepted whatever stands there
-        "family": _FAMILIES.get(family >> 4, f"{family >> 4:#x}"),
-        "protocol": _PROTOCOLS.get(family & 0xF, f"{family & 0xF:#x}"),
+        "command": _COMMANDS[header[spec.V2_COMMAND_AT] & 0xF],
+        # a LOCAL header may hold any number here
+        "family": _FAMILIES.get(family, f"{family:#x}"),
+        "protocol": _PROTOCOLS.get(protocol, f"{protocol:#x}"),
         "ignored": first_tlv - spec.V2_FIXED_LENGTH - addresses,
     }
 
 
 def _describe_wrong_checksum(data: bytes, error: ProxyProtocolChecksumError, following: int) -> Description:
-    """Say what the header would say if it were right, and what its checksum ought to be."""
+    """Describe the header as if its checksum were right, and name the right one."""
     size = spec.V2_FIXED_LENGTH + int.from_bytes(data[spec.V2_LENGTH_AT : spec.V2_FIXED_LENGTH], "big")
     header, result = data[:size], error.result
-    first_tlv = size - len(bytes(result.tlv))
-    at = walk.check_tlvs(header, first_tlv, size)
-    reason = f"{error}: it says {result.tlv.crc32c:#010x} where they make {walk.compute_crc32c(header, at):#010x}"
+    at = walk.check_tlvs(header, size - len(bytes(result.tlv)), size)
+    right = walk.compute_crc32c(header, at)
+    reason = f"{error}: it says {result.tlv.crc32c:#010x} where they make {right:#010x}"
     described = describe_header(header, result, len(data) - size + following)
     return described | {"ok": False, "error": {"kind": type(error).__name__, "reason": reason, "offset": at}}
 

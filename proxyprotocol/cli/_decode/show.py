@@ -1,4 +1,4 @@
-"""A header's description as text for people: colours on a terminal, what others wrote made harmless."""
+"""A header's description as text for people. Text from the peer is escaped; a terminal gets colours."""
 
 from __future__ import annotations
 
@@ -19,98 +19,81 @@ __all__: list[str] = []
 _LABEL_WIDTH: Final = 26
 _SHOWN_VALUE: Final = 32  # bytes
 _ROW: Final = 16  # bytes of a line of the dump
-_AROUND: Final = 2  # lines of the dump before and behind the one that is wrong
-
-_BOLD: Final = "1"
-_RED: Final = "31"
-_GREEN: Final = "32"
+_AROUND: Final = 2  # lines of the dump before and after the wrong one
 
 
 def coloured(text: str, code: str) -> str:
-    """Colour text, where the output is a terminal and its user has not set NO_COLOR.
-
-    Args:
-        text: The text.
-        code: The terminal's code for the colour.
-    """
+    """Colour *text* with a terminal's *code*, if the output is a terminal and NO_COLOR is not set."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty()
     return text if plain else f"\x1b[{code}m{text}\x1b[0m"
 
 
 def bold(text: str) -> str:
-    """Set text in bold letters, where that can be."""
-    return coloured(text, _BOLD)
+    """Print *text* in bold on a terminal."""
+    return coloured(text, "1")
 
 
 def red(text: str) -> str:
-    """Set text in red, where that can be."""
-    return coloured(text, _RED)
+    """Print *text* in red on a terminal."""
+    return coloured(text, "31")
 
 
 def green(text: str) -> str:
-    """Set text in green, where that can be."""
-    return coloured(text, _GREEN)
+    """Print *text* in green on a terminal."""
+    return coloured(text, "32")
 
 
 def show(described: Description, data: bytes, at: str = "") -> Iterator[str]:
-    """Give a description line by line.
+    """Yield the lines of a description.
 
     Args:
         described: The description.
-        data: The bytes that it is of, for the dump of a header that is wrong.
-        at: Where it was found; nothing for a file that is nothing but one.
+        data: The bytes that it describes, for the dump of a wrong header.
+        at: The place in a capture; empty for any other file.
     """
     if at:
         yield bold(at)
     error = described["error"]
     if error is not None:
-        yield from _show_error(error, data)
+        offset = error["offset"]
+        place = "" if offset is None else f" (at byte {offset})"
+        yield red(f"{escape(error['reason'])}{place}.")
+        if data:
+            yield ""
+            yield from _dump(data, offset)
+            yield ""
     if described["version"] is not None:
         yield from _show_header(described, believed=error is None)
-    yield from _show_following(described, data)
+    if described["ok"] and not described["following"]:
+        yield _row("after it", "nothing")
+    elif described["ok"]:
+        another = data[described["length"] :].startswith((spec.V1_SIGNATURE, spec.V2_SIGNATURE))
+        note = ": another header, which this one's receiver would hand to the application" if another else ""
+        yield _row("after it", f"{_bytes(described['following'])}{note}")
 
 
 def show_json(described: Description) -> str:
-    """Give a description as one line of JSON.
-
-    Args:
-        described: The description.
-    """
-    # json leaves this one as it is
-    return json.dumps(described).replace("\x7f", "\\u007f")
-
-
-def _show_error(error: dict[str, Any], data: bytes) -> Iterator[str]:
-    offset = error["offset"]
-    place = "" if offset is None else f" (at byte {offset})"
-    yield red(f"{escape(error['reason'])}{place}.")
-    if data:
-        yield ""
-        yield from _dump(data, offset)
-        yield ""
+    """Return a description as one line of JSON."""
+    return json.dumps(described).replace("\x7f", "\\u007f")  # dumps() does not escape DEL
 
 
 def _dump(data: bytes, offset: int | None) -> Iterator[str]:
-    """Give the lines around an offset, with a mark below the byte that is wrong."""
+    """Yield the lines around *offset*, with a mark below the wrong byte."""
     wrong = None if offset is None else offset // _ROW
     first = max(0, (wrong or 0) - _AROUND)
     for row in range(first, min((wrong or 0) + _AROUND, len(data) // _ROW) + 1):
         line = data[row * _ROW : (row + 1) * _ROW]
         if line:
             text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in line)
-            yield f"  {row * _ROW:04x}  {_spaced(line):<{_column(_ROW)}} |{text}|"
+            digits = f"{line[: _ROW // 2].hex(' ')}  {line[_ROW // 2 :].hex(' ')}".rstrip()
+            yield f"  {row * _ROW:04x}  {digits:<{_column(_ROW)}} |{text}|"
         if row == wrong and offset is not None:
             mark = "^^" if offset < len(data) else "^^ here the bytes end"
             yield " " * (8 + _column(offset % _ROW)) + red(mark)
 
 
-def _spaced(line: bytes) -> str:
-    half = _ROW // 2
-    return f"{line[:half].hex(' ')}  {line[half:].hex(' ')}".rstrip()
-
-
 def _column(index: int) -> int:
-    """Give the column of a byte, where there is a gap in the middle of the line."""
+    """Return the column of a byte; there is a gap in the middle of the line."""
     return 3 * index + (index >= _ROW // 2)
 
 
@@ -182,19 +165,6 @@ def _hex(tlv: Description) -> str:
     if tlv["length"] <= _SHOWN_VALUE:
         return tlv["hex"] or "empty"
     return f"{tlv['hex'][: 2 * _SHOWN_VALUE]}... ({_bytes(tlv['length'])})"
-
-
-def _show_following(described: Description, data: bytes) -> Iterator[str]:
-    if not described["ok"]:
-        return
-    following = described["following"]
-    if not following:
-        yield _row("behind it", "nothing")
-        return
-    first = data[described["length"] :][:_SHOWN_VALUE]
-    another = first.startswith((spec.V1_SIGNATURE, spec.V2_SIGNATURE))
-    begin = ": another header, which this one's receiver would hand to the application" if another else ""
-    yield _row("behind it", f"{_bytes(following)}{begin}")
 
 
 def _bytes(number: int) -> str:
