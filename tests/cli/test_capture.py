@@ -128,7 +128,7 @@ def test_what_a_server_answers_is_no_header() -> None:
     answer = segment(0, b"220 ready\r\n", port=4000)
     ran, found = decode([SYN, segment(0, flags="SA", src="10.0.0.2", dst="10.0.0.1"), answer])
     assert (ran.status, found) == (1, [])
-    assert "There is no header in the 3 packets: 1 TCP streams" in ran.errors
+    assert "No header in 3 packets: 1 TCP streams" in ran.errors
 
 
 @pytest.mark.parametrize("last", [[], [segment(30, flags="FA")], [segment(30, flags="R")]], ids=["cut", "FIN", "RST"])

@@ -306,10 +306,10 @@ def test_what_xxd_writes_is_read(options: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"0d0a0", "5 hexadecimal digits, an odd number"),
-        (b"0d\n0a zz", "'z' in line 2 is no hexadecimal digit"),
-        (b"\xff\xfe", "byte 0 is no text"),
-        (b"00" * 600_000, "--hex reads 1048576 characters at most"),
+        (b"0d0a0", "5 hexadecimal digits are an odd number"),
+        (b"0d\n0a zz", "'z' in line 2 is not a hexadecimal digit"),
+        (b"\xff\xfe", "byte 0 is not text: leave out --hex"),
+        pytest.param(b"00" * 600_000, "more than the 1048576 characters that --hex reads", id="too long"),
     ],
 )
 def test_what_is_no_hexadecimal_text_is_one_sentence(text: bytes, said: str) -> None:
