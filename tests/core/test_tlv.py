@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
 import zlib
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxyprotocol import ProxyProtocolSyntaxError, ProxyResultIPv4
+from proxyprotocol._wire.fields import TEXT, Field, rows, vendor  # to add a row, as a contributor does
 from proxyprotocol.tlv import TLV, ExtType, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, SSLClient, Type
 from tests.vectors import IPV4, V2, V2_CRC, VERSION_2, tlv
 
@@ -236,10 +238,66 @@ def test_vendors_names_are_looked_for_in_every_tlv_of_their_type_and_the_last_wi
     assert getattr(ProxyProtocolTLV(tlv(2, b"a.example") + wire + tlv(1)), name) == value
 
 
-def test_a_vendors_name_can_be_read_and_not_set() -> None:
+def test_a_field_is_read_only() -> None:
     assert ProxyProtocolTLV.aws_vpce_id.what == "VPC endpoint"
     with pytest.raises(AttributeError):
         ProxyProtocolTLV().aws_vpce_id = "vpce-1"  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        ProxyProtocolTLV().authority = "a.example"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("given", "wire"),
+    [
+        ({"aws_vpce_id": "vpce-1"}, tlv(0xEA, b"\1vpce-1")),
+        ({"azure_link_id": 42}, tlv(0xEE, b"\1\x2a\0\0\0")),
+        ({"gcp_psc_id": 1 << 63}, tlv(0xE0, b"\x80" + bytes(7))),
+        (
+            {"alibaba_vpc_id": "v", "alibaba_endpoint_id": "e", "alibaba_service_id": "s"},
+            tlv(0xE1, b"\1v") + tlv(0xE1, b"\2e") + tlv(0xE1, b"\3s"),
+        ),
+    ],
+    ids=["AWS", "Azure", "GCP", "Alibaba"],
+)
+def test_a_vendors_field_is_a_keyword(given: dict[str, Any], wire: bytes) -> None:
+    vectors = ProxyProtocolTLV(**given)
+    assert bytes(vectors) == wire
+    assert {name: getattr(vectors, name) for name in given} == given
+
+
+def test_a_vendors_field_replaces_only_its_own_sub_type() -> None:
+    wire = tlv(0xE1, b"\1v") + tlv(0xE1, b"\2e") + tlv(0xE1, b"?")
+    assert bytes(ProxyProtocolTLV(wire, alibaba_vpc_id="new")) == tlv(0xE1, b"\2e") + tlv(0xE1, b"?") + tlv(
+        0xE1, b"\1new"
+    )
+
+
+@pytest.mark.parametrize("kind", [ProxyProtocolTLV, ProxyProtocolSSLTLV, ProxyProtocolExtTLV])
+def test_a_constructor_shows_its_keywords_and_rejects_others(kind: Any) -> None:
+    keywords = rows(kind)
+    assert keywords
+    parameters = inspect.signature(kind).parameters
+    assert [name for name in parameters if name in keywords] == list(keywords)
+    assert kind(**dict.fromkeys(keywords)) == kind()
+    for name in ("nonsense", "client", "size"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            kind(**{name: None})
+
+
+def test_a_row_of_a_subclass_is_a_field_like_any_other() -> None:
+    class Mine(ProxyProtocolTLV):
+        my_zone: Field[str, str | None] = vendor("Mine", 0xE9, b"\7", TEXT, "zone")
+
+    mine = Mine(my_zone="z", alpn=b"h2")
+    assert (mine.my_zone, mine.alpn, bytes(mine)) == ("z", b"h2", tlv(1, b"h2") + tlv(0xE9, b"\7z"))
+    assert "my_zone" in inspect.signature(Mine).parameters
+
+    class Fixed(Mine):
+        def __init__(self, zone: str) -> None:
+            super().__init__(my_zone=zone)
+
+    assert list(inspect.signature(Fixed).parameters) == ["zone"]
+    assert Fixed("y").my_zone == "y"
 
 
 @pytest.mark.parametrize("arguments", [{"crc32c": -1}, {"crc32c": 1 << 32}])
