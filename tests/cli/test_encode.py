@@ -1,4 +1,4 @@
-"""`proxyprotocol encode`: what it writes is what the library reads, and what cannot be said is one sentence."""
+"""`proxyprotocol encode` writes headers that the library reads, and rejects anything else in one sentence."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ def read(*arguments: str) -> ProxyResult:
         (("--unknown",), ProxyResultUnknown()),
     ],
 )
-def test_version_2_says_who_the_client_is(arguments: tuple[str, ...], result: ProxyResult) -> None:
+def test_version_2_names_the_client(arguments: tuple[str, ...], result: ProxyResult) -> None:
     assert encode(*arguments) == ProxyProtocolV2().pack(result)
     assert encode(*arguments, "--v2", "--no-checksum") == ProxyProtocolV2(checksum=False).pack(result)
 
 
 @pytest.mark.parametrize("version", [("--v1",), ("--version", "v1")])
-def test_version_1_says_who_the_client_is(version: tuple[str, ...]) -> None:
+def test_version_1_names_the_client(version: tuple[str, ...]) -> None:
     assert encode(*ADDRESSES, *version) == b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
     assert encode("--unknown", *version) == ProxyProtocolV1().pack(ProxyResultUnknown())
 
 
-def test_every_tlv_can_be_said() -> None:
+def test_every_tlv_has_an_option() -> None:
     vectors = read(
         *ADDRESSES,
         *("--alpn", "h2", "--authority", "a.example", "--unique-id", "id", "--netns", "ns"),
@@ -81,13 +81,13 @@ def test_every_tlv_can_be_said() -> None:
     assert vectors.crc32c is not None
 
 
-def test_tlvs_are_said_in_their_order_by_number_or_name_as_text_or_digits() -> None:
+def test_tlv_takes_a_number_or_name_and_text_or_digits_in_the_given_order() -> None:
     arguments = ("--tlv", "0xE2=text", "--tlv", "226=0x00ff", "--tlv", "unique-id=a=b", "--tlv", "noop=")
     expected = tlv(0xE2, b"text") + tlv(0xE2, b"\x00\xff") + tlv(5, b"a=b") + tlv(4)
     assert bytes(read(*ADDRESSES, "--no-checksum", *arguments).tlv) == expected
 
 
-def test_the_tls_of_a_client_can_be_said(tmp_path: Path) -> None:
+def test_options_describe_the_clients_tls(tmp_path: Path) -> None:
     names = ("version", "cipher", "cn", "sig-alg", "key-alg", "group", "sig-scheme")
     arguments = [word for name in names for word in (f"--tls-{name}", f"the {name}")]
     said = read(*ADDRESSES, *arguments, "--verified").tlv.ssl
@@ -101,14 +101,14 @@ def test_the_tls_of_a_client_can_be_said(tmp_path: Path) -> None:
     ("arguments", "shown", "verify"),
     [(("--tls",), False, 0), (("--tls-cn", "bob"), True, 1), (("--tls-cn", "bob", "--verified"), True, 0)],
 )
-def test_a_certificate_counts_as_verified_only_where_that_is_said(
+def test_a_certificate_counts_as_verified_only_with_the_option(
     arguments: tuple[str, ...], shown: bool, verify: int
 ) -> None:
     said = read(*ADDRESSES, *arguments).tlv.ssl
     assert (said.has_ssl, said.has_cert_conn, said.verify) == (True, shown, verify)
 
 
-def test_without_a_word_about_tls_there_is_none() -> None:
+def test_without_a_tls_option_there_is_no_ssl_tlv() -> None:
     assert not read(*ADDRESSES).tlv.ssl
 
 
@@ -132,7 +132,7 @@ def test_the_certificate_of_a_client_is_read_from_a_file(tmp_path: Path, content
     assert not said.verified
 
 
-def test_digits_are_read_by_decode() -> None:
+def test_decode_reads_the_digits() -> None:
     digits = encode(*ADDRESSES, "--hex", "--authority", "a.example")
     assert digits.endswith(b"\n")
     assert "a.example" in run("decode", "--hex", stdin=digits).text
@@ -171,7 +171,7 @@ def test_digits_are_read_by_decode() -> None:
         ((*ADDRESSES, "--tls-"), "unrecognized arguments: --tls-"),
     ],
 )
-def test_what_cannot_be_said_is_one_sentence(arguments: tuple[str, ...], said: str) -> None:
+def test_a_wrong_argument_gets_one_sentence(arguments: tuple[str, ...], said: str) -> None:
     ran = run("encode", *arguments)
     assert (ran.status, ran.output) == (2, b"")
     assert said in ran.errors

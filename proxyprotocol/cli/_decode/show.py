@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from proxyprotocol._wire import fields, spec
 from proxyprotocol.cli._decode.description import Description
@@ -99,29 +99,21 @@ def _column(index: int) -> int:
 
 def _show_header(described: Description, believed: bool) -> Iterator[str]:
     kind = f"PROXY protocol version {described['version']}, {described['length']} bytes"
-    yield bold(kind) if believed else bold(f"{kind}, which must not be believed:")
-    family = described["family"]
-    if described["protocol"] is not None:
-        family += f", {described['protocol']}"
-    yield _row("command", _MEANINGS[described["command"]])
-    yield _row("family", family)
+    yield bold(kind if believed else f"{kind}, which must not be believed:")
+    command, family, protocol = described["command"], described["family"], described["protocol"]
+    yield _row("command", "LOCAL: the proxy speaks for itself" if command == "LOCAL" else command)
+    yield _row("family", family if protocol is None else f"{family}, {protocol}")
     for end in ("source", "destination"):
-        if described[end] is not None:
-            yield _row(end, _address(described[end]))
+        address = described[end]
+        if address is not None:
+            named = address["path"] if "path" in address else (address["address"], address["port"])
+            yield _row(end, escape(describe_address(named)))
     if described["ignored"]:
-        yield _row("ignored", f"{_bytes(described['ignored'])} where there are no addresses to go by")
+        yield _row("ignored", f"{_bytes(described['ignored'])} in the place of the addresses")
     for tlv in described["tlvs"]:
         yield from _show_tlv(tlv, believed)
     if described["length"] > spec.DEFAULT_MAX_HEADER:
-        yield _row("longer than", f"the {spec.DEFAULT_MAX_HEADER} bytes that receivers here take unless told otherwise")
-
-
-_MEANINGS: Final = {"LOCAL": "LOCAL: the proxy speaks for itself", "PROXY": "PROXY"}
-
-
-def _address(address: dict[str, Any]) -> str:
-    path = address.get("path")
-    return escape(describe_address(path if path is not None else (address["address"], address["port"])))
+        yield _row("longer than", f"the {spec.DEFAULT_MAX_HEADER} bytes that receivers here accept by default")
 
 
 def _row(label: str, value: str, depth: int = 1) -> str:
@@ -129,8 +121,7 @@ def _row(label: str, value: str, depth: int = 1) -> str:
 
 
 def _show_tlv(tlv: Description, believed: bool, depth: int = 1) -> Iterator[str]:
-    label = f"{tlv['name']} ({tlv['type']:#04x})"
-    yield _row(label, _value(tlv, believed), depth)
+    yield _row(f"{tlv['name']} ({tlv['type']:#04x})", _value(tlv, believed), depth)
     for sub in tlv.get("tlvs", ()):
         yield from _show_tlv(sub, believed, depth + 1)
 
@@ -138,33 +129,25 @@ def _show_tlv(tlv: Description, believed: bool, depth: int = 1) -> Iterator[str]
 def _value(tlv: Description, believed: bool) -> str:
     value, name = tlv["value"], tlv["name"]
     if name == "SSL":
-        return _ssl(tlv)
+        how = "over TLS" if "SSL" in tlv["client"] else "not over TLS"
+        shown = [flag for flag in tlv["client"] if flag != "SSL"]
+        if not shown:
+            return f"{how}, no client certificate"
+        verified = "verified" if tlv["client_verified"] else f"not verified (code {tlv['verify']})"
+        return f"{how}, client certificate {verified} ({', '.join(shown)})"
     if name == "CRC32C":
         return f"{value:#010x}, {'right' if believed else 'wrong'}"
     if name == "NOOP":
         return f"{_bytes(tlv['length'])} of padding"
     if name == "NOOP_EXT":
         return "the extension of the proxy-protocol package"
-    if value is None:
-        return _hex(tlv)
     if "field" in tlv:
         return f"{fields.rows(ProxyProtocolTLV)[tlv['field']].what} {escape(str(value))}"
-    return escape(json.dumps(value) if isinstance(value, dict) else str(value)) or "empty"
-
-
-def _ssl(tlv: Description) -> str:
-    how = "over TLS" if "SSL" in tlv["client"] else "not over TLS"
-    shown = [flag for flag in tlv["client"] if flag != "SSL"]
-    if not shown:
-        return f"{how}, no client certificate"
-    verified = "verified" if tlv["client_verified"] else f"not verified (code {tlv['verify']})"
-    return f"{how}, client certificate {verified} ({', '.join(shown)})"
-
-
-def _hex(tlv: Description) -> str:
-    if tlv["length"] <= _SHOWN_VALUE:
-        return tlv["hex"] or "empty"
-    return f"{tlv['hex'][: 2 * _SHOWN_VALUE]}... ({_bytes(tlv['length'])})"
+    if value is not None:
+        return escape(json.dumps(value) if isinstance(value, dict) else str(value)) or "empty"
+    if tlv["length"] > _SHOWN_VALUE:
+        return f"{tlv['hex'][: 2 * _SHOWN_VALUE]}... ({_bytes(tlv['length'])})"
+    return tlv["hex"] or "empty"
 
 
 def _bytes(number: int) -> str:
