@@ -11,7 +11,6 @@ from socket import SOCK_DGRAM, SocketKind
 from typing import Any, Final
 
 from proxyprotocol._wire import fields, walk
-from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.errors import ProxyProtocolSyntaxError
 from proxyprotocol.options import parse_sender
 from proxyprotocol.result import (
@@ -36,13 +35,9 @@ _ADDRESS: Final = "ADDR:PORT"
 _PEM_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _PEM_END: Final = b"-----END CERTIFICATE-----"
 _DER_SEQUENCE: Final = b"\x30"
-_TYPE: Final = "PP2_TYPE_"
-_TYPE_NAMES: Final = {
-    **{
-        name.removeprefix(_TYPE).lower(): int(kind) for name, kind in Type.__members__.items() if name.startswith(_TYPE)
-    },
-    **{field.label.lower(): field.number for field in fields.rows(ProxyProtocolTLV).values()},
-}
+# as in "--tlv netns=blue": the names in Type without PP2_TYPE_, and those of the rows
+_TYPE_NAMES: Final = {name[9:].lower(): int(kind) for name, kind in Type.__members__.items() if name[:9] == "PP2_TYPE_"}
+_TYPE_NAMES.update({field.label.lower(): field.number for field in fields.rows(ProxyProtocolTLV).values()})
 # the options with text: of the header's own TLVs, and of PP2_TYPE_SSL, where the client's certificate comes from a file
 _HEADER_OPTIONS: Final = {name: field for name, field in fields.rows(ProxyProtocolTLV).items() if field.metavar}
 _SSL_OPTIONS: Final = {
@@ -96,9 +91,13 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ProgramError: No header can say this.
     """
+    given = {name: value for name in _HEADER_OPTIONS if (value := getattr(options, name)) is not None}
+    codec = ProxyProtocolV1() if options.version == "v1" else ProxyProtocolV2(checksum=not options.no_checksum)
     try:
-        codec, result = _say(options)
-        header = codec.pack(result)
+        tlv = ProxyProtocolTLV(b"".join(options.tlv), ssl=_ssl(options), **given)
+        if options.version == "v1" and (tlv or options.dgram):
+            raise ProgramError("version 1 has no place for TLVs and for datagrams: leave them out, or --v1")
+        header = codec.pack(_result(options, tlv, SOCK_DGRAM if options.dgram else None))
     except KeyError:
         raise ProgramError("version 1 cannot say this: it has only IPv4 and IPv6 over TCP") from None
     except ProxyProtocolSyntaxError as error:
@@ -113,17 +112,6 @@ def run(options: argparse.Namespace) -> int:
     sys.stdout.buffer.write(header)
     sys.stdout.buffer.flush()
     return 0
-
-
-def _say(options: argparse.Namespace) -> tuple[ProxyProtocol, ProxyResult]:
-    given = {name: value for name in _HEADER_OPTIONS if (value := getattr(options, name)) is not None}
-    tlv = ProxyProtocolTLV(b"".join(options.tlv), ssl=_ssl(options), **given)
-    protocol = SOCK_DGRAM if options.dgram else None
-    if options.version == "v1":
-        if tlv or protocol:
-            raise ProgramError("version 1 has no place for TLVs and for datagrams: leave them out, or --v1")
-        return ProxyProtocolV1(), _result(options, tlv, None)
-    return ProxyProtocolV2(checksum=not options.no_checksum), _result(options, tlv, protocol)
 
 
 def _result(options: argparse.Namespace, tlv: ProxyProtocolTLV, protocol: SocketKind | None) -> ProxyResult:
