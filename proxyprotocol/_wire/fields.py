@@ -130,9 +130,11 @@ class Keyword(property, Generic[_Given, _Read]):
     name: str
 
     def __init__(self, read: Callable[[Any], _Read], help: str, doc: str = "", default: _Given | None = None) -> None:
-        self.default = default
+        read.__annotations__.setdefault("return", bool)  # for the documentation; a Field names another type
+        super().__init__(read)
         doc = doc or help
-        super().__init__(read, doc=f"{doc[0].upper()}{doc[1:]}.")
+        self.__doc__ = f"{doc[0].upper()}{doc[1:]}."  # property's own argument would leave that of the class
+        self.default = default
         self.help = help
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -190,7 +192,8 @@ class Field(Keyword[_Given, _Read]):
             return missing
 
         read.__annotations__["return"] = form.type | None if missing is None else form.type
-        super().__init__(read, help, f"{help} (section {section})" if section else help)
+        where = [getattr(number, "name", f"type {number:#04x}"), f"section {section}" if section else ""]
+        super().__init__(read, help, f"{help} ({', '.join(filter(None, where))})")
         self.number, self.form, self.metavar, self.label, self.what = int(number), form, metavar, label, what
 
     def __set_name__(self, owner: type, name: str) -> None:

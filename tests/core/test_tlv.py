@@ -282,6 +282,16 @@ def test_a_constructor_shows_its_keywords_and_rejects_others(kind: Any) -> None:
             kind(**{name: None})
 
 
+def test_a_field_is_documented() -> None:
+    assert ProxyProtocolTLV.alpn.__doc__ == "The protocol above, such as h2 (PP2_TYPE_ALPN, section 2.2.1)."
+    assert ProxyProtocolTLV.aws_vpce_id.__doc__ == "The VPC endpoint that AWS names in type 0xEA (PP2_TYPE_AWS)."
+    assert ProxyProtocolSSLTLV.has_ssl.__doc__ == "Whether the client connected over TLS."
+    for kind in (ProxyProtocolTLV, ProxyProtocolSSLTLV, ProxyProtocolExtTLV):
+        docs = [row.__doc__ for row in rows(kind).values()]
+        assert all(docs)
+        assert len({*docs}) == len(docs)
+
+
 def test_a_row_of_a_subclass_is_a_field_like_any_other() -> None:
     class Mine(ProxyProtocolTLV):
         my_zone: Field[str, str | None] = vendor("Mine", 0xE9, b"\7", TEXT, "zone")
