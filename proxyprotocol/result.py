@@ -75,7 +75,7 @@ class ProxyResult(ABC):
     # bytes of the wire until somebody asks for the object
     _tlv: ProxyProtocolTLV | bytes
 
-    #: The number of the address family in a version 2 header (section 2.2); 0 where the header names no client.
+    #: The number of the address family in a version 2 header (section 2.2); 0 if the header names no client.
     family_number: ClassVar[int] = spec.V2_UNSPEC
 
     @property
@@ -86,7 +86,7 @@ class ProxyResult(ABC):
     @property
     @abstractmethod
     def source(self) -> Address:
-        """The client's address: (IP address, port), a UNIX path, or None where the header gives none."""
+        """The client's address: (IP address, port), a UNIX path, or None if the header names none."""
 
     @property
     @abstractmethod

@@ -134,11 +134,12 @@ class Keyword(property, Generic[_Given, _Read]):
         super().__init__(read)
         doc = doc or help
         self.__doc__ = f"{doc[0].upper()}{doc[1:]}."  # property's own argument would leave that of the class
+        self.read: Any = read
         self.default = default
         self.help = help
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+        self.name = self.read.__name__ = name
 
     if TYPE_CHECKING:
 
