@@ -1,7 +1,7 @@
-"""Floor 0: CRC32C (Castagnoli), section 2.2.3 of the specification, as in RFC 4960, appendix B.
+"""CRC32C (Castagnoli), section 2.2.3 of the specification and appendix B of RFC 4960.
 
-The crc32c library does the work. Where it is missing a table in pure Python does, so that a checksum is *always*
-verified. The library is imported when a checksum is first needed: its import takes longer than that of this package.
+The crc32c library computes it. Without the library a table in Python does, so that a checksum is *always* verified. The
+first checksum imports the library, because that import takes longer than the import of this package.
 """
 
 from __future__ import annotations
@@ -14,29 +14,24 @@ _POLYNOMIAL = 0x82F63B78  # 0x1EDC6F41 with its bits reversed
 
 
 class Checksum(Protocol):
-    """The shape of a checksum function, such as ``crc32c.crc32c`` of the crc32c library."""
+    """A checksum function, such as ``crc32c.crc32c`` of the crc32c library."""
 
     def __call__(self, val: bytes, crc: int = 0) -> int:
         """Compute the checksum.
 
         Args:
             val: The bytes.
-            crc: The checksum of the bytes before them, to go on from.
+            crc: The checksum of the bytes before them.
         """
         ...
 
 
-def _table() -> list[int]:
+def _pure_python() -> Checksum:
     table = []
     for value in range(256):
         for _ in range(8):
             value = value >> 1 ^ (_POLYNOMIAL if value & 1 else 0)
         table.append(value)
-    return table
-
-
-def _pure_python() -> Checksum:
-    table = _table()
 
     def crc32c(val: bytes, crc: int = 0) -> int:
         crc ^= 0xFFFFFFFF
@@ -47,14 +42,6 @@ def _pure_python() -> Checksum:
     return crc32c
 
 
-def _load() -> Checksum:
-    try:
-        from crc32c import crc32c
-    except ImportError:
-        return _pure_python()
-    return cast(Checksum, crc32c)
-
-
 _implementation: Checksum | None = None
 
 
@@ -63,12 +50,14 @@ def crc32c(val: bytes, crc: int = 0) -> int:
 
     Args:
         val: The bytes.
-        crc: The checksum of the bytes before them, to go on from.
-
-    Returns:
-        The checksum, 32 bits.
+        crc: The checksum of the bytes before them.
     """
     global _implementation
     if _implementation is None:
-        _implementation = _load()
+        try:
+            from crc32c import crc32c as library
+        except ImportError:
+            _implementation = _pure_python()
+        else:
+            _implementation = cast(Checksum, library)
     return _implementation(val, crc)

@@ -1,7 +1,7 @@
-"""Floor 0: what can be wrong with a header, as exceptions with fields and a full sentence.
+"""What can be wrong with a header, as exceptions with fields and a full sentence.
 
-Whatever a peer sends ends in one of the children of :class:`ProxyProtocolError`; nothing else is raised for it. Each
-is picklable and prints as a sentence that says what was wrong, and where.
+Whatever a peer sends, the codecs raise only subclasses of :class:`ProxyProtocolError` for it. Each can be pickled, and
+prints as a sentence that says what was wrong, and where.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = [
 
 
 class ProxyProtocolWantRead:
-    """What must be read before parsing can go on, as the established codecs say it.
+    """What a codec must read before it can go on, as in `proxy-protocol`.
 
-    New code uses :attr:`proxyprotocol.parser.HeaderParser.needed`, which never reads past the header.
+    New code uses :attr:`proxyprotocol.parser.HeaderParser.needed`, which never asks for bytes after the header.
 
     Args:
-        want_bytes: How many more bytes are needed, or None where a line is.
+        want_bytes: How many more bytes are needed, or None for a line.
         want_line: Whether everything up to the end of the line is needed.
     """
 
@@ -44,28 +44,24 @@ class ProxyProtocolWantRead:
 
 
 class ProxyProtocolError(Exception):
-    """The root of everything that a peer can do wrong before its connection begins.
+    """The base class for everything that a peer can do wrong before its connection begins.
+
+    Every argument of a subclass is also an attribute.
 
     Attributes:
-        routine: Whether this happens every day and is worth no more than a log line at debug level.
+        routine: Whether this happens every day and deserves only a log line at debug level.
     """
 
     routine: ClassVar[bool] = False
 
 
 class ProxyProtocolSyntaxError(ProxyProtocolError, ValueError):
-    """The bytes are not a header by the letter of the specification (sections 2.1 and 2.2).
-
-    After this the stream is of no use: abort the connection.
+    """The bytes break the rules for a header (sections 2.1 and 2.2). Abort the connection: the stream is useless.
 
     Args:
         reason: What is wrong, as a sentence without the position.
-        offset: The byte of the header at which it is wrong, counted from 0, or None where it is no single one. A header
-            that comes in pieces is refused as soon as that can be told, and may be told of at another byte than whole.
-
-    Attributes:
-        reason: The argument.
-        offset: The argument.
+        offset: The position of the wrong byte in the header, counted from 0, or None. A header that comes in pieces is
+            rejected as early as possible, so its offset may differ from that of the whole header.
     """
 
     def __init__(self, reason: str = "The PROXY protocol header is malformed", offset: int | None = None) -> None:
@@ -82,13 +78,10 @@ class ProxyProtocolLimitError(ProxyProtocolSyntaxError):
 
 
 class ProxyProtocolChecksumError(ProxyProtocolError, ValueError):
-    """The header is well-formed, but the CRC32C in it is not the header's (section 2.2.3).
+    """The header is well-formed, but its CRC32C is wrong (section 2.2.3).
 
     Args:
-        result: What the header says, a :class:`.ProxyResult`. It must not be believed.
-
-    Attributes:
-        result: The argument.
+        result: What the header says, a :class:`.ProxyResult`. Do not believe it.
     """
 
     def __init__(self, result: Any) -> None:
@@ -100,13 +93,10 @@ class ProxyProtocolChecksumError(ProxyProtocolError, ValueError):
 
 
 class ProxyProtocolIncompleteError(ProxyProtocolError):
-    """The bytes are the beginning of a header, and more of it is needed.
+    """The bytes are the beginning of a header, and the rest is missing.
 
     Args:
-        want_read: What must be read before parsing again.
-
-    Attributes:
-        want_read: The argument.
+        want_read: What to read before parsing again.
     """
 
     def __init__(self, want_read: ProxyProtocolWantRead) -> None:
@@ -125,12 +115,8 @@ class ProxyProtocolTimeoutError(ProxyProtocolError):
     """No complete header came in time (section 2: "may apply a short timeout").
 
     Args:
-        timeout: How long was waited, in seconds.
-        received: How many bytes of a header had come by then.
-
-    Attributes:
-        timeout: The argument.
-        received: The argument.
+        timeout: The limit, in seconds.
+        received: How many bytes of a header came within it.
     """
 
     def __init__(self, timeout: float | None = None, received: int = 0) -> None:
@@ -144,13 +130,10 @@ class ProxyProtocolTimeoutError(ProxyProtocolError):
 
 
 class ProxyProtocolUntrustedError(ProxyProtocolError):
-    """The peer is not a proxy that may name a client (section 5); it is dropped before a byte is read.
+    """The peer may not name a client (section 5). Adapters drop it before they read a byte.
 
     Args:
-        peer: The address that connected, as the socket module gives it.
-
-    Attributes:
-        peer: The argument.
+        peer: The address that connected, in the form of the socket module.
     """
 
     def __init__(self, peer: object = None) -> None:
@@ -162,7 +145,7 @@ class ProxyProtocolUntrustedError(ProxyProtocolError):
 
 
 class ProxyProtocolMissingError(ProxyProtocolError):
-    """The connection ended before its first byte, where a header must come. A TCP health check does that."""
+    """The connection ended before the first byte of a header, as a TCP health check's does."""
 
     routine = True
 
@@ -171,13 +154,10 @@ class ProxyProtocolMissingError(ProxyProtocolError):
 
 
 def drop_tracebacks(error: BaseException) -> None:
-    """Drop the tracebacks of an error that a connection keeps, and those of the errors before it.
+    """Drop the tracebacks of *error*, which a connection keeps, and those of its context.
 
-    Their frames hold the connection, and the connection holds its error: all of it, and a closed socket's transport,
-    would stay until the next garbage collection, for each peer that knocks.
-
-    Args:
-        error: The error.
+    Their frames hold the connection and the connection holds its error. Without this, each rejected peer would leave a
+    connection and a closed socket's transport in memory until the next garbage collection.
     """
     following: BaseException | None = error
     while following is not None:

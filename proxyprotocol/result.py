@@ -1,20 +1,20 @@
 """What a header says, as one of five kinds of result: immutable, comparable, hashable, picklable.
 
-IPv4 and IPv6 results keep the address block of the wire and decode it when asked: a relay never pays for an address
-object, and a log line pays for the text alone.
+IPv4 and IPv6 results keep the address block of the wire and decode it on demand. A relay never pays for an address
+object, and a log line pays only for the text.
 """
 
 from __future__ import annotations
 
-import os
-import struct
 from abc import ABC, abstractmethod
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET6, AddressFamily, SocketKind, inet_ntoa, inet_ntop
+from struct import Struct
 from typing import Any, ClassVar, Final, Generic, Literal, TypeGuard, TypeVar
 
 from proxyprotocol._wire import spec
+from proxyprotocol._wire.block import IPV4_DEST, IPV4_SOURCE, IPV6_DEST, IPV6_SOURCE, pack_path, pack_ports, unpack_path
 from proxyprotocol.tlv import ProxyProtocolTLV
 from proxyprotocol.typing import Address, SockAddr
 
@@ -34,19 +34,14 @@ __all__ = [
     "is_unknown",
 ]
 
-_PORTS: Final = struct.Struct("!HH")
-# one end of an address block as (address, port): both addresses come first, then both ports
-_IPV4_SOURCE: Final = struct.Struct("!4s4xH2x")
-_IPV4_DEST: Final = struct.Struct("!4x4s2xH")
-_IPV6_SOURCE: Final = struct.Struct("!16s16xH2x")
-_IPV6_DEST: Final = struct.Struct("!16x16s2xH")
-_unpack_ipv4_source: Final = _IPV4_SOURCE.unpack
-_unpack_ipv6_source: Final = _IPV6_SOURCE.unpack
+_unpack_ipv4_source: Final = IPV4_SOURCE.unpack
+_unpack_ipv6_source: Final = IPV6_SOURCE.unpack
 _NO_TLV: Final = ProxyProtocolTLV()
 _new: Final = object.__new__
 _ResultT = TypeVar("_ResultT", bound="ProxyResult")
-_InetT = TypeVar("_InetT", bound="_ProxyResultInet[Any]")
+_InetT = TypeVar("_InetT", bound="_ProxyResultInet[Any, Any]")
 _HostT = TypeVar("_HostT", IPv4Address, IPv6Address)
+_NameT = TypeVar("_NameT", "tuple[str, int]", "tuple[str, int, int, int]")
 
 
 class ProxyResultType(Enum):
@@ -70,17 +65,17 @@ class ProxyResultType(Enum):
 
 
 class ProxyResult(ABC):
-    """What a header says. :attr:`type` names the kind, and so do ``is_ipv4()`` and its siblings.
+    """What a header says. :attr:`type` names the kind; ``is_ipv4()`` and its siblings ask for one.
 
     ``str(result)`` is for log lines: ``203.0.113.7:5678 -> 198.51.100.9:443``.
     """
 
     __slots__ = ("_tlv",)
 
-    # the vectors of the wire, until somebody asks for them as an object
+    # bytes of the wire until somebody asks for the object
     _tlv: ProxyProtocolTLV | bytes
 
-    #: The number of the address family in a version 2 header (section 2.2); 0 where the header names no client.
+    #: The number of the address family in a version 2 header (section 2.2); 0 if the header names no client.
     family_number: ClassVar[int] = spec.V2_UNSPEC
 
     @property
@@ -91,25 +86,21 @@ class ProxyResult(ABC):
     @property
     @abstractmethod
     def source(self) -> Address:
-        """The client's address: (IP address, port), a UNIX path, or None where the header gives none."""
+        """The client's address: (IP address, port), a UNIX path, or None if the header names none."""
 
     @property
     @abstractmethod
     def dest(self) -> Address:
-        """The address that the client connected to, of the kind that :attr:`source` is."""
+        """The address that the client connected to, of the same kind as :attr:`source`."""
 
     @property
     def family(self) -> AddressFamily:
-        """The address family.
-
-        Raises:
-            AttributeError: This platform has no such family; :attr:`type` never raises.
-        """
+        """The address family. It raises AttributeError as :attr:`ProxyResultType.family` does."""
         return self.type.family
 
     @property
     def protocol(self) -> SocketKind | None:
-        """The kind of the client's socket, stream or datagram, where the header says it."""
+        """The kind of the client's socket, stream or datagram, if the header names it."""
         return None
 
     @property
@@ -121,7 +112,7 @@ class ProxyResult(ABC):
 
     @property
     def proxied(self) -> bool:
-        """Whether the connection was relayed: False for LOCAL alone."""
+        """Whether the proxy relays a connection: False only for LOCAL."""
         return True
 
     @property
@@ -135,22 +126,26 @@ class ProxyResult(ABC):
         return None
 
     def address_block(self) -> bytes:
-        """Return the address block of a version 2 header (section 2.2, ``union proxy_addr``)."""
+        """Return the address block of a version 2 header (section 2.2, ``union proxy_addr``).
+
+        Raises:
+            ValueError: A UNIX path does not fit.
+        """
         return b""
 
     def replace(self: _ResultT, **changes: Any) -> _ResultT:
         """Return a copy with other values.
 
         Args:
-            changes: Keywords of the result's class, such as ``tlv`` and ``protocol``.
+            changes: Arguments of the result's class by their names, such as ``source``, ``protocol`` and ``tlv``.
 
         Raises:
-            TypeError: The class has no such keyword.
+            TypeError: The class has no such argument.
         """
         return type(self)(**{**self._arguments(), "tlv": self.tlv, **changes})
 
     def _arguments(self) -> dict[str, Any]:
-        """The arguments that make this result, except the TLVs."""
+        """Return the arguments that make this result, without the TLVs."""
         return {}
 
     def __eq__(self, other: object) -> bool:
@@ -178,7 +173,7 @@ class ProxyResult(ABC):
 
 
 class ProxyResultLocal(ProxyResult):
-    """The proxy speaks for itself, as its health checks do (section 2.2, LOCAL): the real addresses count.
+    """The proxy speaks for itself, as in a health check (section 2.2, LOCAL). The real addresses count.
 
     Args:
         tlv: What else the header says.
@@ -187,35 +182,31 @@ class ProxyResultLocal(ProxyResult):
     __slots__ = ()
 
     type = ProxyResultType.LOCAL
+    source: None = None
+    dest: None = None
 
     def __init__(self, *, tlv: ProxyProtocolTLV = _NO_TLV) -> None:
         self._tlv = tlv
 
     @property
-    def source(self) -> None:
-        """None: the real connection's address counts."""
-
-    @property
-    def dest(self) -> None:
-        """None: the real connection's address counts."""
-
-    @property
     def proxied(self) -> Literal[False]:
-        """False: the proxy relayed nobody's connection."""
+        """False: the proxy relays no connection."""
         return False
 
 
 class ProxyResultUnknown(ProxyResult):
-    """The proxy relayed a connection without naming the client (section 2.1, UNKNOWN; section 2.2, UNSPEC).
+    """The proxy relays a connection without naming the client (section 2.1, UNKNOWN; section 2.2, UNSPEC).
 
     Args:
-        exception: Why the client is unknown, for results that were not read from a header.
+        exception: Why the client is unknown, in a result that does not come from a header.
         tlv: What else the header says.
     """
 
     __slots__ = ("_exception",)
 
     type = ProxyResultType.UNKNOWN
+    source: None = None
+    dest: None = None
 
     def __init__(self, exception: Exception | None = None, *, tlv: ProxyProtocolTLV = _NO_TLV) -> None:
         self._exception = exception
@@ -223,33 +214,39 @@ class ProxyResultUnknown(ProxyResult):
 
     @property
     def exception(self) -> Exception | None:
-        """Why the client is unknown, where that is known."""
+        """Why the client is unknown, or None."""
         return self._exception
-
-    @property
-    def source(self) -> None:
-        """None: the client is unknown."""
-
-    @property
-    def dest(self) -> None:
-        """None: the client is unknown."""
 
     def _arguments(self) -> dict[str, Any]:
         return {"exception": self._exception}
 
 
-class _ProxyResultInet(ProxyResult, Generic[_HostT]):
+class _ProxyResultClient(ProxyResult):
+    """A result that names the client and the kind of its socket."""
+
+    __slots__ = ("_protocol",)
+
+    _protocol: SocketKind | None
+
+    @property
+    def protocol(self) -> SocketKind | None:
+        return self._protocol
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"source": self.source, "dest": self.dest, "protocol": self._protocol}
+
+
+class _ProxyResultInet(_ProxyResultClient, Generic[_HostT, _NameT]):
     """The code that IPv4 and IPv6 results share; they differ in sizes and types."""
 
-    __slots__ = ("_block", "_peername", "_protocol")
+    __slots__ = ("_block", "_peername")
 
-    _source_end: ClassVar[struct.Struct]
-    _dest_end: ClassVar[struct.Struct]
+    _source_end: ClassVar[Struct]
+    _dest_end: ClassVar[Struct]
     _host: ClassVar[Any]  # the class of an address
 
     _block: bytes
-    _peername: Any  # None until somebody asks for it
-    _protocol: SocketKind | None
+    _peername: _NameT | None  # None until somebody asks for it
 
     def __init__(
         self,
@@ -260,13 +257,9 @@ class _ProxyResultInet(ProxyResult, Generic[_HostT]):
         tlv: ProxyProtocolTLV = _NO_TLV,
     ) -> None:
         kind = self._host
-        # Text is taken too. An address object is not made again, which would be most of the work.
+        # Text works too. Making an address object again would be most of the work.
         hosts = [host.packed if isinstance(host, kind) else kind(host).packed for host in (source[0], dest[0])]
-        try:
-            self._block = hosts[0] + hosts[1] + _PORTS.pack(source[1], dest[1])
-        except struct.error:
-            ports = f"{source[1]!r} or {dest[1]!r}"
-            raise ValueError(f"A port is a number from 0 to {spec.MAX_PORT}, not {ports}") from None
+        self._block = hosts[0] + hosts[1] + pack_ports(source[1], dest[1])
         self._peername = None
         self._protocol = protocol
         self._tlv = tlv
@@ -279,9 +272,9 @@ class _ProxyResultInet(ProxyResult, Generic[_HostT]):
 
         Args:
             block: The address block, of the family's size.
-            protocol: Whether the client's socket is a stream or a datagram one.
+            protocol: The kind of the client's socket.
             vectors: The TLVs as they are on the wire.
-            peername: The value of :attr:`peername`, where the codec has it already.
+            peername: The value of :attr:`peername`, if the codec knows it.
         """
         self = _new(cls)
         self._block = block
@@ -291,37 +284,26 @@ class _ProxyResultInet(ProxyResult, Generic[_HostT]):
         return self
 
     @property
-    def protocol(self) -> SocketKind | None:
-        """The kind of the client's socket, stream or datagram, where the header says it."""
-        return self._protocol
-
-    @property
     def source(self) -> tuple[_HostT, int]:  # type: ignore[override]  # mypy does not try the two hosts apart
-        """The client's address and port."""
         host, port = self._source_end.unpack(self._block)
         return self._host(host), port
 
     @property
     def dest(self) -> tuple[_HostT, int]:  # type: ignore[override]
-        """The address and port that the client connected to."""
         host, port = self._dest_end.unpack(self._block)
         return self._host(host), port
 
     def address_block(self) -> bytes:
-        """Return the address block of a version 2 header (section 2.2, ``union proxy_addr``)."""
         return self._block
 
-    def _arguments(self) -> dict[str, Any]:
-        return {"source": self.source, "dest": self.dest, "protocol": self._protocol}
 
-
-class ProxyResultIPv4(_ProxyResultInet[IPv4Address]):
+class ProxyResultIPv4(_ProxyResultInet[IPv4Address, "tuple[str, int]"]):
     """The client connected over IPv4.
 
     Args:
         source: The client's address and port.
-        dest: The address and port that it connected to.
-        protocol: Whether its socket is a stream or a datagram one. A result without goes on the wire as a stream.
+        dest: The address and port that the client connected to.
+        protocol: The kind of the client's socket, stream or datagram; None goes on the wire as a stream.
         tlv: What else the header says.
 
     Raises:
@@ -332,7 +314,7 @@ class ProxyResultIPv4(_ProxyResultInet[IPv4Address]):
 
     type = ProxyResultType.IPv4
     family_number = spec.V2_INET
-    _source_end, _dest_end = _IPV4_SOURCE, _IPV4_DEST
+    _source_end, _dest_end = IPV4_SOURCE, IPV4_DEST
     _host = IPv4Address
 
     @property
@@ -341,92 +323,60 @@ class ProxyResultIPv4(_ProxyResultInet[IPv4Address]):
         if self._peername is None:
             host, port = _unpack_ipv4_source(self._block)
             self._peername = inet_ntoa(host), port
-        peername: tuple[str, int] = self._peername
-        return peername
+        return self._peername
 
     @property
     def sockname(self) -> tuple[str, int]:
         """:attr:`dest` as :meth:`socket.socket.getsockname` would return it."""
-        host, port = _IPV4_DEST.unpack(self._block)
+        host, port = IPV4_DEST.unpack(self._block)
         return inet_ntoa(host), port
 
 
-class ProxyResultIPv6(_ProxyResultInet[IPv6Address]):
-    """The client connected over IPv6. A header has no place for a scope id.
+class ProxyResultIPv6(_ProxyResultInet[IPv6Address, "tuple[str, int, int, int]"]):
+    """The client connected over IPv6. The arguments are those of :class:`ProxyResultIPv4`.
 
-    Args:
-        source: The client's address and port.
-        dest: The address and port that it connected to.
-        protocol: Whether its socket is a stream or a datagram one. A result without goes on the wire as a stream.
-        tlv: What else the header says.
-
-    Raises:
-        ValueError: A port is not 0 to 65535.
+    Flow info and scope id are 0, because a header does not hold them.
     """
 
     __slots__ = ()
 
     type = ProxyResultType.IPv6
     family_number = spec.V2_INET6
-    _source_end, _dest_end = _IPV6_SOURCE, _IPV6_DEST
+    _source_end, _dest_end = IPV6_SOURCE, IPV6_DEST
     _host = IPv6Address
 
     @property
     def peername(self) -> tuple[str, int, int, int]:
-        """:attr:`source` as :meth:`socket.socket.getpeername` would return it, flow info and scope id being 0."""
+        """:attr:`source` as :meth:`socket.socket.getpeername` would return it."""
         if self._peername is None:
             host, port = _unpack_ipv6_source(self._block)
             self._peername = inet_ntop(AF_INET6, host), port, 0, 0
-        peername: tuple[str, int, int, int] = self._peername
-        return peername
+        return self._peername
 
     @property
     def sockname(self) -> tuple[str, int, int, int]:
-        """:attr:`dest` as :meth:`socket.socket.getsockname` would return it, flow info and scope id being 0."""
-        host, port = _IPV6_DEST.unpack(self._block)
+        """:attr:`dest` as :meth:`socket.socket.getsockname` would return it."""
+        host, port = IPV6_DEST.unpack(self._block)
         return inet_ntop(AF_INET6, host), port, 0, 0
 
 
-def _unpack_path(field: bytes) -> str:
-    # An abstract name begins with a NUL and may hold more of them; the padding behind it cannot be told from it.
-    name = field.rstrip(b"\0") if field[:1] == b"\0" else field.partition(b"\0")[0]
-    return os.fsdecode(name)
-
-
-def _pack_path(path: str) -> bytes:
-    name = os.fsencode(path)
-    if _unpack_path(name) != path:
-        raise ValueError(
-            f"A UNIX path ends at its first NUL, an abstract name has none at its end: {path!r} would be cut"
-        )
-    if len(name) > spec.UNIX_PATH_LENGTH:
-        limit = spec.UNIX_PATH_LENGTH
-        raise ValueError(f"A UNIX path of {len(name)} bytes does not fit in a header, {limit} are the most: {path!r}")
-    return name.ljust(spec.UNIX_PATH_LENGTH, b"\0")
-
-
-class ProxyResultUnix(ProxyResult):
+class ProxyResultUnix(_ProxyResultClient):
     """The client connected over a UNIX socket.
 
     Args:
-        source: The path of the client's socket, empty for an unnamed one, beginning with a NUL for an abstract one.
-        dest: The path that it connected to.
-        protocol: Whether its socket is a stream or a datagram one. A result without goes on the wire as a stream.
+        source: The path of the client's socket: empty for an unnamed socket, with a NUL first for an abstract one.
+        dest: The path that the client connected to.
+        protocol: The kind of the client's socket, stream or datagram; None goes on the wire as a stream.
         tlv: What else the header says.
     """
 
-    __slots__ = ("_dest", "_protocol", "_source")
+    __slots__ = ("_dest", "_source")
 
     type = ProxyResultType.UNIX
     family_number = spec.V2_UNIX
 
     def __init__(
-        self,
-        source: str,
-        dest: str,
-        *,
-        protocol: SocketKind | None = None,
-        tlv: ProxyProtocolTLV = _NO_TLV,
+        self, source: str, dest: str, *, protocol: SocketKind | None = None, tlv: ProxyProtocolTLV = _NO_TLV
     ) -> None:
         self._source = source
         self._dest = dest
@@ -435,30 +385,15 @@ class ProxyResultUnix(ProxyResult):
 
     @classmethod
     def from_block(cls, block: bytes, protocol: SocketKind | None, vectors: bytes) -> ProxyResultUnix:
-        """Make a result from the parts of a header that a codec has checked.
-
-        Args:
-            block: The address block, of the family's size.
-            protocol: Whether the client's socket is a stream or a datagram one.
-            vectors: The TLVs as they are on the wire.
-        """
+        """Make a result from the parts of a header, as :meth:`ProxyResultIPv4.from_block` does."""
         half = spec.UNIX_PATH_LENGTH
-        self = cls(_unpack_path(block[:half]), _unpack_path(block[half:]), protocol=protocol)
+        self = cls(unpack_path(block[:half]), unpack_path(block[half:]), protocol=protocol)
         self._tlv = vectors
         return self
 
     def address_block(self) -> bytes:
-        """Return the address block of a version 2 header (section 2.2, ``union proxy_addr``).
-
-        Raises:
-            ValueError: A path does not fit.
-        """
-        return _pack_path(self._source) + _pack_path(self._dest)
-
-    @property
-    def protocol(self) -> SocketKind | None:
-        """The kind of the client's socket, stream or datagram, where the header says it."""
-        return self._protocol
+        """Return the address block of a version 2 header. It raises ValueError for a path that does not fit."""
+        return pack_path(self._source) + pack_path(self._dest)
 
     @property
     def source(self) -> str:
@@ -470,63 +405,32 @@ class ProxyResultUnix(ProxyResult):
         """The path that the client connected to."""
         return self._dest
 
-    @property
-    def peername(self) -> str:
-        """:attr:`source`."""
-        return self._source
-
-    @property
-    def sockname(self) -> str:
-        """:attr:`dest`."""
-        return self._dest
-
-    def _arguments(self) -> dict[str, Any]:
-        return {"source": self._source, "dest": self._dest, "protocol": self._protocol}
+    peername, sockname = source, dest
 
 
 def is_local(result: ProxyResult) -> TypeGuard[ProxyResultLocal]:
-    """Return whether the proxy spoke for itself.
-
-    Args:
-        result: The result.
-    """
-    return result.type is ProxyResultLocal.type
+    """Return whether *result* is a :class:`ProxyResultLocal`."""
+    return result.type is ProxyResultType.LOCAL
 
 
 def is_unknown(result: ProxyResult) -> TypeGuard[ProxyResultUnknown]:
-    """Return whether the connection was relayed for a client that is not known.
-
-    Args:
-        result: The result.
-    """
-    return result.type is ProxyResultUnknown.type
+    """Return whether *result* is a :class:`ProxyResultUnknown`."""
+    return result.type is ProxyResultType.UNKNOWN
 
 
 def is_ipv4(result: ProxyResult) -> TypeGuard[ProxyResultIPv4]:
-    """Return whether the client connected over IPv4.
-
-    Args:
-        result: The result.
-    """
-    return result.type is ProxyResultIPv4.type
+    """Return whether *result* is a :class:`ProxyResultIPv4`."""
+    return result.type is ProxyResultType.IPv4
 
 
 def is_ipv6(result: ProxyResult) -> TypeGuard[ProxyResultIPv6]:
-    """Return whether the client connected over IPv6.
-
-    Args:
-        result: The result.
-    """
-    return result.type is ProxyResultIPv6.type
+    """Return whether *result* is a :class:`ProxyResultIPv6`."""
+    return result.type is ProxyResultType.IPv6
 
 
 def is_unix(result: ProxyResult) -> TypeGuard[ProxyResultUnix]:
-    """Return whether the client connected over a UNIX socket.
-
-    Args:
-        result: The result.
-    """
-    return result.type is ProxyResultUnix.type
+    """Return whether *result* is a :class:`ProxyResultUnix`."""
+    return result.type is ProxyResultType.UNIX
 
 
 def describe_address(address: SockAddr) -> str:
@@ -538,6 +442,6 @@ def describe_address(address: SockAddr) -> str:
     if isinstance(address, (tuple, list)) and len(address) >= 2:
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    return (
-        f"UNIX socket {address!a}" if address else "an unnamed UNIX socket" if address == "" else "an unknown address"
-    )
+    if address:
+        return f"UNIX socket {address!a}"
+    return "an unnamed UNIX socket" if address == "" else "an unknown address"

@@ -1,4 +1,4 @@
-"""Floor 0: the public aliases and Protocols that the signatures of this package are written with."""
+"""The public type aliases and Protocols in the signatures of this package."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ from typing import Any, Protocol, TypeAlias
 
 __all__ = ["Address", "Cipher", "PeerCert", "SockAddr", "StreamReaderProtocol", "TransportProtocol"]
 
-#: A socket address as the :mod:`socket` module gives it: a tuple that begins with host and port, a UNIX path, or None.
+#: A socket address of the :mod:`socket` module: a tuple that starts with host and port, a UNIX path, or None.
 SockAddr: TypeAlias = "tuple[Any, ...] | str | None"
 
-#: An address as :attr:`.ProxyResult.source` gives it: an IP address with a port, a UNIX path, or None.
+#: An address in a :class:`.ProxyResult`: an IP address with a port, a UNIX path, or None.
 Address: TypeAlias = "tuple[IPv4Address, int] | tuple[IPv6Address, int] | str | None"
 
-#: What :meth:`ssl.SSLSocket.cipher` gives: name, version of the protocol and number of secret bits.
+#: The result of :meth:`ssl.SSLSocket.cipher`: name, version of the protocol and number of secret bits.
 Cipher: TypeAlias = "tuple[str, str | None, int | None]"
 
-#: What :meth:`ssl.SSLSocket.getpeercert` gives.
+#: The result of :meth:`ssl.SSLSocket.getpeercert`.
 PeerCert: TypeAlias = Mapping[str, Any]
 
 
 class TransportProtocol(Protocol):
-    """What is needed of a transport: an :class:`asyncio.BaseTransport` and an :class:`asyncio.StreamWriter` have it."""
+    """A transport, such as an :class:`asyncio.BaseTransport` or an :class:`asyncio.StreamWriter`."""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Tell a fact about the connection.
+        """Return a fact about the connection.
 
         Args:
-            name: Which one, such as ``"peername"``.
-            default: What to answer where it is not known.
+            name: The fact, such as ``"peername"``.
+            default: The answer if the transport does not know.
         """
         ...
 
 
 class StreamReaderProtocol(Protocol):
-    """What is needed of a stream to read from: an :class:`asyncio.StreamReader` has it.
+    """A stream to read from, such as an :class:`asyncio.StreamReader`.
 
-    A ``read(n)`` that returns what is there is used where the stream has one, so that a wrong first byte is refused at
-    once.
+    If the stream has a ``read(n)`` that returns the bytes that are there, it is used too: then a wrong first byte is
+    rejected at once.
     """
 
     def readexactly(self, n: int) -> Awaitable[bytes]:
-        """Read just *n* bytes.
+        """Read exactly *n* bytes.
 
         Args:
             n: How many bytes.
 
         Raises:
-            asyncio.IncompleteReadError: The stream ended before.
+            asyncio.IncompleteReadError: The stream ended earlier.
         """
         ...
 
     def readline(self) -> Awaitable[bytes]:
-        """Read up to and including the next line feed. Kept for the established package; nothing here calls it."""
+        """Read up to and including the next line feed. Kept for `proxy-protocol`; nothing calls it here."""
         ...

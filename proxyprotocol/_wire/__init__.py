@@ -1,4 +1,4 @@
-"""The specification as numbers and as one walk over TLV bytes."""
+"""The specification as numbers, one walk over TLV bytes, and the table of TLV fields."""
 
 from __future__ import annotations
 

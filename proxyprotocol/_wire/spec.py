@@ -1,4 +1,4 @@
-"""Floor 0: every number of the specification, once, under its section.
+"""Every number of the specification, once, under its section.
 
 The sections are those of the 2026/04/27 edition of HAProxy's ``proxy-protocol.txt``.
 """
@@ -25,7 +25,7 @@ V1_MIN_LENGTH: Final = 15
 
 V2_SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 V2_SIGNATURE_LENGTH: Final = 12
-# where the other parts of the fixed part are, counted from 0
+# offsets of the other parts of the fixed part
 V2_COMMAND_AT: Final = 12
 V2_FAMILY_AT: Final = 13
 V2_LENGTH_AT: Final = 14
@@ -51,7 +51,7 @@ V2_BLOCK_LENGTH: Final = {V2_UNSPEC: 0, V2_INET: 2 * 4 + 2 * 2, V2_INET6: 2 * 16
 
 MAX_PORT: Final = 0xFFFF
 
-# "if the incoming byte count is 8 or above": what tells the versions apart
+# "if the incoming byte count is 8 or above": from here on the bytes show the version
 TELLING_LENGTH: Final = 8
 
 # Section 2.2, TLV vectors: one byte of type, two of length
@@ -71,10 +71,10 @@ UNIQUE_ID_MAX_LENGTH: Final = 128
 TYPE_SSL: Final = 0x20
 SSL_HEAD_LENGTH: Final = 5
 
-# What a receiver allows unless told otherwise: a version 2 header with one client certificate in it (one to two KiB of
-# DER) fits, and a thousand peers that send half of one hold 4 MiB.
+# The default limit of a receiver: a version 2 header with one client certificate (one to two KiB of DER) fits, and a
+# thousand peers that each send half a header hold at most 4 MiB.
 DEFAULT_MAX_HEADER: Final = 4096
 # Section 2 asks for at least three seconds, "to cover a TCP retransmit".
 DEFAULT_TIMEOUT: Final = 5.0
-# The TLS handshake after it: two round trips to the client, the work on both sides, and a lost packet or two.
+# For the TLS handshake after the header: two round trips to the client, the work of both sides, a lost packet or two.
 DEFAULT_TLS_TIMEOUT: Final = 10.0

@@ -19,37 +19,30 @@ __all__ = ["add_arguments", "run"]
 
 _CHUNK: Final = 64 * 1024
 _DESCRIPTION: Final = """\
-Say what a PROXY protocol header says: the addresses, and every TLV by its name. The header comes as raw bytes with
-whatever follows it, written down in hexadecimal digits (--hex), or in a capture (pcap or pcapng), in which headers are
-looked for at the start of each TCP stream and of each UDP datagram. Of a header that is wrong it is said what is wrong
-and at which byte, and the exit status is 1.
+Print what a PROXY protocol header says: the addresses, and every TLV by its name. The input is raw bytes that start
+with a header, a text such as hexadecimal digits (--hex), or a capture (pcap or pcapng), in which decode looks for
+headers at the start of each TCP stream and of each UDP datagram. For a wrong header it prints what is wrong and at
+which byte, and the exit status is 1.
 """
 _HEX_HELP: Final = (
-    "the input is written down: pairs of hexadecimal digits with or without anything between them, a dump by xxd or "
-    "hexdump -C, or text with the escapes of C and Python, such as \\x0d\\x0a or \\r\\n"
+    "the input is text: pairs of hexadecimal digits, with or without separators; a dump by xxd or hexdump -C; or text "
+    "with the escapes of C and Python, such as \\x0d\\x0a or \\r\\n"
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the subcommand takes.
-
-    Args:
-        parser: The subcommand's.
-    """
+    """Add the subcommand's arguments to its parser."""
     parser.description = _DESCRIPTION
-    parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="the file; standard input unless given")
+    parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="the file (standard input)")
     parser.add_argument("--hex", action="store_true", help=_HEX_HELP)
     parser.add_argument("--json", action="store_true", help="one line of JSON for each header")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Decode.
+    """Decode, and return the exit status: 0 if there is a header and every header is right, otherwise 1.
 
     Args:
         options: The arguments.
-
-    Returns:
-        0 if there was a header and each was right, else 1.
     """
     with _open(options.file) as file:
         if options.hex:
@@ -57,7 +50,11 @@ def run(options: argparse.Namespace) -> int:
         first = file.read(spec.V2_FIXED_LENGTH)
         if is_capture(first):
             return _decode_capture(first, file, options)
-        data, following = _read_raw(first, file)
+        # as much as a header can have; the rest is only counted
+        data = first + file.read(spec.V2_MAX_LENGTH - len(first))
+        following = 0
+        while chunk := file.read(_CHUNK):
+            following += len(chunk)
         return _decode_bytes(data, following, options)
 
 
@@ -75,27 +72,20 @@ def _open(name: str) -> Iterator[BinaryIO]:
 def _read_hex(file: BinaryIO) -> bytes:
     text = file.read(MAX_TEXT + 1)
     if len(text) > MAX_TEXT:
-        raise ProgramError(f"--hex reads {MAX_TEXT} characters at most, in which the longest header has its place")
+        raise ProgramError(
+            f"the input has more than the {MAX_TEXT} characters that --hex reads; the longest header needs fewer"
+        )
     try:
         return read_hex(text.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ProgramError(f"byte {error.start} is no text: --hex is for a header that is written down") from None
-
-
-def _read_raw(first: bytes, file: BinaryIO) -> tuple[bytes, int]:
-    """Read as much as a header can have, and count what follows."""
-    data = first + file.read(spec.V2_MAX_LENGTH - len(first))
-    following = 0
-    while chunk := file.read(_CHUNK):
-        following += len(chunk)
-    return data, following
+        raise ProgramError(f"byte {error.start} is not text: leave out --hex to read raw bytes") from None
 
 
 def _decode_bytes(data: bytes, following: int, options: argparse.Namespace) -> int:
     described = read_header(data, following)
     _print(described, data, options)
     if not described["ok"] and not options.hex and looks_like_hex(data):
-        print("This looks like a header that is written down, which --hex reads.", file=sys.stderr)
+        print("This looks like a header as text: try --hex.", file=sys.stderr)
     return 0 if described["ok"] else BAD_ANSWER
 
 
@@ -108,7 +98,7 @@ def _decode_capture(first: bytes, file: BinaryIO, options: argparse.Namespace) -
         where = f"Packet {found.packet}, {found.transport} from {found.sender} to {found.receiver}"
         _print(found.described, found.data, options, where)
     if not headers:
-        print(f"There is no header in the {capture.packets} packets: {capture.summary}.", file=sys.stderr)
+        print(f"No header in {capture.packets} packets: {capture.summary}.", file=sys.stderr)
     return 0 if good and headers else BAD_ANSWER
 
 

@@ -1,4 +1,4 @@
-"""The command, run in this process: what it writes, and its exit status."""
+"""Runs the command in this process, and returns its output and exit status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Ran(NamedTuple):
 
 
 def run(*arguments: str, stdin: bytes = b"") -> Ran:
-    """Run the command, as from a shell; an exception goes through."""
+    """Run the command as a shell would; exceptions are not caught."""
     output, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
     given = io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
     with patch.object(sys, "stdin", given), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):

@@ -1,6 +1,6 @@
-"""`proxyprotocol decode` of captures: real ones by tcpdump, and made ones for what a network does to packets.
+"""`proxyprotocol decode` of captures: real ones by tcpdump, and packets made here, as a network may deliver them.
 
-In captures/ HAProxy speaks to a server of ours: version 2 over IPv4 and, from another client, version 1 over IPv6.
+In captures/ HAProxy connects to a server: with version 2 over IPv4 and, for another client, version 1 over IPv6.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, tlv, v2
 CAPTURES = Path(__file__).parent.parent / "captures"
 LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 BINARY = v2(PROXY, 0x11, IPV4_BLOCK, tlv(0xE2, b"x" * 100))
-START = 2**32 - 20  # so that sequence numbers go round within a header
+START = 2**32 - 20  # so that sequence numbers wrap within a header
 
 
 def written(packets: list[Any], form: type[Any] = PcapWriter) -> bytes:
@@ -67,7 +67,7 @@ def test_the_headers_in_a_real_capture_are_found(name: str) -> None:
     assert (second["version"], second["to"], second["destination"]["port"]) == (1, "[::1]:18081", 18083)
 
 
-def test_people_are_told_which_packet_it_is() -> None:
+def test_the_text_names_the_packet() -> None:
     text = run("decode", str(CAPTURES / "ethernet.pcap")).text
     assert "Packet 4, TCP from 127.0.0.1:" in text
     assert text.count("PROXY protocol version") == 2
@@ -80,7 +80,7 @@ def test_a_real_capture_in_the_newer_format_is_read_as_well() -> None:
     assert len(found) == 2
 
 
-# What a network does to packets
+# Segments as a network may deliver them
 
 
 SEGMENTS = {
@@ -90,7 +90,7 @@ SEGMENTS = {
     "sent again": [segment(0, BINARY[:50]), segment(0, BINARY[:50]), segment(0, BINARY), segment(0, BINARY)],
     "overlapping": [segment(0, BINARY[:50]), segment(30, BINARY[30:])],
     "SYN again within it": [segment(0, BINARY[:50]), SYN, segment(50, BINARY[50:])],
-    "SYN again behind it": [segment(0, BINARY), SYN, segment(0, BINARY)],
+    "SYN again after it": [segment(0, BINARY), SYN, segment(0, BINARY)],
     "with the SYN": [],
 }
 
@@ -112,7 +112,7 @@ def test_each_of_two_connections_between_the_same_ends_has_its_own_header() -> N
     assert [each["version"] for each in found] == [2, 1]
 
 
-def test_a_stream_that_was_under_way_is_looked_into_once() -> None:
+def test_a_stream_without_a_syn_is_examined_once() -> None:
     _, found = decode(
         [
             segment(0, BINARY),
@@ -124,11 +124,11 @@ def test_a_stream_that_was_under_way_is_looked_into_once() -> None:
     assert [each["version"] for each in found] == [2]
 
 
-def test_what_a_server_answers_is_no_header() -> None:
+def test_a_servers_answer_is_not_a_header() -> None:
     answer = segment(0, b"220 ready\r\n", port=4000)
     ran, found = decode([SYN, segment(0, flags="SA", src="10.0.0.2", dst="10.0.0.1"), answer])
     assert (ran.status, found) == (1, [])
-    assert "There is no header in the 3 packets: 1 TCP streams" in ran.errors
+    assert "No header in 3 packets: 1 TCP streams" in ran.errors
 
 
 @pytest.mark.parametrize("last", [[], [segment(30, flags="FA")], [segment(30, flags="R")]], ids=["cut", "FIN", "RST"])
@@ -175,7 +175,7 @@ def test_packets_that_are_neither_tcp_nor_udp_are_counted() -> None:
     assert "2 packets that are neither TCP nor UDP" in ran.errors
 
 
-def test_a_network_that_is_not_known_is_named() -> None:
+def test_an_unknown_network_is_named() -> None:
     data = bytearray(written([SYN]))
     data[20:24] = (147).to_bytes(4, "little")
     ran, _ = decode(bytes(data))
@@ -199,7 +199,7 @@ def test_the_header_of_each_datagram_is_found() -> None:
     ("data", "said"),
     [(LINE, "version 1, which is for streams"), (BINARY[:30], "has 30 bytes, its header would have at least 131")],
 )
-def test_in_a_datagram_there_is_a_whole_header_of_version_2(data: bytes, said: str) -> None:
+def test_a_datagram_needs_a_whole_header_of_version_2(data: bytes, said: str) -> None:
     ran, (found,) = decode([datagram(data)])
     assert ran.status == 1
     assert said in found["error"]["reason"]
@@ -210,18 +210,18 @@ def test_a_datagram_with_a_wrong_checksum_is_described() -> None:
     assert (found["error"]["kind"], found["protocol"]) == ("ProxyProtocolChecksumError", "DGRAM")
 
 
-# Limits, and files that are damaged
+# Limits and damaged files
 
 
-def test_of_many_streams_that_say_nothing_the_newest_are_followed() -> None:
+def test_of_many_silent_streams_the_newest_are_followed() -> None:
     begun = [segment(0, flags="S", port=port) for port in range(1, MAX_STREAMS + 2)]
-    # in two pieces, because one that begins like a header is taken up again
+    # in two pieces, because a segment that starts like a header is followed again
     headers = [segment(at, data, port=port) for port in (1, 2) for at, data in ((0, LINE[:3]), (3, LINE[3:]))]
     _, (found,) = decode([*begun, *headers])
     assert found["from"] == "10.0.0.1:2"
 
 
-def test_what_came_early_is_forgotten_where_it_is_much() -> None:
+def test_too_many_early_bytes_are_dropped() -> None:
     early = [segment(len(LINE) + at, bytes(40_000)) for at in (0, 40_000)]
     _, (found,) = decode([SYN, *early, segment(0, LINE)])
     assert found["following"] == 0
@@ -229,7 +229,7 @@ def test_what_came_early_is_forgotten_where_it_is_much() -> None:
     assert found["following"] == 40_000
 
 
-def test_what_came_early_is_forgotten_where_it_is_many_segments() -> None:
+def test_too_many_early_segments_are_dropped() -> None:
     early = [segment(len(LINE) + at, b"x") for at in range(MAX_EARLY + 1)]
     _, (found,) = decode([SYN, *early[:-1], segment(0, LINE)])
     assert found["following"] == MAX_EARLY
@@ -237,37 +237,37 @@ def test_what_came_early_is_forgotten_where_it_is_many_segments() -> None:
     assert found["following"] == 0
 
 
-def test_what_was_forgotten_is_counted_no_more() -> None:
+def test_dropped_segments_no_longer_count() -> None:
     early = [segment(len(LINE) + at, bytes(40_000)) for at in (0, 40_000, 0)]
     _, (found,) = decode([SYN, *early, segment(0, LINE)])
     assert found["following"] == 40_000
 
 
-def test_what_fills_a_gap_is_counted_no_more() -> None:
+def test_early_segments_that_found_their_place_no_longer_count() -> None:
     data = v2(PROXY, 0x11, IPV4_BLOCK, tlv(0xE2, bytes(65_000)))
     pieces = [segment(at, data[at : at + 1000]) for at in range(0, len(data), 1000)]
-    # each piece of two, the later one first: together more than may be early at a time
+    # pairs of pieces, the later one first: together more than may be early at a time
     swapped = [piece for at in range(0, len(pieces), 2) for piece in reversed(pieces[at : at + 2])]
     _, (found,) = decode([SYN, *swapped])
     assert found["ok"]
 
 
 @pytest.mark.parametrize("data", [b"", b"x"], ids=["without data", "with data"])
-def test_many_segments_ahead_of_a_gap_take_no_long_time(data: bytes) -> None:
+def test_many_segments_after_a_gap_are_quick(data: bytes) -> None:
     flow = ("10.0.0.1", 4000, "10.0.0.2", 80)
     streams = StreamHeaders()
     streams.add(Segment(1, flow, 0, True, False, b""))
     begun = time.monotonic()
     for at in range(20_000):
         streams.add(Segment(2 + at, flow, 1 + len(LINE) + at, False, False, data))
-    # it takes some hundredths of a second, and took half a minute when each segment was compared with all before it
+    # hundredths of a second; half a minute when each segment was compared with all earlier ones
     assert time.monotonic() - begun < 5
     found = streams.add(Segment(20_002, flow, 1, False, False, LINE))
     assert found is not None
     assert found.data.startswith(LINE)
 
 
-def test_of_many_streams_that_have_spoken_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_finished_streams_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxyprotocol.cli._decode.streams._MAX_DONE", 2)
     headers = [segment(0, LINE, port=port) for port in (1, 2, 3)]
     _, found = decode([*headers, headers[2], headers[0]])
@@ -284,7 +284,7 @@ def test_a_block_of_gigabytes_is_not_read() -> None:
 
 
 @pytest.mark.parametrize("form", [PcapWriter, PcapNgWriter])
-def test_a_capture_that_is_cut_gives_what_is_there(form: type[Any]) -> None:
+def test_a_capture_that_is_cut_short_gives_its_headers(form: type[Any]) -> None:
     data = written([SYN, segment(0, BINARY), segment(len(BINARY), b"GET" * 100)], form)
     _, found = decode(data[:-150])
     assert [each["ok"] for each in found] == [True]
@@ -292,7 +292,7 @@ def test_a_capture_that_is_cut_gives_what_is_there(form: type[Any]) -> None:
 
 @pytest.mark.parametrize("form", [PcapWriter, PcapNgWriter])
 @pytest.mark.parametrize("seed", range(40))
-def test_a_capture_that_is_damaged_ends_in_no_traceback(form: type[Any], seed: int) -> None:
+def test_a_damaged_capture_never_gives_a_traceback(form: type[Any], seed: int) -> None:
     chance = random.Random(seed)
     data = bytearray(written([SYN, segment(0, BINARY), datagram(BINARY), LAYERS["VLAN"]], form))
     for _ in range(chance.choice([1, 5, 50])):

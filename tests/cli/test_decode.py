@@ -1,4 +1,4 @@
-"""`proxyprotocol decode`: raw bytes and hexadecimal digits, right ones and wrong ones."""
+"""`proxyprotocol decode` of raw bytes and of text, right and wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BINARY = v2(PROXY, 0x11, IPV4_BLOCK, tlv(0x01, b"h2"), tlv(0x04))
 
 
 def decode(data: bytes, *arguments: str) -> dict[str, Any]:
-    """What --json says of one header."""
+    """Return the JSON of one header."""
     ran = run("decode", "--json", *arguments, stdin=data)
     (line,) = ran.text.splitlines()
     described: dict[str, Any] = json.loads(line)
@@ -93,7 +93,7 @@ def test_the_json_of_a_header_is_what_the_documentation_says() -> None:
         (v2(LOCAL, 0x73), "0x7", "0x3", 0),
     ],
 )
-def test_the_family_is_named_and_what_it_makes_no_use_of_counted(
+def test_the_family_is_named_and_ignored_bytes_are_counted(
     header: bytes, family: str, protocol: str | None, ignored: int
 ) -> None:
     described = decode(header)
@@ -146,7 +146,7 @@ def test_every_tlv_is_named_and_decoded(kind: int, value: bytes, name: str, deco
         (0xE1, b"\x04", None, "ALIBABA (0xe1)          04"),
     ],
 )
-def test_the_value_of_a_vendor_says_what_it_is(kind: int, value: bytes, field: str | None, shown: str) -> None:
+def test_a_vendors_value_is_shown_with_its_noun(kind: int, value: bytes, field: str | None, shown: str) -> None:
     header = v2(PROXY, 0x11, IPV4_BLOCK, tlv(kind, value))
     (described,) = decode(header)["tlvs"]
     assert described.get("field") == field
@@ -178,10 +178,10 @@ def test_the_extension_in_a_noop_is_told_from_padding() -> None:
     }
 
 
-# Behind the header
+# After the header
 
 
-def test_what_follows_is_counted_however_much_it_is() -> None:
+def test_the_bytes_after_the_header_are_counted() -> None:
     assert decode(LINE + bytes(1_000_000))["following"] == 1_000_000
 
 
@@ -197,7 +197,7 @@ def test_the_longest_header_is_decoded() -> None:
     assert "longer than" in run("decode", stdin=header).text
 
 
-# Headers that are wrong
+# Wrong headers
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_the_longest_header_is_decoded() -> None:
         (v2(PROXY, 0x11, IPV4_BLOCK, tlv(3, b"\x01\x02\x03\x04")), 31, "it says 0x01020304 where they make 0x"),
     ],
 )
-def test_of_a_wrong_header_it_is_said_what_is_wrong_and_at_which_byte(data: bytes, offset: int, said: str) -> None:
+def test_a_wrong_header_gets_a_reason_and_an_offset(data: bytes, offset: int, said: str) -> None:
     error = decode(data)["error"]
     assert error["offset"] == offset
     assert said in error["reason"]
@@ -229,7 +229,7 @@ def test_of_a_wrong_header_it_is_said_what_is_wrong_and_at_which_byte(data: byte
         assert row.startswith(f"  {offset // 16 * 16:04x}  ")
 
 
-def test_nothing_at_all_is_no_header() -> None:
+def test_an_empty_input_is_not_a_header() -> None:
     assert decode(b"")["error"]["kind"] == "ProxyProtocolMissingError"
 
 
@@ -243,7 +243,7 @@ def test_a_header_with_a_wrong_checksum_is_shown_and_not_believed() -> None:
 
 
 @given(st.binary(max_size=80) | st.builds(bytes.__add__, st.sampled_from([SIGNATURE, b"PROXY "]), st.binary()))
-def test_whatever_comes_there_is_an_answer(data: bytes) -> None:
+def test_any_bytes_get_an_answer(data: bytes) -> None:
     assume(not is_capture(data))
     described = decode(data)
     assert described["ok"] is (described["error"] is None)
@@ -269,7 +269,7 @@ def test_control_characters_are_escaped() -> None:
 
 
 def dumps(data: bytes) -> dict[str, str]:
-    """Write bytes down in every way that is read."""
+    """Return the bytes in every notation that --hex reads."""
     return {
         "digits": data.hex(),
         "spaces": data.hex(" "),
@@ -293,12 +293,12 @@ LONG_DUMPS = dumps(v2(PROXY, 0x11, IPV4_BLOCK, tlv(0x04, bytes(3000))))
 
 
 @pytest.mark.parametrize("name", DUMPS)
-def test_a_header_may_be_written_down_in_many_ways(name: str) -> None:
+def test_hex_reads_many_notations(name: str) -> None:
     assert decode(DUMPS[name].encode(), "--hex")["hex"] == BINARY.hex()
 
 
 @pytest.mark.parametrize("options", [[], ["-p"], ["-i"], ["-u"], ["-g1"], ["-c8"]])
-def test_what_xxd_writes_is_read(options: list[str]) -> None:
+def test_hex_reads_the_output_of_xxd(options: list[str]) -> None:
     dump = subprocess.run(["xxd", *options], input=BINARY, capture_output=True, check=True).stdout
     assert decode(dump, "--hex")["hex"] == BINARY.hex()
 
@@ -306,13 +306,13 @@ def test_what_xxd_writes_is_read(options: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"0d0a0", "5 hexadecimal digits, an odd number"),
-        (b"0d\n0a zz", "'z' in line 2 is no hexadecimal digit"),
-        (b"\xff\xfe", "byte 0 is no text"),
-        (b"00" * 600_000, "--hex reads 1048576 characters at most"),
+        (b"0d0a0", "5 hexadecimal digits are an odd number"),
+        (b"0d\n0a zz", "'z' in line 2 is not a hexadecimal digit"),
+        (b"\xff\xfe", "byte 0 is not text: leave out --hex"),
+        pytest.param(b"00" * 600_000, "more than the 1048576 characters that --hex reads", id="too long"),
     ],
 )
-def test_what_is_no_hexadecimal_text_is_one_sentence(text: bytes, said: str) -> None:
+def test_other_text_gets_one_sentence(text: bytes, said: str) -> None:
     ran = run("decode", "--hex", stdin=text)
     assert (ran.status, ran.output) == (2, b"")
     assert said in ran.errors
@@ -334,8 +334,8 @@ def test_what_is_no_hexadecimal_text_is_one_sentence(text: bytes, said: str) -> 
     ],
     ids=["spaces", "pairs", "bars", "colon", "quotes", "backslashes", "prefixes", "lines"],
 )
-def test_nothing_that_is_written_down_takes_long_to_refuse(text: bytes, options: list[str]) -> None:
-    # in a process of its own, because a search by a pattern cannot be interrupted
+def test_hostile_text_is_rejected_quickly(text: bytes, options: list[str]) -> None:
+    # in another process, because nothing can interrupt a regular expression
     command = [sys.executable, "-m", "proxyprotocol", "decode", *options]
     done = subprocess.run(command, input=text, capture_output=True, timeout=20)
     assert done.returncode in (1, 2)
@@ -343,17 +343,17 @@ def test_nothing_that_is_written_down_takes_long_to_refuse(text: bytes, options:
 
 
 @given(st.text(st.sampled_from("0123abcdfx\\: |\nprnb'\""), max_size=60))
-def test_whatever_is_written_down_there_is_an_answer(text: str) -> None:
+def test_any_text_gets_an_answer(text: str) -> None:
     assert run("decode", "--hex", stdin=text.encode()).status in (0, 1, 2)
 
 
-def test_a_header_that_is_written_down_is_recognised_without_the_option() -> None:
+def test_text_without_the_option_gets_a_hint() -> None:
     assert "--hex" in run("decode", stdin=BINARY.hex().encode()).errors
     assert run("decode", stdin=b"GET / HTTP/1.1\r\n").errors == ""
 
 
 @pytest.mark.parametrize("name", DUMPS)
-def test_a_long_one_is_recognised_by_its_beginning(name: str) -> None:
+def test_the_hint_needs_only_the_beginning_of_a_long_text(name: str) -> None:
     assert "--hex" in run("decode", stdin=LONG_DUMPS[name].encode()).errors
 
 

@@ -1,4 +1,4 @@
-"""`proxyprotocol encode`: what it writes is what the library reads, and what cannot be said is one sentence."""
+"""`proxyprotocol encode` writes headers that the library reads, and rejects anything else in one sentence."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ def read(*arguments: str) -> ProxyResult:
         (("--unknown",), ProxyResultUnknown()),
     ],
 )
-def test_version_2_says_who_the_client_is(arguments: tuple[str, ...], result: ProxyResult) -> None:
+def test_version_2_names_the_client(arguments: tuple[str, ...], result: ProxyResult) -> None:
     assert encode(*arguments) == ProxyProtocolV2().pack(result)
     assert encode(*arguments, "--v2", "--no-checksum") == ProxyProtocolV2(checksum=False).pack(result)
 
 
 @pytest.mark.parametrize("version", [("--v1",), ("--version", "v1")])
-def test_version_1_says_who_the_client_is(version: tuple[str, ...]) -> None:
+def test_version_1_names_the_client(version: tuple[str, ...]) -> None:
     assert encode(*ADDRESSES, *version) == b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
     assert encode("--unknown", *version) == ProxyProtocolV1().pack(ProxyResultUnknown())
 
 
-def test_every_tlv_can_be_said() -> None:
+def test_every_tlv_has_an_option() -> None:
     vectors = read(
         *ADDRESSES,
         *("--alpn", "h2", "--authority", "a.example", "--unique-id", "id", "--netns", "ns"),
@@ -81,13 +81,13 @@ def test_every_tlv_can_be_said() -> None:
     assert vectors.crc32c is not None
 
 
-def test_tlvs_are_said_in_their_order_by_number_or_name_as_text_or_digits() -> None:
+def test_tlv_takes_a_number_or_name_and_text_or_digits_in_the_given_order() -> None:
     arguments = ("--tlv", "0xE2=text", "--tlv", "226=0x00ff", "--tlv", "unique-id=a=b", "--tlv", "noop=")
     expected = tlv(0xE2, b"text") + tlv(0xE2, b"\x00\xff") + tlv(5, b"a=b") + tlv(4)
     assert bytes(read(*ADDRESSES, "--no-checksum", *arguments).tlv) == expected
 
 
-def test_the_tls_of_a_client_can_be_said(tmp_path: Path) -> None:
+def test_options_describe_the_clients_tls(tmp_path: Path) -> None:
     names = ("version", "cipher", "cn", "sig-alg", "key-alg", "group", "sig-scheme")
     arguments = [word for name in names for word in (f"--tls-{name}", f"the {name}")]
     said = read(*ADDRESSES, *arguments, "--verified").tlv.ssl
@@ -101,14 +101,14 @@ def test_the_tls_of_a_client_can_be_said(tmp_path: Path) -> None:
     ("arguments", "shown", "verify"),
     [(("--tls",), False, 0), (("--tls-cn", "bob"), True, 1), (("--tls-cn", "bob", "--verified"), True, 0)],
 )
-def test_a_certificate_counts_as_verified_only_where_that_is_said(
+def test_a_certificate_counts_as_verified_only_with_the_option(
     arguments: tuple[str, ...], shown: bool, verify: int
 ) -> None:
     said = read(*ADDRESSES, *arguments).tlv.ssl
     assert (said.has_ssl, said.has_cert_conn, said.verify) == (True, shown, verify)
 
 
-def test_without_a_word_about_tls_there_is_none() -> None:
+def test_without_a_tls_option_there_is_no_ssl_tlv() -> None:
     assert not read(*ADDRESSES).tlv.ssl
 
 
@@ -132,7 +132,7 @@ def test_the_certificate_of_a_client_is_read_from_a_file(tmp_path: Path, content
     assert not said.verified
 
 
-def test_digits_are_read_by_decode() -> None:
+def test_decode_reads_the_digits() -> None:
     digits = encode(*ADDRESSES, "--hex", "--authority", "a.example")
     assert digits.endswith(b"\n")
     assert "a.example" in run("decode", "--hex", stdin=digits).text
@@ -141,12 +141,12 @@ def test_digits_are_read_by_decode() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "say who the client is"),
-        (("--local", "--unknown"), "say who the client is"),
-        ((*ADDRESSES, "--local"), "say who the client is"),
+        ((), "name the client with --source and --dest, or give one of"),
+        (("--local", "--unknown"), "name the client with --source and --dest, or give one of"),
+        ((*ADDRESSES, "--local"), "name the client with --source and --dest, or give one of"),
         (("--source", "192.0.2.1:1"), "--dest is missing"),
         (("--dest", "192.0.2.1:1"), "--source is missing"),
-        (("--source", "", "--dest", ""), "say who the client is"),
+        (("--source", "", "--dest", ""), "name the client with --source and --dest, or give one of"),
         (("--source", "192.0.2.1", "--dest", "192.0.2.1:1"), "--source takes an IP address and a port"),
         (("--source", "192.0.2.1:1", "--dest", "[::1]:1"), "of one family"),
         (("--source", "unix:/a", "--dest", "192.0.2.1:1"), "--source takes"),
@@ -157,21 +157,21 @@ def test_digits_are_read_by_decode() -> None:
         (("--v1", *ADDRESSES, "--dgram"), "version 1 has no place for TLVs and for datagrams"),
         (("--v1", "--v2", *ADDRESSES), "not allowed with argument"),
         (("--version", "v3", *ADDRESSES), "invalid choice: 'v3'"),
-        ((*ADDRESSES, "--tlv", "1"), "TYPE=VALUE, not '1'"),
-        ((*ADDRESSES, "--tlv", "256=x"), "from 0 to 255 or a name, such as 0xE2 or netns, not '256'"),
+        ((*ADDRESSES, "--tlv", "1"), "expected TYPE=VALUE, not '1'"),
+        ((*ADDRESSES, "--tlv", "256=x"), "a type of 0 to 255 or a name, such as 0xE2 or netns, not '256'"),
         ((*ADDRESSES, "--tlv", "nonsense=x"), "not 'nonsense'"),
-        ((*ADDRESSES, "--tlv", "1=0x123"), "pairs of hexadecimal digits, not '123'"),
-        ((*ADDRESSES, "--tlv", "3=x"), "A CRC32C of 1 bytes where it has 4"),
-        ((*ADDRESSES, "--unique-id", "x" * 129), "A UNIQUE_ID of 129 bytes where 128 are the most"),
-        ((*ADDRESSES, "--authority", "x" * 65536), "65536 bytes where 65535 are the most"),
+        ((*ADDRESSES, "--tlv", "1=0x123"), "pairs of hexadecimal digits after 0x, not '123'"),
+        ((*ADDRESSES, "--tlv", "3=x"), "The CRC32C has 1 bytes instead of 4"),
+        ((*ADDRESSES, "--unique-id", "x" * 129), "The UNIQUE_ID has 129 bytes, more than 128"),
+        ((*ADDRESSES, "--authority", "x" * 65536), "65536 bytes, more than 65535"),
         ((*ADDRESSES, "--tlv", f"1={'x' * 65535}"), "no room for"),
-        ((*ADDRESSES, "--azure-link-id", str(2**32)), "a number of 32 bits"),
+        ((*ADDRESSES, "--azure-link-id", str(2**32)), "expected a number of 32 bits, such as 7 or 0x1F, not"),
         ((*ADDRESSES, "--gcp-psc-id", "-1"), "--gcp-psc-id"),
         ((*ADDRESSES, "--client-cert", "missing"), "missing: No such file or directory"),
         ((*ADDRESSES, "--tls-"), "unrecognized arguments: --tls-"),
     ],
 )
-def test_what_cannot_be_said_is_one_sentence(arguments: tuple[str, ...], said: str) -> None:
+def test_a_wrong_argument_gets_one_sentence(arguments: tuple[str, ...], said: str) -> None:
     ran = run("encode", *arguments)
     assert (ran.status, ran.output) == (2, b"")
     assert said in ran.errors
@@ -194,4 +194,4 @@ def test_a_file_without_a_certificate_is_named(tmp_path: Path, content: bytes) -
     path.write_bytes(content)
     ran = run("encode", *ADDRESSES, "--client-cert", str(path))
     assert (ran.status, ran.output) == (2, b"")
-    assert ran.errors == f"proxyprotocol: {path}: there is no certificate in it, neither in PEM nor in DER\n"
+    assert ran.errors == f"proxyprotocol: {path}: expected a certificate in PEM or DER, found none\n"

@@ -1,4 +1,4 @@
-"""CRC32C: known answers, by the library and without it."""
+"""CRC32C gives the known answers with and without the library."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_known_answers(data: bytes, expected: int) -> None:
 
 
 @pytest.mark.usefixtures("_implementation")
-def test_a_checksum_goes_on_from_that_of_the_bytes_before() -> None:
+def test_a_checksum_continues_from_an_earlier_one() -> None:
     for data, expected in KNOWN:
         for at in range(len(data)):
             assert checksum.crc32c(data[at:], checksum.crc32c(data[:at])) == expected
 
 
-def test_pure_python_gives_what_the_library_gives() -> None:
+def test_pure_python_and_the_library_agree() -> None:
     pure = checksum._pure_python()
     random_bytes = random.Random(1)
     for _ in range(200):
@@ -63,7 +63,7 @@ def test_pure_python_gives_what_the_library_gives() -> None:
         assert pure(data, before) == library.crc32c(data, before)
 
 
-def test_the_library_is_imported_with_the_first_checksum_and_not_before() -> None:
+def test_the_first_checksum_imports_the_library() -> None:
     program = (
         "import sys, proxyprotocol, proxyprotocol.reader\n"
         "assert 'crc32c' not in sys.modules\n"

@@ -1,4 +1,4 @@
-"""Errors: one family for whatever a peer does, each with fields and a full sentence."""
+"""Errors are one family for whatever a peer does, each with fields and a full sentence."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_an_incomplete_header_says_what_to_read() -> None:
     )
 
 
-def test_old_callers_catch_value_errors_for_bad_bytes_and_only_for_those() -> None:
+def test_only_errors_about_bad_bytes_are_value_errors() -> None:
     errors = {error for error in public_errors() if issubclass(error, ValueError)}
     assert errors == {ProxyProtocolSyntaxError, ProxyProtocolLimitError, ProxyProtocolChecksumError}
 

@@ -1,4 +1,4 @@
-"""Results: immutable, comparable, hashable, picklable; addresses in the words of the socket module."""
+"""Results are immutable, comparable, hashable and picklable, with addresses in the forms of the socket module."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_different_results_differ() -> None:
         assert other != one
 
 
-def test_a_result_is_nothing_but_a_result() -> None:
+def test_a_result_does_not_equal_its_text() -> None:
     assert ProxyResultLocal() != "ProxyResultLocal()"
     assert ProxyResultUnix("/a", "") != "/a"
 
@@ -88,7 +88,7 @@ def test_a_copy_is_equal_and_has_the_same_hash(result: ProxyResult) -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
-def test_what_was_read_equals_what_was_made(vector: Vector) -> None:
+def test_a_parsed_result_equals_a_constructed_one(vector: Vector) -> None:
     read = vector.codec.unpack(vector.header)
     assert (read, hash(read), repr(read)) == (vector.result, hash(vector.result), repr(vector.result))
     assert pickle.loads(pickle.dumps(vector.codec.unpack(vector.header))) == vector.result
@@ -110,7 +110,7 @@ def test_a_result_does_not_change(result: ProxyResult, name: str) -> None:
     assert describe(result) == before
 
 
-def test_a_hash_is_that_of_the_content_also_after_the_tlvs_were_asked_for() -> None:
+def test_reading_the_tlvs_does_not_change_the_hash() -> None:
     first, second = (V2.unpack(V2.pack(ProxyResultIPv4(*FOUR, tlv=H2))) for _ in range(2))
     assert hash(first) == hash(second)
     assert first.tlv is first.tlv
@@ -127,7 +127,7 @@ def test_a_hash_is_that_of_the_content_also_after_the_tlvs_were_asked_for() -> N
         (ProxyResultUnix("", ""), ProxyResultType.UNIX, socket.AF_UNIX, True),
     ],
 )
-def test_kinds_are_told_apart(result: ProxyResult, kind: ProxyResultType, family: int, proxied: bool) -> None:
+def test_each_result_has_one_kind(result: ProxyResult, kind: ProxyResultType, family: int, proxied: bool) -> None:
     assert (result.type, result.family, result.type.family, result.proxied) == (kind, family, family, proxied)
     told = [is_local(result), is_unknown(result), is_ipv4(result), is_ipv6(result), is_unix(result)]
     assert told == [other is kind for other in ProxyResultType]
@@ -140,18 +140,56 @@ def test_a_result_without_a_client_has_no_addresses() -> None:
         assert result.tlv is H2
 
 
-def test_why_a_client_is_not_known_can_be_told() -> None:
+def test_an_unknown_result_keeps_its_exception() -> None:
     error = OSError("gone")
     assert ProxyResultUnknown(error).exception is error
     assert ProxyResultUnknown().exception is None
     assert repr(ProxyResultUnknown(error)) == "ProxyResultUnknown(OSError('gone'))"
 
 
-def test_repr_says_what_the_header_says() -> None:
+def test_repr_names_all_that_the_header_says() -> None:
     assert repr(ProxyResultLocal()) == "ProxyResultLocal()"
     assert repr(ProxyResultUnix("/a", "\0b", protocol=DGRAM, tlv=H2)) == (
         "ProxyResultUnix('/a', '\\x00b', protocol=socket.SOCK_DGRAM, tlv=ProxyProtocolTLV(b'\\x01\\x00\\x02h2'))"
     )
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (ProxyResultLocal(tlv=H2), "LOCAL"),
+        (ProxyResultUnknown(ValueError("gone")), "UNKNOWN"),
+        (ProxyResultIPv4(*FOUR, tlv=H2), "192.0.2.1:1000 -> 198.51.100.2:2000"),
+        (ProxyResultIPv6(*SIX), "[2001:db8::1]:1000 -> [2001:db8:ffff::2]:2000"),
+        (ProxyResultUnix("/run/a\n", ""), "UNIX socket '/run/a\\n' -> an unnamed UNIX socket"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_str_is_one_line_for_a_log(result: ProxyResult, text: str) -> None:
+    assert str(result) == text
+
+
+@pytest.mark.parametrize("result", DIFFERENT, ids=repr)
+def test_replace_changes_only_what_it_names(result: ProxyResult) -> None:
+    same = result.replace()
+    assert same is not result
+    assert (type(same), same, hash(same)) == (type(result), result, hash(result))
+    before, other = describe(result), ProxyProtocolTLV(netns="n")
+    changed = result.replace(tlv=other)
+    assert changed.tlv is other
+    assert changed.replace(tlv=result.tlv) == result
+    assert describe(result) == before
+
+
+def test_replace_takes_the_arguments_of_the_class() -> None:
+    four = ProxyResultIPv4(*FOUR, protocol=STREAM, tlv=H2)
+    assert four.replace(dest=FOUR[0], protocol=DGRAM) == ProxyResultIPv4(FOUR[0], FOUR[0], protocol=DGRAM, tlv=H2)
+    assert ProxyResultUnix("/a", "/b").replace(source="/c") == ProxyResultUnix("/c", "/b")
+    assert V2.unpack(V2.pack(four)).replace(tlv=ProxyProtocolTLV()) == ProxyResultIPv4(*FOUR, protocol=STREAM)
+    with pytest.raises(TypeError, match="source"):
+        ProxyResultLocal().replace(source=FOUR[0])
+    with pytest.raises(ValueError, match="A port is a number"):
+        four.replace(source=(FOUR[0][0], -1))
 
 
 def test_addresses_are_those_of_the_socket_module() -> None:
@@ -203,7 +241,7 @@ _tlv = st.one_of(
 _protocol = st.sampled_from([STREAM, DGRAM])
 _four = st.tuples(st.ip_addresses(v=4), st.integers(0, 65535))
 _six = st.tuples(st.ip_addresses(v=6), st.integers(0, 65535))
-# a path that a header can hold: no NUL but an abstract name's first, 108 bytes
+# a path that fits in a header: 108 bytes at most, NULs only in an abstract name
 _path = st.one_of(
     st.binary(max_size=108).map(lambda path: path.replace(b"\0", b"/")),
     st.binary(min_size=1, max_size=106).map(lambda name: b"\0" + name + b"x"),
@@ -218,12 +256,12 @@ _results: st.SearchStrategy[ProxyResult] = st.one_of(
 
 
 @given(_results)
-def test_what_is_packed_as_version_2_is_unpacked_again(result: ProxyResult) -> None:
+def test_version_2_round_trips(result: ProxyResult) -> None:
     assert describe(V2.unpack(V2.pack(result))) == describe(result)
 
 
 @given(st.one_of(st.builds(ProxyResultIPv4, _four, _four), st.builds(ProxyResultIPv6, _six, _six)))
-def test_what_is_packed_as_version_1_is_unpacked_again(result: ProxyResultIPv4 | ProxyResultIPv6) -> None:
+def test_version_1_round_trips(result: ProxyResultIPv4 | ProxyResultIPv6) -> None:
     line = V1.pack(result)
     assert len(line) <= (56 if is_ipv4(result) else 104)
     read = V1.unpack(line)
@@ -231,16 +269,16 @@ def test_what_is_packed_as_version_1_is_unpacked_again(result: ProxyResultIPv4 |
 
 
 @given(_results, _results)
-def test_results_are_equal_when_they_say_the_same_and_only_then(one: ProxyResult, other: ProxyResult) -> None:
+def test_results_are_equal_exactly_if_they_say_the_same(one: ProxyResult, other: ProxyResult) -> None:
     assert (one == other) is (describe(one) == describe(other))
 
 
 @pytest.mark.parametrize("path", ["/run/a\0b", "/run/a\0", "\0abstract\0"])
-def test_a_unix_path_that_would_be_cut_is_not_packed(path: str) -> None:
-    with pytest.raises(ValueError, match="would be cut"):
+def test_a_unix_path_that_a_header_would_cut_is_rejected(path: str) -> None:
+    with pytest.raises(ValueError, match=r"A header would cut the UNIX path .*: only an abstract name holds NULs"):
         ProxyProtocolV2().pack(ProxyResultUnix(path, ""))
 
 
-def test_a_nul_inside_of_an_abstract_name_survives() -> None:
+def test_a_nul_inside_an_abstract_name_survives() -> None:
     result = ProxyResultUnix("\0a\0b", "", protocol=socket.SOCK_STREAM)
     assert ProxyProtocolV2(checksum=False).unpack(ProxyProtocolV2(checksum=False).pack(result)) == result

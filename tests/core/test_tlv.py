@@ -1,8 +1,9 @@
-"""TLVs: the wire's order and its duplicates are kept, and a property never raises, whatever the sender wrote."""
+"""TLVs keep the wire's order and its duplicates, and a property never raises, whatever the sender wrote."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
 import zlib
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxyprotocol import ProxyProtocolSyntaxError, ProxyResultIPv4
+from proxyprotocol._wire.fields import TEXT, Field, rows, vendor  # to add a row, as a contributor does
 from proxyprotocol.tlv import TLV, ExtType, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, SSLClient, Type
 from tests.vectors import IPV4, V2, V2_CRC, VERSION_2, tlv
 
@@ -72,7 +74,7 @@ def test_vectors_compare_with_other_mappings_by_the_last_of_each_type() -> None:
     assert TLV(WIRE) != WIRE
 
 
-def test_what_stands_before_the_vectors_counts_in_equality() -> None:
+def test_the_bytes_before_the_vectors_count_in_equality() -> None:
     assert ProxyProtocolSSLTLV(has_ssl=True, cn="x") != ProxyProtocolSSLTLV(cn="x")
     assert ProxyProtocolSSLTLV(verified=True) != ProxyProtocolSSLTLV()
     assert ProxyProtocolExtTLV() != ProxyProtocolSSLTLV()
@@ -93,7 +95,7 @@ def test_a_copy_is_equal_however_it_was_made(vector: Any) -> None:
 
 
 @pytest.mark.parametrize("wire", [b"\1", b"\1\0", b"\1\0\1", tlv(1, b"h2") + b"\1\0\1"])
-def test_vectors_that_are_cut_are_refused(wire: bytes) -> None:
+def test_vectors_that_are_cut_short_are_rejected(wire: bytes) -> None:
     for kind in (TLV, ProxyProtocolTLV):
         with pytest.raises(ProxyProtocolSyntaxError):
             kind(wire)
@@ -107,11 +109,11 @@ def test_a_type_is_one_byte(kind: int) -> None:
 
 def test_a_value_has_65535_bytes_at_most() -> None:
     assert TLV(init={1: bytes(65535)}).size == 65538
-    with pytest.raises(ValueError, match="TLV 0x01 has 65536 bytes where 65535 are the most"):
+    with pytest.raises(ValueError, match="TLV 0x01 has 65536 bytes, more than 65535"):
         TLV(init={1: bytes(65536)})
 
 
-def test_what_is_given_beside_the_wire_replaces_where_it_stood_and_joins_before_the_first_greater_type() -> None:
+def test_init_replaces_values_in_place_and_adds_others_before_the_first_greater_type() -> None:
     wire = tlv(0x30, b"x") + tlv(0x01) + tlv(0x30, b"y") + tlv(0x05) + tlv(0x02)
     assert bytes(TLV(wire, {0x05: b"new"})) == tlv(0x30, b"x") + tlv(0x01) + tlv(0x30, b"y") + tlv(0x05, b"new") + tlv(
         2
@@ -124,7 +126,7 @@ def test_what_is_given_beside_the_wire_replaces_where_it_stood_and_joins_before_
     )
 
 
-def test_from_keywords_vectors_are_in_ascending_order() -> None:
+def test_vectors_from_keywords_are_in_ascending_order() -> None:
     vectors = ProxyProtocolTLV(
         init={0xE0: b"", 0x00: b""},
         ext=ProxyProtocolExtTLV(secret_bits=1),
@@ -139,7 +141,7 @@ def test_from_keywords_vectors_are_in_ascending_order() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=40))))
-def test_what_is_written_is_read_again(pairs: list[tuple[int, bytes]]) -> None:
+def test_packing_and_parsing_round_trip(pairs: list[tuple[int, bytes]]) -> None:
     wire = b"".join(tlv(*pair) for pair in pairs)
     vectors = ProxyProtocolTLV(wire)
     assert bytes(vectors) == wire
@@ -150,7 +152,7 @@ def test_what_is_written_is_read_again(pairs: list[tuple[int, bytes]]) -> None:
     assert [*ProxyProtocolTLV(init=vectors)] == sorted(set(dict(pairs)))
 
 
-def test_what_is_not_there_is_none_or_empty() -> None:
+def test_missing_fields_are_none_or_empty() -> None:
     vectors = ProxyProtocolTLV()
     assert (vectors.alpn, vectors.authority, vectors.crc32c, vectors.netns) == (None, None, None, None)
     assert (vectors.aws_vpce_id, vectors.azure_link_id, vectors.gcp_psc_id) == (None, None, None)
@@ -165,7 +167,7 @@ def test_what_is_not_there_is_none_or_empty() -> None:
     assert ProxyProtocolTLV(ssl=ssl, ext=ext) == vectors
 
 
-def test_keywords_and_properties_are_the_same_things() -> None:
+def test_a_keyword_sets_its_property() -> None:
     ssl = ProxyProtocolSSLTLV(
         version="1", cn="é", cipher="3", sig_alg="4", key_alg="5", group="6", sig_scheme="7", client_cert=b"8"
     )
@@ -177,7 +179,7 @@ def test_keywords_and_properties_are_the_same_things() -> None:
     assert (vectors.ssl, vectors.netns, vectors[Type.PP2_TYPE_CRC32C]) == (ssl, "n", b"\0\0\0\7")
 
 
-def test_text_that_is_no_utf8_is_shown_with_backslashes() -> None:
+def test_text_that_is_not_utf8_has_backslash_escapes() -> None:
     shown = r"a\xff\xfe" + "\n\0" + r"\xed\xa0\x80"
     vectors = ProxyProtocolTLV(tlv(0x02, NOT_UTF8) + tlv(0x30, NOT_UTF8) + tlv(0xEA, b"\1" + NOT_UTF8))
     assert (vectors.authority, vectors.netns, vectors.aws_vpce_id) == (shown, shown, shown)
@@ -212,7 +214,7 @@ def test_a_checksum_has_four_bytes_or_is_none(value: bytes, number: int | None) 
         ("alibaba_service_id", tlv(0xE1, b"\4epsrv-bp1") + tlv(0xE1), None),
     ],
 )
-def test_vendors_names_are_read_in_their_form_and_in_no_other(name: str, wire: bytes, value: object) -> None:
+def test_a_vendors_field_needs_its_sub_type_and_size(name: str, wire: bytes, value: object) -> None:
     assert getattr(ProxyProtocolTLV(wire), name) == value
 
 
@@ -229,24 +231,88 @@ def test_vendors_names_are_read_in_their_form_and_in_no_other(name: str, wire: b
         ),
     ],
 )
-def test_vendors_names_are_looked_for_in_every_tlv_of_their_type_and_the_last_wins(
-    name: str, wire: bytes, value: object
-) -> None:
+def test_the_last_tlv_with_a_vendors_field_wins(name: str, wire: bytes, value: object) -> None:
     assert getattr(ProxyProtocolTLV(wire), name) == value
     assert getattr(ProxyProtocolTLV(tlv(2, b"a.example") + wire + tlv(1)), name) == value
 
 
-def test_a_vendors_name_can_be_read_and_not_set() -> None:
+def test_a_field_is_read_only() -> None:
     assert ProxyProtocolTLV.aws_vpce_id.what == "VPC endpoint"
     with pytest.raises(AttributeError):
-        ProxyProtocolTLV().aws_vpce_id = "vpce-1"
+        ProxyProtocolTLV().aws_vpce_id = "vpce-1"  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        ProxyProtocolTLV().authority = "a.example"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("given", "wire"),
+    [
+        ({"aws_vpce_id": "vpce-1"}, tlv(0xEA, b"\1vpce-1")),
+        ({"azure_link_id": 42}, tlv(0xEE, b"\1\x2a\0\0\0")),
+        ({"gcp_psc_id": 1 << 63}, tlv(0xE0, b"\x80" + bytes(7))),
+        (
+            {"alibaba_vpc_id": "v", "alibaba_endpoint_id": "e", "alibaba_service_id": "s"},
+            tlv(0xE1, b"\1v") + tlv(0xE1, b"\2e") + tlv(0xE1, b"\3s"),
+        ),
+    ],
+    ids=["AWS", "Azure", "GCP", "Alibaba"],
+)
+def test_a_vendors_field_is_a_keyword(given: dict[str, Any], wire: bytes) -> None:
+    vectors = ProxyProtocolTLV(**given)
+    assert bytes(vectors) == wire
+    assert {name: getattr(vectors, name) for name in given} == given
+
+
+def test_a_vendors_field_replaces_only_its_own_sub_type() -> None:
+    wire = tlv(0xE1, b"\1v") + tlv(0xE1, b"\2e") + tlv(0xE1, b"?")
+    assert bytes(ProxyProtocolTLV(wire, alibaba_vpc_id="new")) == tlv(0xE1, b"\2e") + tlv(0xE1, b"?") + tlv(
+        0xE1, b"\1new"
+    )
+
+
+@pytest.mark.parametrize("kind", [ProxyProtocolTLV, ProxyProtocolSSLTLV, ProxyProtocolExtTLV])
+def test_a_constructor_shows_its_keywords_and_rejects_others(kind: Any) -> None:
+    keywords = rows(kind)
+    assert keywords
+    parameters = inspect.signature(kind).parameters
+    assert [name for name in parameters if name in keywords] == list(keywords)
+    assert kind(**dict.fromkeys(keywords)) == kind()
+    for name in ("nonsense", "client", "size"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            kind(**{name: None})
+
+
+def test_a_field_is_documented() -> None:
+    assert ProxyProtocolTLV.alpn.__doc__ == "The protocol above, such as h2 (PP2_TYPE_ALPN, section 2.2.1)."
+    assert ProxyProtocolTLV.aws_vpce_id.__doc__ == "The VPC endpoint that AWS names in type 0xEA (PP2_TYPE_AWS)."
+    assert ProxyProtocolSSLTLV.has_ssl.__doc__ == "Whether the client connected over TLS."
+    for kind in (ProxyProtocolTLV, ProxyProtocolSSLTLV, ProxyProtocolExtTLV):
+        docs = [row.__doc__ for row in rows(kind).values()]
+        assert all(docs)
+        assert len({*docs}) == len(docs)
+
+
+def test_a_row_of_a_subclass_is_a_field_like_any_other() -> None:
+    class Mine(ProxyProtocolTLV):
+        my_zone: Field[str, str | None] = vendor("Mine", 0xE9, b"\7", TEXT, "zone")
+
+    mine = Mine(my_zone="z", alpn=b"h2")
+    assert (mine.my_zone, mine.alpn, bytes(mine)) == ("z", b"h2", tlv(1, b"h2") + tlv(0xE9, b"\7z"))
+    assert "my_zone" in inspect.signature(Mine).parameters
+
+    class Fixed(Mine):
+        def __init__(self, zone: str) -> None:
+            super().__init__(my_zone=zone)
+
+    assert list(inspect.signature(Fixed).parameters) == ["zone"]
+    assert Fixed("y").my_zone == "y"
 
 
 @pytest.mark.parametrize("arguments", [{"crc32c": -1}, {"crc32c": 1 << 32}])
-def test_a_number_out_of_range_is_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="crc32c is a number of 32 bits"):
+def test_a_number_out_of_range_is_a_value_error(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="crc32c: expected a number of 32 bits, not"):
         ProxyProtocolTLV(**arguments)
-    with pytest.raises(ValueError, match="secret_bits is a number of 16 bits"):
+    with pytest.raises(ValueError, match="secret_bits: expected a number of 16 bits, not 65536"):
         ProxyProtocolExtTLV(secret_bits=1 << 16)
 
 
@@ -255,9 +321,9 @@ def test_text_that_cannot_be_encoded_is_a_value_error() -> None:
         ProxyProtocolTLV(authority="\ud800")
 
 
-# client flags and verify code: verified as the established package says it, client_verified
+# client flags and verify code; then verified, as in proxy-protocol, and client_verified
 SSL_HEADS = [
-    (0x01, 0, True, False),  # TLS without a certificate: senders put 0 there all the same
+    (0x01, 0, True, False),  # TLS without a certificate: senders write 0 here too
     (0x03, 0, True, True),
     (0x05, 0, True, True),
     (0x07, 0, True, True),
@@ -281,7 +347,7 @@ def test_a_client_is_verified_only_by_a_certificate_it_showed(
     assert ssl.has_cert_sess is bool(client & SSLClient.PP2_CLIENT_CERT_SESS)
 
 
-def test_flags_are_set_and_taken_away_one_by_one() -> None:
+def test_each_flag_can_be_set_and_cleared() -> None:
     ssl = ProxyProtocolSSLTLV(b"\xff\0\0\0\5", has_ssl=False, has_cert_sess=False, verified=False)
     assert bytes(ssl) == b"\xfa\0\0\0\5"
     assert bytes(ProxyProtocolSSLTLV(init=ssl, has_ssl=True, verified=True, cn="x")) == b"\xfb\0\0\0\0" + tlv(
@@ -291,7 +357,7 @@ def test_flags_are_set_and_taken_away_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", bytes(4), bytes(5) + b"\x21", bytes(5) + b"\x21\0\1"])
-def test_an_ssl_that_is_malformed_counts_as_empty(data: bytes) -> None:
+def test_a_malformed_ssl_counts_as_empty(data: bytes) -> None:
     assert (ProxyProtocolSSLTLV(data), bool(ProxyProtocolSSLTLV(data))) == (ProxyProtocolSSLTLV(), False)
     assert bool(ProxyProtocolSSLTLV(b"\1\0\0\0\1"))
 
@@ -300,7 +366,7 @@ def extension(*vectors: bytes) -> ProxyProtocolExtTLV:
     return ProxyProtocolTLV(tlv(0x04, ProxyProtocolExtTLV.MAGIC_PREFIX + b"".join(vectors))).ext
 
 
-def test_the_extension_of_the_established_package_is_read() -> None:
+def test_the_extension_of_proxy_protocol_is_read() -> None:
     # recorded from proxy-protocol 0.11.3
     wire = bytes.fromhex(
         "04 0054 881b79c1ce9685b0 01 0004 7a6c6962 02 0002 0100 03 0031 789cab562a2e4dca4a4d2e51b252888e8e564ace"
@@ -322,7 +388,7 @@ def test_the_extension_survives_the_wire() -> None:
 @pytest.mark.parametrize(
     "noop", [b"", bytes(8), ProxyProtocolExtTLV.MAGIC_PREFIX[:7], ProxyProtocolExtTLV.MAGIC_PREFIX + b"\1"]
 )
-def test_any_other_noop_is_no_extension(noop: bytes) -> None:
+def test_any_other_noop_is_not_an_extension(noop: bytes) -> None:
     assert not ProxyProtocolTLV(tlv(0x04, noop)).ext
 
 
@@ -347,7 +413,7 @@ def test_secret_bits_of_another_size_are_none(value: bytes) -> None:
         pytest.param(zlib.compress(bytes(50_000_000)), id="50 MB of zeros"),
     ],
 )
-def test_a_peer_certificate_that_is_none_is_none(value: bytes) -> None:
+def test_a_malformed_peer_certificate_is_none(value: bytes) -> None:
     assert extension(tlv(3, value)).peercert is None
 
 
@@ -360,7 +426,7 @@ def test_a_peer_certificate_of_64_kib_is_read_whole() -> None:
 HEADER = bytes(range(16))
 
 
-def test_a_checksum_is_added_where_it_was_asked_for_and_found_right() -> None:
+def test_auto_crc32c_adds_a_checksum_that_verifies() -> None:
     vectors = ProxyProtocolTLV(alpn=b"h2", netns="n", auto_crc32c=True)
     assert vectors.size == len(bytes(vectors)) + 7
     summed = vectors.with_checksum(HEADER[:9], HEADER[9:])
@@ -371,7 +437,7 @@ def test_a_checksum_is_added_where_it_was_asked_for_and_found_right() -> None:
     assert not summed.verify_checksum()
 
 
-def test_a_checksum_is_added_nowhere_else() -> None:
+def test_without_auto_crc32c_or_with_a_checksum_none_is_added() -> None:
     for vectors in (
         ProxyProtocolTLV(alpn=b"h2"),
         ProxyProtocolTLV(crc32c=5),
@@ -381,7 +447,7 @@ def test_a_checksum_is_added_nowhere_else() -> None:
         assert vectors.size == len(bytes(vectors))
 
 
-def test_without_a_checksum_nothing_is_wrong_and_with_a_malformed_one_it_is() -> None:
+def test_a_missing_checksum_verifies_and_a_malformed_one_does_not() -> None:
     assert ProxyProtocolTLV(alpn=b"h2").verify_checksum(HEADER)
     assert not ProxyProtocolTLV(tlv(0x03, b"?")).verify_checksum(HEADER)
     with pytest.raises(ProxyProtocolSyntaxError):

@@ -1,6 +1,6 @@
-"""The cost of TLVs grows with their bytes, whatever a sender put into them, and with nothing else.
+"""The cost of TLVs grows only with their bytes, whatever a sender writes into them.
 
-A step is a call, a line, a round of a loop, or a return: counted, they are the same on every machine.
+A step is a call, a line, a round of a loop or a return. Their count is the same on every machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any, Final
 import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4, ProxyResultUnknown, Receiver
-from proxyprotocol._wire.vendors import VendorField  # beside property, what the properties are
 from proxyprotocol.cli._decode.description import describe_header  # there is no public way to its parts
 from proxyprotocol.server._relay.outgoing import Incoming, Outgoing  # the relay's, without a relay around it
 from proxyprotocol.tlv import TLV, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
@@ -25,13 +24,13 @@ from tests.vectors import IPV4, tlv
 
 V2 = ProxyProtocolV2()
 MORE: Final = 4
-# what a fixed cost, and a set that grows, take off or add
+# room for a fixed cost and for a set that grows
 AT_MOST: Final = 1.25 * MORE
 
 
 def steps(operation: Callable[[], object]) -> int:
     """Count the steps of an operation."""
-    operation()  # what is made at the first time, such as an import, costs no later one
+    operation()  # the first call pays for imports and caches
     counted = 0
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
@@ -49,7 +48,7 @@ def steps(operation: Callable[[], object]) -> int:
 
 
 def many_types(size: int) -> bytes:
-    # neither a CRC32C, which comes once, nor an SSL, which has a form
+    # types without rules of their own
     return b"".join(tlv(kind, b"v") for kind in range(0x30, 0x30 + size // 4))
 
 
@@ -70,7 +69,7 @@ def one_ssl(size: int) -> bytes:
 
 
 WIRES: Final = [many_types, many_of_one_type, many_in_turn, much_padding, one_ssl]
-PROPERTIES: Final = [name for name, kind in vars(ProxyProtocolTLV).items() if isinstance(kind, (property, VendorField))]
+PROPERTIES: Final = [name for name, kind in vars(ProxyProtocolTLV).items() if isinstance(kind, property)]
 
 
 def result_of(wire: bytes) -> ProxyResultIPv4:
@@ -109,7 +108,7 @@ def relaying(wire: bytes) -> Callable[[], object]:
     return relay
 
 
-# what is done with some bytes; what it is done with is made beforehand
+# each takes the bytes, prepares, and returns the operation to count
 OPERATIONS: Final[dict[str, Callable[[bytes], Callable[[], object]]]] = {
     "TLV(data)": lambda wire: lambda: TLV(wire),
     "TLV(init)": lambda wire: lambda: TLV(init=TLV(wire)),
@@ -141,13 +140,13 @@ OPERATIONS: Final[dict[str, Callable[[bytes], Callable[[], object]]]] = {
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 @pytest.mark.parametrize("wire", WIRES)
-def test_an_operation_costs_in_proportion_to_the_bytes(
+def test_the_cost_of_an_operation_is_proportional_to_the_bytes(
     wire: Callable[[int], bytes], operation: Callable[[bytes], Callable[[], object]]
 ) -> None:
     few, many = wire(200), wire(200 * MORE)
     assert steps(operation(many)) <= AT_MOST * steps(operation(few))
 
 
-def test_a_header_of_64_kib_is_relayed_with_a_unique_id_in_steps_that_its_bytes_bound() -> None:
+def test_the_cost_of_relaying_64_kib_with_a_unique_id_is_proportional_to_the_bytes() -> None:
     few, many = tlv(0xE2) * 100, tlv(0xE2) * 21_000
     assert steps(relaying(many)) <= 210 * steps(relaying(few))

@@ -1,4 +1,4 @@
-"""The headers in a capture. Scapy reads the file and takes the packets apart; it is asked for nothing else."""
+"""The headers in a capture. Scapy reads the file and takes the packets apart, and does nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__: list[str] = []
 _PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
 # both byte orders, with microseconds and with nanoseconds
 _PCAP: Final = (b"\xa1\xb2\xc3\xd4", b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x4d\x3c\xb2\xa1")
-# A block of a capture says itself how long it is, up to 4 GiB; no packet and no list of names comes near to this.
+# A block of a capture names its own length, up to 4 GiB. No packet and no list of names comes near this limit.
 _MAX_READ: Final = 16 * 1024 * 1024
 
 _SYN, _ACK, _END = 0x02, 0x10, 0x01 | 0x04  # FIN or RST
@@ -29,12 +29,12 @@ class Found(NamedTuple):
     """A header in a capture, right or wrong.
 
     Attributes:
-        packet: The number of the packet that it begins in, from 1 on.
+        packet: The number of the packet in which it begins, counted from 1.
         transport: ``"TCP"`` or ``"UDP"``.
-        sender: Who sent it.
-        receiver: To whom.
+        sender: The sender's address.
+        receiver: The receiver's address.
         described: What it says.
-        data: Its bytes, and what came with it.
+        data: Its bytes, and those that came with it.
     """
 
     packet: int
@@ -46,20 +46,12 @@ class Found(NamedTuple):
 
 
 def is_capture(first: bytes) -> bool:
-    """Tell whether a file is a capture.
-
-    Args:
-        first: Its first bytes, 4 at least.
-    """
+    """Return whether a file with the *first* bytes, at least 4, is a capture."""
     return first.startswith((_PCAPNG, *_PCAP))
 
 
 def read_capture(first: bytes, file: BinaryIO) -> Capture:
-    """Open a capture.
-
-    Args:
-        first: The first bytes, which have been read from the file already.
-        file: The rest.
+    """Open a capture, of which the *first* bytes are already read.
 
     Raises:
         ProgramError: Scapy is missing, or cannot read this.
@@ -68,15 +60,15 @@ def read_capture(first: bytes, file: BinaryIO) -> Capture:
         from proxyprotocol.cli._decode import packets
     except ImportError as error:
         raise ProgramError(
-            f"a capture is read by Scapy, which is not installed ({error}): pip install 'proxyprotocol[pcap]'"
+            f"Scapy, which reads captures, is not installed ({error}): pip install 'proxyprotocol[pcap]'"
         ) from None
-    # its remarks on a file that is cut would stand between ours
+    # its warnings about a file that is cut short would mix with our lines
     logging.getLogger("scapy").setLevel(logging.CRITICAL)
     return Capture(packets.packets(_Limited(first, file)))
 
 
 class _Limited:
-    """A file some of which has been read already, and from which nobody reads gigabytes at once."""
+    """A file of which the first bytes are already read, and which refuses to read gigabytes at once."""
 
     def __init__(self, first: bytes, file: BinaryIO) -> None:
         self._first = first
@@ -84,20 +76,13 @@ class _Limited:
 
     def read(self, size: int) -> bytes:
         if size > _MAX_READ:
-            raise ProgramError(f"the capture is damaged: it has a block that says of itself to have {size} bytes")
+            raise ProgramError(f"the capture is damaged: one of its blocks claims {size} bytes")
         first, self._first = self._first[:size], self._first[size:]
         return first + self._file.read(size - len(first))
 
 
 class Capture:
-    """The headers in a capture, as they come; iterate once.
-
-    Args:
-        found: The payloads of its packets.
-
-    Attributes:
-        packets: How many packets have been read.
-    """
+    """The headers in a capture, in their order. Iterate once; *packets* counts the packets so far."""
 
     def __init__(self, found: Iterator[Any]) -> None:
         self.packets = 0
@@ -108,7 +93,7 @@ class Capture:
 
     @property
     def summary(self) -> str:
-        """What else was in it."""
+        """What else the capture held."""
         return (
             f"{self._streams.without} TCP streams and {self._datagrams_without} datagrams without one, "
             f"{self._others} packets that are neither TCP nor UDP"
@@ -128,26 +113,23 @@ class Capture:
             self._others += 1
             return None
         if payload.tcp_flags is None:
-            return self._look_into_datagram(payload.flow, payload.data)
+            if payload.data.startswith((spec.V2_SIGNATURE, spec.V1_SIGNATURE)):
+                return _found(self.packets, "UDP", payload.flow, _read_datagram(payload.data), payload.data)
+            self._datagrams_without += 1
+            return None
         begins = payload.tcp_flags & (_SYN | _ACK) == _SYN
         ends = bool(payload.tcp_flags & _END)
         begun = self._streams.add(Segment(self.packets, payload.flow, payload.sequence, begins, ends, payload.data))
         return None if begun is None else _found_in_stream(begun)
 
-    def _look_into_datagram(self, flow: Flow, data: bytes) -> Found | None:
-        if not data.startswith((spec.V2_SIGNATURE, spec.V1_SIGNATURE)):
-            self._datagrams_without += 1
-            return None
-        return _found(self.packets, "UDP", flow, _read_datagram(data), data)
-
 
 def _read_datagram(data: bytes) -> Description:
     try:
         unpack_datagram(data)
-    except ProxyProtocolSyntaxError as error:  # version 1 has no place here
+    except ProxyProtocolSyntaxError as error:  # among them version 1, which UDP does not allow
         return describe_error(data, error)
     except ProxyProtocolError:
-        pass  # a wrong checksum, of which there is more to say
+        pass  # a wrong checksum: read_header() says more about it
     return read_header(data)
 
 

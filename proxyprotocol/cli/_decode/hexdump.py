@@ -1,4 +1,4 @@
-"""Bytes that somebody wrote down: hexadecimal digits, dumps of common tools, and text with escapes."""
+"""Bytes as text: hexadecimal digits, dumps of common tools, and strings with escapes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__: list[str] = []
 #: The longest header takes about 300 KiB in the widest of these forms.
 MAX_TEXT: Final = 1024 * 1024
 
-# How much of what is no header is looked at: more tells no more.
+# How many bytes decide whether a file looks like text.
 _LOOKED_AT: Final = 1024
 
-# xxd's "00000010: 0d0a 0d0a  .....", and what is before the bar in hexdump's "00000010  0d 0a  |..|". No two neighbours
-# in these patterns match the same character: then a line that does not match takes no longer than one that does.
+# xxd's "00000010: 0d0a 0d0a  .....", and hexdump's "00000010  0d 0a  |..|" before the bar. No two neighbours
+# in these patterns match the same character, so a line that does not match takes no longer than one that does.
 _COLON_LINE: Final = re.compile(r"[0-9A-Fa-f]{8}: (?P<digits>[0-9A-Fa-f]{2,}(?: [0-9A-Fa-f]+)*)(?:\s\s.*)?")
 _HEXDUMP_LINE: Final = re.compile(r"[0-9A-Fa-f]{8}(?:  (?P<digits>[0-9A-Fa-f]{2}(?: {1,2}[0-9A-Fa-f]{2})*))?")
 _SEPARATORS: Final = re.compile(r"0[xX](?=[0-9A-Fa-f]{2})|[\s:,;]+")
@@ -28,15 +28,15 @@ _LETTERS: Final = dict(zip(b"abefnrtv\\'\"", b"\a\b\x1b\f\n\r\t\v\\'\"", strict=
 
 
 def read_hex(text: str) -> bytes:
-    """Give the bytes that a text writes down.
+    """Return the bytes that a text stands for.
 
     Args:
         text: Pairs of hexadecimal digits, with or without white space, colons, commas or ``0x`` between them; a dump
-            by ``xxd`` or ``hexdump -C``; or, where there is a backslash, text with the escapes of C and Python, with
-            or without quotation marks around it.
+            by ``xxd`` or ``hexdump -C``; or, if there is a backslash in it, a string with the escapes of C and Python,
+            with or without quotation marks.
 
     Raises:
-        ProgramError: It is none of these.
+        ProgramError: The text is something else.
     """
     if "\\" in text:
         text = text.strip()
@@ -49,35 +49,25 @@ def read_hex(text: str) -> bytes:
 
 
 def looks_like_hex(data: bytes) -> bool:
-    """Tell whether somebody seems to have forgotten to say that this is written down.
-
-    Args:
-        data: What is no header.
-    """
+    """Return whether *data*, which is not a header, looks like the text of one: its user forgot --hex."""
+    first = data[:_LOOKED_AT]
+    if len(data) > len(first):  # cut between two lines, otherwise between two pairs of digits
+        separator = next((each for each in (b"\n", b" ", b",", b":", b";") if each in first), None)
+        first = first if separator is None else first[: first.rindex(separator)]
     try:
-        return len(read_hex(_beginning(data).decode("ascii"))) > 1
+        return len(read_hex(first.decode("ascii"))) > 1
     except (ProgramError, UnicodeDecodeError):
         return False
 
 
-def _beginning(data: bytes) -> bytes:
-    """Give the first bytes, cut between two lines or else between two pairs of digits, so that they can be read."""
-    first = data[:_LOOKED_AT]
-    if len(data) > len(first):
-        for separator in (b"\n", b" ", b",", b":", b";"):
-            if separator in first:
-                return first[: first.rindex(separator)]
-    return first
-
-
 def _lines_of_digits(text: str) -> Iterator[str]:
-    """Give the digits of each line, without the offsets and the characters of a dump."""
+    """Return the digits of each line, without the offsets and the characters of a dump."""
     lines = [line for each in text.splitlines() if (line := each.strip())]
     before_the_bar = [line.partition("|")[0].rstrip() for line in lines]
     for pattern, candidates in ((_COLON_LINE, lines), (_HEXDUMP_LINE, before_the_bar)):
         matches = [pattern.fullmatch(line) for line in candidates]
         if all(matches):
-            # a line of digits alone is a dump's where others have digits behind an offset, and only there
+            # a line with nothing but an offset belongs to a dump only if other lines have digits after theirs
             digits = [match["digits"] or "" for match in matches if match]
             if any(digits):
                 return iter(digits)
@@ -87,19 +77,13 @@ def _lines_of_digits(text: str) -> Iterator[str]:
 def _complaint(text: str, digits: str) -> str:
     wrong = re.search(r"[^0-9A-Fa-f]", digits)
     if wrong is None:
-        return f"there are {len(digits)} hexadecimal digits, an odd number: one is missing"
+        return f"{len(digits)} hexadecimal digits are an odd number: one is missing"
     line = next(number for number, line in enumerate(text.splitlines(), 1) if wrong[0] in _SEPARATORS.sub("", line))
-    return (
-        f"{wrong[0]!a} in line {line} is no hexadecimal digit; what --hex reads is told by proxyprotocol decode --help"
-    )
+    return f"{wrong[0]!a} in line {line} is not a hexadecimal digit; proxyprotocol decode --help says what --hex reads"
 
 
 def read_escapes(text: str) -> bytes:
-    """Give the bytes of a text with the escapes of C and Python, in which the rest stands for itself.
-
-    Args:
-        text: The text.
-    """
+    """Return the bytes of a *text* with the escapes of C and Python; other characters stand for themselves."""
     return _ESCAPE.sub(_unescape, text.encode("utf-8"))
 
 

@@ -1,11 +1,11 @@
-"""What is asked of Scapy, in one place: the payloads of a capture's packets. It is slow to import, and an extra."""
+"""All that Scapy does here: the payloads of a capture's packets. It is an extra, and slow to import."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-# importing the layers is what registers the link types: Ethernet, loopback, Linux' cooked ones, bare IP
+# the import of the layers registers the link types: Ethernet, loopback, Linux' cooked ones, bare IP
 from scapy.config import conf
 from scapy.error import Scapy_Exception
 from scapy.layers.inet import IP, TCP, UDP
@@ -19,7 +19,7 @@ __all__: list[str] = []
 
 
 class Payload(NamedTuple):
-    """What a packet carries.
+    """The content of a packet.
 
     Attributes:
         flow: Sender and receiver, each with its port.
@@ -35,21 +35,15 @@ class Payload(NamedTuple):
 
 
 def packets(file: Any) -> Iterator[Payload | None]:
-    """Read a capture, packet by packet.
-
-    Args:
-        file: What it is read from.
-
-    Yields:
-        What each packet carries; None where it is neither TCP nor UDP.
+    """Yield the payload of each packet of a capture, or None if it is neither TCP nor UDP.
 
     Raises:
-        ProgramError: It is damaged, or of a kind of network that is not known.
+        ProgramError: The capture is damaged, or of an unknown kind of network.
     """
     try:
-        reader: Any = RawPcapNgReader(file)  # turns to the other format by itself
+        reader: Any = RawPcapNgReader(file)  # it recognises the other format by itself
         for data, metadata in reader:
-            # in the newer format each packet has its own
+            # in the newer format each packet has its own link type
             yield _payload(data, metadata.linktype if hasattr(metadata, "linktype") else reader.linktype)
     except Scapy_Exception as error:
         raise ProgramError(f"the capture cannot be read: {error}") from None
@@ -58,13 +52,15 @@ def packets(file: Any) -> Iterator[Payload | None]:
 def _payload(data: bytes, link_type: int) -> Payload | None:
     kind = conf.l2types.num2layer.get(link_type)
     if kind is None:
-        raise ProgramError(f"the capture is of a kind of network that is not known here (link type {link_type})")
+        raise ProgramError(f"the capture is of an unknown kind of network (link type {link_type})")
     try:
         packet: Any = kind(data)
-    except Exception:  # whatever it stumbles over in a packet that is damaged
+    except Exception:  # Scapy raises anything for a damaged packet
         return None
     segment = packet.getlayer(TCP if TCP in packet else UDP)
-    network = _network(segment)
+    network: Any = segment  # then the IP header around it, the innermost of a tunnel
+    while network is not None and not isinstance(network, (IP, IPv6)):
+        network = network.underlayer
     if network is None:
         return None
     flow = (network.src, segment.sport, network.dst, segment.dport)
@@ -72,11 +68,3 @@ def _payload(data: bytes, link_type: int) -> Payload | None:
     if isinstance(segment, UDP):
         return Payload(flow, content, None, 0)
     return Payload(flow, content, int(segment.flags), segment.seq)
-
-
-def _network(segment: Any) -> Any:
-    """Give the IP header that this segment came in, the innermost of a tunnel."""
-    layer = segment
-    while layer is not None and not isinstance(layer, (IP, IPv6)):
-        layer = layer.underlayer
-    return layer

@@ -1,4 +1,4 @@
-"""A header's description as text for people: colours on a terminal, what others wrote made harmless."""
+"""A header's description as text for people. Text from the peer is escaped; a terminal gets colours."""
 
 from __future__ import annotations
 
@@ -6,139 +6,114 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-from proxyprotocol._wire import spec
-from proxyprotocol._wire.vendors import VENDOR_FIELDS
+from proxyprotocol._wire import fields, spec
 from proxyprotocol.cli._decode.description import Description
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._process.program import escape
+from proxyprotocol.tlv import ProxyProtocolTLV
 
 __all__: list[str] = []
 
 _LABEL_WIDTH: Final = 26
 _SHOWN_VALUE: Final = 32  # bytes
 _ROW: Final = 16  # bytes of a line of the dump
-_AROUND: Final = 2  # lines of the dump before and behind the one that is wrong
-
-_BOLD: Final = "1"
-_RED: Final = "31"
-_GREEN: Final = "32"
+_AROUND: Final = 2  # lines of the dump before and after the wrong one
 
 
 def coloured(text: str, code: str) -> str:
-    """Colour text, where the output is a terminal and its user has not set NO_COLOR.
-
-    Args:
-        text: The text.
-        code: The terminal's code for the colour.
-    """
+    """Colour *text* with a terminal's *code*, if the output is a terminal and NO_COLOR is not set."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty()
     return text if plain else f"\x1b[{code}m{text}\x1b[0m"
 
 
 def bold(text: str) -> str:
-    """Set text in bold letters, where that can be."""
-    return coloured(text, _BOLD)
+    """Print *text* in bold on a terminal."""
+    return coloured(text, "1")
 
 
 def red(text: str) -> str:
-    """Set text in red, where that can be."""
-    return coloured(text, _RED)
+    """Print *text* in red on a terminal."""
+    return coloured(text, "31")
 
 
 def green(text: str) -> str:
-    """Set text in green, where that can be."""
-    return coloured(text, _GREEN)
+    """Print *text* in green on a terminal."""
+    return coloured(text, "32")
 
 
 def show(described: Description, data: bytes, at: str = "") -> Iterator[str]:
-    """Give a description line by line.
+    """Yield the lines of a description.
 
     Args:
         described: The description.
-        data: The bytes that it is of, for the dump of a header that is wrong.
-        at: Where it was found; nothing for a file that is nothing but one.
+        data: The bytes that it describes, for the dump of a wrong header.
+        at: The place in a capture; empty for any other file.
     """
     if at:
         yield bold(at)
     error = described["error"]
     if error is not None:
-        yield from _show_error(error, data)
+        offset = error["offset"]
+        place = "" if offset is None else f" (at byte {offset})"
+        yield red(f"{escape(error['reason'])}{place}.")
+        if data:
+            yield ""
+            yield from _dump(data, offset)
+            yield ""
     if described["version"] is not None:
         yield from _show_header(described, believed=error is None)
-    yield from _show_following(described, data)
+    if described["ok"] and not described["following"]:
+        yield _row("after it", "nothing")
+    elif described["ok"]:
+        another = data[described["length"] :].startswith((spec.V1_SIGNATURE, spec.V2_SIGNATURE))
+        note = ": another header, which this one's receiver would hand to the application" if another else ""
+        yield _row("after it", f"{_bytes(described['following'])}{note}")
 
 
 def show_json(described: Description) -> str:
-    """Give a description as one line of JSON.
-
-    Args:
-        described: The description.
-    """
-    # json leaves this one as it is
-    return json.dumps(described).replace("\x7f", "\\u007f")
-
-
-def _show_error(error: dict[str, Any], data: bytes) -> Iterator[str]:
-    offset = error["offset"]
-    place = "" if offset is None else f" (at byte {offset})"
-    yield red(f"{escape(error['reason'])}{place}.")
-    if data:
-        yield ""
-        yield from _dump(data, offset)
-        yield ""
+    """Return a description as one line of JSON."""
+    return json.dumps(described).replace("\x7f", "\\u007f")  # dumps() does not escape DEL
 
 
 def _dump(data: bytes, offset: int | None) -> Iterator[str]:
-    """Give the lines around an offset, with a mark below the byte that is wrong."""
+    """Yield the lines around *offset*, with a mark below the wrong byte."""
     wrong = None if offset is None else offset // _ROW
     first = max(0, (wrong or 0) - _AROUND)
     for row in range(first, min((wrong or 0) + _AROUND, len(data) // _ROW) + 1):
         line = data[row * _ROW : (row + 1) * _ROW]
         if line:
             text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in line)
-            yield f"  {row * _ROW:04x}  {_spaced(line):<{_column(_ROW)}} |{text}|"
+            digits = f"{line[: _ROW // 2].hex(' ')}  {line[_ROW // 2 :].hex(' ')}".rstrip()
+            yield f"  {row * _ROW:04x}  {digits:<{_column(_ROW)}} |{text}|"
         if row == wrong and offset is not None:
             mark = "^^" if offset < len(data) else "^^ here the bytes end"
             yield " " * (8 + _column(offset % _ROW)) + red(mark)
 
 
-def _spaced(line: bytes) -> str:
-    half = _ROW // 2
-    return f"{line[:half].hex(' ')}  {line[half:].hex(' ')}".rstrip()
-
-
 def _column(index: int) -> int:
-    """Give the column of a byte, where there is a gap in the middle of the line."""
+    """Return the column of a byte; there is a gap in the middle of the line."""
     return 3 * index + (index >= _ROW // 2)
 
 
 def _show_header(described: Description, believed: bool) -> Iterator[str]:
     kind = f"PROXY protocol version {described['version']}, {described['length']} bytes"
-    yield bold(kind) if believed else bold(f"{kind}, which must not be believed:")
-    family = described["family"]
-    if described["protocol"] is not None:
-        family += f", {described['protocol']}"
-    yield _row("command", _MEANINGS[described["command"]])
-    yield _row("family", family)
+    yield bold(kind if believed else f"{kind}, which must not be believed:")
+    command, family, protocol = described["command"], described["family"], described["protocol"]
+    yield _row("command", "LOCAL: the proxy speaks for itself" if command == "LOCAL" else command)
+    yield _row("family", family if protocol is None else f"{family}, {protocol}")
     for end in ("source", "destination"):
-        if described[end] is not None:
-            yield _row(end, _address(described[end]))
+        address = described[end]
+        if address is not None:
+            named = address["path"] if "path" in address else (address["address"], address["port"])
+            yield _row(end, escape(describe_address(named)))
     if described["ignored"]:
-        yield _row("ignored", f"{_bytes(described['ignored'])} where there are no addresses to go by")
+        yield _row("ignored", f"{_bytes(described['ignored'])} in the place of the addresses")
     for tlv in described["tlvs"]:
         yield from _show_tlv(tlv, believed)
     if described["length"] > spec.DEFAULT_MAX_HEADER:
-        yield _row("longer than", f"the {spec.DEFAULT_MAX_HEADER} bytes that receivers here take unless told otherwise")
-
-
-_MEANINGS: Final = {"LOCAL": "LOCAL: the proxy speaks for itself", "PROXY": "PROXY"}
-
-
-def _address(address: dict[str, Any]) -> str:
-    path = address.get("path")
-    return escape(describe_address(path if path is not None else (address["address"], address["port"])))
+        yield _row("longer than", f"the {spec.DEFAULT_MAX_HEADER} bytes that receivers here accept by default")
 
 
 def _row(label: str, value: str, depth: int = 1) -> str:
@@ -146,8 +121,7 @@ def _row(label: str, value: str, depth: int = 1) -> str:
 
 
 def _show_tlv(tlv: Description, believed: bool, depth: int = 1) -> Iterator[str]:
-    label = f"{tlv['name']} ({tlv['type']:#04x})"
-    yield _row(label, _value(tlv, believed), depth)
+    yield _row(f"{tlv['name']} ({tlv['type']:#04x})", _value(tlv, believed), depth)
     for sub in tlv.get("tlvs", ()):
         yield from _show_tlv(sub, believed, depth + 1)
 
@@ -155,46 +129,25 @@ def _show_tlv(tlv: Description, believed: bool, depth: int = 1) -> Iterator[str]
 def _value(tlv: Description, believed: bool) -> str:
     value, name = tlv["value"], tlv["name"]
     if name == "SSL":
-        return _ssl(tlv)
+        how = "over TLS" if "SSL" in tlv["client"] else "not over TLS"
+        shown = [flag for flag in tlv["client"] if flag != "SSL"]
+        if not shown:
+            return f"{how}, no client certificate"
+        verified = "verified" if tlv["client_verified"] else f"not verified (code {tlv['verify']})"
+        return f"{how}, client certificate {verified} ({', '.join(shown)})"
     if name == "CRC32C":
         return f"{value:#010x}, {'right' if believed else 'wrong'}"
     if name == "NOOP":
         return f"{_bytes(tlv['length'])} of padding"
     if name == "NOOP_EXT":
         return "the extension of the proxy-protocol package"
-    if value is None:
-        return _hex(tlv)
     if "field" in tlv:
-        return f"{VENDOR_FIELDS[tlv['field']].what} {escape(str(value))}"
-    return escape(json.dumps(value) if isinstance(value, dict) else str(value)) or "empty"
-
-
-def _ssl(tlv: Description) -> str:
-    how = "over TLS" if "SSL" in tlv["client"] else "not over TLS"
-    shown = [flag for flag in tlv["client"] if flag != "SSL"]
-    if not shown:
-        return f"{how}, no client certificate"
-    verified = "verified" if tlv["client_verified"] else f"not verified (code {tlv['verify']})"
-    return f"{how}, client certificate {verified} ({', '.join(shown)})"
-
-
-def _hex(tlv: Description) -> str:
-    if tlv["length"] <= _SHOWN_VALUE:
-        return tlv["hex"] or "empty"
-    return f"{tlv['hex'][: 2 * _SHOWN_VALUE]}... ({_bytes(tlv['length'])})"
-
-
-def _show_following(described: Description, data: bytes) -> Iterator[str]:
-    if not described["ok"]:
-        return
-    following = described["following"]
-    if not following:
-        yield _row("behind it", "nothing")
-        return
-    first = data[described["length"] :][:_SHOWN_VALUE]
-    another = first.startswith((spec.V1_SIGNATURE, spec.V2_SIGNATURE))
-    begin = ": another header, which this one's receiver would hand to the application" if another else ""
-    yield _row("behind it", f"{_bytes(following)}{begin}")
+        return f"{fields.rows(ProxyProtocolTLV)[tlv['field']].what} {escape(str(value))}"
+    if value is not None:
+        return escape(json.dumps(value) if isinstance(value, dict) else str(value)) or "empty"
+    if tlv["length"] > _SHOWN_VALUE:
+        return f"{tlv['hex'][: 2 * _SHOWN_VALUE]}... ({_bytes(tlv['length'])})"
+    return tlv["hex"] or "empty"
 
 
 def _bytes(number: int) -> str:
