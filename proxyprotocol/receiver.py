@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import Any, Final, TypedDict
+from typing import Any, TypedDict
 
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol, signature_begins
@@ -20,7 +20,7 @@ from proxyprotocol.errors import (
     ProxyProtocolWantRead,
     drop_tracebacks,
 )
-from proxyprotocol.parser import DETECT, HeaderParser
+from proxyprotocol.parser import DETECT, HeaderParser, StartedParser, start_parser
 from proxyprotocol.policy import HeaderPolicy, PolicyCallable
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
@@ -37,7 +37,6 @@ __all__ = [
 # every connection asks for these, and an enumeration's members are slow to look up on CPython 3.11
 _OPTIONAL, _IGNORE = HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE
 _SKIP, _REJECT = HeaderPolicy.SKIP, HeaderPolicy.REJECT
-_new: Final = object.__new__
 
 
 class LimitKeywords(TypedDict, total=False):
@@ -130,17 +129,16 @@ class Receiver:
         Raises:
             ProxyProtocolUntrustedError: The policy is REJECT: drop the connection, read nothing.
         """
-        policy = self.policy
-        if not isinstance(policy, HeaderPolicy):
+        policy: Any = self.policy
+        if self.needs_addresses:  # isinstance() would cost more
             policy = policy(peer, local)
             if not isinstance(policy, HeaderPolicy):
                 raise TypeError(f"The policy function must give a HeaderPolicy, not {policy!r}")
         if policy is _REJECT:
             raise ProxyProtocolUntrustedError(peer)
-        # without an __init__, which costs a twelfth of what a header costs on CPython 3.11
-        connection: ReceiverConnection = _new(ReceiverConnection)
+        connection = ReceiverConnection()  # an __init__ would cost a twelfth of what a header costs on CPython 3.11
         connection._receiver = self
-        connection._parser = HeaderParser.of(self.codec, self.max_header)
+        connection._parser = start_parser(StartedParser(), self.codec, self.max_header)
         connection.policy = policy
         connection.result = connection.addresses = None
         connection.trailing = b""
@@ -181,7 +179,7 @@ class ReceiverConnection:
     policy: HeaderPolicy
 
     _receiver: Receiver
-    _parser: HeaderParser
+    _parser: StartedParser
     _seen: bytes | None
 
     @property
