@@ -38,11 +38,6 @@ class ProxyProtocolDetect(ProxyProtocol):
             self._by_first_byte = {_FIRST_BYTES[kind]: version for kind, version in kinds.items()}
 
     def is_valid(self, signature: bytes) -> bool:
-        """Tell whether a header of one of the versions begins so.
-
-        Args:
-            signature: The first bytes of a connection, 8 at least.
-        """
         return any(version.is_valid(signature) for version in self.versions)
 
     def choose_version(self, signature: bytes) -> ProxyProtocol:
@@ -60,16 +55,6 @@ class ProxyProtocolDetect(ProxyProtocol):
         raise ProxyProtocolSyntaxError(f"No version of the PROXY protocol begins with {bytes(signature)!a}", 0)
 
     def unpack(self, data: bytes) -> ProxyResult:
-        """Read the header at the start of *data*, and ignore what follows it.
-
-        Args:
-            data: The first bytes of a connection.
-
-        Raises:
-            ProxyProtocolIncompleteError: More of the header is needed.
-            ProxyProtocolSyntaxError: There is no header.
-            ProxyProtocolChecksumError: The header's CRC32C is not right.
-        """
         data = bytes(data)
         found = self.parse(data)
         if type(found) is tuple:
@@ -96,7 +81,6 @@ class ProxyProtocolDetect(ProxyProtocol):
         raise ValueError(f"No version here can say this: {first}") from first
 
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
-        """Parse the header at the start of a connection; see :meth:`.ProxyProtocol.parse`."""
         codec = self._by_first_byte.get(data[0]) if data else None
         if codec is None:
             if self._by_first_byte:
@@ -108,11 +92,6 @@ class ProxyProtocolDetect(ProxyProtocol):
         return codec.parse(data, max_header)
 
     def begins(self, data: bytes | bytearray) -> bool | None:
-        """Tell a header from an application's own first bytes; see :meth:`.ProxyProtocol.begins`.
-
-        Args:
-            data: The first bytes of a connection.
-        """
         if self._by_first_byte:
             return signature_begins(data, *_SIGNATURES)
         answers = [version.begins(data) for version in self.versions]

@@ -28,34 +28,13 @@ class ProxyProtocolNoop(ProxyProtocol):
         raise NotImplementedError("A connection without a header cannot be recognised by its first bytes")
 
     def unpack(self, data: bytes) -> ProxyResultLocal:
-        """Read nothing.
-
-        Args:
-            data: Not looked at.
-        """
         return ProxyResultLocal()
 
     def pack(self, result: ProxyResult) -> bytes:
-        """Write nothing.
-
-        Args:
-            result: Not looked at.
-        """
         return b""
 
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int]:
-        """Give a LOCAL result of 0 bytes.
-
-        Args:
-            data: Not looked at.
-            max_header: Not looked at.
-        """
         return ProxyResultLocal(), 0
 
     def begins(self, data: bytes | bytearray) -> bool:
-        """Every connection's first bytes are the application's own.
-
-        Args:
-            data: Not looked at.
-        """
         return False

@@ -154,26 +154,11 @@ class ProxyProtocolV2(ProxyProtocol):
         self._checksum = checksum
 
     def is_valid(self, signature: bytes) -> bool:
-        """Tell whether a version 2 header begins so.
-
-        Args:
-            signature: The first bytes of a connection, 8 at least.
-        """
         return len(signature) >= spec.TELLING_LENGTH and spec.V2_SIGNATURE.startswith(
             signature[: spec.V2_SIGNATURE_LENGTH]
         )
 
     def unpack(self, data: bytes) -> ProxyResult:
-        """Read the header at the start of *data*, and ignore what follows it.
-
-        Args:
-            data: The first bytes of a connection.
-
-        Raises:
-            ProxyProtocolIncompleteError: More of the header is needed.
-            ProxyProtocolSyntaxError: There is no such header.
-            ProxyProtocolChecksumError: The header's CRC32C is not right.
-        """
         data = data if type(data) is bytes else bytes(data)
         found = self.parse(data)
         if type(found) is tuple:
@@ -219,7 +204,6 @@ class ProxyProtocolV2(ProxyProtocol):
         return _decode(_kind(whole, len(whole)), whole, verify=known)
 
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
-        """Parse the header at the start of a connection; see :meth:`.ProxyProtocol.parse`."""
         bare = _BARE.get(data[: spec.V2_FIXED_LENGTH])
         if bare is not None:
             size, make, protocol = bare
@@ -262,11 +246,6 @@ class ProxyProtocolV2(ProxyProtocol):
         return _fixed(_code_of(result), len(block) + len(plain)) + block + plain
 
     def begins(self, data: bytes | bytearray) -> bool | None:
-        """Tell a header from an application's own first bytes; see :meth:`.ProxyProtocol.begins`.
-
-        Args:
-            data: The first bytes of a connection.
-        """
         return signature_begins(data, spec.V2_SIGNATURE)
 
 
