@@ -1,4 +1,4 @@
-"""Floor 2: the codec that reads whichever version comes."""
+"""The codec that reads either version."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ProxyProtocolDetect(ProxyProtocol):
 
     Args:
         versions: The codecs to choose from by :meth:`.ProxyProtocol.is_valid`, the first that says yes; versions 2
-            and 1 unless given. A header is written by the first that can say what it is to say.
+            and 1 by default. The first version that can express a result writes its header.
     """
 
     __slots__ = ("_by_first_byte", "versions")
@@ -31,7 +31,7 @@ class ProxyProtocolDetect(ProxyProtocol):
 
     def __init__(self, *versions: ProxyProtocol) -> None:
         self.versions = versions or [ProxyProtocolV2(), ProxyProtocolV1()]
-        # the first byte tells the versions of the specification apart; it tells nothing of codecs of others
+        # The first byte tells versions 1 and 2 apart. Other codecs are asked through is_valid().
         kinds = {type(version): version for version in self.versions}
         self._by_first_byte: dict[int, ProxyProtocol] = {}
         if len(self.versions) == 2 and kinds.keys() == _FIRST_BYTES.keys():
@@ -41,13 +41,13 @@ class ProxyProtocolDetect(ProxyProtocol):
         return any(version.is_valid(signature) for version in self.versions)
 
     def choose_version(self, signature: bytes) -> ProxyProtocol:
-        """Give the codec for a connection.
+        """Return the codec for a connection.
 
         Args:
             signature: The first 8 bytes of the connection.
 
         Raises:
-            ProxyProtocolSyntaxError: It is none of the versions.
+            ProxyProtocolSyntaxError: No version starts so.
         """
         for version in self.versions:
             if version.is_valid(signature):
@@ -64,10 +64,7 @@ class ProxyProtocolDetect(ProxyProtocol):
         return self.choose_version(data[: spec.TELLING_LENGTH]).unpack(data)
 
     def pack(self, result: ProxyResult) -> bytes:
-        """Write a header, of the first version that can say this.
-
-        Args:
-            result: What it is to say.
+        """Write a header of the first version that can express *result*.
 
         Raises:
             ValueError: No version can.

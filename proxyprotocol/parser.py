@@ -17,10 +17,8 @@ from proxyprotocol.result import ProxyResult
 
 __all__ = ["DETECT", "HeaderParser", "StartedParser", "start_parser"]
 
-#: The codec where none is given: version 1 or 2, whichever comes.
+#: The default codec, for version 1 or 2.
 DETECT: Final = ProxyProtocolDetect()
-
-
 _NOTHING: Final = bytearray()  # the buffer of a parser that has its result
 
 
@@ -45,7 +43,7 @@ class StartedParser:
 
     @property
     def received(self) -> int:
-        """How many bytes of an incomplete header have come."""
+        """How many bytes of an incomplete header have arrived."""
         return len(self._buffer or b"")
 
     @property
@@ -136,7 +134,7 @@ class HeaderParser(StartedParser):
     never buffers more than one header. The caller keeps a deadline, and calls :meth:`eof` when the stream ends.
 
     Args:
-        pp: The codec; version 1 or 2, whichever comes, unless given.
+        pp: The codec; by default one that reads version 1 and version 2.
         max_header: The most bytes that a header of version 2 may have, its fixed 16 included.
 
     Raises:
