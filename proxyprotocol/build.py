@@ -1,4 +1,4 @@
-"""Floor 4: what a header has to say of a connection, from its socket or its transport.
+"""What a header has to say of a connection, from its socket or its transport.
 
 For those who relay: the result goes into ``pack()`` of a codec and on to the server behind. Nothing is read from the
 connection here, and nothing written.
@@ -97,7 +97,7 @@ def _build_tlv(tls: SSLSocket | SSLObject | None, unique_id: bytes | None, dnsbl
     ssl = ProxyProtocolSSLTLV(
         has_ssl=True,
         has_cert_conn=peercert is not None,
-        # {} stands for a certificate that nobody checked; the established package called it verified
+        # {} stands for a certificate that nobody checked; `proxy-protocol` called it verified
         verified=peercert != {},
         version=version,
         cipher=cipher,

@@ -1,4 +1,4 @@
-"""The abstract codec, and the one question that every reader of headers asks it: :meth:`.ProxyProtocol.parse`."""
+"""The abstract codec. Every reader of headers calls one method of it: :meth:`.ProxyProtocol.parse`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from proxyprotocol.result import ProxyResult
 
 __all__ = ["ProxyProtocol", "check_signature", "signature_begins"]
 
-_SHOWN = 16  # how much of a peer's bytes a message shows
+_SHOWN = 16  # how many of a peer's bytes a message shows
 _TLS_HANDSHAKE = 0x16
 
 
 class ProxyProtocol(ABC):
     """Reads and writes one format of header.
 
-    A codec of one's own defines :meth:`is_valid`, :meth:`unpack` and :meth:`pack`; the other methods have defaults
-    that work by them.
+    Your own codec defines :meth:`is_valid`, :meth:`unpack` and :meth:`pack`; the other methods have defaults that call
+    these three.
     """
 
     __slots__ = ()
 
     @abstractmethod
     def is_valid(self, signature: bytes) -> bool:
-        """Tell whether a header of this format begins so.
+        """Return whether *signature* can start a header of this format.
 
         Args:
             signature: The first bytes of a connection, 8 at least.
@@ -45,8 +45,8 @@ class ProxyProtocol(ABC):
 
         Raises:
             ProxyProtocolIncompleteError: More of the header is needed.
-            ProxyProtocolSyntaxError: There is no such header.
-            ProxyProtocolChecksumError: The header's CRC32C is not right.
+            ProxyProtocolSyntaxError: The bytes are not a header of this format.
+            ProxyProtocolChecksumError: The header's CRC32C is wrong.
         """
 
     @abstractmethod
@@ -54,29 +54,29 @@ class ProxyProtocol(ABC):
         """Write a header.
 
         Args:
-            result: What it is to say.
+            result: What the header says.
 
         Returns:
-            The header, to be sent at once and before anything else.
+            The header. Send it in one piece, before anything else.
 
         Raises:
-            KeyError: The format has no way to say this.
+            KeyError: The format cannot express this result.
             ValueError: An address or a TLV does not fit in a header.
         """
 
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
         """Parse the header at the start of a connection.
 
-        Everything that reads headers asks this one question, so that any chunking gives the same answer and nobody
-        reads past the header. This default asks :meth:`unpack`, for codecs that define nothing else.
+        Every reader of headers calls this method, so that any chunking gives the same answer and no reader reads past
+        the header. This default calls :meth:`unpack`, for codecs that define nothing else.
 
         Args:
-            data: The first bytes of a connection, in full from the first one on.
+            data: All bytes of a connection so far.
             max_header: The most bytes that a header of version 2 may have, its fixed 16 included.
 
         Returns:
             What the header says and its length in bytes; or, for an incomplete header, the least length that it can
-            have, which is more than ``len(data)``. The caller reads the difference at most, and asks again.
+            have, which is more than ``len(data)``. The caller reads at most the difference, and calls again.
 
         Raises:
             ProxyProtocolSyntaxError: No header begins with these bytes, or it breaks a rule of the specification.
@@ -106,13 +106,13 @@ class ProxyProtocol(ABC):
         return size
 
     def begins(self, data: bytes | bytearray) -> bool | None:
-        """Tell a header from an application's own first bytes, for a connection that may come without one.
+        """Tell a header from an application's first bytes, for a connection that may come without a header.
 
         Args:
             data: The first bytes of a connection.
 
         Returns:
-            Whether they hold the signature of a header; None while that is open.
+            Whether they start a header; None if more bytes are needed to know.
         """
         if len(data) < spec.TELLING_LENGTH:
             return None
@@ -120,38 +120,25 @@ class ProxyProtocol(ABC):
 
 
 def check_signature(data: bytes | bytearray, *signatures: bytes) -> bool:
-    """Tell whether a signature is there in full.
-
-    Args:
-        data: The first bytes of a connection.
-        signatures: Those that may be there.
-
-    Returns:
-        True if one is; False while that is open.
+    """Return whether *data* starts with one of *signatures*; False if it is still too short to know.
 
     Raises:
-        ProxyProtocolSyntaxError: None of them can be; the offset is that of the first byte which is of none.
+        ProxyProtocolSyntaxError: It starts with none of them; the offset is that of the first wrong byte.
     """
     if data.startswith(signatures):
         return True
     for at in range(len(data)):
         if not any(signature.startswith(data[: at + 1]) for signature in signatures):
-            raise ProxyProtocolSyntaxError(_describe(bytes(data[:_SHOWN])), at)
+            hint = ": this is TLS, which must come after the header" if data[0] == _TLS_HANDSHAKE else ""
+            shown = bytes(data[:_SHOWN])
+            raise ProxyProtocolSyntaxError(
+                f"There is no PROXY protocol header: the data begins with {shown!r}{hint}", at
+            )
     return False
 
 
-def _describe(data: bytes) -> str:
-    hint = ": that is TLS, whose place is behind the header" if data[0] == _TLS_HANDSHAKE else ""
-    return f"There is no PROXY protocol header, what came begins with {data!r}{hint}"
-
-
 def signature_begins(data: bytes | bytearray, *signatures: bytes) -> bool | None:
-    """Answer :meth:`ProxyProtocol.begins` for formats with a signature.
-
-    Args:
-        data: The first bytes of a connection.
-        signatures: Those that may be there.
-    """
+    """Return whether *data* starts with one of *signatures*; None if it is still too short to know."""
     try:
         return check_signature(data, *signatures) or None
     except ProxyProtocolSyntaxError:

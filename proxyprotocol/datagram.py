@@ -1,4 +1,4 @@
-"""Floor 3: one header in front of each datagram (section 2 of the 2026 edition).
+"""One header in front of each datagram (section 2 of the 2026 edition).
 
 A datagram is its own whole stream: nothing is buffered, nothing is waited for, and only version 2 exists. What streams
 do not have is the way back: a server answers a client's address, and the answer has to go to the proxy that spoke for
@@ -290,7 +290,7 @@ class DatagramReceiver:
 
 
 def _datagram_codec(pp: ProxyProtocol | None) -> ProxyProtocol:
-    """Give the codec without version 1, which datagrams have not."""
+    """Return the codec without version 1, which datagrams have not."""
     if pp is None:
         return _CODEC
     versions = pp.versions if isinstance(pp, ProxyProtocolDetect) else (pp,)
@@ -301,7 +301,7 @@ def _datagram_codec(pp: ProxyProtocol | None) -> ProxyProtocol:
 
 
 def _key(address: SockAddr) -> object:
-    """Give what two spellings of an address have in common.
+    """Return what two spellings of an address have in common.
 
     An IPv6 address has two members in Twisted and four in the socket module, of which the flow is no part of who it is.
     """

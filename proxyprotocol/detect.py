@@ -1,4 +1,4 @@
-"""Floor 2: the codec that reads whichever version comes."""
+"""The codec that reads either version."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ProxyProtocolDetect(ProxyProtocol):
 
     Args:
         versions: The codecs to choose from by :meth:`.ProxyProtocol.is_valid`, the first that says yes; versions 2
-            and 1 unless given. A header is written by the first that can say what it is to say.
+            and 1 by default. The first version that can express a result writes its header.
     """
 
     __slots__ = ("_by_first_byte", "versions")
@@ -31,28 +31,23 @@ class ProxyProtocolDetect(ProxyProtocol):
 
     def __init__(self, *versions: ProxyProtocol) -> None:
         self.versions = versions or [ProxyProtocolV2(), ProxyProtocolV1()]
-        # the first byte tells the versions of the specification apart; it tells nothing of codecs of others
+        # The first byte tells versions 1 and 2 apart. Other codecs are asked through is_valid().
         kinds = {type(version): version for version in self.versions}
         self._by_first_byte: dict[int, ProxyProtocol] = {}
         if len(self.versions) == 2 and kinds.keys() == _FIRST_BYTES.keys():
             self._by_first_byte = {_FIRST_BYTES[kind]: version for kind, version in kinds.items()}
 
     def is_valid(self, signature: bytes) -> bool:
-        """Tell whether a header of one of the versions begins so.
-
-        Args:
-            signature: The first bytes of a connection, 8 at least.
-        """
         return any(version.is_valid(signature) for version in self.versions)
 
     def choose_version(self, signature: bytes) -> ProxyProtocol:
-        """Give the codec for a connection.
+        """Return the codec for a connection.
 
         Args:
             signature: The first 8 bytes of the connection.
 
         Raises:
-            ProxyProtocolSyntaxError: It is none of the versions.
+            ProxyProtocolSyntaxError: No version starts so.
         """
         for version in self.versions:
             if version.is_valid(signature):
@@ -60,16 +55,6 @@ class ProxyProtocolDetect(ProxyProtocol):
         raise ProxyProtocolSyntaxError(f"No version of the PROXY protocol begins with {bytes(signature)!a}", 0)
 
     def unpack(self, data: bytes) -> ProxyResult:
-        """Read the header at the start of *data*, and ignore what follows it.
-
-        Args:
-            data: The first bytes of a connection.
-
-        Raises:
-            ProxyProtocolIncompleteError: More of the header is needed.
-            ProxyProtocolSyntaxError: There is no header.
-            ProxyProtocolChecksumError: The header's CRC32C is not right.
-        """
         data = bytes(data)
         found = self.parse(data)
         if type(found) is tuple:
@@ -79,10 +64,7 @@ class ProxyProtocolDetect(ProxyProtocol):
         return self.choose_version(data[: spec.TELLING_LENGTH]).unpack(data)
 
     def pack(self, result: ProxyResult) -> bytes:
-        """Write a header, of the first version that can say this.
-
-        Args:
-            result: What it is to say.
+        """Write a header of the first version that can express *result*.
 
         Raises:
             ValueError: No version can.
@@ -96,7 +78,6 @@ class ProxyProtocolDetect(ProxyProtocol):
         raise ValueError(f"No version here can say this: {first}") from first
 
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
-        """Parse the header at the start of a connection; see :meth:`.ProxyProtocol.parse`."""
         codec = self._by_first_byte.get(data[0]) if data else None
         if codec is None:
             if self._by_first_byte:
@@ -108,11 +89,6 @@ class ProxyProtocolDetect(ProxyProtocol):
         return codec.parse(data, max_header)
 
     def begins(self, data: bytes | bytearray) -> bool | None:
-        """Tell a header from an application's own first bytes; see :meth:`.ProxyProtocol.begins`.
-
-        Args:
-            data: The first bytes of a connection.
-        """
         if self._by_first_byte:
             return signature_begins(data, *_SIGNATURES)
         answers = [version.begins(data) for version in self.versions]

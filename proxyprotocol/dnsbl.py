@@ -1,4 +1,4 @@
-"""Floor 5: asking a DNS block list (RFC 5782) about a client, for the relay.
+"""Asking a DNS block list (RFC 5782) about a client, for the relay.
 
 Addresses of IPv4, also mapped into IPv6, and of IPv6 are looked up; for a client without one the answer is None, as for
 a list that cannot be reached: a block list that is down blocks nobody.
@@ -163,7 +163,7 @@ class BasicDnsbl(Dnsbl):
 
 
 def _reversed(ip: IPv4Address | IPv6Address) -> str:
-    """Give what stands in front of the list's domain: the numbers or, for IPv6, the hexadecimal digits, last first."""
+    """Return the labels before the list's domain: the numbers or, for IPv6, the hexadecimal digits, last first."""
     # As for the look-up of the address itself, whose domain is taken away. Anew from its bytes, because a zone, which
     # no list knows, is more than reverse_pointer can take.
     return ip_address(ip.packed).reverse_pointer.rsplit(".", 2)[0]
@@ -183,7 +183,7 @@ class SpamhausDnsbl(BasicDnsbl):
         """Say which list an answer means.
 
         Spamhaus answers with an address in 127.255.255.0/24 where it refuses to answer, such as to the public
-        resolvers; as in the established package that counts as listed. Use a resolver of your own.
+        resolvers; as in `proxy-protocol` that counts as listed. Use a resolver of your own.
 
         Args:
             addresses: The addresses in the answer, of which the first counts.

@@ -1,4 +1,4 @@
-"""Floor 2: the codec that reads and writes nothing, for connections without a header."""
+"""The codec that reads and writes nothing, for connections without a header."""
 
 from __future__ import annotations
 
@@ -12,50 +12,22 @@ __all__ = ["ProxyProtocolNoop"]
 
 
 class ProxyProtocolNoop(ProxyProtocol):
-    """Stands where a codec must, and disables the PROXY protocol: every connection is its own."""
+    """Disables the PROXY protocol: every connection starts without a header."""
 
     __slots__ = ()
 
     def is_valid(self, signature: bytes) -> NoReturn:
-        """There is nothing to recognise.
-
-        Args:
-            signature: Not looked at.
-
-        Raises:
-            NotImplementedError: Always.
-        """
+        """Raise NotImplementedError: there are no bytes to recognise."""
         raise NotImplementedError("A connection without a header cannot be recognised by its first bytes")
 
     def unpack(self, data: bytes) -> ProxyResultLocal:
-        """Read nothing.
-
-        Args:
-            data: Not looked at.
-        """
         return ProxyResultLocal()
 
     def pack(self, result: ProxyResult) -> bytes:
-        """Write nothing.
-
-        Args:
-            result: Not looked at.
-        """
         return b""
 
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int]:
-        """Give a LOCAL result of 0 bytes.
-
-        Args:
-            data: Not looked at.
-            max_header: Not looked at.
-        """
         return ProxyResultLocal(), 0
 
     def begins(self, data: bytes | bytearray) -> bool:
-        """Every connection's first bytes are the application's own.
-
-        Args:
-            data: Not looked at.
-        """
         return False

@@ -1,4 +1,4 @@
-"""Floor 3: a Receiver, and what a client sends, from strings, as endpoint strings and environment variables give them.
+"""A Receiver, and what a client sends, from strings, as endpoint strings and environment variables give them.
 
 The options have the same names and values everywhere, only their spelling differs: ``trusted`` is ``ppTrusted`` in an
 endpoint string.
@@ -217,7 +217,7 @@ def _address(
 
 
 def choose(option: str, value: str, choices: Mapping[str, _T]) -> _T:
-    """Give what a value stands for.
+    """Return what a value stands for.
 
     Args:
         option: The name of the option, for the message.

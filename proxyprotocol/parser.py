@@ -15,29 +15,17 @@ from proxyprotocol.errors import (
 )
 from proxyprotocol.result import ProxyResult
 
-__all__ = ["DETECT", "HeaderParser"]
+__all__ = ["DETECT", "HeaderParser", "StartedParser", "start_parser"]
 
-#: The codec where none is given: version 1 or 2, whichever comes.
+#: The default codec, for version 1 or 2.
 DETECT: Final = ProxyProtocolDetect()
-
-
-_new: Final = object.__new__
 _NOTHING: Final = bytearray()  # the buffer of a parser that has its result
 
 
-class HeaderParser:
-    """Reads one header from the front of a stream.
+class StartedParser:
+    """The methods of :class:`HeaderParser`, without its checks of arguments: :func:`start_parser` makes one.
 
-    Feed it what comes until :meth:`feed` returns a result; what followed the header is then in :attr:`trailing`. It
-    never buffers more than one header. The caller keeps a deadline, and calls :meth:`eof` when the stream ends.
-
-    Args:
-        pp: The codec; version 1 or 2, whichever comes, unless given.
-        max_header: The most bytes that a header of version 2 may have, its fixed 16 included.
-
-    Raises:
-        TypeError: *max_header* is not an int.
-        ValueError: *max_header* is less than 16.
+    It has no ``__init__``, which would cost a twelfth of what a header costs on CPython 3.11.
     """
 
     __slots__ = ("_buffer", "_codec", "_error", "_least", "_max_header", "result", "trailing")
@@ -47,37 +35,15 @@ class HeaderParser:
     #: What followed the header: the application's first bytes.
     trailing: bytes
 
-    def __init__(self, pp: ProxyProtocol | None = None, *, max_header: int = spec.DEFAULT_MAX_HEADER) -> None:
-        if type(max_header) is not int:
-            raise TypeError(f"max_header is a number of bytes, not {max_header!r}")
-        if max_header < spec.V2_FIXED_LENGTH:
-            raise ValueError(f"max_header is at least 16, the fixed part of a version 2 header, not {max_header!r}")
-        self._start(DETECT if pp is None else pp, max_header)
-
-    @classmethod
-    def of(cls, codec: ProxyProtocol, max_header: int) -> HeaderParser:
-        """Make a parser from arguments that were checked before, as a :class:`.Receiver` does for every connection.
-
-        Args:
-            codec: The codec.
-            max_header: The most bytes that a header of version 2 may have.
-        """
-        parser: HeaderParser = _new(cls)  # which costs half of what calling the class costs
-        parser._start(codec, max_header)
-        return parser
-
-    def _start(self, codec: ProxyProtocol, max_header: int) -> None:
-        self.result = None
-        self.trailing = b""
-        self._codec = codec
-        self._max_header = max_header
-        self._buffer: bytearray | None = None
-        self._least = -1  # the least length of the header; -1 before the codec was asked
-        self._error: ProxyProtocolError | None = None
+    _buffer: bytearray | None
+    _codec: ProxyProtocol
+    _error: ProxyProtocolError | None
+    _least: int  # the least length of the header; -1: no data yet, length not computed
+    _max_header: int
 
     @property
     def received(self) -> int:
-        """How many bytes of an incomplete header have come."""
+        """How many bytes of an incomplete header have arrived."""
         return len(self._buffer or b"")
 
     @property
@@ -101,15 +67,16 @@ class HeaderParser:
 
         Raises:
             ProxyProtocolSyntaxError: The bytes cannot begin a header. Every later call raises the same error.
-            ProxyProtocolChecksumError: The header's CRC32C does not match the header; likewise for later calls.
+            ProxyProtocolChecksumError: The header's CRC32C does not match the header. Every later call
+                raises the same error.
             RuntimeError: A result was returned already.
         """
         if self._buffer is None:
-            # nearly every header comes in one piece, which needs no buffer
+            # nearly every header comes in one piece and needs no buffer
             received = data if type(data) is bytes else bytes(data)
         else:
             if self.result is not None:
-                raise RuntimeError("The header is complete: what follows it is the application's")
+                raise RuntimeError("The header is complete: give the bytes that follow it to the application")
             if self._error is not None:
                 raise self._error
             self._buffer += data
@@ -137,7 +104,7 @@ class HeaderParser:
         """Make *error* final: every later call raises it, unless another error is final already.
 
         Args:
-            error: Why no header can come any more, such as a time-out.
+            error: Why no header can come any more, such as a timeout.
         """
         if self._error is None:
             self._error = error
@@ -145,7 +112,7 @@ class HeaderParser:
             self._buffer = _NOTHING
 
     def eof(self) -> None:
-        """Take the end of the stream; after a result it means nothing.
+        """Take the end of the stream; after a result this does nothing.
 
         Raises:
             ProxyProtocolMissingError: Not one byte came.
@@ -158,3 +125,40 @@ class HeaderParser:
             self.fail(incomplete if self._buffer else ProxyProtocolMissingError())
         if self._error is not None:
             raise self._error
+
+
+class HeaderParser(StartedParser):
+    """Reads one header from the front of a stream.
+
+    Feed it what comes until :meth:`feed` returns a result; what followed the header is then in :attr:`trailing`. It
+    never buffers more than one header. The caller keeps a deadline, and calls :meth:`eof` when the stream ends.
+
+    Args:
+        pp: The codec; by default one that reads version 1 and version 2.
+        max_header: The most bytes that a header of version 2 may have, its fixed 16 included.
+
+    Raises:
+        TypeError: *max_header* is not an int.
+        ValueError: *max_header* is less than 16.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, pp: ProxyProtocol | None = None, *, max_header: int = spec.DEFAULT_MAX_HEADER) -> None:
+        if type(max_header) is not int:
+            raise TypeError(f"max_header is a number of bytes, not {max_header!r}")
+        if max_header < spec.V2_FIXED_LENGTH:
+            raise ValueError(f"max_header is at least 16, the fixed part of a version 2 header, not {max_header!r}")
+        start_parser(self, DETECT if pp is None else pp, max_header)
+
+
+def start_parser(parser: StartedParser, codec: ProxyProtocol, max_header: int) -> StartedParser:
+    """Put a new parser at its start, with arguments that were checked before, as a :class:`.Receiver` does."""
+    parser.result = None
+    parser.trailing = b""
+    parser._codec = codec
+    parser._max_header = max_header
+    parser._buffer = None
+    parser._least = -1
+    parser._error = None
+    return parser

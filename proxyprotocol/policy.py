@@ -1,4 +1,4 @@
-"""Floor 3: who may name a client (section 5 of the specification), as pure functions of two addresses.
+"""Who may name a client (section 5 of the specification), as pure functions of two addresses.
 
 A header is only as good as its sender. The specification wants a receiver not to guess whether there is a header, and
 to take one from trusted proxies alone.
@@ -103,17 +103,17 @@ class TrustedProxies:
 
         Args:
             peer: The address that connected, as the socket module gives it.
-            local: The address that it connected to, likewise.
+            local: The address that it connected to, in the same form.
         """
         return self._trusted if self.trusts(peer, local) else self._otherwise
 
     def trusts(self, peer: SockAddr, local: SockAddr = None) -> bool:
-        """Tell whether a peer is one of the trusted proxies.
+        """Return whether a peer is one of the trusted proxies.
 
         Args:
             peer: The address that connected, as the socket module gives it.
-            local: The address that it connected to, likewise. It tells a UNIX socket, whose peers mostly have no
-                address.
+            local: The address that it connected to, in the same form. It shows that this is a UNIX socket, where most
+                peers have no address.
         """
         if isinstance(local, (str, bytes)) or (local is None and isinstance(peer, (str, bytes))):
             return self._unix
@@ -147,7 +147,7 @@ def _parse_network(network: object) -> ipaddress.IPv4Network | ipaddress.IPv6Net
 
 
 def _packed_host(peer: SockAddr) -> bytes | None:
-    """Give the 4 or 16 bytes of an address, or None where there is none. An IPv4-mapped one has 4."""
+    """Return the 4 or 16 bytes of an address, or None where there is none. An IPv4-mapped one has 4."""
     if not isinstance(peer, (tuple, list)) or not peer or not isinstance(peer[0], str):
         return None
     if _NUL in peer[0]:
@@ -163,7 +163,7 @@ def _packed_host(peer: SockAddr) -> bytes | None:
 
 
 def lets_plain_in(policy: HeaderPolicy | PolicyCallable) -> bool:
-    """Tell whether a policy may let anybody in without a header. Of a function of the user's that is not known: it may.
+    """Return whether a policy may accept peers without a header; true for a function, which may return anything.
 
     Args:
         policy: The policy.

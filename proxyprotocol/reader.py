@@ -1,4 +1,4 @@
-"""Floor 5: the established front for asyncio streams.
+"""The established front for asyncio streams.
 
 ``asyncio.start_server(ProxyProtocolReader(pp).get_callback(on_connection), host, port)`` is a server behind a proxy.
 """

@@ -1,14 +1,11 @@
-"""Floor 3: the waist of the house. Every adapter is driven by a Receiver, and none decides anything itself.
-
-Above this file bytes are moved and nothing is decided; below it nothing knows of connections.
-"""
+"""The decisions about a connection. Every adapter asks a Receiver; adapters only move bytes and wait."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import Any, Final, TypedDict
+from typing import Any, TypedDict
 
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol, signature_begins
@@ -20,7 +17,7 @@ from proxyprotocol.errors import (
     ProxyProtocolWantRead,
     drop_tracebacks,
 )
-from proxyprotocol.parser import DETECT, HeaderParser
+from proxyprotocol.parser import DETECT, HeaderParser, StartedParser, start_parser
 from proxyprotocol.policy import HeaderPolicy, PolicyCallable
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
@@ -37,7 +34,6 @@ __all__ = [
 # every connection asks for these, and an enumeration's members are slow to look up on CPython 3.11
 _OPTIONAL, _IGNORE = HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE
 _SKIP, _REJECT = HeaderPolicy.SKIP, HeaderPolicy.REJECT
-_new: Final = object.__new__
 
 
 class LimitKeywords(TypedDict, total=False):
@@ -59,7 +55,7 @@ class Receiver:
     """How connections are received: codec, policy and limits, one object for all connections of a server.
 
     Args:
-        pp: The codec; version 1 or 2, whichever comes, unless given.
+        pp: The codec; by default one that reads version 1 and version 2.
         policy: What to do with a connection, or a function of its two addresses that says so, such as a
             :class:`.TrustedProxies`. It is given the addresses as the socket module gives them.
         timeout: How long a whole header may take from accept on, in seconds; None for no limit. The specification
@@ -67,7 +63,7 @@ class Receiver:
         max_header: The most bytes that a header of version 2 may have, its fixed 16 included.
 
     Raises:
-        TypeError: An argument is of another type.
+        TypeError: An argument has the wrong type.
         ValueError: The time-out is not above 0, or *max_header* is under 16.
     """
 
@@ -76,9 +72,9 @@ class Receiver:
     policy: HeaderPolicy | PolicyCallable = HeaderPolicy.REQUIRE
     timeout: float | None = spec.DEFAULT_TIMEOUT
     max_header: int = spec.DEFAULT_MAX_HEADER
-    #: The codec, where *pp* was not given too.
+    #: The codec: *pp*, or the default one.
     codec: ProxyProtocol = field(init=False, repr=False, compare=False)
-    #: Whether :meth:`connection` looks at its addresses; else None will do, which saves two system calls.
+    #: Whether :meth:`connection` uses its addresses; if not, pass None and save two system calls.
     needs_addresses: bool = field(init=False, repr=False, compare=False)
     #: Whether the codec is one for connections without a header, such as :class:`.ProxyProtocolNoop`.
     reads_nothing: bool = field(init=False, repr=False, compare=False)
@@ -100,14 +96,14 @@ class Receiver:
 
     @classmethod
     def of(cls, receiver: Receiver | None, keywords: Mapping[str, Any]) -> Receiver:
-        """Make the receiver of an adapter, which takes one as it is or the keywords for one.
+        """Return the receiver of an adapter, which takes either ``receiver=`` or the keywords for one.
 
         Args:
             receiver: The adapter's ``receiver=``, if it was given.
             keywords: Its other keywords, those of this class.
 
         Raises:
-            TypeError: There are both, or a keyword is none.
+            TypeError: Both are given, or a keyword is unknown.
         """
         if receiver is None:
             names = [entry.name for entry in fields(cls) if entry.init]
@@ -125,22 +121,21 @@ class Receiver:
 
         Args:
             peer: The address that connected, as the socket module gives it.
-            local: The address that it connected to, likewise.
+            local: The address that it connected to, in the same form.
 
         Raises:
             ProxyProtocolUntrustedError: The policy is REJECT: drop the connection, read nothing.
         """
-        policy = self.policy
-        if not isinstance(policy, HeaderPolicy):
+        policy: Any = self.policy
+        if self.needs_addresses:  # isinstance() would cost more
             policy = policy(peer, local)
             if not isinstance(policy, HeaderPolicy):
                 raise TypeError(f"The policy function must give a HeaderPolicy, not {policy!r}")
         if policy is _REJECT:
             raise ProxyProtocolUntrustedError(peer)
-        # without an __init__, which costs a twelfth of what a header costs on CPython 3.11
-        connection: ReceiverConnection = _new(ReceiverConnection)
+        connection = ReceiverConnection()  # an __init__ would cost a twelfth of what a header costs on CPython 3.11
         connection._receiver = self
-        connection._parser = HeaderParser.of(self.codec, self.max_header)
+        connection._parser = start_parser(StartedParser(), self.codec, self.max_header)
         connection.policy = policy
         connection.result = connection.addresses = None
         connection.trailing = b""
@@ -154,7 +149,7 @@ class Receiver:
 def _reads_nothing(codec: ProxyProtocol) -> bool:
     try:
         return not isinstance(codec.parse(b""), int)
-    except ProxyProtocolError:  # a codec of somebody else's, which each connection is refused by
+    except ProxyProtocolError:  # such a codec refuses each connection
         return False
 
 
@@ -181,7 +176,7 @@ class ReceiverConnection:
     policy: HeaderPolicy
 
     _receiver: Receiver
-    _parser: HeaderParser
+    _parser: StartedParser
     _seen: bytes | None
 
     @property
@@ -191,7 +186,7 @@ class ReceiverConnection:
 
     @property
     def undecided(self) -> bool:
-        """Whether what has come may still be the application's: who cannot give :attr:`trailing` back only looks at it.
+        """Whether the bytes so far may belong to the application: callers that cannot push bytes back must peek.
 
         That is so under OPTIONAL, until the first byte that differs from the signatures, or the end of one.
         """
@@ -199,7 +194,7 @@ class ReceiverConnection:
 
     @property
     def needed(self) -> int:
-        """How many bytes are missing at least. Whoever reads so many at most never reads past the header."""
+        """How many bytes are missing at least. A caller that reads no more never reads past the header."""
         if self.begun:
             return 0
         if self._seen:
@@ -220,7 +215,7 @@ class ReceiverConnection:
             RuntimeError: The application has begun already.
         """
         if self.begun:
-            raise RuntimeError("The application has begun: what comes is the application's")
+            raise RuntimeError("The application has begun: give these bytes to the application")
         if self._seen is not None:
             return self._decide(self._seen + data)
         parser = self._parser
@@ -288,12 +283,12 @@ class ReceiverConnection:
 
 
 def describe_refusal(error: ProxyProtocolError, peer: SockAddr, what: str = "a connection") -> str:
-    """Put into one line of text that a connection was refused, and why; the error's tracebacks are let go.
+    """Return one line of text: a connection was refused, and why. This drops the error's tracebacks.
 
     Args:
-        error: Why. What the peer sent is in it escaped.
-        peer: Who connected, as the socket module gives it.
-        what: What was refused, where it was no connection.
+        error: Why. It shows the peer's bytes escaped.
+        peer: The address that connected, as the socket module gives it.
+        what: What was refused, if not a connection.
     """
     drop_tracebacks(error)
     return f"Refused {what} from {describe_address(peer)}: {error}"

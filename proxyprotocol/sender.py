@@ -1,4 +1,4 @@
-"""Floor 3: what a connection that is made here says of itself. Every client of ours is driven by a Sender."""
+"""What a connection that is made here says of itself. Every client of ours is driven by a Sender."""
 
 from __future__ import annotations
 

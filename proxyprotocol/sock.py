@@ -1,4 +1,4 @@
-"""Floor 4: who is at the other end of a connection, from the header or from the transport."""
+"""Who is at the other end of a connection, from the header or from the transport."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class SocketInfo(ABC):
     @property
     def result(self) -> ProxyResult | None:
         """What the header said, TLVs included, also where it does not count; None where there was none."""
-        # not abstract: a class of somebody's own, written for the established package, has no such property
+        # not abstract: a class of somebody's own, written for `proxy-protocol`, has no such property
         return None
 
     def _ip_port(self, name: SockAddr) -> tuple[str, int] | None:

@@ -1,4 +1,4 @@
-"""Floor 5: blocking sockets, and the servers of :mod:`socketserver`.
+"""Blocking sockets, and the servers of :mod:`socketserver`.
 
 The header is read to its last byte and not one further, so that the socket can be given to anybody afterwards, to
 :mod:`ssl` too.
@@ -257,7 +257,7 @@ class ProxyProtocolMixIn(BaseServer):
 
 
 def _addresses(sock: socket.socket) -> tuple[SockAddr, SockAddr]:
-    """Give the addresses of the peer, if it is still there, and of the socket."""
+    """Return the addresses of the peer, if it is still there, and of the socket."""
     local = sock.getsockname()
     try:
         return sock.getpeername(), local
@@ -266,7 +266,7 @@ def _addresses(sock: socket.socket) -> tuple[SockAddr, SockAddr]:
 
 
 def _is_lost(sock: socket.socket) -> bool:
-    """Tell whether a connection has ended, or its TLS; of TLS what has come next is taken, which nobody wants now."""
+    """Return whether a connection has ended, or its TLS; of TLS what has come next is taken, which nobody wants now."""
     try:
         sock.getpeername()
         if isinstance(sock, ssl.SSLSocket):

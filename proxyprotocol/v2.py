@@ -1,7 +1,7 @@
-"""Floor 2: version 2, the binary format (section 2.2).
+"""Version 2, the binary format (section 2.2).
 
-The signature and the two bytes of command and family decide everything about a header but its length and its TLVs, so
-one look-up by those 14 bytes gives what there is to know.
+The first 14 bytes (signature, command, family and protocol) decide everything about a header except its length and its
+TLVs. So one table, keyed by those 14 bytes, drives the parser.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _kinds() -> dict[bytes, _Kind]:
 
 
 _KINDS: Final = _kinds()
-# the headers with addresses and nothing else, as most are: the whole fixed part tells all about them
+# most headers have addresses and nothing else: the 16 fixed bytes decide everything about them
 _BARE: Final = {
     beginning + (kind.least - spec.V2_FIXED_LENGTH).to_bytes(2, "big"): (kind.least, kind.make, kind.protocol)
     for beginning, kind in _KINDS.items()
@@ -106,7 +106,7 @@ _BARE: Final = {
 
 
 class ProxyProtocolV2Header:
-    """The fixed part of a header, for code written for the established package.
+    """The fixed part of a header, for code written for `proxy-protocol`.
 
     Args:
         command: ``"local"``, ``"proxy"``, or None for another.
@@ -130,8 +130,8 @@ class ProxyProtocolV2Header:
         self.data_len = data_len
 
     def _code(self) -> int:
-        """The code that says so, or that of no header."""
-        # code written for `proxy-protocol` leaves both out for UNSPEC
+        """Return version, command, family and protocol as one number; 0 for an impossible header."""
+        # code written for `proxy-protocol` leaves out both for UNSPEC
         addresses = self.type or (ProxyResultType.UNKNOWN if self.protocol is None else None)
         for command, name in _COMMANDS.items():
             for family, type_ in _TYPES.items():
@@ -145,7 +145,7 @@ class ProxyProtocolV2(ProxyProtocol):
     """The binary format (section 2.2).
 
     Args:
-        checksum: Whether :meth:`pack` puts a CRC32C into each header. One that comes in is always verified.
+        checksum: Whether :meth:`pack` puts a CRC32C into each header. A received one is always verified.
     """
 
     __slots__ = ("_checksum",)
@@ -154,31 +154,16 @@ class ProxyProtocolV2(ProxyProtocol):
         self._checksum = checksum
 
     def is_valid(self, signature: bytes) -> bool:
-        """Tell whether a version 2 header begins so.
-
-        Args:
-            signature: The first bytes of a connection, 8 at least.
-        """
         return len(signature) >= spec.TELLING_LENGTH and spec.V2_SIGNATURE.startswith(
             signature[: spec.V2_SIGNATURE_LENGTH]
         )
 
     def unpack(self, data: bytes) -> ProxyResult:
-        """Read the header at the start of *data*, and ignore what follows it.
-
-        Args:
-            data: The first bytes of a connection.
-
-        Raises:
-            ProxyProtocolIncompleteError: More of the header is needed.
-            ProxyProtocolSyntaxError: There is no such header.
-            ProxyProtocolChecksumError: The header's CRC32C is not right.
-        """
         data = data if type(data) is bytes else bytes(data)
         found = self.parse(data)
         if type(found) is tuple:
             return found[0]
-        assert isinstance(found, int)  # asked here, where it costs nothing: type() is faster, and tells mypy less
+        assert isinstance(found, int)  # for mypy; type() above is faster
         raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(found - len(data)))
 
     def unpack_header(self, header_data: bytes) -> ProxyProtocolV2Header:
@@ -188,8 +173,8 @@ class ProxyProtocolV2(ProxyProtocol):
             header_data: The first 16 bytes of a connection.
 
         Raises:
-            ProxyProtocolIncompleteError: They are fewer.
-            ProxyProtocolSyntaxError: They have not the signature, or not the version.
+            ProxyProtocolIncompleteError: There are fewer than 16.
+            ProxyProtocolSyntaxError: The signature or the version is wrong.
         """
         check_signature(bytes(header_data[: spec.V2_SIGNATURE_LENGTH]), spec.V2_SIGNATURE)
         if len(header_data) < spec.V2_FIXED_LENGTH:
@@ -205,13 +190,13 @@ class ProxyProtocolV2(ProxyProtocol):
         """Read what follows the fixed part.
 
         Args:
-            header: The fixed part as :meth:`unpack_header` gave it.
-            header_data: The fixed part's bytes, without which a CRC32C cannot be verified and is not.
-            data: What follows, all of it and nothing behind it.
+            header: The fixed part, from :meth:`unpack_header`.
+            header_data: The fixed part's bytes. Without them a CRC32C is not verified.
+            data: The rest of the header, and not a byte after it.
 
         Raises:
-            ProxyProtocolSyntaxError: It breaks a rule of the specification.
-            ProxyProtocolChecksumError: The CRC32C is not right.
+            ProxyProtocolSyntaxError: The header breaks a rule of the specification.
+            ProxyProtocolChecksumError: The CRC32C is wrong.
         """
         known = len(header_data) >= spec.V2_FIXED_LENGTH
         fixed = bytes(header_data[: spec.V2_FIXED_LENGTH]) if known else _fixed(header._code(), len(data))
@@ -219,7 +204,6 @@ class ProxyProtocolV2(ProxyProtocol):
         return _decode(_kind(whole, len(whole)), whole, verify=known)
 
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
-        """Parse the header at the start of a connection; see :meth:`.ProxyProtocol.parse`."""
         bare = _BARE.get(data[: spec.V2_FIXED_LENGTH])
         if bare is not None:
             size, make, protocol = bare
@@ -241,16 +225,16 @@ class ProxyProtocolV2(ProxyProtocol):
     def pack(self, result: ProxyResult) -> bytes:
         """Write a header.
 
-        A CRC32C stands where one stood, else before the first greater type. A LOCAL header without TLVs stays without:
-        the specification wants it to have no length, and some receivers insist.
+        The CRC32C goes where one stood, else before the first greater type. A LOCAL header without TLVs gets none:
+        the specification asks for length 0, and some receivers insist.
 
         Args:
-            result: What it is to say. A result that names no protocol is sent as a stream's: receivers make nothing
-                of the addresses of another.
+            result: What the header says. A result without a protocol is sent as STREAM: receivers ignore the
+                addresses of UNSPEC.
 
         Raises:
             KeyError: The protocol is neither stream nor datagram.
-            ValueError: A UNIX path does not fit, or no receiver would take the TLVs.
+            ValueError: A UNIX path does not fit, or the TLVs are malformed.
         """
         block = result.address_block()
         vectors, crc_at, plain = result.tlv.as_sent()
@@ -262,11 +246,6 @@ class ProxyProtocolV2(ProxyProtocol):
         return _fixed(_code_of(result), len(block) + len(plain)) + block + plain
 
     def begins(self, data: bytes | bytearray) -> bool | None:
-        """Tell a header from an application's own first bytes; see :meth:`.ProxyProtocol.begins`.
-
-        Args:
-            data: The first bytes of a connection.
-        """
         return signature_begins(data, spec.V2_SIGNATURE)
 
 
@@ -278,7 +257,7 @@ def _fixed(code: int, length: int) -> bytes:
 
 
 def _code_of(result: ProxyResult) -> int:
-    """Give version, command, family and protocol as one number."""
+    """Return version, command, family and protocol as one number."""
     family = result.family_number
     if family == spec.V2_UNSPEC:
         return _code(spec.V2_PROXY if result.proxied else spec.V2_LOCAL, family, spec.V2_UNSPEC)
@@ -286,7 +265,7 @@ def _code_of(result: ProxyResult) -> int:
 
 
 def _kind(data: bytes | bytearray, size: int) -> _Kind:
-    """Look a header up by its beginning, and refuse one that is none or too short for its family."""
+    """Look a header up by its first 14 bytes; reject unknown ones, and bodies too short for their family."""
     beginning = bytes(data[: spec.V2_LENGTH_AT])
     kind = _KINDS.get(beginning)
     if kind is None or size < kind.least:
@@ -295,7 +274,7 @@ def _kind(data: bytes | bytearray, size: int) -> _Kind:
 
 
 def _refuse(code: int, size: int) -> ProxyProtocolSyntaxError:
-    """Say what is wrong with the fixed part of a header."""
+    """Return the error for a wrong fixed part."""
     kind = _KINDS.get(_beginning(code))
     if kind is not None:
         least, length = kind.least - spec.V2_FIXED_LENGTH, size - spec.V2_FIXED_LENGTH
@@ -313,7 +292,7 @@ def _refuse(code: int, size: int) -> ProxyProtocolSyntaxError:
 
 
 def _parse_begun(data: bytes) -> int:
-    """Refuse what cannot become the fixed part of a header."""
+    """Reject bytes that cannot become the fixed part of a header."""
     check_signature(data, spec.V2_SIGNATURE)
     if len(data) > spec.V2_COMMAND_AT:
         family = data[spec.V2_FAMILY_AT] if len(data) > spec.V2_FAMILY_AT else spec.V2_UNSPEC

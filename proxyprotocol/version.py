@@ -1,4 +1,4 @@
-"""Floor 2: the codecs by the names that configuration files use."""
+"""The codecs, by the names that configuration files use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ProxyProtocolVersion"]
 
 
 class ProxyProtocolVersion(Enum):
-    """Every codec of this package, as the value of its name."""
+    """Every codec of this package by name."""
 
     NOOP = ProxyProtocolNoop()
     DETECT = ProxyProtocolDetect()
@@ -23,13 +23,13 @@ class ProxyProtocolVersion(Enum):
 
     @classmethod
     def get(cls, name: str | None = None) -> ProxyProtocol:
-        """Give a codec by its name.
+        """Return a codec by its name.
 
         Args:
             name: ``noop``, ``detect``, ``v1`` or ``v2``, in upper or lower case; None or empty for ``noop``.
 
         Raises:
-            KeyError: There is no such codec.
+            KeyError: No codec has this name.
         """
         codec: ProxyProtocol = cls[name.upper() if name else "NOOP"].value
         return codec

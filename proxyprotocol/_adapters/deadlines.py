@@ -1,4 +1,4 @@
-"""Floor 4: deadlines, of headers and of the TLS handshakes after them.
+"""Deadlines, of headers and of the TLS handshakes after them.
 
 All connections of a queue have equally long, so the first to come is the first to be late: one timer serves them all,
 at a tenth of the cost of one for each.

@@ -1,4 +1,4 @@
-"""Floor 0: raises an ImportError where ``proxy-protocol`` has replaced or removed files of this package.
+"""Raises an ImportError where ``proxy-protocol`` has replaced or removed files of this package.
 
 Both packages are imported as ``proxyprotocol``, and pip lets either overwrite the other. Each entry that only this
 package has (an adapter, the command) imports this module first, so that the user reads what to do, instead of the error

@@ -204,7 +204,7 @@ def test_after_a_result_feeding_is_a_mistake_of_the_caller() -> None:
     parser = HeaderParser()
     parser.feed(LINE + b"x")
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="what follows it is the application's"):
+        with pytest.raises(RuntimeError, match="give the bytes that follow it to the application"):
             parser.feed(b"y")
     parser.eof()
     assert (parser.trailing, parser.result, parser.needed) == (b"x", TCP4, 0)

@@ -193,7 +193,7 @@ def test_skip_begins_at_once_and_reads_nothing() -> None:
     assert (connection.begun, connection.needed, connection.trailing, connection.result) == (True, 0, b"", None)
     assert connection.eof()
     assert connection.timed_out()
-    with pytest.raises(RuntimeError, match="what comes is the application's"):
+    with pytest.raises(RuntimeError, match="The application has begun: give these bytes to the application"):
         connection.feed(HEADER)
 
 
@@ -210,7 +210,7 @@ def test_once_the_application_has_begun_feeding_is_a_mistake(data: bytes) -> Non
     connection = connect(OPTIONAL)
     connection.feed(data)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="what comes is the application's"):
+        with pytest.raises(RuntimeError, match="The application has begun: give these bytes to the application"):
             connection.feed(b"x")
     assert connection.trailing == (b"" if data is HEADER else data)
 
@@ -416,7 +416,7 @@ def test_a_refusal_is_one_line_with_the_peer_and_the_reason() -> None:
         connection.feed(b"\x1b[2J\n\xff")
     assert describe_refusal(caught.value, PEER) == (
         "Refused a connection from 192.0.2.9:40000: "
-        "There is no PROXY protocol header, what came begins with b'\\x1b[2J\\n\\xff' (at byte 0)"
+        "There is no PROXY protocol header: the data begins with b'\\x1b[2J\\n\\xff' (at byte 0)"
     )
 
 

@@ -171,11 +171,11 @@ def test_a_wrong_line_that_came_whole_is_refused_where_it_is_wrong(line: str) ->
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        (b"HELO\r\n", "There is no PROXY protocol header, what came begins with b'HELO\\r\\n' (at byte 0)"),
+        (b"HELO\r\n", "There is no PROXY protocol header: the data begins with b'HELO\\r\\n' (at byte 0)"),
         (
             b"\x16\x03\x01\x02\0",
-            "There is no PROXY protocol header, what came begins with b'\\x16\\x03\\x01\\x02\\x00': that is TLS, "
-            "whose place is behind the header (at byte 0)",
+            "There is no PROXY protocol header: the data begins with b'\\x16\\x03\\x01\\x02\\x00': this is TLS, "
+            "which must come after the header (at byte 0)",
         ),
         (
             b"PROXY UDP4 192.0.2.1 198.51.100.2 1000 2000\r\n",
@@ -195,12 +195,12 @@ def test_a_wrong_line_that_came_whole_is_refused_where_it_is_wrong(line: str) ->
         ),
         (
             b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000 \r\n",
-            "The destination port '2000' has a space behind it, where the line must end (at byte 39)",
+            "The destination port '2000' has a space after it, where the line must end (at byte 39)",
         ),
         (
             b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\nx\r\n",
-            "The destination port '2000\\nx' has a CR or LF in it: a version 1 header is one line, which CR and LF end "
-            "together (at byte 39)",
+            "The destination port '2000\\nx' contains a CR or LF: a version 1 header is one line, and CRLF ends it "
+            "(at byte 39)",
         ),
         (b"PROXY TCP4 192.0.2.1\r\n", "The line ends where its destination address must come (at byte 20)"),
         (b"PROXY TCP4 192.0.2.1 \r\n", "The line ends where its destination address must come (at byte 21)"),

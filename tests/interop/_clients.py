@@ -132,7 +132,7 @@ def assert_bad_peers_are_dropped(listener: Listener) -> None:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     program = listener.application.program
     wait_for(lambda: program.errors().count("Refused a connection from 127.0.0.1:") >= len(wrong))
-    assert "There is no PROXY protocol header, what came begins with b'GET / HTTP" in program.errors()
+    assert "There is no PROXY protocol header: the data begins with b'GET / HTTP" in program.errors()
 
 
 class MailClient(smtplib.SMTP):

@@ -31,8 +31,8 @@ def test_a_datagram_without_a_header_is_dropped_and_logged(run: Run, log: Log) -
         assert log.lines == [
             (
                 "WARNING",
-                f"Refused a datagram from 127.0.0.1:{number}: There is no PROXY protocol header, "
-                "what came begins with b'\\x1b[2J\\n' (at byte 0)",
+                f"Refused a datagram from 127.0.0.1:{number}: There is no PROXY protocol header: "
+                "the data begins with b'\\x1b[2J\\n' (at byte 0)",
             )
         ]
 

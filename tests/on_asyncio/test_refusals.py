@@ -42,8 +42,8 @@ pytestmark = pytest.mark.usefixtures("log")
 
 # What the peer sends, and what the log line contains.
 BAD = {
-    "no header": (b"GET / HTTP/1.0\r\n\r\n", "what came begins with b'G"),
-    "TLS": (b"\x16\x03\x01\x02\x00\x01", "that is TLS, whose place is behind the header"),
+    "no header": (b"GET / HTTP/1.0\r\n\r\n", "the data begins with b'G"),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01", "this is TLS, which must come after the header"),
     "a port too high": (b"PROXY TCP4 192.0.2.1 192.0.2.1 1 99999\r\n", "99999"),
     "too long": (SIGNATURE + b"\x21\x11\xff\xff", "65551"),
     "a wrong checksum": (v2(PROXY_COMMAND, 0x11, IPV4_BLOCK, checksum("00000000")), "CRC32C"),

@@ -30,8 +30,8 @@ def test_without_a_header_a_datagram_is_dropped_and_told_in_the_log(reactor: Any
         assert log.lines == [
             (
                 "warn",
-                f"Refused a datagram from 127.0.0.1:{here.port}: There is no PROXY protocol header, "
-                "what came begins with b'\\x1b[2J\\n' (at byte 0)",
+                f"Refused a datagram from 127.0.0.1:{here.port}: There is no PROXY protocol header: "
+                "the data begins with b'\\x1b[2J\\n' (at byte 0)",
             )
         ]
 

@@ -57,8 +57,8 @@ CASES = json.loads((Path(__file__).parent.parent / "corpus" / "conformance.json"
 
 # What comes, and what the log says of it.
 BAD = {
-    "no header": (b"GET / HTTP/1.0\r\n\r\n", "what came begins with b'G"),
-    "TLS": (b"\x16\x03\x01\x02\x00\x01", "that is TLS, whose place is behind the header"),
+    "no header": (b"GET / HTTP/1.0\r\n\r\n", "the data begins with b'G"),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01", "this is TLS, which must come after the header"),
     "a wrong first byte": (b"\x00", "at byte 0"),
     "a port too high": (b"PROXY TCP4 192.0.2.1 192.0.2.1 1 99999\r\n", "99999"),
     "a bare line feed": (b"PROXY TCP4 192.0.2.1\n", "at byte"),

@@ -277,7 +277,7 @@ def test_tls_without_a_header_is_refused_with_a_hint(reactor: Any, files: Files,
     run(reactor, scenario())
     ((level, line),) = log.lines
     assert (level, factory.built) == ("warn", [])
-    assert "that is TLS, whose place is behind the header" in line
+    assert "this is TLS, which must come after the header" in line
 
 
 def test_a_factory_that_takes_no_connection_closes_it_behind_tls_too(reactor: Any, files: Files, log: Log) -> None:

@@ -83,7 +83,7 @@ def test_without_a_header_it_serves_nothing(web: Web) -> None:
         web.get(b"")
 
     line = web.logged("Refused a connection from 127.0.0.1:")
-    assert "There is no PROXY protocol header, what came begins with b'GET /hello.txt H'" in line
+    assert "There is no PROXY protocol header: the data begins with b'GET /hello.txt H'" in line
 
 
 def test_it_ends_at_a_signal_with_connections_in_their_header(tmp_path: Path) -> None:
