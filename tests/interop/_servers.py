@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._programs import Address, Program
+from ._programs import Address, Program, connect
 
 HERE = Path(__file__).parent
 
@@ -45,13 +45,28 @@ class Server:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.address = self._listening()
+        self._marks = 0
 
     def _listening(self) -> Address:
+        raise NotImplementedError
+
+    @staticmethod
+    def command(description: str) -> list[str]:
+        """The command that starts it."""
         raise NotImplementedError
 
     def seen(self) -> Seen:
         """The next connection."""
         raise NotImplementedError
+
+    def catch_up(self) -> None:
+        """Skip the connections that earlier tests have left, up to one that this call makes."""
+        self._marks += 1
+        mark = Address("192.0.2.254", self._marks)
+        with connect(self.address) as client:
+            client.sendall(b"PROXY TCP4 192.0.2.254 192.0.2.254 %d 1\r\n" % mark.port)
+            while self.seen().client != mark:
+                pass
 
 
 class TwistedServer(Server):
@@ -80,7 +95,7 @@ class Quickstart(Server):
     """``asyncio_quickstart.py``."""
 
     @staticmethod
-    def command() -> list[str]:
+    def command(description: str) -> list[str]:
         return [sys.executable, str(HERE / "asyncio_quickstart.py")]
 
     def _listening(self) -> Address:

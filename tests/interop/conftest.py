@@ -25,28 +25,52 @@ SERVERS = {
 }
 
 
-@pytest.fixture
-def serve(tmp_path: Path, short_path: Path) -> Iterator[Callable[[str], Server]]:
-    """Start a server: the quickstart for an empty string, Twisted's for an endpoint description.
+@pytest.fixture(scope="session")
+def idle_servers() -> Iterator[dict[str, list[Server]]]:
+    """The servers that wait for the next test, by their descriptions: starting one takes longer than most tests."""
+    idle: dict[str, list[Server]] = {}
+    yield idle
+    for servers in idle.values():
+        for server in servers:
+            server.program.stop()
 
-    At the end of the test each must still run, and must have logged no traceback. That is before ``short_path`` goes: a
-    server removes its UNIX socket.
+
+@pytest.fixture
+def serve(
+    idle_servers: dict[str, list[Server]], tmp_path_factory: pytest.TempPathFactory, short_path: Path
+) -> Iterator[Callable[[str], Server]]:
+    """Start a server, or reuse one: the quickstart for an empty string, Twisted's for an endpoint description.
+
+    At the end of the test each must still run, and must have logged no traceback. This fixture needs ``short_path`` so
+    that it ends first: a server removes its UNIX socket.
     """
     with contextlib.ExitStack() as stack:
 
         def start(description: str) -> Server:
-            program = Program(TwistedServer.command(description) if description else Quickstart.command(), tmp_path)
-            stack.callback(_end, program)
-            return TwistedServer(program) if description else Quickstart(program)
+            idle = idle_servers.setdefault(description, [])
+            if idle:
+                server = idle.pop()
+                server.catch_up()
+            else:
+                kind = TwistedServer if description else Quickstart
+                server = kind(Program(kind.command(description), tmp_path_factory.mktemp("server")))
+            # What is started with other options may not see the connection of catch_up().
+            shared = idle if description in SERVERS.values() else None
+            stack.callback(_end, server, len(server.program.errors()), shared)
+            return server
 
         yield start
 
 
-def _end(program: Program) -> None:
-    survived = program.running()
-    output = program.stop()
-    assert survived, output
-    assert "Traceback" not in output, output
+def _end(server: Server, logged: int, idle: list[Server] | None) -> None:
+    survived = server.program.running()
+    if idle is not None and survived:
+        log = server.program.errors()
+        idle.append(server)
+    else:
+        log = server.program.stop()
+    assert survived, log
+    assert "Traceback" not in log[logged:], log[logged:]
 
 
 @pytest.fixture(params=list(SERVERS))
