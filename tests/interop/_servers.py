@@ -1,4 +1,4 @@
-"""The servers of these tests, each a process of its own, with one way to ask what they saw."""
+"""The servers of these tests: each is a process, and all report their connections in one way."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ HERE = Path(__file__).parent
 
 
 class Seen(NamedTuple):
-    """What a server saw of one connection.
+    """One connection, as a server saw it.
 
     Attributes:
-        client: Who it is told to be, None where the header does not say.
-        destination: Where the client is told to have connected to, None where the header does not say.
-        header: What Twisted's server said of the header; empty where there was none, and of the quickstart.
+        client: The client's address; None if the header names none.
+        destination: The address that the client connected to; None if the header names none.
+        header: The fields of the header that Twisted's server reports; empty without a header, and for the quickstart.
     """
 
     client: Address | None
@@ -39,7 +39,7 @@ class Server:
 
     Attributes:
         program: The argument.
-        address: Where it listens.
+        address: The address that it listens on.
     """
 
     def __init__(self, program: Program) -> None:
@@ -52,11 +52,11 @@ class Server:
 
     @staticmethod
     def command(description: str) -> list[str]:
-        """The command that starts it."""
+        """Return the command that starts it."""
         raise NotImplementedError
 
     def seen(self) -> Seen:
-        """The next connection."""
+        """Return the next connection."""
         raise NotImplementedError
 
     def catch_up(self) -> None:
@@ -85,7 +85,7 @@ class TwistedServer(Server):
         return event
 
     def seen(self) -> Seen:
-        # the application was told the same, whenever and however it asked
+        # the application got the same answer at each time and from each attribute
         built, made = self._event("built"), self._event("made")
         assert built["peer"] == made["peer"] == made["attributes"]
         return Seen(_address(*made["peer"]), _address(*made["host"]), made["result"])

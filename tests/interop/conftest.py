@@ -1,4 +1,4 @@
-"""What the tests of this folder start: a server of ours, and a real proxy in front of it."""
+"""Starts the servers of these tests, and a real proxy in front of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ._programs import Address, Program
 from ._proxies import HAProxy, Nginx
 from ._servers import Quickstart, Server, TwistedServer
 
-#: Every kind of server that stands behind a proxy here.
+#: The kinds of server behind the proxies.
 SERVERS = {
     "endpoint": "tcp:0:interface=127.0.0.1",
     "string": "proxyprotocol:tcp:0:interface=127.0.0.1",
@@ -75,24 +75,24 @@ def _end(server: Server, logged: int, idle: list[Server] | None) -> None:
 
 @pytest.fixture(params=list(SERVERS))
 def server(request: pytest.FixtureRequest, serve: Callable[[str], Server]) -> Server:
-    """Each kind of server in turn."""
+    """A server of each kind in turn."""
     return serve(SERVERS[request.param])
 
 
 @pytest.fixture
 def haproxy(tmp_path: Path) -> Iterator[HAProxy]:
-    """A HAProxy that is yet to be started."""
+    """HAProxy; the test starts it."""
     with contextlib.ExitStack() as stack:
         yield HAProxy(stack, tmp_path)
 
 
-#: Where HAProxy listens, in the ways through it.
+#: The addresses that HAProxy listens on, for the ways through it.
 FRONTENDS = {"HAProxy": "127.0.0.1", "HAProxy-IPv6": "::1"}
 
 
 @pytest.fixture(params=[*HEADERS, *FRONTENDS])
 def way_to(request: pytest.FixtureRequest) -> Callable[[int], Way]:
-    """Each way to the application at a port of this machine, in turn."""
+    """Return each way in turn to the application that listens on a port."""
     if request.param in HEADERS:
         return lambda port: Way(Address("127.0.0.1", port), *HEADERS[request.param])
     host, haproxy = FRONTENDS[request.param], request.getfixturevalue("haproxy")
@@ -101,14 +101,14 @@ def way_to(request: pytest.FixtureRequest) -> Callable[[int], Way]:
 
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[Nginx]:
-    """An nginx that is yet to be started."""
+    """nginx; the test starts it."""
     with contextlib.ExitStack() as stack:
         yield Nginx(stack, tmp_path)
 
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A directory for UNIX sockets, whose paths must be shorter than that of ``tmp_path`` may be."""
+    """A directory for UNIX sockets: ``tmp_path`` may be too long for their paths."""
     with tempfile.TemporaryDirectory() as directory:
         yield Path(directory)
 

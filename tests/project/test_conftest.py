@@ -1,4 +1,4 @@
-"""The rule that CI skips nothing, held by running pytest on small test files of its own."""
+"""The rule that CI skips nothing, tested by running pytest on small test files."""
 
 from __future__ import annotations
 

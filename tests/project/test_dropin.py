@@ -1,8 +1,7 @@
-"""Drop-in: what runs on the PyPI package proxy-protocol 0.11.3 runs here.
+"""Drop-in: code for the PyPI package proxy-protocol 0.11.3 runs here.
 
-The tables say what that package has, recorded from it: every public name, signature and relation of classes. More
-members, more bases and more optional parameters are welcome here, fewer never. What it answers is in
-test_dropin_calls.py.
+The tables were recorded from that package: every public name, signature and relation of classes. This package may have
+more members, bases and optional parameters, but not fewer. test_dropin_calls.py has the results of the calls.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pytest
 
 
 class Class(NamedTuple):
-    """A public class: the signature of its constructor, its bases, its methods and what can be read of it."""
+    """A public class: the signature of its constructor, its bases, its methods and its readable attributes."""
 
     signature: str | None = None
     bases: str = ""
@@ -210,7 +209,7 @@ FUNCTIONS = [
 
 
 def assert_takes_all(ours: Any, parameters: str) -> None:
-    """Hold a callable of ours against established parameters, such as ``"(a, *, b=None)"``."""
+    """Compare a function of this package with recorded parameters, such as ``"(a, *, b=None)"``."""
     tlv = public("proxyprotocol.tlv", "ProxyProtocolTLV")
     theirs = inspect.signature(eval(f"lambda {parameters[1:-1]}: None", {"ProxyProtocolTLV": tlv})).parameters
     mine = inspect.signature(ours).parameters
@@ -235,7 +234,7 @@ def test_a_function_takes_all_that_it_took(module: str, name: str, parameters: s
 
 @pytest.mark.parametrize(("module", "name", "established"), CLASSES)
 def test_a_constructor_takes_all_that_it_took(module: str, name: str, established: Class) -> None:
-    # an error takes any arguments, an enumeration and a Protocol have no constructor to speak of
+    # errors take any arguments; enumerations and Protocols have no constructor that matters
     if established.signature is None:
         assert issubclass(public(module, name), (ValueError, enum.Enum)) or "Protocol" in bases(module, name)
     else:
@@ -261,7 +260,7 @@ def test_a_class_has_the_bases_that_it_had(module: str, name: str, established: 
 
 
 def instances() -> dict[str, Any]:
-    """Give one each of the classes whose attributes only an instance has."""
+    """Return an instance of each class with attributes that only its instances have."""
     result = public("proxyprotocol.result", "ProxyResultLocal")()
     return {
         "ProxyProtocolChecksumError": public("proxyprotocol", "ProxyProtocolChecksumError")(result),

@@ -1,4 +1,4 @@
-"""Drop-in: calls answer as those of the PyPI package proxy-protocol 0.11.3 did.
+"""Drop-in: calls return the same as those of the PyPI package proxy-protocol 0.11.3.
 
 The answers are recorded from that package; docs/migration.rst lists where this one departs from it.
 """
@@ -22,7 +22,7 @@ from proxyprotocol.reader import ProxyProtocolReader
 from proxyprotocol.result import ProxyResult, ProxyResultLocal
 from proxyprotocol.v1 import ProxyProtocolV1
 
-# As an interpreter shows it. R4 and the like are in NAMESPACE, with every public name.
+# In the form of an interactive session. NAMESPACE has every public name, and R4 and similar objects.
 CALLS = r"""
 >>> [(want.want_bytes, want.want_line) for want in (ProxyProtocolWantRead(3), ProxyProtocolWantRead(want_line=True))]
 [(3, False), (None, True)]
@@ -300,14 +300,14 @@ PEERCERT = {"subject": ((("commonName", "x"),),)}
 
 
 class Socket:
-    """As much of a socket as is asked."""
+    """The methods of a socket that the calls need."""
 
     family = socket.AF_INET
     type = socket.SOCK_STREAM
 
 
 class Tls:
-    """As much of an SSLObject as is asked."""
+    """The methods of an SSLObject that the calls need."""
 
     def cipher(self) -> tuple[str, str, int]:
         return "CIPHER", "TLSv1.3", 256
@@ -320,7 +320,7 @@ class Tls:
 
 
 class Transport:
-    """A transport that tells what it is given."""
+    """A transport that returns the values it was made with."""
 
     def __init__(self, **facts: Any) -> None:
         self._facts = dict(facts, socket=Socket(), peername=("1.2.3.4", 5), sockname=("5.6.7.8", 9))
@@ -333,7 +333,7 @@ MODULES = "version detect v1 v2 noop result tlv checksum build sock reader typin
 
 
 def namespace() -> dict[str, Any]:
-    """Give all public names, and something to call them with."""
+    """Return all public names, and objects to call them with."""
     modules = [proxyprotocol, *(importlib.import_module(f"proxyprotocol.{name}") for name in MODULES.split())]
     names = {name: getattr(module, name) for module in modules for name in module.__all__}
     source4, dest4 = (IPv4Address("1.2.3.4"), 5), (IPv4Address("5.6.7.8"), 9)
@@ -401,7 +401,7 @@ def test_an_incomplete_header_asks_for_what_it_did(codec: str, data: bytes, want
 
 
 class Own(ProxyProtocol):
-    """A codec as it was written for the established package."""
+    """A codec that was written for `proxy-protocol`."""
 
     def is_valid(self, signature: bytes) -> bool:
         return signature.startswith(b"OWN")
@@ -462,7 +462,7 @@ def test_a_header_that_ends_early_is_an_incomplete_read(codec: str, data: bytes)
 
 
 async def call_back(codec: ProxyProtocol, data: bytes) -> tuple[Any, bytes, bytes]:
-    """Give the info that the callback of a server got, the unique ID in it, and what else it read."""
+    """Return the info that the callback of a server got, the unique ID in it, and the bytes that it read."""
     got: asyncio.Queue[tuple[Any, bytes, bytes]] = asyncio.Queue()
 
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, info: Any) -> None:
