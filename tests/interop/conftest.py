@@ -65,12 +65,12 @@ def serve(
 def _end(server: Server, logged: int, idle: list[Server] | None) -> None:
     survived = server.program.running()
     if idle is not None and survived:
-        log = server.program.errors()
+        output = server.program.errors()
         idle.append(server)
     else:
-        log = server.program.stop()
-    assert survived, log
-    assert "Traceback" not in log[logged:], log[logged:]
+        output = server.program.stop()
+    assert survived, output
+    assert "Traceback" not in output[logged:], output[logged:]
 
 
 @pytest.fixture(params=list(SERVERS))
