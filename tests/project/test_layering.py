@@ -106,7 +106,7 @@ def executed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports(module: Module, nodes: Iterable[ast.AST] | None = None) -> Iterator[tuple[str, str | None]]:
-    """Return the imports of a module, with those in functions and for type checkers: (absolute module, name or None)."""
+    """Return a module's imports, with those in functions and for type checkers: (absolute module, name or None)."""
     package = module.full_name if module.path.name == "__init__.py" else module.full_name.rpartition(".")[0]
     for node in ast.walk(module.tree) if nodes is None else nodes:
         if isinstance(node, ast.Import):
