@@ -128,7 +128,7 @@ _VERSION_1 = (
     ),
     Vector("v1 TCP6 in capitals", V1, TCP6, b"PROXY TCP6 2001:DB8::1 2001:Db8:fFfF:0:0::2 1000 2000\r\n", False),
     Vector("v1 UNKNOWN", V1, UNKNOWN, b"PROXY UNKNOWN\r\n"),
-    Vector("v1 UNKNOWN, a space behind it", V1, UNKNOWN, b"PROXY UNKNOWN \r\n", False),
+    Vector("v1 UNKNOWN, a space after it", V1, UNKNOWN, b"PROXY UNKNOWN \r\n", False),
     Vector("v1 UNKNOWN with addresses", V1, UNKNOWN, b"PROXY UNKNOWN ::1 ::1 1 2\r\n", False),
     Vector("v1 UNKNOWN of 107 bytes", V1, UNKNOWN, b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n", False),
     Vector("v1 UNKNOWN with anything", V1, UNKNOWN, b"PROXY UNKNOWN \x00\xff\r \n \r\r\n", False),
@@ -166,7 +166,7 @@ _VERSION_2 = (
         v2(PROXY, 0x31, paths(PATH_108.encode(), b"/\xff")),
     ),
     Vector(
-        "UNIX, dirt behind the NUL",
+        "UNIX, dirt after the NUL",
         V2,
         ProxyResultUnix("/a", "/b", protocol=SOCK_STREAM),
         v2(PROXY, 0x31, paths(b"/a\0dirt", b"/b\0\0x")),

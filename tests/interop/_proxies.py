@@ -15,7 +15,7 @@ from ._programs import Program, connect, find_program, reserved_port, wait_until
 
 
 class Statistics(NamedTuple):
-    """What HAProxy says of the server behind it."""
+    """The state of the server, as HAProxy sees it."""
 
     status: str
     last_check: str

@@ -35,7 +35,9 @@ def test_haproxy_without_it_wants_none(haproxy: HAProxy, serve: Callable[[str], 
 
 
 @pytest.mark.parametrize(("listen", "status"), [("{} reuseport proxy_protocol", 0), ("{} reuseport", 1)])
-def test_nginx_is_told_by_its_listener(nginx: Nginx, serve: Callable[[str], Server], listen: str, status: int) -> None:
+def test_nginx_wants_a_header_if_its_listener_says_so(
+    nginx: Nginx, serve: Callable[[str], Server], listen: str, status: int
+) -> None:
     server = serve(STRING)
     port = nginx.start(f"127.0.0.1:{server.address.port}", listen=listen.format("127.0.0.1:{port}"))
     ran = run("check", f"127.0.0.1:{port}", "--timeout", "2")

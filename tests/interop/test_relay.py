@@ -87,7 +87,7 @@ def test_nginx_behind(relaying: Relaying, nginx: Nginx) -> None:
     client.settimeout(PATIENCE)
     client.sendall(b"hello")
     accepted = backend.accept()
-    # without a word on whom it trusts nginx names the relay; the header is not among the bytes
+    # nginx trusts nobody by default, so it names the relay. The header must not be among the bytes.
     received = accepted.first
     while len(received) < 5:
         received += accepted.sock.recv(100)

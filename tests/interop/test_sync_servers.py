@@ -159,7 +159,7 @@ def test_checks_without_a_header_do_no_harm(http: Application, haproxy: HAProxy)
     assert haproxy.statistics() == ("UP", "L4OK", 0, 0)
 
 
-def test_silent_peers_and_bad_ones_trouble_nobody(https: Application, certificates: Certificates) -> None:
+def test_silent_and_bad_peers_do_not_block_others(https: Application, certificates: Certificates) -> None:
     address = Address("127.0.0.1", https.ports[0])
     way = Way(address, b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n", Address("192.0.2.1", 1000))
     with contextlib.ExitStack() as stack:

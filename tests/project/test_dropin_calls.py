@@ -290,12 +290,12 @@ def examples(text: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(("call", "answer"), examples(CALLS))
-def test_a_call_answers_as_it_did(call: str, answer: str) -> None:
+def test_a_call_returns_the_recorded_answer(call: str, answer: str) -> None:
     assert repr(eval(call, NAMESPACE)) == answer
 
 
 @pytest.mark.parametrize(("call", "exception"), examples(RAISES))
-def test_a_call_raises_what_it_did(call: str, exception: str) -> None:
+def test_a_call_raises_the_recorded_error(call: str, exception: str) -> None:
     expected: type[Exception] = eval(exception, NAMESPACE)
     with pytest.raises(expected):
         eval(call, NAMESPACE)
@@ -315,7 +315,7 @@ WANTED = [
 
 
 @pytest.mark.parametrize(("codec", "data", "wanted"), WANTED)
-def test_an_incomplete_header_asks_for_what_it_did(codec: str, data: bytes, wanted: tuple[int | None, bool]) -> None:
+def test_an_incomplete_header_asks_for_as_many_bytes(codec: str, data: bytes, wanted: tuple[int | None, bool]) -> None:
     with pytest.raises(ProxyProtocolIncompleteError) as caught:
         eval(codec, NAMESPACE).unpack(data)
     want_read = caught.value.want_read

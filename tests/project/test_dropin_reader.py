@@ -31,7 +31,7 @@ class Own(ProxyProtocol):
         return b"OWN HEADER"
 
 
-def test_detect_takes_codecs_of_the_users_own() -> None:
+def test_detect_takes_a_user_s_own_codecs() -> None:
     codec = Own()
     detect = ProxyProtocolDetect(ProxyProtocolV1(), codec)
     assert detect.choose_version(b"OWN HEAD") is codec
@@ -63,7 +63,7 @@ def test_the_reader_reads_the_header_and_not_a_byte_more(codec: str, header: byt
     assert (repr(answer), rest) == (repr(eval(result, NAMESPACE)), b"HTTP")
 
 
-def test_the_reader_takes_a_codec_of_the_users_own() -> None:
+def test_the_reader_takes_a_user_s_own_codec() -> None:
     assert asyncio.run(read(Own(), b"OWN HEADERrest")) == (ProxyResultLocal(), b"rest")
 
 
@@ -95,7 +95,7 @@ async def call_back(codec: ProxyProtocol, data: bytes) -> tuple[Any, bytes, byte
         return answer
 
 
-def test_the_callback_is_told_the_client_of_the_header() -> None:
+def test_the_callback_gets_the_client_of_the_header() -> None:
     answer = asyncio.run(call_back(ProxyProtocolDetect(), V2_HEADER + b"HTTP"))
     assert answer == ("<SocketInfoProxy peername='[1.2.3.4]:5' sockname='[5.6.7.8]:9'>", b"", b"HTTP")
 

@@ -32,7 +32,7 @@ class Adapter:
 
     def assert_refused(self, client: socket.socket, reason: str) -> None:
         """The connection ends, the application never ran, and the log says why."""
-        with suppress(ConnectionResetError):  # an end as well: the server had bytes that it did not read
+        with suppress(ConnectionResetError):  # also an end: the server had unread bytes
             assert client.recv(1) == b""
         host, port = client.getsockname()
         wait_for(lambda: f"Refused a connection from {host}:{port}: {reason}" in self.program.errors())
@@ -104,7 +104,7 @@ def test_a_peer_that_is_not_trusted_is_refused(start: Callable[..., Adapter]) ->
         adapter.assert_refused(sock, "The peer is not one of the trusted proxies")
 
 
-def test_what_is_not_a_header_is_refused(start: Callable[..., Adapter]) -> None:
+def test_bytes_that_are_not_a_header_are_refused(start: Callable[..., Adapter]) -> None:
     adapter = start()
     with adapter.connect() as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")

@@ -140,7 +140,7 @@ def test_the_wheel_leaves_twisteds_packages_to_twisted(wheel: Path) -> None:
     assert not {"twisted/__init__.py", "twisted/plugins/__init__.py"} & set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_the_wheel_says_what_it_is_and_what_it_needs(wheel: Path, project_root: Path) -> None:
+def test_the_metadata_of_the_wheel_is_complete(wheel: Path, project_root: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = archive.read(name).decode().splitlines()
@@ -172,7 +172,7 @@ def test_installed_the_endpoint_string_makes_an_endpoint(installed: Environment)
     assert Path(file).is_relative_to(installed.packages)
 
 
-def test_uninstalling_leaves_nothing_of_ours(uninstalled: Environment) -> None:
+def test_uninstalling_removes_all_files(uninstalled: Environment) -> None:
     assert uninstalled.files_of_ours() == []
     assert not (uninstalled.packages / "proxyprotocol").exists()
 
@@ -216,7 +216,7 @@ def its_tests(tmp_path_factory: pytest.TempPathFactory, environment: Environment
     return directory
 
 
-def test_the_tests_of_proxy_protocol_pass_but_for_four_that_are_decided(
+def test_the_tests_of_proxy_protocol_pass_except_four_that_differ_by_decision(
     installed: Environment, its_tests: Path
 ) -> None:
     options = ("-rf", "--tb=no", "-p", "no:cacheprovider", "--rootdir", its_tests)
