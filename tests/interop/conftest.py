@@ -32,7 +32,7 @@ def idle_servers() -> Iterator[dict[str, list[Server]]]:
     yield idle
     for servers in idle.values():
         for server in servers:
-            server.program.stop()
+            _end(server, None)
 
 
 @pytest.fixture
@@ -56,21 +56,20 @@ def serve(
                 server = kind(Program(kind.command(description), tmp_path_factory.mktemp("server")))
             # What is started with other options may not see the connection of catch_up().
             shared = idle if description in SERVERS.values() else None
-            stack.callback(_end, server, len(server.program.errors()), shared)
+            stack.callback(_end, server, shared)
             return server
 
         yield start
 
 
-def _end(server: Server, logged: int, idle: list[Server] | None) -> None:
+def _end(server: Server, idle: list[Server] | None) -> None:
     survived = server.program.running()
-    if idle is not None and survived:
-        output = server.program.errors()
+    if idle is not None and survived and "Traceback" not in server.program.errors():
         idle.append(server)
-    else:
-        output = server.program.stop()
+        return
+    output = server.program.stop()
     assert survived, output
-    assert "Traceback" not in output[logged:], output[logged:]
+    assert "Traceback" not in output, output
 
 
 @pytest.fixture(params=list(SERVERS))
