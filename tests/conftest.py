@@ -1,4 +1,4 @@
-"""What all tests share: the project's files, hypothesis' profiles, and the rule that CI skips nothing."""
+"""Shared by all tests: the project's files, the profiles of hypothesis, and the rule that CI skips nothing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TypeVar
 import pytest
 from hypothesis import settings
 
-# where Twisted keeps them is for tests/on_twisted/reactors.py to know
+# tests/on_twisted/reactors.py knows the modules
 REACTORS = ("select", "poll", "epoll", "asyncio")
 
 _ROOT = Path(__file__).parent.parent
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 
-# No deadline: one example's time says more of the other workers than of the code. In CI the same examples every time,
-# so that a red run is the change's doing; HYPOTHESIS_PROFILE=thorough is for a look around, now and then.
+# No deadline, because the time of one example depends on the other workers. CI uses the same examples every time, so
+# that a failure comes from the change. HYPOTHESIS_PROFILE=thorough looks for new failures now and then.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("thorough", deadline=None, max_examples=5000)
@@ -33,7 +33,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if _in_ci() else
 
 
 def _skip_is_failure(report: _Report) -> _Report:
-    """Turn the report of a skip into one of a failure, in CI; an expected failure stays what it is."""
+    """In CI, turn a skip into a failure. An expected failure stays one."""
     if _in_ci() and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
@@ -41,8 +41,8 @@ def _skip_is_failure(report: _Report) -> _Report:
     return report
 
 
-# Both hooks run in pytest-xdist's workers, which send their reports on already turned. Outermost (tryfirst), because
-# pytest's own wrapper is what marks an expected failure.
+# Both hooks run in pytest-xdist's workers, which then send the changed reports. They are outermost (tryfirst), because
+# pytest's own wrapper marks the expected failures.
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -58,7 +58,7 @@ def pytest_make_collect_report(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the tests of Twisted run on one kind of reactor alone, where the time for all is not to be had."""
+    """Add an option that runs the tests of Twisted on some kinds of reactors only, to save time."""
     parser.addoption("--reactors", default=",".join(REACTORS), help="the kinds of reactors to test on, with commas")
 
 
@@ -69,7 +69,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run every test of Twisted on every kind of reactor, unless it says itself on which."""
+    """Run every test of Twisted on every kind of reactor, unless the test names its reactors."""
     chosen = any("reactor" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize"))
     if "reactor" in metafunc.fixturenames and not chosen:
         metafunc.parametrize("reactor", metafunc.config.getoption("reactors").split(","), indirect=True)
@@ -93,9 +93,9 @@ def project_root() -> Path:
 
 @pytest.fixture(scope="session")
 def project_files(project_root: Path) -> list[Path]:
-    """Every file of the project: what is there and .gitignore does not name, in git or not yet.
+    """Every file of the project that .gitignore does not name, in git or not yet.
 
-    Not asked of git, so that the answer is the same in an unpacked archive.
+    It does not ask git, so that the answer is the same in an unpacked archive.
     """
     lines = (project_root / ".gitignore").read_text().splitlines()
     return list(_walk(project_root, [line for line in lines if line and not line.startswith("#")]))

@@ -32,51 +32,51 @@ LOCAL, PROXY = 0x20, 0x21
 
 
 class Vector(NamedTuple):
-    """A header, and what it says."""
+    """A header, and the result that it stands for."""
 
     name: str
     codec: ProxyProtocol
     result: ProxyResult
     header: bytes
-    written: bool = True  # False: we read it so, and write the same result otherwise
+    written: bool = True  # False: pack() writes this result in another way
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-")
 
 
 def length(found: tuple[ProxyResult, int] | int) -> int:
-    """Give the length of a header, or the least that it can have, from what a codec's ``parse`` returned."""
+    """Return the header's length, or the least length that it can have, from the value of a codec's ``parse``."""
     return found if isinstance(found, int) else found[1]
 
 
 def v2(command: int, family: int, *body: bytes) -> bytes:
-    """Put a version 2 header together."""
+    """Return a version 2 header."""
     return SIGNATURE + bytes((command, family)) + sum(map(len, body)).to_bytes(2, "big") + b"".join(body)
 
 
 def tlv(kind: int, value: bytes = b"") -> bytes:
-    """Put a TLV together."""
+    """Return the bytes of a TLV."""
     return bytes((kind,)) + len(value).to_bytes(2, "big") + value
 
 
 def paths(source: bytes, dest: bytes) -> bytes:
-    """Put the address block of two UNIX sockets together."""
+    """Return the address block of two UNIX sockets."""
     return source.ljust(108, b"\0") + dest.ljust(108, b"\0")
 
 
 def describe(result: ProxyResult) -> tuple[Any, ...]:
-    """Everything a result says, taken apart: so that the comparison is not that of the package."""
+    """Return every field of a result, so that tests do not depend on the package's own comparison."""
     addresses = (result.source, result.dest, result.peername, result.sockname)
     return type(result), result.type, *addresses, result.family, result.protocol, result.proxied, bytes(result.tlv)
 
 
 def single_bytes(data: bytes) -> list[bytes]:
-    """Cut data into its bytes."""
+    """Return the data as single bytes."""
     return [data[at : at + 1] for at in range(len(data))]
 
 
 def splits(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Cut data into two pieces in every way, the empty pieces included."""
+    """Return every way to cut data into two pieces, of which one may be empty."""
     return ((data[:at], data[at:]) for at in range(len(data) + 1))
 
 
@@ -128,7 +128,7 @@ _VERSION_1 = (
     ),
     Vector("v1 TCP6 in capitals", V1, TCP6, b"PROXY TCP6 2001:DB8::1 2001:Db8:fFfF:0:0::2 1000 2000\r\n", False),
     Vector("v1 UNKNOWN", V1, UNKNOWN, b"PROXY UNKNOWN\r\n"),
-    Vector("v1 UNKNOWN, a space behind it", V1, UNKNOWN, b"PROXY UNKNOWN \r\n", False),
+    Vector("v1 UNKNOWN, a space after it", V1, UNKNOWN, b"PROXY UNKNOWN \r\n", False),
     Vector("v1 UNKNOWN with addresses", V1, UNKNOWN, b"PROXY UNKNOWN ::1 ::1 1 2\r\n", False),
     Vector("v1 UNKNOWN of 107 bytes", V1, UNKNOWN, b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n", False),
     Vector("v1 UNKNOWN with anything", V1, UNKNOWN, b"PROXY UNKNOWN \x00\xff\r \n \r\r\n", False),
@@ -166,7 +166,7 @@ _VERSION_2 = (
         v2(PROXY, 0x31, paths(PATH_108.encode(), b"/\xff")),
     ),
     Vector(
-        "UNIX, dirt behind the NUL",
+        "UNIX, dirt after the NUL",
         V2,
         ProxyResultUnix("/a", "/b", protocol=SOCK_STREAM),
         v2(PROXY, 0x31, paths(b"/a\0dirt", b"/b\0\0x")),
@@ -296,7 +296,7 @@ def _crc(name: str, family: int, kind: type[Any], arguments: tuple[Any, ...], bl
 
 
 def checksum(hexadecimal: str) -> bytes:
-    """Put a CRC32C TLV together."""
+    """Return the bytes of a CRC32C TLV."""
     return tlv(0x03, bytes.fromhex(hexadecimal))
 
 

@@ -1,4 +1,4 @@
-"""Starting the applications that no one here wrote, and the ways to reach them."""
+"""Starts the applications of other projects, and reaches them in different ways."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from tests.vectors import IPV6_BLOCK, PROXY, v2
 from ._programs import Address, Program, connect, wait_for
 
 TWISTD = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
-#: What an endpoint is told for a free port of this machine.
+#: The part of an endpoint description that asks for a free port on the loopback interface.
 LOOPBACK = "0:interface=127.0.0.1"
 
-#: The headers of the ways without a proxy, and the clients that they name.
+#: The headers that a test sends itself, and the clients that they name.
 HEADERS = {
     "v1": (b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n", Address("192.0.2.1", 1000)),
     "v2-IPv6": (v2(PROXY, 0x21, IPV6_BLOCK), Address("2001:db8::1", 1000)),
 }
 
-#: Each of them in turn, as header and client.
+#: Runs a test with each of them, as header and client.
 every_header = pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
 
 
 def twistd(*arguments: str) -> list[str]:
-    """The command for twistd in the foreground, that logs to its standard output and leaves its id in twistd.pid."""
+    """Return the command for twistd in the foreground. It logs to standard output and writes its id to twistd.pid."""
     return [sys.executable, "-c", TWISTD, "-n", "--pidfile", "twistd.pid", *arguments]
 
 
 def application(name: str, *descriptions: str) -> list[str]:
-    """The command for one of ``applications``, at these endpoints."""
+    """Return the command for one of ``applications``, at these endpoints."""
     return [sys.executable, "-m", f"tests.interop.applications.{name}", *descriptions]
 
 
 def tls_endpoint(certificate: Path) -> str:
-    """The endpoint string for TLS behind the header, with a file of key and certificate."""
+    """Return the endpoint string for TLS after the header, with a file of key and certificate."""
     return f"proxyprotocol:ssl:{LOOPBACK}:privateKey={certificate}:certKey={certificate}"
 
 
@@ -58,24 +58,24 @@ class Application(NamedTuple):
     ports: list[int]
 
     def logged(self, text: str) -> str:
-        """The next line of the log with this in it."""
+        """Return the next line of the log that contains *text*."""
         return find_line(self.program, text)
 
 
 def find_line(program: Program, text: str) -> str:
-    """Take lines of a program's output until one has this in it, which is returned."""
+    """Read a program's output up to the first line that contains *text*, and return that line."""
     while text not in (line := program.line()):
         assert "Traceback" not in line, line
     return line
 
 
 def ports_in_the_log(program: Program, listeners: int) -> list[int]:
-    """Where an application listens, from its standard output: Twisted's log, or what writes the same words."""
+    """Find the ports of an application in its standard output: Twisted's log, or other programs with the same words."""
     return [int(find_line(program, " starting on ").rpartition(" ")[2]) for _ in range(listeners)]
 
 
 def ports_told(pattern: str) -> Callable[[Program, int], list[int]]:
-    """What finds out where an application listens that writes it to its standard error, in the group of the pattern."""
+    """Return a function that finds the ports in an application's standard error. The pattern's group is the port."""
 
     def find(program: Program, listeners: int) -> list[int]:
         def told() -> list[str]:
@@ -101,10 +101,10 @@ def running(
     """Run an application. At the end it must still run, and must have logged no traceback.
 
     Args:
-        command: How it is started.
-        directory: Where.
-        listeners: How many endpoints the command names.
-        find_ports: How their ports are found out.
+        command: The command that starts it.
+        directory: Its working directory.
+        listeners: The number of endpoints that the command names.
+        find_ports: The function that finds their ports.
     """
     program = Program(command, directory)
     try:
@@ -121,8 +121,8 @@ class Way(NamedTuple):
 
     Attributes:
         address: Where to connect.
-        header: What to say first; nothing to a proxy.
-        client: Who the header says we are; None for a proxy, that says who has connected.
+        header: The bytes to send first; a proxy gets none.
+        client: The client that the header names; None for a proxy, which names the one that connected.
     """
 
     address: Address
@@ -130,20 +130,20 @@ class Way(NamedTuple):
     client: Address | None = None
 
     def connect(self, data: bytes = b"") -> tuple[socket.socket, Address]:
-        """Connect, and say something in the segment that the header is in.
+        """Connect, and send *data* in the same segment as the header.
 
         Returns:
-            The connection, and the client that the application is to see.
+            The connection, and the client that the application must see.
         """
         client = connect(self.address)
         client.sendall(self.header + data)
         return client, self.client or Address.of(client.getsockname())
 
     def ask(self, request: bytes) -> tuple[bytes, Address]:
-        """Connect, say something, and listen until the end.
+        """Connect, send a request, and read until the end.
 
         Returns:
-            What was answered, and the client that the application is to have seen.
+            The answer, and the client that the application must have seen.
         """
         connection, client = self.connect(request)
         with connection, connection.makefile("rb") as answer:
@@ -151,12 +151,12 @@ class Way(NamedTuple):
 
 
 class Listener(NamedTuple):
-    """One of the places where an application listens.
+    """One listener of an application.
 
     Attributes:
         application: The application.
-        port: The port, on this machine.
-        context: What its clients do TLS with; None where they do none.
+        port: Its port on 127.0.0.1.
+        context: The TLS context for its clients; None for plain connections.
     """
 
     application: Application
@@ -165,14 +165,14 @@ class Listener(NamedTuple):
 
     @property
     def address(self) -> Address:
-        """Where to connect."""
+        """The address to connect to."""
         return Address("127.0.0.1", self.port)
 
     @property
     def answer(self) -> str:
-        """How an application writes the client's host and port, and how it was asked."""
+        """The answer of an application: the client's host, its port, and the scheme."""
         return "{} {} " + ("http" if self.context is None else "https")
 
     def way(self, header: tuple[bytes, Address] = HEADERS["v1"]) -> Way:
-        """The way straight there, with a header that names this client."""
+        """Return the direct way, with a header that names this client."""
         return Way(self.address, *header)

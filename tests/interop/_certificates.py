@@ -27,21 +27,21 @@ class Certificates(NamedTuple):
     client: Path
 
     def client_context(self, *, certified: bool = False) -> ssl.SSLContext:
-        """What a client connects with, that trusts the authority and may show its own certificate."""
+        """Return the context of a client that trusts the authority, and shows its own certificate if *certified*."""
         context = ssl.create_default_context(cafile=str(self.authority))
         if certified:
             context.load_cert_chain(self.client)
         return context
 
     def server_context(self) -> ssl.SSLContext:
-        """What a server does TLS with."""
+        """Return the context of a server."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.server)
         return context
 
 
 def make_certificates(directory: Path) -> Certificates:
-    """Make the files; the test is skipped without the cryptography library, that comes with pyOpenSSL."""
+    """Make the files. Without the cryptography library, which comes with pyOpenSSL, the test is skipped."""
     pytest.importorskip("cryptography")
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
@@ -73,7 +73,7 @@ def make_certificates(directory: Path) -> Certificates:
             .not_valid_before(now - lifetime)
             .not_valid_after(now + lifetime)
         )
-        # without these Python 3.13 trusts nobody
+        # without these, Python 3.13 rejects every certificate
         identifiers = (
             x509.SubjectKeyIdentifier.from_public_key(public),
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
@@ -83,7 +83,7 @@ def make_certificates(directory: Path) -> Certificates:
             builder = builder.add_extension(extension, critical)
         return builder.sign(authority_key, hashes.SHA256())
 
-    # The authority signs with RSA and the server has an RSA key, which gives the TLVs for both well-known values.
+    # With RSA keys for both, the TLVs for the signature and the key have values that the tests know.
     authority_key = rsa.generate_private_key(65537, 2048)
     server_key = rsa.generate_private_key(65537, 2048)
     client_key = ec.generate_private_key(ec.SECP256R1())

@@ -1,4 +1,4 @@
-"""The clients of these applications: each asks who it is, and compares the answer with what it knows."""
+"""Clients of the applications: each asks for its own address, and compares the answer with the one that it knows."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ._programs import PATIENCE, Address, connect, wait_for
 
 
 def assert_http(way: Way, context: ssl.SSLContext | None = None, *, answer: str = "{} {}") -> None:
-    """Ask thrice on one connection.
+    """Ask three times on one connection.
 
     Args:
         way: The way to the application.
-        context: What to do TLS with, if at all.
-        answer: How the application writes the client's host and port.
+        context: The TLS context, if any.
+        answer: The format in which the application writes the client's host and port.
     """
     connection, client = way.connect()
     if context is not None:
@@ -41,12 +41,12 @@ def assert_http(way: Way, context: ssl.SSLContext | None = None, *, answer: str 
 
 
 def assert_http2(proxy: Address, context: ssl.SSLContext, *, answer: str = "{} {}") -> None:
-    """Ask thrice on one connection, with HTTP/2.
+    """Ask three times on one connection, with HTTP/2.
 
     Args:
-        proxy: Where a proxy listens, that passes TLS through.
-        context: What to do TLS with.
-        answer: How the application writes the client's host and port.
+        proxy: The address of a proxy that passes TLS through.
+        context: The TLS context.
+        answer: The format in which the application writes the client's host and port.
     """
     url = httpx.URL(scheme="https", host=proxy.host, port=proxy.port, path="/whoami")
     with httpx.Client(http2=True, verify=context, timeout=PATIENCE) as http:
@@ -58,17 +58,17 @@ def assert_http2(proxy: Address, context: ssl.SSLContext, *, answer: str = "{} {
 
 
 def assert_websocket(way: Way, context: ssl.SSLContext | None = None) -> None:
-    """Send messages, short and long, that come back behind who we are.
+    """Send a short and a long message. Each must come back with the client's address before it.
 
     Args:
         way: The way to the application.
-        context: What to do TLS with, if at all.
+        context: The TLS context, if any.
     """
     connection, client = way.connect()
     connection.setblocking(False)
     url = f"{'ws' if context is None else 'wss'}://{SERVER_NAME}/"
 
-    # Not the client for threads: it reads and writes at a time, which Python's TLS sockets did not always stand.
+    # Not the client for threads: it reads and writes at the same time, and Python's TLS sockets failed in that.
     async def converse() -> None:
         async with connect_websocket(url, sock=connection, ssl=context, proxy=None) as websocket:
             for message in ("short", "x" * 100_000):
@@ -81,15 +81,15 @@ def assert_websocket(way: Way, context: ssl.SSLContext | None = None) -> None:
 def converse(
     way: Way, cut: Callable[[bytes], list[bytes]], data: bytes, end: bytes, context: ssl.SSLContext | None = None
 ) -> bytes:
-    """Connect, say everything at once, and listen until the answer ends so.
+    """Connect, send everything at once, and read until the answer ends with *end*.
 
     Args:
-        way: The way to the application, straight there.
-        cut: How everything is cut that is sent. In one piece, the header is in a segment with the first bytes behind
-            it: those of the data, or a ClientHello.
-        data: What is said.
+        way: The direct way to the application.
+        cut: Cuts the bytes into pieces. In one piece, the header shares a segment with the bytes after it: those of the
+            data, or a ClientHello.
+        data: The request.
         end: The end of the answer.
-        context: What to do TLS with.
+        context: The TLS context, if any.
     """
 
     async def talk() -> bytes:
@@ -104,10 +104,10 @@ def converse(
 
 
 def assert_bad_peers_are_dropped(listener: Listener) -> None:
-    """Send what a server must not take, in the header or in the handshake behind it, and see each connection end.
+    """Send bytes that a server must refuse, in the header or in the handshake after it. Each connection must end.
 
     Args:
-        listener: Where the application listens. It goes on, and has said in its log what it refused.
+        listener: The listener of the application, which must go on and log each refusal.
     """
     header, _ = HEADERS["v1"]
     version2 = b"\r\n\r\n\0\r\nQUIT\n"
@@ -124,7 +124,7 @@ def assert_bad_peers_are_dropped(listener: Listener) -> None:
         with connect(listener.address) as peer, contextlib.suppress(ConnectionError):
             peer.sendall(data)
             peer.shutdown(socket.SHUT_WR)
-            while peer.recv(1000):  # of TLS it is told what was wrong
+            while peer.recv(1000):  # TLS sends an alert first
                 pass
     for data in [*cut, header]:
         with connect(listener.address) as peer:
@@ -136,7 +136,7 @@ def assert_bad_peers_are_dropped(listener: Listener) -> None:
 
 
 class MailClient(smtplib.SMTP):
-    """A client on a connection that is there already."""
+    """A client on an existing connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection

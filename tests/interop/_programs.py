@@ -1,7 +1,7 @@
-"""Starting, asking and stopping the programs of these tests: HAProxy, nginx and the servers behind them.
+"""Starts, asks and stops the programs of these tests: HAProxy, nginx and the servers behind them.
 
-No wait is a fixed one: a program is ready when it accepts a connection or has written its first line, and every wait
-ends with an error that shows what the program has written.
+Nothing waits for a fixed time: a program is ready when it accepts a connection or has written its first line. Every
+wait that takes too long ends with an error that shows the output of the program.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import pytest
 
 import proxyprotocol
 
-PATIENCE = 20.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
+PATIENCE = 20.0  # seconds; nothing takes more than a fraction of one, except on a very busy machine
 SBIN = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
 def find_program(name: str) -> str:
-    """The path of a program, also where an ordinary user's PATH does not lead; the test is skipped without it."""
+    """Return the path of a program, also from folders that are not in a user's PATH. Without it the test is skipped."""
     path = shutil.which(name, path=SBIN)
     if path is None:
         pytest.skip(f"{name} is not installed")
@@ -38,7 +38,7 @@ def find_program(name: str) -> str:
 class Program:
     """A running program.
 
-    Its standard output is taken line by line, its standard error is kept for :meth:`stop`.
+    :meth:`line` reads its standard output, and :meth:`errors` its standard error.
     """
 
     def __init__(self, command: Sequence[str], directory: Path) -> None:
@@ -53,7 +53,7 @@ class Program:
             )
         assert self._process.stdout is not None
         self._lines: queue.Queue[str | None] = queue.Queue()
-        # A thread, because a pipe cannot be read with a time limit in one way that all systems know.
+        # A thread, because no way to read a pipe with a time limit works on all systems.
         self._thread = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
         self._thread.start()
 
@@ -70,11 +70,11 @@ class Program:
         return self._process.poll() is None
 
     def errors(self) -> str:
-        """What the program has written to its standard error."""
+        """Return the standard error of the program up to now."""
         return self._error_path.read_text()
 
     def line(self) -> str:
-        """Take the next line of the program's output."""
+        """Return the next line of the program's output."""
         try:
             line = self._lines.get(timeout=PATIENCE)
         except queue.Empty:
@@ -83,9 +83,9 @@ class Program:
         return line
 
     def remaining_lines(self) -> list[str]:
-        """Take what is left of the output of a program that has been stopped."""
+        """Return the rest of the output of a program that was stopped."""
         lines = []
-        with contextlib.suppress(queue.Empty):  # if its end was taken already
+        with contextlib.suppress(queue.Empty):  # line() has read the end already
             while (line := self._lines.get_nowait()) is not None:
                 lines.append(line)
         return lines
@@ -94,7 +94,7 @@ class Program:
         """End the program.
 
         Returns:
-            What it has written to its standard error.
+            Its standard error.
         """
         self._process.terminate()
         try:
@@ -110,10 +110,10 @@ class Program:
 
 @contextlib.contextmanager
 def reserved_port(host: str = "127.0.0.1") -> Iterator[int]:
-    """Reserve a port for a program that is to listen on it with SO_REUSEPORT or SO_REUSEADDR.
+    """Reserve a port for a program that will listen on it with SO_REUSEPORT or SO_REUSEADDR.
 
-    A port that is free when asked for may be taken a moment later, by another test in another process. This one stays
-    bound here, without listening, and is given to nobody who does not ask for just this number.
+    Another test could take a port between the moment when it is found free and the start of the program. This one stays
+    bound here, without listening, and the system gives it only to programs that ask for this number.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as holder:
@@ -142,10 +142,10 @@ def connect(address: tuple[str, int] | str) -> socket.socket:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until the condition is met: asked again and again, with a rest between, and not for ever."""
+    """Check the condition every 10 ms until it is true, and fail after :data:`PATIENCE`."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not happen"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.01)
 
 
@@ -164,7 +164,7 @@ def wait_until_listening(program: Program, address: tuple[str, int]) -> None:
 
 
 def receive_all(client: socket.socket, size: int) -> bytes:
-    """Receive just so many bytes, or as many as come before the end."""
+    """Receive *size* bytes, or fewer if the stream ends before."""
     received = b""
     while len(received) < size and (data := client.recv(size - len(received))):
         received += data
@@ -172,7 +172,7 @@ def receive_all(client: socket.socket, size: int) -> bytes:
 
 
 def assert_echo(client: socket.socket, message: bytes = b"ping") -> None:
-    """Say something, and hear it said back."""
+    """Send a message; it must come back."""
     client.sendall(message)
     assert receive_all(client, len(message)) == message
 
@@ -185,7 +185,7 @@ class Address(NamedTuple):
 
     @classmethod
     def of(cls, name: tuple[object, ...]) -> Address:
-        """Take host and port from what ``getsockname`` and ``getpeername`` give."""
+        """Return the host and the port of a result of ``getsockname`` or ``getpeername``."""
         host, port = name[:2]
         assert isinstance(host, str)
         assert isinstance(port, int)

@@ -15,7 +15,7 @@ from ._programs import Program, connect, find_program, reserved_port, wait_until
 
 
 class Statistics(NamedTuple):
-    """What HAProxy says of the server behind it."""
+    """The state of the server, as HAProxy sees it."""
 
     status: str
     last_check: str
@@ -27,8 +27,8 @@ class HAProxy:
     """HAProxy in TCP mode: one frontend, one server.
 
     Args:
-        stack: What ends with the test.
-        directory: Where the configuration is written.
+        stack: Ends with the test, and stops the program then.
+        directory: The folder for the configuration.
     """
 
     def __init__(self, stack: contextlib.ExitStack, directory: Path) -> None:
@@ -59,17 +59,17 @@ class HAProxy:
         )
         program = Program([self._executable, "-db", "-f", str(path)], self._directory)
         self._stack.callback(program.stop)
-        # Asked of the statistics and not of the frontend, where the question would reach our server. HAProxy binds all
-        # addresses before it serves any; that this one is bound, and takes connections, is not enough.
+        # Ask the statistics, because a connection to the frontend would reach our server. HAProxy binds all addresses
+        # before it serves any, so wait for an answer: an accepted connection proves only that the address is bound.
         wait_until_listening(program, ("127.0.0.1", self._statistics_port))
         self._ask("show info")
         return port
 
     def statistics(self) -> Statistics:
-        """Ask the statistics socket for the server."""
+        """Return what the statistics socket says about the server."""
         rows = csv.DictReader(self._ask("show stat").lstrip("# ").splitlines())
         (row,) = (row for row in rows if row["svname"] == "server")
-        last_check = row["check_status"].removeprefix("* ")  # which says that the next is under way
+        last_check = row["check_status"].removeprefix("* ")  # the asterisk means that the next check has started
         return Statistics(row["status"], last_check, int(row["chkfail"]), int(row["chkdown"]))
 
     def _ask(self, question: str) -> str:
@@ -82,8 +82,8 @@ class Nginx:
     """nginx with its stream module: one listener, one server, ``proxy_protocol on``.
 
     Args:
-        stack: What ends with the test.
-        directory: Where the configuration is written.
+        stack: Ends with the test, and stops the program then.
+        directory: The folder for the configuration.
     """
 
     def __init__(self, stack: contextlib.ExitStack, directory: Path) -> None:
@@ -117,8 +117,8 @@ class Nginx:
         command = [self._executable, "-e", "stderr", "-p", str(self._directory), "-c", str(path)]
         program = Program(command, self._directory)
         self._stack.callback(program.stop)
-        # Asked there and not of the listener, where the question would reach our server. nginx binds all addresses
-        # before it serves any; that this one is bound, and takes connections, is not enough.
+        # Ask there, because a connection to the listener would reach our server. nginx binds all addresses before it
+        # serves any, so wait for an answer: an accepted connection proves only that the address is bound.
         wait_until_listening(program, ("127.0.0.1", ready))
         with connect(("127.0.0.1", ready)) as client:
             assert client.recv(1)
@@ -126,7 +126,7 @@ class Nginx:
 
 
 def _load_stream(executable: str) -> str:
-    """What the configuration must say for the stream module; the test is skipped where nginx has none."""
+    """Return the line of the configuration that loads the stream module. Without the module the test is skipped."""
     built = subprocess.run([executable, "-V"], capture_output=True, text=True, check=True).stderr.split()
     if "--with-stream" in built:
         return ""
@@ -141,8 +141,8 @@ class DNSdist:
     """dnsdist: one listener, for UDP and TCP, and one server, ``useProxyProtocol``.
 
     Args:
-        stack: What ends with the test.
-        directory: Where the configuration is written.
+        stack: Ends with the test, and stops the program then.
+        directory: The folder for the configuration.
     """
 
     def __init__(self, stack: contextlib.ExitStack, directory: Path) -> None:
@@ -151,7 +151,7 @@ class DNSdist:
         self._directory = directory
 
     def start(self, server: str, *, host: str = "127.0.0.1", more: str = "") -> int:
-        """Start it, and wait until it listens. Its first question to the server is a check, which goes on every second.
+        """Start it, and wait until it listens. It checks the server at once, and then every second.
 
         Args:
             server: The server's address.
@@ -166,7 +166,7 @@ class DNSdist:
             path = self._directory / f"dnsdist-{port}.conf"
             local = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             path.write_text(
-                # what it looks up there is whether it is out of date
+                # stops its query for security updates
                 'setSecurityPollSuffix("")\n'
                 f'setLocal("{local}", {{reusePort=true}})\nsetACL({{"127.0.0.0/8", "::1/128"}})\n'
                 f'newServer({{address="{server}", useProxyProtocol=true}})\n{more}\n'
@@ -178,7 +178,7 @@ class DNSdist:
 
 
 def _reserve_both(stack: contextlib.ExitStack, host: str) -> int:
-    """Reserve a port for streams and for datagrams, until the program listens: of the latter we would get a part."""
+    """Reserve a port for streams and datagrams until the program listens. Later we would get some of its datagrams."""
     while True:
         with contextlib.ExitStack() as attempt:
             port = attempt.enter_context(reserved_port(host))
@@ -188,6 +188,6 @@ def _reserve_both(stack: contextlib.ExitStack, host: str) -> int:
             try:
                 holder.bind((host, port))
             except OSError:
-                continue  # somebody has this number for datagrams
+                continue  # another program uses this number for datagrams
             stack.enter_context(attempt.pop_all())
             return port

@@ -1,4 +1,4 @@
-"""The servers of these tests, each a process of its own, with one way to ask what they saw."""
+"""The servers of these tests: each is a process, and all report their connections in one way."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._programs import Address, Program
+from ._programs import Address, Program, connect
 
 HERE = Path(__file__).parent
 
 
 class Seen(NamedTuple):
-    """What a server saw of one connection.
+    """One connection, as a server saw it.
 
     Attributes:
-        client: Who it is told to be, None where the header does not say.
-        destination: Where the client is told to have connected to, None where the header does not say.
-        header: What Twisted's server said of the header; empty where there was none, and of the quickstart.
+        client: The client's address; None if the header names none.
+        destination: The address that the client connected to; None if the header names none.
+        header: The fields of the header that Twisted's server reports; empty without a header, and for the quickstart.
     """
 
     client: Address | None
@@ -39,19 +39,34 @@ class Server:
 
     Attributes:
         program: The argument.
-        address: Where it listens.
+        address: The address that it listens on.
     """
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self.address = self._listening()
+        self._marks = 0
 
     def _listening(self) -> Address:
         raise NotImplementedError
 
-    def seen(self) -> Seen:
-        """The next connection."""
+    @staticmethod
+    def command(description: str) -> list[str]:
+        """Return the command that starts it."""
         raise NotImplementedError
+
+    def seen(self) -> Seen:
+        """Return the next connection."""
+        raise NotImplementedError
+
+    def catch_up(self) -> None:
+        """Skip the connections that earlier tests have left, up to one that this call makes."""
+        self._marks += 1
+        mark = Address("192.0.2.254", self._marks)
+        with connect(self.address) as client:
+            client.sendall(b"PROXY TCP4 192.0.2.254 192.0.2.254 %d 1\r\n" % mark.port)
+            while self.seen().client != mark:
+                pass
 
 
 class TwistedServer(Server):
@@ -70,7 +85,7 @@ class TwistedServer(Server):
         return event
 
     def seen(self) -> Seen:
-        # the application was told the same, whenever and however it asked
+        # the application got the same answer at each time and from each attribute
         built, made = self._event("built"), self._event("made")
         assert built["peer"] == made["peer"] == made["attributes"]
         return Seen(_address(*made["peer"]), _address(*made["host"]), made["result"])
@@ -80,7 +95,7 @@ class Quickstart(Server):
     """``asyncio_quickstart.py``."""
 
     @staticmethod
-    def command() -> list[str]:
+    def command(description: str) -> list[str]:
         return [sys.executable, str(HERE / "asyncio_quickstart.py")]
 
     def _listening(self) -> Address:

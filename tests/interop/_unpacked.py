@@ -1,4 +1,4 @@
-"""Servers that ``.ci/run`` only unpacks: as packages Exim and Postfix exclude each other, and each starts by itself."""
+"""Servers that ``.ci/run`` unpacks: as packages, Exim and Postfix exclude each other, and each would start itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _libraries() -> str:
 
 
 def _own(directory: Path, user: str | int) -> Path:
-    """Make a directory for a server that gives up being root, which must come by its parents too."""
+    """Make a directory for a server that drops root's privileges, and then needs access to the parent too."""
     directory.parent.chmod(0o755)
     directory.mkdir()
     if os.geteuid() == 0:
@@ -43,7 +43,7 @@ def _own(directory: Path, user: str | int) -> Path:
 
 
 def exim(directory: Path, port: int, proxied: bool) -> list[str]:
-    """Configure Exim, with ``hosts_proxy`` or without; give the command."""
+    """Configure Exim, with ``hosts_proxy`` or without, and return the command."""
     executable = _find("usr/sbin/exim4")
     spool = _own(directory / "spool", "nobody")
     path = directory / "exim.conf"
@@ -52,10 +52,10 @@ def exim(directory: Path, port: int, proxied: bool) -> list[str]:
         f"log_file_path = {spool}/%slog\npid_file_path = {spool}/pid\n"
         f"local_interfaces = 127.0.0.1\ndaemon_smtp_ports = {port}\nacl_smtp_rcpt = deny\nnever_users = root\n"
         "keep_environment =\nhost_lookup =\ntls_advertise_hosts =\n"
-        # As long as clients may speak before the greeting, it does not matter when they do.
+        # If clients may speak before the greeting, Exim does not check when they do.
         "pipelining_connect_advertise_hosts =\n" + "hosts_proxy = 127.0.0.1\n" * proxied
     )
-    # Exim looks for its user by a name that only its package makes.
+    # Exim looks up a user that only the installation of its package creates.
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     for name in ("passwd", "group"):
         shutil.copy(f"/etc/{name}", directory)
@@ -69,10 +69,8 @@ def exim(directory: Path, port: int, proxied: bool) -> list[str]:
 
 
 def postfix(directory: Path, port: int, proxied: bool) -> list[str]:
-    """Configure Postfix, with ``smtpd_upstream_proxy_protocol`` or without; give the command."""
+    """Configure Postfix, with ``smtpd_upstream_proxy_protocol`` or without, and return the command. It needs root."""
     master = _find("usr/lib/postfix/sbin/master")
-    if os.geteuid() != 0:
-        pytest.skip("Postfix is started by root alone")
     queue, data = _own(directory / "queue", "root"), _own(directory / "data", "daemon")
     (queue / "pid").mkdir()
     for name in ("private", "public"):
@@ -82,7 +80,7 @@ def postfix(directory: Path, port: int, proxied: bool) -> list[str]:
         f"queue_directory = {queue}\ndata_directory = {data}\ncommand_directory = {ROOT}/usr/sbin\n"
         f"daemon_directory = {master.parent}\nshlib_directory = {master.parent.parent}\n"
         f"meta_directory = {ROOT}/etc/postfix\nmaillog_file = {directory}/log\nmaillog_file_prefixes = {directory}\n"
-        # those of its package are not there
+        # the users of its package do not exist
         "mail_owner = daemon\nsetgid_group = games\ndefault_privs = nobody\n"
         "alias_maps =\nalias_database =\nlocal_recipient_maps =\nsmtpd_peername_lookup = no\n"
         "import_environment = MAIL_CONFIG MAIL_LOGTAG POSTLOG_SERVICE POSTLOG_HOSTNAME LD_LIBRARY_PATH\n"
@@ -97,7 +95,7 @@ def postfix(directory: Path, port: int, proxied: bool) -> list[str]:
 
 
 def unbound(directory: Path, port: int, proxied: bool) -> list[str]:
-    """Configure unbound, with ``proxy-protocol-port`` or without; give the command."""
+    """Configure unbound, with ``proxy-protocol-port`` or without, and return the command."""
     executable = _find("usr/sbin/unbound")
     path = directory / "unbound.conf"
     path.write_text(
@@ -109,13 +107,13 @@ def unbound(directory: Path, port: int, proxied: bool) -> list[str]:
     return ["env", _libraries(), str(executable), "-d", "-c", str(path)]
 
 
-#: What writes a server's configuration for a port, with headers or without, and gives its command.
+#: Writes a server's configuration for a port, with headers or without, and returns its command.
 Configure = Callable[[Path, int, bool], list[str]]
 
 
 @contextlib.contextmanager
 def running(configure: Configure, directory: Path, proxied: bool) -> Iterator[str]:
-    """Run one of them; give its address."""
+    """Run a server, and yield its address."""
     with reserved_port() as port:
         program = Program(configure(directory, port, proxied), directory)
         try:

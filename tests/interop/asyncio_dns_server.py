@@ -1,4 +1,4 @@
-"""A DNS server on asyncio or uvloop, over UDP and TCP, that answers every question as the one of dns_server.py does."""
+"""A DNS server on asyncio or uvloop, over UDP and TCP, with the same answers as dns_server.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LATER = 0.05  # seconds
 
 
 def name_length(message: bytes) -> int:
-    """How long the name is that is asked for, its last label included, which is empty."""
+    """Return the length of the name in the question, with its empty last label."""
     at = HEADER_LENGTH
     while message[at]:
         at += 1 + message[at]
@@ -35,7 +35,7 @@ def texts(client: tuple[Any, ...], result: ProxyResult | None) -> list[bytes]:
 
 
 def answer(message: bytes, client: tuple[Any, ...], result: ProxyResult | None) -> bytes:
-    """A TXT record for the name that is asked for."""
+    """Return an answer with a TXT record for the name in the question."""
     question = message[HEADER_LENGTH : HEADER_LENGTH + name_length(message) + 4]
     # an answer, recursion desired and available; one question, one record, whose name is at byte 12
     header = message[:2] + bytes.fromhex("8180 0001 0001 0000 0000")
@@ -49,7 +49,7 @@ def is_for_later(message: bytes) -> bool:
 
 
 class WhoAmI(asyncio.DatagramProtocol):
-    """Answers at once, or later, with the address of who has asked."""
+    """Answers at once, or later, with the client's address."""
 
     transport: Any
 
@@ -81,7 +81,7 @@ async def listen(policy: TrustedProxies) -> int:
         port: int = server.sockets[0].getsockname()[1]
         try:
             await create_datagram_endpoint(WhoAmI, ("127.0.0.1", port), policy=policy)
-        except OSError:  # somebody has this number for datagrams
+        except OSError:  # another program uses this number for datagrams
             server.close()
         else:
             return port

@@ -1,4 +1,4 @@
-"""The asyncio quickstart, as the documentation gives it, on a free port; its first line says which."""
+"""The asyncio quickstart of the documentation, on a free port, which its first line names."""
 
 from __future__ import annotations
 

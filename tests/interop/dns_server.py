@@ -33,7 +33,7 @@ def describe(host: str, port: int, result: ProxyResult | None) -> list[bytes]:
 
 
 class WhoAmI(DNSServerFactory):
-    """Answers at once, or later, with the address of who has asked."""
+    """Answers at once, or later, with the client's address."""
 
     noisy = False
 

@@ -1,4 +1,4 @@
-"""The benchmark that sets the relay beside HAProxy shows all that is wanted of the relay, and what is short."""
+"""The benchmark that compares the relay with HAProxy shows each aim, and whether the relay reaches it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.relay import Row, main
 
 from ._programs import find_program
 
-# So little that what is measured says nothing.
+# Loads that are too small to measure anything, but run every part of the benchmark.
 LITTLE = ["--samples=1", "--mebibytes=4", "--connections=40", "--idle=100", "--stall=0.1", "--hold=0.1"]
 WANTED = [
     "bulk, 4 MiB .* 1.0 of HAProxy's",
@@ -28,7 +28,7 @@ WANTED = [
 ]
 
 
-def test_it_shows_all_that_is_wanted_in_one_run() -> None:
+def test_one_run_shows_every_aim() -> None:
     find_program("haproxy")
     command = [sys.executable, relay.__file__, *LITTLE]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -1,4 +1,6 @@
-"""A real dnsdist in front of DNS servers on Twisted, asyncio and uvloop: they know who asked, and it is answered."""
+"""A real dnsdist in front of DNS servers on Twisted, asyncio and uvloop: they see the client, and the client gets the
+answer.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,12 @@ SERVERS = {
     "asyncio": ["asyncio_dns_server.py", "asyncio"],
     "uvloop": ["asyncio_dns_server.py", "uvloop"],
 }
-AGAIN = 0.5  # seconds after which a question is asked again: dnsdist may not have found its server yet
+AGAIN = 0.5  # seconds until a question is repeated: dnsdist may not have found its server yet
 
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Iterator[contextlib.ExitStack]:
-    """What ends with the test."""
+    """Ends with the test, and stops the programs then."""
     with contextlib.ExitStack() as stack:
         yield stack
 
@@ -55,7 +57,7 @@ def serve(kind: str, stack: contextlib.ExitStack, directory: Path, trusted: str 
 
 @pytest.fixture(params=SERVERS)
 def kind(request: pytest.FixtureRequest) -> str:
-    """What the server is made with."""
+    """The framework of the server."""
     return str(request.param)
 
 
@@ -77,7 +79,7 @@ def question(name: str, number: int = 1) -> bytes:
 
 
 def said(wire: bytes) -> list[str]:
-    """What the answer says: the client, whom it asked, how, and the value of the TLV."""
+    """Return the words of the answer: the client, the address that it asked, the protocol, and the value of the TLV."""
     message: Any = Message()
     message.fromStr(wire)
     (answer,) = message.answers
@@ -114,7 +116,7 @@ def ask_stream(client: socket.socket, wire: bytes) -> bytes:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("when", ["now", "later"])
-def test_the_server_knows_who_asked(server: NameServer, dnsdist: DNSdist, host: str, when: str) -> None:
+def test_the_server_sees_the_client(server: NameServer, dnsdist: DNSdist, host: str, when: str) -> None:
     port = dnsdist.start(f"127.0.0.1:{server.port}", host=host)
 
     with datagrams_to(host, port) as client:
@@ -126,7 +128,7 @@ def test_the_server_knows_who_asked(server: NameServer, dnsdist: DNSdist, host: 
         assert answer == [*name_of(stream), host, str(port), "SOCK_STREAM", "none"]
 
 
-def test_what_dnsdist_adds_can_be_read(server: NameServer, dnsdist: DNSdist) -> None:
+def test_the_server_reads_the_tlv_that_dnsdist_adds(server: NameServer, dnsdist: DNSdist) -> None:
     port = dnsdist.start(
         f"127.0.0.1:{server.port}", more='addAction(AllRule(), SetProxyProtocolValuesAction({[0xE5]="shop"}))'
     )
@@ -143,7 +145,7 @@ def test_each_of_many_clients_gets_its_own_answer_whenever_it_comes(server: Name
     with contextlib.ExitStack() as stack:
         first, *clients = [stack.enter_context(datagrams_to("127.0.0.1", port)) for _ in range(50)]
         ask(first, question("now.example"))
-        # all have asked before the first is answered
+        # all ask before the server answers the first
         for number, client in enumerate(clients):
             client.send(question(f"later{number}.example", number))
         for number, client in enumerate(clients):
@@ -174,6 +176,6 @@ def test_a_dnsdist_that_is_not_trusted_gets_no_answer(
         with pytest.raises(TimeoutError):
             client.recv(4096)
 
-    # dnsdist's checks, as it happens: it sends the question of a client only to a server that is up
+    # These are the checks of dnsdist: it sends a client's question only to a server that is up.
     wait_for(lambda: "Refused a datagram from 127.0.0.1:" in server.program.errors())
     wait_for(lambda: "The peer is not one of the trusted proxies" in server.program.errors())

@@ -1,4 +1,4 @@
-"""A real HAProxy in front of our servers: what they see of the client, and what they make of health checks."""
+"""A real HAProxy in front of our servers: they see the client, and survive health checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Serve = Callable[[str], Server]
 
 
 def seen_through(haproxy_port: int, server: Server, host: str = "127.0.0.1", *, among_checks: bool = False) -> Seen:
-    """Connect to HAProxy, try the echo, and return what the server saw: this very client, where it has connected to."""
+    """Connect to HAProxy, try the echo, and return what the server saw: this client and this frontend."""
     with connect((host, haproxy_port)) as client:
         assert_echo(client)
         me = Address.of(client.getsockname())
@@ -67,7 +67,7 @@ def test_the_checksum_and_the_unique_id_arrive(haproxy: HAProxy, serve: Serve) -
 
     assert seen.client is not None
     assert seen.header["type"] == "IPv4"
-    # HAProxy writes the client's address in hexadecimal here: a second source for what the header said
+    # HAProxy writes the client's address in hexadecimal here, which confirms the address in the header
     assert seen.header["unique_id"] == f"7F000001:{seen.client.port:04X}_7F000001:{port:04X}"
     assert seen.header["crc32c"] is not None
 
@@ -138,14 +138,14 @@ def test_a_server_under_health_checks_is_up_and_goes_on_serving(haproxy: HAProxy
     checks = [server.seen() for _ in range(3)]
     seen_through(port, server, among_checks=True)
 
-    # The checks' own connections: with version 2 they say LOCAL, with version 1 they name HAProxy itself.
+    # The connections of the checks: with version 2 they say LOCAL, with version 1 they name HAProxy itself.
     assert {check.client.host for check in checks if check.client} == {"127.0.0.1"}
     assert {check.destination for check in checks} == {server.address}
     assert haproxy.statistics() == ("UP", "L4OK", 0, 0)
 
 
 def test_health_checks_without_a_header_do_no_harm(haproxy: HAProxy, server: Server) -> None:
-    # With a port of its own a check has no header. Without "linger" it would be reset before the server accepts it.
+    # A check with its own port has no header. Without "linger", HAProxy resets it before the server accepts it.
     port = haproxy.start(
         f"127.0.0.1:{server.address.port} send-proxy-v2 check inter 20ms",
         more=f"option tcp-check\n    tcp-check connect port {server.address.port} linger",
@@ -164,7 +164,7 @@ def test_a_balancer_that_sends_no_header_is_refused_and_not_seen(haproxy: HAProx
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert client.recv(100) == b""
 
-    # the first that the server sees is this one
+    # this is the first connection that the server sees
     with connect(server.address) as client:
         client.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
         assert server.seen()[:2] == (Address("192.0.2.1", 1), Address("192.0.2.2", 2))

@@ -1,4 +1,4 @@
-"""TLS with a real HAProxy: ended there, so that the header tells of it, or in the server itself, behind the header."""
+"""TLS with a real HAProxy. It ends in HAProxy, and the header describes it, or in the server, after the header."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Serve = Callable[[str], Server]
 
 
 class Negotiated(NamedTuple):
-    """What the client says of its TLS connection."""
+    """The TLS connection, as the client describes it."""
 
     version: str | None
     cipher: str | None
 
 
 def seen_over_tls(port: int, server: Server, context: ssl.SSLContext) -> tuple[Seen, Negotiated]:
-    """Connect over TLS, try the echo, and return what the server saw, and what it should have seen of TLS."""
+    """Connect over TLS, try the echo, and return what the server saw, and the TLS that the client negotiated."""
     with context.wrap_socket(connect(("127.0.0.1", port)), server_hostname=SERVER_NAME) as client:
         assert_echo(client)
         seen = server.seen()
@@ -39,7 +39,7 @@ def seen_over_tls(port: int, server: Server, context: ssl.SSLContext) -> tuple[S
 
 
 def start_tls_frontend(haproxy: HAProxy, server: Server, certificates: Certificates) -> int:
-    """Start HAProxy with a TLS frontend that asks for a client's certificate, and tells all it can of it."""
+    """Start HAProxy with a TLS frontend that asks for a client certificate, and sends every TLV that it can."""
     return haproxy.start(
         f"127.0.0.1:{server.address.port} send-proxy-v2 proxy-v2-options {ALL_OPTIONS}",
         bind=f"127.0.0.1:{{port}} ssl crt {certificates.server} ca-file {certificates.authority} verify optional",
@@ -48,7 +48,7 @@ def start_tls_frontend(haproxy: HAProxy, server: Server, certificates: Certifica
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda version: version.name)
-def test_the_header_tells_of_the_clients_tls_and_certificate(
+def test_the_header_describes_the_clients_tls_and_certificate(
     haproxy: HAProxy, serve: Serve, certificates: Certificates, version: ssl.TLSVersion
 ) -> None:
     server = serve(STRING)
@@ -88,7 +88,7 @@ def test_a_client_without_a_certificate_has_no_name(haproxy: HAProxy, serve: Ser
     assert (header["has_cert"], header["client_verified"], header["cn"]) == (False, False, None)
 
 
-def test_a_client_without_tls_is_told_apart(haproxy: HAProxy, serve: Serve) -> None:
+def test_a_client_without_tls_is_recognised(haproxy: HAProxy, serve: Serve) -> None:
     server = serve(STRING)
     port = haproxy.start(f"127.0.0.1:{server.address.port} send-proxy-v2 proxy-v2-options {ALL_OPTIONS}")
 
@@ -109,7 +109,7 @@ def test_the_server_sees_the_client_behind_a_tls_frontend(
 
 
 @pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
-def test_tls_that_ends_in_the_server_begins_behind_the_header(
+def test_tls_that_ends_in_the_server_begins_after_the_header(
     haproxy: HAProxy, serve: Serve, certificates: Certificates, version: str
 ) -> None:
     pytest.importorskip("OpenSSL")
@@ -118,9 +118,9 @@ def test_tls_that_ends_in_the_server_begins_behind_the_header(
     )
     port = haproxy.start(f"127.0.0.1:{server.address.port} {version}")
 
-    # The context trusts only the tests' authority: the certificate that it accepts is the server's own.
+    # The context trusts only the authority of the tests, so the certificate is the one of the server.
     seen, tls = seen_over_tls(port, server, certificates.client_context())
 
     assert seen.header["type"] == "IPv4"
-    assert seen.header["has_ssl"] is False  # for HAProxy it was a plain connection
+    assert seen.header["has_ssl"] is False  # HAProxy saw a plain connection
     assert tls.version is not None

@@ -57,9 +57,7 @@ FROM_THE_BALANCER = b"PROXY TCP6 2001:db8::1 2001:db8::2 1234 443\r\n"
 
 
 @pytest.mark.parametrize("version", ["", ":ppVersion=v1"])
-def test_a_client_that_a_balancer_names_is_written_in_a_mixed_line_which_is_read_on_request(
-    nginx: Nginx, serve: Callable[[str], Server], version: str
-) -> None:
+def test_a_mixed_line_is_read_on_request(nginx: Nginx, serve: Callable[[str], Server], version: str) -> None:
     server = serve(f"proxyprotocol:tcp:0:interface=127.0.0.1:ppIPv4InTCP6=yes{version}")
     port = nginx.start(f"127.0.0.1:{server.address.port}", listen=REAL_IP)
 

@@ -1,4 +1,4 @@
-"""The relay between real proxies: what they send it takes, and what it sends they take."""
+"""The relay between real proxies: it accepts their headers, and they accept its headers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_haproxy_behind(relaying: Relaying, haproxy: HAProxy, options: str) -> N
     client.shutdown(socket.SHUT_WR)
     accepted = backend.accept()
 
-    # HAProxy tells who the client is, and so it has read what the relay told it
+    # HAProxy names the client, so it has read the header of the relay
     assert accepted.result is not None
     assert accepted.result.peername == client.getsockname()
     assert accepted.first + receive_all(accepted.sock) == b"hello"
@@ -61,7 +61,7 @@ def test_haproxy_behind_understands_the_tlvs(relaying: Relaying, haproxy: HAProx
     port = haproxy.start(
         f"{backend.address} send-proxy-v2 proxy-v2-options unique-id",
         bind="127.0.0.1:{port} accept-proxy",
-        # what the relay has told it, it tells as an ID of its own
+        # HAProxy repeats the TLVs of the relay in an ID of its own
         more="unique-id-format %[fc_pp_authority]:%[fc_pp_unique_id,length]",
     )
     source = f"ssl://127.0.0.1:0?cert={certificates.server}&verify=CERT_REQUIRED&cafile={certificates.authority}"
@@ -94,7 +94,7 @@ def test_nginx_behind(relaying: Relaying, nginx: Nginx) -> None:
     client.settimeout(PATIENCE)
     client.sendall(b"hello")
     accepted = backend.accept()
-    # without a word on whom it trusts nginx names the relay; the header is not among the bytes
+    # nginx trusts nobody by default, so it names the relay. The header must not be among the bytes.
     received = accepted.first
     while len(received) < 5:
         received += accepted.sock.recv(100)

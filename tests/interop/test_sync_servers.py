@@ -1,4 +1,4 @@
-"""Servers on blocking sockets, as their users start them: those of the standard library and Django's see the client."""
+"""The blocking servers of the standard library and of Django, started as their users start them, see the client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ._proxies import HAProxy
 
 WayTo = Callable[[int], Way]
 
-# one of each server, for all tests on one worker
+# One worker runs all of these tests, with one server of each kind.
 pytestmark = pytest.mark.xdist_group("sync-servers")
 
 VERSIONS = ["send-proxy", "send-proxy-v2"]
@@ -69,7 +69,7 @@ def django(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
 
 
 def assert_logged(server: Application, client: Address, request: str) -> None:
-    """Wait for the line of the access log that says who has made this request."""
+    """Wait for the line of the access log that names the client of this request."""
 
     def logged() -> bool:
         lines = server.program.errors().splitlines()
@@ -79,7 +79,7 @@ def assert_logged(server: Application, client: Address, request: str) -> None:
 
 
 def request_of(client: Address) -> str:
-    """A request that no other client makes."""
+    """Return a request that no other client sends."""
     return f"GET /?{client.host}-{client.port} HTTP/1.0"
 
 
@@ -112,7 +112,7 @@ def test_wsgiref_sees_the_client_and_logs_it(wsgi: Application, way_to: WayTo) -
 
 
 class OneConnection(xmlrpc.client.Transport):
-    """Sends its calls on a connection that there is."""
+    """Sends its calls on an existing connection."""
 
     def __init__(self, connection: HTTPConnection) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ def test_a_server_under_health_checks_is_up_and_goes_on_serving(
 
 
 def test_checks_without_a_header_do_no_harm(http: Application, haproxy: HAProxy) -> None:
-    # with a port of its own a check has no header, and is reset
+    # a check with its own port has no header, and HAProxy resets it
     port = haproxy.start(f"127.0.0.1:{http.ports[0]} send-proxy-v2 check port {http.ports[0]} inter 20ms")
 
     wait_for(lambda: haproxy.statistics().last_check == "L4OK")
@@ -159,7 +159,7 @@ def test_checks_without_a_header_do_no_harm(http: Application, haproxy: HAProxy)
     assert haproxy.statistics() == ("UP", "L4OK", 0, 0)
 
 
-def test_silent_peers_and_bad_ones_trouble_nobody(https: Application, certificates: Certificates) -> None:
+def test_silent_and_bad_peers_do_not_block_others(https: Application, certificates: Certificates) -> None:
     address = Address("127.0.0.1", https.ports[0])
     way = Way(address, b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n", Address("192.0.2.1", 1000))
     with contextlib.ExitStack() as stack:
@@ -177,7 +177,7 @@ def test_silent_peers_and_bad_ones_trouble_nobody(https: Application, certificat
 
 @pytest.fixture
 def resolved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name in the server's certificate is this machine's."""
+    """Resolve the name in the server's certificate to 127.0.0.1."""
     look_up = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -217,7 +217,7 @@ def test_an_answer_without_a_length_has_an_end_in_tls(
         port = haproxy.start(f"127.0.0.1:{wsgi.ports[0]} send-proxy-v2")
         with connect(("127.0.0.1", port)) as connection:
             name = connection.getsockname()[0]
-            # it is an error here where TLS has not told of the end
+            # with this argument, a connection that ends without a close_notify is an error
             with context.wrap_socket(connection, server_hostname=SERVER_NAME, suppress_ragged_eofs=False) as tls:
                 tls.settimeout(PATIENCE)
                 tls.sendall(b"GET / HTTP/1.0\r\n\r\n")

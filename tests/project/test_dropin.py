@@ -1,8 +1,7 @@
-"""Drop-in: what runs on the PyPI package proxy-protocol 0.11.3 runs here.
+"""Drop-in: code for the PyPI package proxy-protocol 0.11.3 runs here.
 
-The tables say what that package has, recorded from it: every public name, signature and relation of classes. More
-members, more bases and more optional parameters are welcome here, fewer never. What it answers is in
-test_dropin_calls.py.
+The tables were recorded from that package: every public name, signature and relation of classes. This package may have
+more members, bases and optional parameters, but not fewer. test_dropin_calls.py has the results of the calls.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pytest
 
 
 class Class(NamedTuple):
-    """A public class: the signature of its constructor, its bases, its methods and what can be read of it."""
+    """A public class: the signature of its constructor, its bases, its methods and its readable attributes."""
 
     signature: str | None = None
     bases: str = ""
@@ -209,8 +208,8 @@ FUNCTIONS = [
 ]
 
 
-def assert_takes_all(ours: Any, parameters: str) -> None:
-    """Hold a callable of ours against established parameters, such as ``"(a, *, b=None)"``."""
+def assert_takes(ours: Any, parameters: str) -> None:
+    """Compare a function of this package with recorded parameters, such as ``"(a, *, b=None)"``."""
     tlv = public("proxyprotocol.tlv", "ProxyProtocolTLV")
     theirs = inspect.signature(eval(f"lambda {parameters[1:-1]}: None", {"ProxyProtocolTLV": tlv})).parameters
     mine = inspect.signature(ours).parameters
@@ -229,25 +228,25 @@ def test_every_name_is_public(module: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("module", "name", "parameters"), FUNCTIONS)
-def test_a_function_takes_all_that_it_took(module: str, name: str, parameters: str) -> None:
-    assert_takes_all(public(module, name), parameters)
+def test_a_function_takes_the_recorded_parameters(module: str, name: str, parameters: str) -> None:
+    assert_takes(public(module, name), parameters)
 
 
-@pytest.mark.parametrize(("module", "name", "established"), CLASSES)
-def test_a_constructor_takes_all_that_it_took(module: str, name: str, established: Class) -> None:
-    # an error takes any arguments, an enumeration and a Protocol have no constructor to speak of
-    if established.signature is None:
+@pytest.mark.parametrize(("module", "name", "recorded"), CLASSES)
+def test_a_constructor_takes_the_recorded_parameters(module: str, name: str, recorded: Class) -> None:
+    # errors take any arguments; enumerations and Protocols have no constructor that matters
+    if recorded.signature is None:
         assert issubclass(public(module, name), (ValueError, enum.Enum)) or "Protocol" in bases(module, name)
     else:
-        assert_takes_all(public(module, name), established.signature)
+        assert_takes(public(module, name), recorded.signature)
 
 
-@pytest.mark.parametrize(("module", "name", "established"), CLASSES)
-def test_a_method_takes_all_that_it_took(module: str, name: str, established: Class) -> None:
-    for text in established.methods:
+@pytest.mark.parametrize(("module", "name", "recorded"), CLASSES)
+def test_a_method_takes_the_recorded_parameters(module: str, name: str, recorded: Class) -> None:
+    for text in recorded.methods:
         method, _, parameters = text.removeprefix("async ").partition("(")
         ours = getattr(public(module, name), method)
-        assert_takes_all(ours, "(" + parameters)
+        assert_takes(ours, "(" + parameters)
         assert inspect.iscoroutinefunction(ours) == text.startswith("async ")
 
 
@@ -255,13 +254,13 @@ def bases(module: str, name: str) -> set[str]:
     return {base.__name__ for base in public(module, name).__mro__}
 
 
-@pytest.mark.parametrize(("module", "name", "established"), CLASSES)
-def test_a_class_has_the_bases_that_it_had(module: str, name: str, established: Class) -> None:
-    assert set(established.bases.split()) <= bases(module, name)
+@pytest.mark.parametrize(("module", "name", "recorded"), CLASSES)
+def test_a_class_has_the_recorded_bases(module: str, name: str, recorded: Class) -> None:
+    assert set(recorded.bases.split()) <= bases(module, name)
 
 
 def instances() -> dict[str, Any]:
-    """Give one each of the classes whose attributes only an instance has."""
+    """Return an instance of each class with attributes that only its instances have."""
     result = public("proxyprotocol.result", "ProxyResultLocal")()
     return {
         "ProxyProtocolChecksumError": public("proxyprotocol", "ProxyProtocolChecksumError")(result),
@@ -270,19 +269,19 @@ def instances() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("module", "name", "established"), CLASSES)
-def test_what_could_be_read_still_can(module: str, name: str, established: Class) -> None:
-    assert set(established.readable.split()) <= set(dir(instances().get(name, public(module, name))))
+@pytest.mark.parametrize(("module", "name", "recorded"), CLASSES)
+def test_a_class_has_the_recorded_attributes(module: str, name: str, recorded: Class) -> None:
+    assert set(recorded.readable.split()) <= set(dir(instances().get(name, public(module, name))))
 
 
 @pytest.mark.parametrize(("name", "numbers"), NUMBERS.items())
-def test_an_enumeration_has_the_values_that_it_had(name: str, numbers: dict[str, Any]) -> None:
+def test_an_enumeration_has_the_recorded_values(name: str, numbers: dict[str, Any]) -> None:
     module = "proxyprotocol.result" if name == "ProxyResultType" else "proxyprotocol.tlv"
     members: dict[str, enum.Enum] = public(module, name).__members__
     assert {member: members[member].value for member in numbers} == numbers
 
 
-def test_an_error_is_caught_by_those_who_caught_it() -> None:
+def test_the_bases_of_the_errors_are_the_recorded_ones() -> None:
     syntax, checksum, incomplete = (
         public("proxyprotocol", f"ProxyProtocol{kind}Error") for kind in ("Syntax", "Checksum", "Incomplete")
     )
@@ -290,7 +289,7 @@ def test_an_error_is_caught_by_those_who_caught_it() -> None:
     assert not issubclass(incomplete, ValueError)
 
 
-def test_a_block_list_of_the_users_own_needs_a_lookup_alone() -> None:
+def test_a_user_s_own_block_list_needs_only_a_lookup() -> None:
     class Own(public("proxyprotocol.dnsbl", "Dnsbl")):  # type: ignore[misc]
         async def lookup(self, sock_info: Any, *, loop: Any = None) -> str | None:
             return "listed"

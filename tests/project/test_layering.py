@@ -1,4 +1,7 @@
-"""The rules of the architecture, read from the source: who imports whom, what is public, what stays private."""
+"""The rules of the architecture, checked in the source: imports, public names and private names.
+
+docs/design.rst gives the reasons.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ import pytest
 PACKAGE = "proxyprotocol"
 SOURCE = Path(__file__).parent.parent.parent / PACKAGE
 
-# The layers from the bottom up, and in each layer the modules and subpackages in their order. A module may import what
-# stands before it. A new file has to be placed here first.
+# The layers from the bottom up, each with its modules and subpackages in order. A module may import those before it. A
+# new module needs a place here first.
 LAYERS = {
     "values": ("errors", "typing", "checksum", "_wire", "tlv", "result"),
     "codecs": ("codec", "v1", "v2", "noop", "detect", "version"),
@@ -38,7 +41,7 @@ IMPURE = {
     *("datetime", "logging", "random", "time"),
     *("twisted", "zope"),
 }
-# Constants, types and the text of addresses: nothing that touches a socket, a file or the environment.
+# Constants, types and the text of addresses. None of them touches a socket, a file or the environment.
 ALLOWED_NAMES = {
     "socket": re.compile(r"AF_[A-Z0-9]+|SOCK_[A-Z]+|AddressFamily|SocketKind|inet_pton|inet_ntop|inet_ntoa"),
     "os": re.compile(r"fsencode|fsdecode|PathLike"),
@@ -91,7 +94,7 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node that can run: what only type checkers read loads nothing."""
+    """Return every node that can run. Code for type checkers cannot."""
     for child in ast.iter_child_nodes(node):
         if is_type_checking(child):
             for alternative in getattr(child, "orelse", []):
@@ -103,7 +106,7 @@ def executed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports(module: Module, nodes: Iterable[ast.AST] | None = None) -> Iterator[tuple[str, str | None]]:
-    """What a module imports, in functions and for type checkers too: (absolute module, name taken from it or None)."""
+    """Return a module's imports, with those in functions and for type checkers: (absolute module, name or None)."""
     package = module.full_name if module.path.name == "__init__.py" else module.full_name.rpartition(".")[0]
     for node in ast.walk(module.tree) if nodes is None else nodes:
         if isinstance(node, ast.Import):
@@ -115,7 +118,7 @@ def imports(module: Module, nodes: Iterable[ast.AST] | None = None) -> Iterator[
 
 
 def imported_modules(module: Module) -> Iterator[str]:
-    """The project's own modules that a module imports, named as in `Module.name`."""
+    """Return the project's modules that a module imports, named as in `Module.name`."""
     for source, name in imports(module):
         if source.split(".")[0] != PACKAGE:
             continue
@@ -155,23 +158,23 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 @named(PURE)
-def test_what_decides_knows_no_clock_no_socket_and_no_log(module: Module) -> None:
+def test_the_core_uses_no_clock_no_socket_and_no_log(module: Module) -> None:
     roots = {source.split(".")[0] for source, _ in imports(module, executed(module.tree))}
     assert not roots & IMPURE
 
 
 @named(PURE)
-def test_of_socket_and_os_only_constants_and_text_are_used(module: Module) -> None:
+def test_the_core_uses_only_constants_and_text_of_socket_and_os(module: Module) -> None:
     for source, name in imports(module, executed(module.tree)):
         if source in ALLOWED_NAMES and name is not None:
             assert ALLOWED_NAMES[source].fullmatch(name), f"from {source} import {name}"
     nodes = list(executed(module.tree))
     aliases = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names if alias.asname]
-    assert not ALLOWED_NAMES.keys() & aliases, "under another name its uses would not be seen here"
+    assert not ALLOWED_NAMES.keys() & aliases, "this test would not find its uses under another name"
     used = [node for node in nodes if isinstance(node, ast.Name) and node.id in ALLOWED_NAMES]
     allowed = [root for root, attribute in attributes_used(nodes) if ALLOWED_NAMES[root.id].fullmatch(attribute)]
     unknown = [ast.unparse(node) + f", line {node.lineno}" for node in used if node not in allowed]
-    assert not unknown, "used otherwise than for an allowed name"
+    assert not unknown, "used for a name that is not allowed"
 
 
 # The private names of other projects that a module needs. The reason stands beside each use.
@@ -195,7 +198,7 @@ def is_private(name: str) -> bool:
 
 
 def own_names(module: Module) -> Iterator[str]:
-    """Every name that a module defines or assigns: as a name, as an attribute of self, or in __slots__."""
+    """Return every name that a module defines or assigns: as a name, as an attribute of self, or in __slots__."""
     for node in ast.walk(module.tree):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
@@ -225,7 +228,7 @@ def test_no_module_uses_the_private_names_of_another(module: Module) -> None:
 
 
 def attributes_used(nodes: list[ast.AST]) -> Iterator[tuple[ast.Name, str]]:
-    """The names taken from socket and os, as `socket.AF_INET` or as `getattr(socket, "AF_UNIX", None)`."""
+    """Return the uses of socket and os, such as `socket.AF_INET` or `getattr(socket, "AF_UNIX", None)`."""
     for node in nodes:
         match node:
             case ast.Attribute(value=ast.Name(id=root) as name, attr=attribute) if root in ALLOWED_NAMES:
@@ -238,7 +241,7 @@ def attributes_used(nodes: list[ast.AST]) -> Iterator[tuple[ast.Name, str]]:
 
 
 @named([module for module in MODULES if LAYER_OF.get(module.unit) == "sockets"])
-def test_facts_from_sockets_are_had_without_reading_or_writing(module: Module) -> None:
+def test_the_sockets_layer_neither_reads_nor_writes(module: Module) -> None:
     called = {
         node.func.attr
         for node in ast.walk(module.tree)
@@ -257,8 +260,8 @@ def test_the_front_door_defines_nothing() -> None:
     assert all(LAYER_OF[imported] in CORE for imported in imported_modules(door))
 
 
-def test_importing_the_package_brings_in_no_event_loop_no_tls_and_no_dependency() -> None:
-    # -S leaves out site-packages, so that it cannot even find one, and nothing is there before we look.
+def test_importing_the_package_loads_no_event_loop_no_tls_and_no_dependency() -> None:
+    # -S leaves out site-packages, so that Python cannot find any dependency, and nothing is loaded before.
     program = f"""if True:
         import sys
         before = set(sys.modules)
@@ -283,7 +286,7 @@ def declared(module: Module) -> list[str]:
 
 
 def top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a module, those included that stand under an `if` or in a `try`."""
+    """Return the statements of a module, with those in an `if` or a `try`."""
     for node in body:
         yield node
         if isinstance(node, ast.If | ast.Try) and not is_type_checking(node):
@@ -330,7 +333,7 @@ def undocumented(module: Module) -> Iterator[str]:
 
 
 def undocumented_methods(node: ast.ClassDef, bases: tuple[type, ...]) -> Iterator[str]:
-    """A method that does what a base class says needs no words of its own: documentation tools show the base's."""
+    """Return the methods without a docstring. An override needs none: documentation tools show the one of its base."""
     for method in node.body:
         if not isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) or method.name.startswith("_"):
             continue

@@ -1,6 +1,6 @@
-"""The wheel, as a user gets it: in a clean environment, used from another directory, and taken out again.
+"""The wheel that users get: installed in a clean environment, used from another directory, and uninstalled.
 
-There it meets ``proxy-protocol``, too: its test suite, and itself, installed before this package or after it.
+The environment also gets ``proxy-protocol``: its test suite, and the package, installed before this one or after it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-# One worker builds one wheel and one environment for them all.
+# One worker runs all of these tests, with one wheel and one environment.
 pytestmark = pytest.mark.xdist_group("packaging")
 
 PLUGIN = "twisted/plugins/proxyprotocol_plugin.py"
@@ -30,14 +30,14 @@ PREFIXES = """if True:
 
 OTHER = "proxy-protocol"
 RELEASE = f"{OTHER}==0.11.3"
-# What it asks of us and does not get, by decision; docs/migration.rst tells its users.
+# The tests of proxy-protocol that fail by decision; docs/migration.rst lists the reasons.
 DECIDED = {
     "test_v1.py::TestProxyProtocolV1::test_pack_unknown": "section 2.1 has no four spaces after UNKNOWN",
     "test_v2.py::TestProxyProtocolV2::test_pack_not_proxied": "section 2.2 wants a length of zero for LOCAL",
     "test_sock.py::TestSocketInfo::test_sockname_override": "we write a mapped address as getsockname() does",
     "test_tlv.py::TestProxyProtocolTLV::test_bytes_auto": "bytes() works before pack() adds the CRC32C",
 }
-# What Python says of each module by which one comes in.
+# Prints the result of importing each module through which users enter the package.
 ENTRIES = """if True:
     from importlib import import_module
     names = ("asyncio", "asyncio.loop", "twisted", "twisted.strings", "twisted.service", "sync", "cli")
@@ -52,41 +52,43 @@ ENTRIES = """if True:
 
 
 class Environment:
-    """A virtual environment of its own, and a directory to work in that holds nothing."""
+    """A virtual environment, and an empty working directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.elsewhere = directory / "elsewhere"
         self.elsewhere.mkdir(parents=True)
-        subprocess.run([sys.executable, "-m", "venv", directory / "venv"], check=True)
+        # Without pip, which takes longer to install than everything else: the pip that runs here works for it.
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "venv"], check=True)
         self.packages = Path(self.python("import sysconfig; print(sysconfig.get_path('purelib'))").strip())
 
-    def call(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        # What tells this process where modules are, how to test and what to measure does not count there.
+    def call(self, program: str | Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        # The variables that tell this process where modules are, how to test and what to measure do not apply there.
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYT", "COV"))}
-        command = [self.directory / "venv" / "bin" / program, *arguments]
+        command = [self.directory / "venv" / "bin" / program, *arguments]  # an absolute path stays what it is
         return subprocess.run(command, cwd=self.elsewhere, env=environ, capture_output=True, text=True)
 
-    def run(self, *arguments: str | Path) -> str:
-        run = self.call("python", *arguments)
-        assert run.returncode == 0, run.stdout + run.stderr
-        return run.stdout
-
     def python(self, program: str) -> str:
-        return self.run("-c", program)
+        return _output(self.call("python", "-c", program))
 
     def pip(self, *arguments: str | Path) -> None:
-        self.run("-m", "pip", "--quiet", "--disable-pip-version-check", *arguments)
+        options = ("--python", self.directory / "venv", "--quiet", "--disable-pip-version-check")
+        _output(self.call(Path(sys.executable), "-m", "pip", *options, *arguments))
 
     def files_of_ours(self) -> list[str]:
-        """What bears our name in site-packages, caches left aside: Python's, and the plugin cache of Twisted."""
+        """Return the files with our name in site-packages, except Python's caches and the plugin cache of Twisted."""
         paths = (path.relative_to(self.packages) for path in self.packages.rglob("*") if path.is_file())
         return [str(path) for path in paths if "proxyprotocol" in str(path) and "__pycache__" not in path.parts]
 
 
+def _output(run: subprocess.CompletedProcess[str]) -> str:
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory, project_root: Path, project_files: list[Path]) -> Path:
-    """A copy of the project: setuptools builds in place, and would pack what an earlier build left behind."""
+    """A copy of the project: setuptools builds in place, and would pack the leftovers of an earlier build."""
     copy = tmp_path_factory.mktemp("checkout")
     for path in project_files:
         target = copy / path.relative_to(project_root)
@@ -116,7 +118,7 @@ def installed(environment: Environment, wheel: Path) -> Environment:
 
 @pytest.fixture
 def uninstalled(installed: Environment, wheel: Path) -> Iterator[Environment]:
-    # The plugin cache is written with our plugin in it, as it is for a user who has run us.
+    # This writes the plugin cache with our plugin in it, as any use of the plugin does.
     installed.python(PREFIXES)
     installed.pip("uninstall", "--yes", "proxyprotocol")
     yield installed
@@ -138,7 +140,7 @@ def test_the_wheel_leaves_twisteds_packages_to_twisted(wheel: Path) -> None:
     assert not {"twisted/__init__.py", "twisted/plugins/__init__.py"} & set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_the_wheel_says_what_it_is_and_what_it_needs(wheel: Path, project_root: Path) -> None:
+def test_the_metadata_of_the_wheel_is_complete(wheel: Path, project_root: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = archive.read(name).decode().splitlines()
@@ -170,7 +172,7 @@ def test_installed_the_endpoint_string_makes_an_endpoint(installed: Environment)
     assert Path(file).is_relative_to(installed.packages)
 
 
-def test_uninstalling_leaves_nothing_of_ours(uninstalled: Environment) -> None:
+def test_uninstalling_removes_all_files(uninstalled: Environment) -> None:
     assert uninstalled.files_of_ours() == []
     assert not (uninstalled.packages / "proxyprotocol").exists()
 
@@ -203,18 +205,18 @@ def test_an_editable_install_finds_the_plugin_too(uninstalled: Environment, chec
 @pytest.fixture(scope="module")
 def its_tests(tmp_path_factory: pytest.TempPathFactory, environment: Environment) -> Path:
     directory = tmp_path_factory.mktemp("its_source")
-    environment.pip("install", "pytest")  # which they need
+    environment.pip("install", "pytest")  # the tests need it
     environment.pip("download", "--no-deps", "--no-binary", OTHER, "--dest", directory, RELEASE)
     (archive,) = directory.glob("*.tar.gz")
     with tarfile.open(archive) as files:
-        # not its package, which would be found before ours
+        # without its package, which Python would find before ours
         for member in files:
             if name := re.fullmatch(r"[^/]+/test/(\w+\.py)", member.name):
                 (directory / name[1]).write_bytes(files.extractfile(member).read())  # type: ignore[union-attr]
     return directory
 
 
-def test_the_tests_of_proxy_protocol_pass_but_for_four_that_are_decided(
+def test_the_tests_of_proxy_protocol_pass_except_four_that_differ_by_decision(
     installed: Environment, its_tests: Path
 ) -> None:
     options = ("-rf", "--tb=no", "-p", "no:cacheprovider", "--rootdir", its_tests)
@@ -247,7 +249,7 @@ def test_with_proxy_protocol_over_it_every_entry_names_the_two_commands_to_run(
     for command in (["proxyprotocol", "--version"], ["python", "-m", "proxyprotocol"]):
         run = environment.call(*command)
         assert (run.returncode, run.stdout, run.stderr) == (2, "", f"proxyprotocol: {sentence}\n")
-    # these two are files of proxy-protocol now, and start its programs
+    # these two are now files of proxy-protocol, and start its programs
     for program in ("proxyprotocol-server", "proxyprotocol-echo"):
         assert environment.call(program, "--help").returncode == 0
     assert "haproxy" in environment.python(PREFIXES).split()

@@ -1,7 +1,7 @@
-"""Applications as their users write them: none knows of a proxy, or is changed for one.
+"""Applications as users write them, without any code for a proxy.
 
-Each tells its client who it is. What they serve with is nobody's here: twisted.web, klein, daphne, autobahn,
-twisted.mail and twisted.conch.
+Each sends its clients their own address. They use the servers of other projects: twisted.web, klein, daphne, autobahn,
+twisted.mail, twisted.conch, and many for asyncio.
 """
 
 from __future__ import annotations

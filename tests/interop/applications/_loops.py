@@ -1,4 +1,4 @@
-"""Running the asyncio applications: on a loop of either kind, with their ports told."""
+"""Runs the asyncio applications, on a loop of either kind, and prints their ports."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from proxyprotocol.asyncio import new_event_loop, new_uvloop_event_loop
 
 _NewLoop: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
 
-#: Loops that read a header on every listener, for servers that know nothing of it.
+#: Loops that read a header on every listener, for servers without support for it.
 READING: Mapping[str, _NewLoop] = {"asyncio": new_event_loop, "uvloop": new_uvloop_event_loop}
-#: Loops as everybody has them, for servers with a helper of ours.
+#: Ordinary loops, for servers that use one of our helpers.
 PLAIN: Mapping[str, _NewLoop] = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
 
 
 def server_context(certificate: str) -> ssl.SSLContext:
-    """What a server does TLS with, from a file of key and certificate."""
+    """Return a server's TLS context, from a file of key and certificate."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     return context
 
 
 def tell_ports(addresses: Iterable[tuple[Any, ...]]) -> None:
-    """Print where an application listens, in the words of Twisted's log."""
+    """Print the ports of an application, in the words of Twisted's log."""
     for address in addresses:
         print("An application starting on", address[1], flush=True)
 

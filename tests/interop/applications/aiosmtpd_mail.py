@@ -1,4 +1,4 @@
-"""A mail server of aiosmtpd that prints who has sent each message: with STARTTLS and, second, with TLS from the start.
+"""A mail server of aiosmtpd that prints the client of each message. It has STARTTLS, and TLS from the start as second.
 
 Its controllers have a loop and a thread each.
 """

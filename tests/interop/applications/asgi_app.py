@@ -1,4 +1,4 @@
-"""An ASGI application: it answers a request, and every message of a WebSocket, with who its client is."""
+"""An ASGI application: it answers a request, and every message of a WebSocket, with its client's address."""
 
 from __future__ import annotations
 

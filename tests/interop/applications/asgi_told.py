@@ -1,4 +1,4 @@
-"""An ASGI application that answers with a TLV of the header, where the server tells it of one."""
+"""An ASGI application that answers with a TLV of the header, if the server passes one on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An SSH server of asyncssh, that answers every command with who its client is: on TCP, and on ``ssh.sock`` here.
+"""An SSH server of asyncssh, that answers every command with its client's address, on TCP and on ``ssh.sock``.
 
 It has its own key in ``host_key`` here, and that of its users in ``users.pub``.
 """
@@ -24,12 +24,12 @@ async def main(_: str) -> None:
     keys = {"server_host_keys": "host_key", "authorized_client_keys": "users.pub"}
     sock = socket.socket(socket.AF_UNIX)
     sock.bind("ssh.sock")
-    # uvloop keeps no server of a UNIX socket that nobody holds: it would be closed when the garbage is collected
+    # uvloop keeps no reference to a server of a UNIX socket, so the garbage collector would close it
     async with (
         await asyncssh.listen(sock=sock, process_factory=answer, **keys),
         await asyncssh.listen("127.0.0.1", 0, process_factory=answer, **keys) as server,
     ):
-        tell_ports(sock.getsockname() for sock in server.sockets)  # last, because it tells that all is ready
+        tell_ports(sock.getsockname() for sock in server.sockets)  # last, because the tests start then
         await asyncio.Event().wait()
 
 

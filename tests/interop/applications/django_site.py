@@ -1,4 +1,4 @@
-"""A Django site on ``manage.py runserver``, whose server has the mix-in, as one does it with ``server_cls``."""
+"""A Django site on ``manage.py runserver``, which gets a server with the mix-in by ``server_cls``."""
 
 # Django has no annotations.
 # mypy: disable-error-code="import-untyped, misc"

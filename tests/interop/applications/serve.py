@@ -1,4 +1,4 @@
-"""Listening, for those that bring no command of their own."""
+"""Listens, for applications that have no command of their own."""
 
 from __future__ import annotations
 

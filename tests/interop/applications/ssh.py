@@ -1,4 +1,4 @@
-"""An SSH server of twisted.conch, that answers every command with who its client is.
+"""An SSH server of twisted.conch, that answers every command with its client's address.
 
 It has its own key in ``host_key`` here, and that of its one user, alice, in ``alice.pub``.
 """

@@ -40,7 +40,7 @@ class Socket(WebSocketHandler):
 
 async def main(certificate: str) -> None:
     application = Application([("/", Socket), ("/whoami", WhoAmI), ("/authority", Authority)])
-    # first, because the last port that is told tells that all is ready
+    # first, because the tests start when the last port is printed
     add_sockets(HTTPServer(application), [bind_unix_socket("site.sock")])
     for options in (None, server_context(certificate)):
         sockets = bind_sockets(0, "127.0.0.1")

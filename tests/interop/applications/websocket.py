@@ -1,4 +1,4 @@
-"""An autobahn WebSocket server: it answers every message with who its client is."""
+"""An autobahn WebSocket server: it answers every message with its client's address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server of websockets, plain and with TLS, that answers every message with who its client is."""
+"""A server of websockets, plain and with TLS, that answers every message with its client's address."""
 
 from __future__ import annotations
 
