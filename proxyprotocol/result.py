@@ -36,6 +36,8 @@ __all__ = [
 
 _unpack_ipv4_source: Final = IPV4_SOURCE.unpack
 _unpack_ipv6_source: Final = IPV6_SOURCE.unpack
+_unpack_ipv4_dest: Final = IPV4_DEST.unpack
+_unpack_ipv6_dest: Final = IPV6_DEST.unpack
 _NO_TLV: Final = ProxyProtocolTLV()
 _new: Final = object.__new__
 _ResultT = TypeVar("_ResultT", bound="ProxyResult")
@@ -328,7 +330,7 @@ class ProxyResultIPv4(_ProxyResultInet[IPv4Address, "tuple[str, int]"]):
     @property
     def sockname(self) -> tuple[str, int]:
         """:attr:`dest` as :meth:`socket.socket.getsockname` would return it."""
-        host, port = IPV4_DEST.unpack(self._block)
+        host, port = _unpack_ipv4_dest(self._block)
         return inet_ntoa(host), port
 
 
@@ -356,7 +358,7 @@ class ProxyResultIPv6(_ProxyResultInet[IPv6Address, "tuple[str, int, int, int]"]
     @property
     def sockname(self) -> tuple[str, int, int, int]:
         """:attr:`dest` as :meth:`socket.socket.getsockname` would return it."""
-        host, port = IPV6_DEST.unpack(self._block)
+        host, port = _unpack_ipv6_dest(self._block)
         return inet_ntop(AF_INET6, host), port, 0, 0
 
 
