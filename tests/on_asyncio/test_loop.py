@@ -80,7 +80,7 @@ def test_a_handshake_has_the_time_of_the_environment(
             await peer.send(HEADER)
             assert await peer.hear_all() == b""
         ((_, line),) = log.lines
-        assert line.endswith("there was no TLS handshake (it was not done within 0.05 seconds)")
+        assert line.endswith("the TLS handshake failed: it was not done within 0.05 seconds")
 
     run(story)
 
