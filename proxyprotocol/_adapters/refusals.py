@@ -72,7 +72,7 @@ def describe_no_handshake(reason: str, client: SockAddr, peer: SockAddr) -> str:
     """Return the line of a TLS handshake that failed, for the client that a peer has named."""
     relayed = "" if client == peer else f"{describe_address(client)}, relayed by "
     reason = reason or "the connection was lost"
-    return f"Refused a connection from {relayed}{describe_address(peer)}: there was no TLS handshake ({reason})"
+    return f"Refused a connection from {relayed}{describe_address(peer)}: the TLS handshake failed: {reason}"
 
 
 def describe_late_handshake(seconds: float) -> str:

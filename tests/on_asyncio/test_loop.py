@@ -91,7 +91,7 @@ def test_the_environment_sets_the_time_of_a_handshake(
             await peer.send(HEADER)
             assert await peer.hear_all() == b""
         ((_, line),) = log.lines
-        assert line.endswith("there was no TLS handshake (it was not done within 0.05 seconds)")
+        assert line.endswith("the TLS handshake failed: it was not done within 0.05 seconds")
 
     run(story)
 

@@ -103,7 +103,7 @@ def test_a_handshake_has_its_time(
 
     clock.advance(0.1)
     assert transport.aborts == 1
-    reason = f"there was no TLS handshake (it was not done within {seconds:g} seconds)"
+    reason = f"the TLS handshake failed: it was not done within {seconds:g} seconds"
     assert log.lines == [("warn", f"Refused a connection from 192.0.2.1:1000, relayed by 10.1.2.3:50000: {reason}")]
     transport.lose()
     assert len(log.lines) == 1
@@ -143,7 +143,7 @@ def test_a_string_gives_the_handshake_its_time_and_who_is_done_with_it_stays(
 ) -> None:
     if not told:
         # a method of Twisted's with a private name: when a newer Twisted has another, no client may be lost by it
-        monkeypatch.delattr("proxyprotocol.twisted._tls._TLS._checkHandshakeStatus")
+        monkeypatch.delattr("proxyprotocol.twisted.tls._TLS._checkHandshakeStatus")
     factory = AppFactory(read=answering)
     client, silent = TLSClient(files.context(), HEADER), Client()
 

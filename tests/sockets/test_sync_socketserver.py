@@ -540,7 +540,9 @@ def test_a_peer_that_is_silent_in_the_handshake_has_its_time(
         client.sendall(HEADER + sent)
         assert read_all(client) == b""
     (line,) = refusals(caplog)
-    assert line.startswith(f"Refused a connection from 192.0.2.1:1000, relayed by {host}:{port}: there was no TLS")
+    assert line.startswith(
+        f"Refused a connection from 192.0.2.1:1000, relayed by {host}:{port}: the TLS handshake failed: "
+    )
     assert "timed out" in line
     assert server.handlers == []
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from proxyprotocol._adapters.facts import AF_UNIX
-from proxyprotocol._adapters.refusals import log_refusal
+from proxyprotocol._adapters.refusals import describe_late_handshake, log_refusal
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import ReceiverConnection
@@ -203,7 +203,7 @@ class Connection(Timed):
             loop.remove_writer(stream.fd)
 
     def _handshake_late(self) -> None:
-        self._refuse_tls(f"it was not done within {self._source.tls_timeout:g} seconds")
+        self._refuse_tls(describe_late_handshake(self._source.tls_timeout))
 
     def _refuse_tls(self, reason: str) -> None:
         self._relay.values[metrics.refusal("tls")] += 1
