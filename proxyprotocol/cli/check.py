@@ -65,6 +65,9 @@ _PROBES: Final = (_WITHOUT, _VERSION_1, _UNKNOWN, _WRONG_V1, _VERSION_2, _LOCAL,
 _WRONG: Final = {_VERSION_1: _WRONG_V1, _VERSION_2: _WRONG_V2}
 _VARIES: Final = "It answers the same bytes differently each time: no conclusion is possible."
 
+# A server that is busy may read the header before or after it sends its greeting, and answers differently then.
+_REPEATS: Final = 2
+
 _Outcomes = dict[_Probe, Outcome]
 
 
@@ -84,20 +87,33 @@ def run(options: argparse.Namespace) -> int:
     host, port = options.server
     target = Target(host, port, options.send or b"", options.tls, options.timeout)
     first = _listen_first(target)
+    target = target._replace(greets=bool(first.answer))
     if not (options.tls or options.send is not None or first.answer):
         target = target._replace(message=_request(host))
+    outcomes, taken, varies = _ask_all(target)
+    for _ in range(_REPEATS):
+        if not varies:
+            break
+        before = outcomes[_WITHOUT].shape
+        outcomes, taken, varies = _ask_all(target)
+        if outcomes[_WITHOUT].shape != before:
+            varies, taken = True, []
+            break
+    for sentence in [red(_VARIES)] if varies else _conclude(first, outcomes, taken):
+        print(sentence)
+    return 0 if taken else BAD_ANSWER
+
+
+def _ask_all(target: Target) -> tuple[_Outcomes, list[_Probe], bool]:
+    """Return the outcome of every probe, the versions that the server takes, and whether its answers vary."""
     outcomes: _Outcomes = {}
     for each in _PROBES:
         outcomes[each] = _ask(target, each)
         print(f"  {each.name:<20}{outcomes[each].describe(outcomes[_WITHOUT])}", flush=True)
     taken = [version for version in _WRONG if _takes(version, outcomes)]
     varies = any(_ask(target, each).shape != outcomes[each].shape for each in _doubtful(outcomes, taken))
-    if varies:
-        taken = []
     print()
-    for sentence in [red(_VARIES)] if varies else _conclude(first, outcomes, taken):
-        print(sentence)
-    return 0 if taken else BAD_ANSWER
+    return outcomes, [] if varies else taken, varies
 
 
 def _ask(target: Target, which: _Probe) -> Outcome:

@@ -36,6 +36,7 @@ class Target(NamedTuple):
         message: The bytes after the header; empty for a server that speaks first.
         tls: Whether TLS follows the header.
         timeout: How long one connection may take, in seconds.
+        greets: Whether the server speaks first to a client that sends nothing: its greeting is worth waiting for.
     """
 
     host: str
@@ -43,6 +44,7 @@ class Target(NamedTuple):
     message: bytes
     tls: bool
     timeout: float
+    greets: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ def probe(connection: Connection | None, target: Target, header: Callable[[Proxy
     if not target.message:
         return _exchange(connection.sock, sent, deadline, quiet)
     # In two steps: a server that speaks first may refuse a client that does not wait for its greeting.
-    greeting = _exchange(connection.sock, sent, time.monotonic() + quiet, quiet)
+    patience = target.timeout / 2 if target.greets else quiet
+    greeting = _exchange(connection.sock, sent, time.monotonic() + patience, quiet)
     if greeting.ending:
         return greeting
     reply = _exchange(connection.sock, target.message, deadline, quiet)
