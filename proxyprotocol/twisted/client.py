@@ -207,6 +207,6 @@ class _Opening(Protocol):
 def _find_holder(transport: Any, protocol: IProtocol) -> str | None:
     """Return the slot of the transport if one of Twisted's client endpoints keeps *protocol* there."""
     # Twisted's client endpoints insert a protocol of their own, which fires the Deferred and forwards every event. Only
-    # this line uses the name of its private attribute. If a later Twisted renames it, our protocol stays and forwards too.
+    # this line uses the name of its private attribute. If it is renamed, our protocol stays, and forwards too.
     holder = getattr(transport, handover.AT_THE_SOCKET, None)
     return handover.AT_THE_SOCKET if getattr(holder, "_wrappedProtocol", None) is protocol else None
