@@ -44,7 +44,6 @@ _T = TypeVar("_T")
 _Endpoint = TypeVar("_Endpoint")
 _NAME = "proxyprotocol"
 _PREFIX = "pp"
-_INSIDE_TLS = "ppInsideTLS"
 # the words in option names that are not simply capitalised
 _ABBREVIATIONS = {"ipv4": "IPv4", "tcp6": "TCP6", "tls": "TLS"}
 # the options that take IPv6 addresses: a colon without a backslash cuts the value short
@@ -56,25 +55,27 @@ def _spell(option: str) -> str:
     return _PREFIX + "".join(_ABBREVIATIONS.get(word, word.capitalize()) for word in option.split("_"))
 
 
+# an option of Twisted endpoints only, so proxyprotocol.options does not know it
+_INSIDE_TLS = _spell("inside_tls")
+
+
 @dataclass(frozen=True)
 class _Side(Generic[_Endpoint]):
     """What differs between the strings of servers and those of clients."""
 
     from_string: Callable[[Any, str], _Endpoint]
     use: str
-    # the names in messages, in this order; the value is the name in proxyprotocol.options
+    # the names in endpoint strings, in the order of messages; the value is the name in proxyprotocol.options
     options: Mapping[str, str]
     # the prefixes of endpoints that handle a header themselves, and what they do with it
     with_header: tuple[str, ...]
     act: str
 
-    def parse(
-        self, parse: Callable[[Mapping[str, str], Callable[[str], str]], _T], options: Mapping[str, str], *others: str
-    ) -> _T:
-        """Parse options by their names in endpoint strings; *others* are names to list that the caller has parsed."""
+    def parse(self, parse: Callable[[Mapping[str, str], Callable[[str], str]], _T], options: Mapping[str, str]) -> _T:
+        """Parse options by their names in endpoint strings; raise ValueError for an unknown option or a wrong value."""
         unknown = ", ".join(sorted(options.keys() - self.options.keys()))
         if unknown:
-            raise ValueError(f"Unknown option {unknown}: the options are {', '.join([*self.options, *others])}")
+            raise ValueError(f"Unknown option {unknown}: the options are {', '.join(self.options)}")
         try:
             return parse({self.options[name]: value for name, value in options.items()}, _spell)
         except ValueError as error:
@@ -111,7 +112,7 @@ class _Side(Generic[_Endpoint]):
 _SERVER: _Side[IStreamServerEndpoint] = _Side(
     from_string=serverFromString,
     use="listened on",
-    options={_spell(option): option for option in OPTIONS},
+    options={_spell(option): option for option in (*OPTIONS, "inside_tls")},
     # with a second header, the outer one would choose whom we trust for the inner one
     with_header=(_NAME, "haproxy"),
     act="reads",
@@ -138,7 +139,7 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     """
     options = dict(options)
     inside_tls = choose(_INSIDE_TLS, options.pop(_INSIDE_TLS, "no"), YES_NO)
-    receiver = _SERVER.parse(parse_receiver, options, _INSIDE_TLS)
+    receiver = _SERVER.parse(parse_receiver, options)
     tls_timeout = _SERVER.parse(parse_tls_timeout, options)
 
     def wrapper(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
@@ -192,7 +193,7 @@ class ClientStringParser:
 def _split_string(args: tuple[str, ...], kwargs: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
     """Split the parts of a string into the description of the wrapped endpoint and our options."""
     for part in args:
-        if part in (*_SERVER.options, *_CLIENT.options, _INSIDE_TLS):
+        if part in (*_SERVER.options, *_CLIENT.options):
             raise ValueError(f"{part} takes a value: {part}=...")
     if not args:
         raise ValueError("proxyprotocol: needs the description of another endpoint, as in proxyprotocol:tcp:8080")
