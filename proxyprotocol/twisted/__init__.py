@@ -1,8 +1,8 @@
-"""Twisted: the real client for any application, by wrapping its factory, its endpoint or its endpoint string."""
+"""Twisted: show the real client to any application, by wrapping its factory, endpoint or endpoint string."""
 
 from __future__ import annotations
 
-from proxyprotocol._adapters import installation  # noqa: F401  # raises where proxy-protocol lies over us
+from proxyprotocol._adapters import installation  # noqa: F401  # raises if proxy-protocol has overwritten this package
 from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
 from proxyprotocol.twisted.datagram import IProxiedDatagramTransport, ProxyProtocolDatagramWrapper
 from proxyprotocol.twisted.factory import ProxyProtocolWrapper, ProxyProtocolWrapperFactory

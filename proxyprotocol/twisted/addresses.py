@@ -1,4 +1,4 @@
-"""Floor 5: addresses as Twisted has them, and as the socket module has them."""
+"""Convert addresses between Twisted's objects and the socket module's values."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ __all__ = ["from_client", "from_sockaddr", "to_sockaddr"]
 
 
 def to_sockaddr(address: IAddress) -> SockAddr:
-    """Give an address as the socket module gives it; None for one that is no socket's.
+    """Convert a Twisted address to a socket address.
 
     Args:
-        address: What a transport's ``getPeer`` or ``getHost`` gave.
+        address: An address from a transport's ``getPeer`` or ``getHost``.
+
+    Returns:
+        The address in the form of the socket module; None for any other kind of address.
     """
     if isinstance(address, IPv4Address):
         return address.host, address.port
@@ -29,11 +32,11 @@ def to_sockaddr(address: IAddress) -> SockAddr:
 
 
 def from_sockaddr(address: Any, kind: Literal["TCP", "UDP"] = "TCP") -> IAddress:
-    """Give a header's address as Twisted has it.
+    """Convert a socket address to a Twisted address.
 
     Args:
-        address: What a result's ``peername`` or ``sockname`` gave, not None.
-        kind: The kind of the real transport, which the answer has too.
+        address: A result's ``peername`` or ``sockname``, not None.
+        kind: The kind of the real transport, which becomes the kind of the returned address.
     """
     if type(address) is str:
         return UNIXAddress(os.fsencode(address) or None)
@@ -43,5 +46,5 @@ def from_sockaddr(address: Any, kind: Literal["TCP", "UDP"] = "TCP") -> IAddress
 
 
 def from_client(client: tuple[Any, ...]) -> IAddress:
-    """Give the address of what a transport of Twisted's servers has as its ``client``."""
+    """Convert the ``client`` attribute of a Twisted server transport to a Twisted address."""
     return from_sockaddr(os.fsdecode(client[0]) if client[1] is None else client)

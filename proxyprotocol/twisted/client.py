@@ -1,4 +1,4 @@
-"""Floor 5: the endpoint that sends a header to whomever it connects to."""
+"""The client endpoint that sends a header on every connection it opens."""
 
 from __future__ import annotations
 
@@ -36,26 +36,25 @@ __all__ = ["ProxyProtocolClientEndpoint"]
 
 @implementer(IStreamClientEndpoint)
 class ProxyProtocolClientEndpoint:
-    """Connects as another endpoint does, and sends a header before anything else.
+    """Connects through another endpoint, and sends a header before anything else.
 
-    The application knows nothing of it: its protocol is connected when the header is on its way, to the connection's
-    own transport, whose ``getPeer`` and ``getHost`` are those of the real connection.
+    The application does not notice. The endpoint sends the header, then connects the application's protocol to the
+    connection's own transport; its ``getPeer`` and ``getHost`` return the real addresses of the connection.
 
-    On the wire the header comes first, also in front of TLS: a Twisted ``ssl:`` or ``tls:`` endpoint is connected
-    without TLS, which is then done behind the header. With somebody else's endpoint that has begun TLS already
-    ``connect`` fails.
+    On the wire the header comes before TLS. For a Twisted ``ssl:`` or ``tls:`` endpoint, this class connects without
+    TLS, sends the header, and then starts TLS. If an endpoint of another kind has already started TLS, ``connect``
+    fails.
 
     Args:
         endpoint: Where to connect.
-        result: What the header says, or a function that is given the connection's transport and says it. With None,
-            the function's None too, the client speaks for itself: version 2 says LOCAL, version 1 names the
-            connection's own two addresses.
-        pp: The codec; version 2 unless given.
-        tls: What TLS *behind* the header is done with, such as what ``twisted.internet.ssl.optionsForClientTLS``
-            gives.
+        result: What the header says, or a function that takes the connection's transport and returns it. If it is
+            None, the client speaks for itself: version 2 sends LOCAL, version 1 names the two addresses of the
+            connection.
+        pp: The codec; version 2 by default.
+        tls: The settings for TLS *after* the header, such as ``twisted.internet.ssl.optionsForClientTLS`` returns.
 
     Raises:
-        TypeError: An argument is of another type, or TLS or the header is asked for twice.
+        TypeError: An argument has the wrong type, or TLS or the header is requested twice.
     """
 
     def __init__(
@@ -67,23 +66,28 @@ class ProxyProtocolClientEndpoint:
         tls: Any = None,
     ) -> None:
         if not IStreamClientEndpoint.providedBy(endpoint):
-            raise TypeError(f"The endpoint is one to connect with, such as clientFromString() gives, not {endpoint!r}")
+            raise TypeError(f"endpoint must be a client endpoint, such as clientFromString() returns, not {endpoint!r}")
         self._sender = Sender(result, pp=pp)
         self._endpoint = endpoint
         self._layer = None if tls is None else tls_layer(tls)
         if (parted := part_client(endpoint)) is not None:
             if tls is not None:
-                raise TypeError("The endpoint does TLS already: tls= is for one that does not")
+                raise TypeError("The endpoint already does TLS: leave out tls=")
             self._endpoint, self._layer = parted
         if isinstance(self._endpoint, ProxyProtocolClientEndpoint):
-            # receivers take the second for what the client says
+            # a receiver would treat the second header as client data
             raise TypeError(describe_second_header("The endpoint", "sends"))
 
     def speaking_for(self, result: ProxyResult) -> ProxyProtocolClientEndpoint:
-        """Give an endpoint whose header says this, where this one was not told what to say; else this one.
+        """Return an endpoint that sends *result*, unless this one already has a result to send.
+
+        Use it in a relay, to pass on the client of the incoming connection.
 
         Args:
-            result: Who the client is, as whoever relays for it was told.
+            result: The client to name in the header.
+
+        Returns:
+            A copy that sends *result*; this endpoint itself if it already has a result.
         """
         if self._sender.result is not None:
             return self
@@ -98,8 +102,9 @@ class ProxyProtocolClientEndpoint:
             factory: The application's factory.
 
         Returns:
-            The application's protocol, connected. It fails as the other endpoint's does, and where the header cannot
-            be written, with the codec's or the result function's own exception; the connection is aborted then.
+            A Deferred that fires with the application's protocol, connected. It fails if the wrapped endpoint fails. It
+            also fails, with the exception of the codec or of the result function, if the header cannot be written; the
+            connection is then aborted.
         """
         inner = factory if self._layer is None else self._layer(factory)
         opening = _OpeningFactory(inner, self._sender, in_tls=self._layer is not None)
@@ -120,39 +125,23 @@ class _OpeningFactory(WrappingFactory):
         self._in_tls = in_tls
 
     def buildProtocol(self, addr: IAddress | None) -> _Opening | None:  # type: ignore[override]
-        """Give the protocol that sends the header, or None where the application's factory takes no connection.
-
-        Args:
-            addr: The address that was connected to.
-        """
+        """Return the protocol that sends the header, or None if the application's factory rejects the connection."""
         protocol: Any = self.wrappedFactory.buildProtocol(addr)
-        # Twisted puts TLS around None too, and fails with a traceback when it is connected
+        # Twisted wraps TLS around None as well, and then fails with a traceback when it connects
         refused = (protocol.wrappedProtocol if self._in_tls else protocol) is None
         return None if refused else _Opening(self, protocol)
 
     def header(self, transport: Any) -> bytes:
-        """Write the header of a connection.
-
-        Args:
-            transport: The connection's transport.
-
-        Raises:
-            TypeError: TLS has been begun on it.
-            Exception: What the sender raises.
-        """
+        """Return the header for a connection; raise TypeError if TLS has started on it."""
         if ISSLTransport.providedBy(transport):
             raise TypeError(
-                "The header comes before TLS, but this endpoint has begun TLS: use an endpoint without TLS, and tls= "
-                "for what TLS is done with"
+                "The header comes before TLS, but this endpoint has already started TLS: use an endpoint without TLS, "
+                "and pass the TLS settings as tls="
             )
         return self._sender.header(transport, to_sockaddr(transport.getHost()), to_sockaddr(transport.getPeer()))
 
     def opened(self, protocol: Any) -> Any:
-        """Give the application's protocol for what an endpoint has connected, or say why there is none.
-
-        Args:
-            protocol: What the endpoint gave.
-        """
+        """Return the application's protocol for the one that the endpoint connected, or the failure."""
         if self.failure is not None:
             failure, self.failure = self.failure, None
             return failure
@@ -162,9 +151,10 @@ class _OpeningFactory(WrappingFactory):
 
 
 class _Opening(Protocol):
-    """Sends the header of one connection, then hands the connection over to the application and is gone.
+    """Sends the header of one connection, then hands the connection over to the application.
 
-    What a transport of an unknown kind, or one that stands in front of another, still brings here is passed on.
+    Some transports cannot be handed over: unknown kinds, and those in front of another transport. For these, this
+    protocol stays and forwards every event.
     """
 
     factory: _OpeningFactory
@@ -172,26 +162,20 @@ class _Opening(Protocol):
     def __init__(self, factory: _OpeningFactory, protocol: Any) -> None:
         self.factory = factory
         self.wrappedProtocol: Any = protocol
-        # Twisted's own endpoints ask when they are given the protocol
+        # Twisted's endpoints check for these interfaces when they receive the protocol
         for interface in (IHalfCloseableProtocol, IFileDescriptorReceiver):
             if interface.providedBy(protocol):
                 alsoProvides(self, interface)
 
     def logPrefix(self) -> str:
-        """Name the application's protocol, as the transport does in its log."""
         return handover.log_prefix(self.wrappedProtocol)
 
     def makeConnection(self, transport: Any) -> None:
-        """Send the header, and begin the application.
-
-        Args:
-            transport: The connection's transport.
-        """
         protocol = self.wrappedProtocol
         try:
             header = self.factory.header(transport)
         except Exception:
-            # for whoever waits for connect(): raised here, it would be the reactor's to log
+            # connect() reports it to the caller; an exception raised here would only reach the reactor's log
             self.factory.failure = Failure()
             self.wrappedProtocol = None
             handover.abort(transport)
@@ -203,45 +187,26 @@ class _Opening(Protocol):
         protocol.makeConnection(transport)
 
     def dataReceived(self, data: bytes) -> None:
-        """Pass bytes on.
-
-        Args:
-            data: The bytes.
-        """
         if self.wrappedProtocol is not None:
             self.wrappedProtocol.dataReceived(data)
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
-        """Pass a descriptor on.
-
-        Args:
-            descriptor: It.
-        """
         self.wrappedProtocol.fileDescriptorReceived(descriptor)
 
     def readConnectionLost(self) -> None:
-        """Pass a half-close on."""
         self.wrappedProtocol.readConnectionLost()
 
     def writeConnectionLost(self) -> None:
-        """Pass a half-close on."""
         self.wrappedProtocol.writeConnectionLost()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """Pass the end on.
-
-        Args:
-            reason: Why it ended.
-        """
         if self.wrappedProtocol is not None:
             self.wrappedProtocol.connectionLost(reason)
 
 
 def _find_holder(transport: Any, protocol: IProtocol) -> str | None:
-    """Find a protocol in the place where the clients of Twisted's own endpoints are held.
-
-    These endpoints put a protocol of their own in between, which fires the Deferred and passes everything on. Its
-    private name is named here, once; without it the protocol would stay, and pass on too.
-    """
+    """Return the slot of the transport if one of Twisted's client endpoints keeps *protocol* there."""
+    # Twisted's client endpoints insert a protocol of their own, which fires the Deferred and forwards every event. Only
+    # this line uses the name of its private attribute. If it is renamed, our protocol stays, and forwards too.
     holder = getattr(transport, handover.AT_THE_SOCKET, None)
     return handover.AT_THE_SOCKET if getattr(holder, "_wrappedProtocol", None) is protocol else None

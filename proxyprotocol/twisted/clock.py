@@ -1,8 +1,8 @@
-"""Floor 5: the clock of the deadlines, which does not follow the system's.
+"""The clock for deadlines, which ignores changes of the system clock.
 
-Twisted's reactors do: when somebody sets the system's clock back by an hour, every timer fires an hour late. A thread
-notices that; it runs only while a timer is set. Tried instead: to look at the clock for each new connection, which does
-not help where nobody else connects. A reactor calls nothing else then.
+Twisted's reactors follow the system clock: if somebody sets it back by an hour, every timer fires an hour late. A
+thread detects this; it runs only while a timer is set. Checking the clock on each new connection would not be enough:
+without new connections the reactor calls nothing, and the late timers stay late.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from twisted.internet.interfaces import IReactorThreads, IReactorTime
 
 __all__ = ["Clock"]
 
-_EVERY: Final = 0.25  # seconds between two looks; a busy reactor may also be late by so many
+_EVERY: Final = 0.25  # seconds between two checks; a busy reactor may be late by as much
 
 
 class Clock:
-    """Tells the time and starts timers.
+    """Returns the time and starts timers.
 
     Args:
-        reactor: What to ask for it, such as a ``twisted.internet.task.Clock`` in a test; None for the global reactor.
+        reactor: The source of time, such as a ``twisted.internet.task.Clock`` in a test; None for the global reactor.
     """
 
     def __init__(self, reactor: IReactorTime | None) -> None:
         self._given = reactor
-        self._lock = Lock()  # of the two below
+        self._lock = Lock()  # guards _timers and _watched
         self._timers: set[_Timer] = set()
         self._watched = False
 
@@ -40,12 +40,12 @@ class Clock:
             return self._given
         from twisted.internet import reactor
 
-        return reactor  # not before: whoever makes a factory may still want to install one
+        return reactor  # imported late: the application may install a reactor after it has made a factory
 
     @cached_property
     def time(self) -> Callable[[], float]:
-        """Returns seconds, by a clock that does not jump."""
-        # what has no threads is a test's
+        """A function that returns seconds, from a clock that does not jump."""
+        # a reactor without threads is a test clock
         seconds: Callable[[], float] = time.monotonic if self._is_real else self._reactor.seconds
         return seconds
 
@@ -54,7 +54,12 @@ class Clock:
         return bool(IReactorThreads.providedBy(self._reactor))
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> _Timer:
-        """Start a timer."""
+        """Start a timer.
+
+        Args:
+            seconds: The delay.
+            function: Called when the time is over, unless the timer is cancelled first.
+        """
         timer = _Timer(self, self.time() + seconds, function)
         timer.call = self._reactor.callLater(seconds, timer.fire)
         with self._lock:
@@ -66,7 +71,7 @@ class Clock:
         return timer
 
     def forget(self, timer: _Timer) -> None:
-        """Take the end of a timer."""
+        """Stop watching a timer that has fired or was cancelled."""
         with self._lock:
             self._timers.discard(timer)
 
@@ -78,12 +83,12 @@ class Clock:
                 self._timers.difference_update(overdue)
                 self._watched = bool(self._timers)
             for timer in overdue:
-                with contextlib.suppress(RuntimeError):  # asyncio's loop, once it is closed
+                with contextlib.suppress(RuntimeError):  # from asyncio's loop after it was closed
                     self._reactor.callFromThread(timer.fire)
 
 
 class _Timer:
-    """A timer, fired by the reactor or, if that is late, by the thread."""
+    """A timer that the reactor fires or, if the reactor is late, the thread."""
 
     __slots__ = ("_clock", "_function", "call", "due")
 
@@ -92,13 +97,13 @@ class _Timer:
         self.call: Any = None
 
     def fire(self) -> None:
-        """Call the function, unless that or cancel() has been done."""
+        """Call the function, unless the timer has fired or was cancelled."""
         if self.call is not None:
             self.cancel()
             self._function()
 
     def cancel(self) -> None:
-        """Stop it."""
+        """Stop the timer."""
         call, self.call = self.call, None
         if call.active():
             call.cancel()

@@ -1,4 +1,4 @@
-"""Floor 5: the protocol that reads the header, and the factory for ``reactor.listenTCP`` and for endpoints."""
+"""The protocol that reads the header, and its factory for ``reactor.listenTCP`` and for endpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
-from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory  # which has no public name
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory  # Twisted offers no public name
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, providedBy
@@ -40,14 +40,15 @@ _log = Logger(namespace="proxyprotocol.twisted")
 
 
 class ProxyProtocolWrapper(Protocol):
-    """Reads the header of one connection, then hands the connection over to the application and is gone.
+    """Reads the header of one connection, then hands the connection over to the application.
 
-    The application's protocol is built when the header is complete and accepted, with the client's address, and is
-    connected to the connection's own transport. From then on that tells the client: ``getPeer`` and ``getHost``, and on
-    Twisted's server transports ``client``, ``hostname`` and the log prefix. Only where a transport of an unknown kind
-    cannot be handed over does the wrapper stay, and forward.
+    The wrapper waits until the header is complete and accepted. It then builds the application's protocol with the
+    client's address, and connects it to the connection's own transport. From then on ``getPeer`` and ``getHost`` of
+    that transport return the addresses of the header, and so do ``client``, ``hostname`` and the log prefix of
+    Twisted's server transports. The wrapper then drops out. Only if it cannot hand over a transport of an unknown kind
+    does it stay, and forward every event.
 
-    Half-closing is told to the application alone: an end of stream inside the header is a lost connection.
+    Only the application learns of a half-close. If the stream ends inside the header, the connection is lost.
 
     Args:
         factory: The factory that made it.
@@ -56,7 +57,7 @@ class ProxyProtocolWrapper(Protocol):
     factory: ProxyProtocolWrapperFactory
     transport: Any = None
     wrappedProtocol: Any
-    # what is still to decide; None when it has been
+    # None before makeConnection() and after the decision
     _connection: ReceiverConnection | None
 
     def __init__(self, factory: ProxyProtocolWrapperFactory) -> None:
@@ -64,26 +65,21 @@ class ProxyProtocolWrapper(Protocol):
         self.wrappedProtocol = self._connection = None
 
     def logPrefix(self) -> str:
-        """Name this class, and the application's protocol where that is behind it."""
+        """Return the name of this class, with the application's protocol if there is one."""
         name = type(self).__name__
         return name if self.wrappedProtocol is None else f"{handover.log_prefix(self.wrappedProtocol)} ({name})"
 
     def getPeer(self) -> IAddress:
-        """Tell the client's address; until the header has come, the address that connected."""
+        """Return the client's address; before the header is complete, the address that connected."""
         peer: IAddress = self.transport.getPeer()
         return peer
 
     def getHost(self) -> IAddress:
-        """Tell the address that the client connected to; until the header has come, the real one."""
+        """Return the address that the client connected to; before the header is complete, the real one."""
         host: IAddress = self.transport.getHost()
         return host
 
     def makeConnection(self, transport: Any) -> None:
-        """Wait for the header.
-
-        Args:
-            transport: The connection's transport.
-        """
         self.transport = transport
         self.connected = 1
         receiver = self.factory.receiver
@@ -94,7 +90,7 @@ class ProxyProtocolWrapper(Protocol):
             connection = self._connection = receiver.connection(peer, local)
         except ProxyProtocolError as error:
             self._refuse(error)
-        except BaseException:  # the policy function's; Twisted logs it, and would leave the connection open
+        except BaseException:  # from the policy function; Twisted logs it, but would leave the connection open
             handover.abort(transport)
             raise
         else:
@@ -104,11 +100,6 @@ class ProxyProtocolWrapper(Protocol):
                 self.factory._headers.add(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take the next bytes of the connection.
-
-        Args:
-            data: The bytes.
-        """
         connection = self._connection
         if connection is not None:
             try:
@@ -122,11 +113,6 @@ class ProxyProtocolWrapper(Protocol):
             self.wrappedProtocol.dataReceived(data)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """Take the end of the connection.
-
-        Args:
-            reason: Why it ended.
-        """
         if self.wrappedProtocol is not None:
             protocol, self.wrappedProtocol = self.wrappedProtocol, None
             protocol.connectionLost(reason)
@@ -141,16 +127,16 @@ class ProxyProtocolWrapper(Protocol):
             self._forget()
 
     def readConnectionLost(self) -> None:
-        """Pass a half-close on, where the wrapper stayed."""
+        """Forward a half-close; the transport calls this only if the wrapper stayed."""
         self.wrappedProtocol.readConnectionLost()
 
     def writeConnectionLost(self) -> None:
-        """Pass a half-close on, where the wrapper stayed."""
+        """Forward a half-close; the transport calls this only if the wrapper stayed."""
         self.wrappedProtocol.writeConnectionLost()
 
     def time_out(self) -> None:
-        """Take the end of the time that the header had."""
-        connection: Any = self._connection  # which is there: whoever is late still waits
+        """Refuse a connection that sent no complete header in time, or start it if the policy allows that."""
+        connection: Any = self._connection  # not None: the deadline ends with the decision
         try:
             connection.timed_out()
         except ProxyProtocolError as error:
@@ -159,7 +145,7 @@ class ProxyProtocolWrapper(Protocol):
             self._hand_over(connection)
 
     def abort(self) -> None:
-        """Drop the connection without a word, because the port has stopped."""
+        """Abort the connection without a message in the log; the factory calls this when its port stops."""
         self._forget()
         handover.abort(self.transport)
 
@@ -184,7 +170,7 @@ class ProxyProtocolWrapper(Protocol):
         )
 
     def _hand_over(self, connection: ReceiverConnection) -> None:
-        """Begin the application."""
+        """Build the application's protocol and give it the connection."""
         self._connection = None
         factory, transport = self.factory, self.transport
         factory._headers.discard(self)
@@ -194,25 +180,25 @@ class ProxyProtocolWrapper(Protocol):
             peer = transport.getPeer() if client is None else from_sockaddr(client)
             protocol = factory.wrappedFactory.buildProtocol(peer)
             if protocol is None:
-                # not in good order: below us TLS would wait for its peer, whose time is over with the header
+                # Abort instead of loseConnection(): TLS below would wait for its peer, and the deadline has ended.
                 handover.abort(transport)
                 return
-            # the usual case is asked for here, because a call is felt
+            # check the usual case inline: a call takes measurable time here
             slot = "protocol" if getattr(transport, "protocol", None) is self else handover.find_slot(transport, self)
             if slot is None:
                 transport, slot = self._stay(protocol), handover.IN_A_LAYER
-            # For a transport that stands in front of another and answers with that one's protocol: it was not replaced
-            # there, and what comes comes here.
+            # A transport in front of another may return that one's protocol. We did not replace the protocol there, so
+            # data still arrives here and must be forwarded.
             self.wrappedProtocol = protocol
             handover.hand_over(transport, slot, protocol, peer, client, connection)
         except BaseException:
-            # the application's; outside of the reactor's read nobody else would drop the connection
+            # from the application; outside the reactor's read nobody else would drop the connection
             handover.abort(transport)
             raise
 
     def _stay(self, protocol: IProtocol) -> ProxyProtocolWrapper:
-        """Become the application's transport, where the real one cannot be handed over."""
-        # mypy takes the hash of the instances for that of the class
+        """Become the application's transport, because the real one cannot be handed over."""
+        # mypy confuses the hash of the instances with that of the class
         self.__class__ = _forwarding(type(self))  # type: ignore[arg-type]
         directlyProvides(self, providedBy(self.transport))
         if IHalfCloseableProtocol.providedBy(protocol):
@@ -222,37 +208,32 @@ class ProxyProtocolWrapper(Protocol):
 
 @cache
 def _forwarding(kind: type[ProxyProtocolWrapper]) -> type[ProxyProtocolWrapper]:
-    """Give the class that a wrapper becomes which has to stay: a transport too, and whatever else the real one can do.
-
-    A class of its own, because ProtocolWrapper passes on every attribute that is not there: where that may be, CPython
-    finds those that are there so slowly that a header took a tenth longer.
-
-    Args:
-        kind: The wrapper's own class, which may be a user's.
-    """
+    """Return a subclass of *kind* that is also a transport, and forwards everything to the real one."""
+    # A separate class, because ProtocolWrapper defines __getattr__: CPython then looks up the existing attributes more
+    # slowly as well, and a header took a tenth longer.
     return type(kind.__name__, (kind, ProtocolWrapper), {})
 
 
 class ProxyProtocolWrapperFactory(WrappingFactory):
-    """Puts a header in front of every connection of a factory.
+    """Reads a header at the start of every connection of a factory.
 
-    It is used wherever a server factory is, as in ``reactor.listenTCP(8080, ProxyProtocolWrapperFactory(site))``. Not
-    with ``reactor.listenSSL``, which does TLS first: a balancer's header comes in front of it, so it is *tls* here.
+    Use it in place of the application's factory: ``reactor.listenTCP(8080, ProxyProtocolWrapperFactory(site))``. Do not
+    use it with ``reactor.listenSSL``, which starts TLS first: balancers send the header before TLS. Pass *tls* instead.
 
     Args:
-        wrapped_factory: The application's factory. Its ``buildProtocol`` is given the client's address.
-        tls: What TLS *behind* the header is done with, such as a ``twisted.internet.ssl.CertificateOptions``.
-        tls_timeout: How long its handshake may take, in seconds; None for no limit.
-        clock: What tells and waits for the time; the reactor unless given.
-        receiver: How connections are received, in place of the keywords of :class:`.Receiver`.
+        wrapped_factory: The application's factory. Its ``buildProtocol`` gets the client's address.
+        tls: The settings for TLS *after* the header, such as a ``twisted.internet.ssl.CertificateOptions``.
+        tls_timeout: How long the TLS handshake may take, in seconds; None for no limit.
+        clock: The source of time; the reactor by default.
+        receiver: How to receive connections; replaces the keywords of :class:`.Receiver`.
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
 
     Raises:
-        TypeError: There are a receiver and its keywords, or a keyword is none.
-        ValueError: A keyword's value is out of range.
+        TypeError: Both a receiver and its keywords were given, or a keyword is unknown.
+        ValueError: A keyword is out of range.
     """
 
-    # a ProtocolWrapper only where it has to stay
+    # becomes a ProtocolWrapper only if it has to stay
     protocol = ProxyProtocolWrapper  # type: ignore[assignment]
 
     def __init__(
@@ -274,25 +255,20 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         super().__init__(wrapped_factory)  # type: ignore[no-untyped-call]
         self.receiver = Receiver.of(receiver, keywords)
         if IProtocolNegotiationFactory.providedBy(self.wrappedFactory):
-            # TLS around the header asks for it, and newer Twisted refuses whoever offers a protocol where it is missing
+            # TLS around the header checks for it: without it, newer Twisted refuses clients that offer a protocol
             alsoProvides(self, IProtocolNegotiationFactory)
         self._headers: Deadlines[ProxyProtocolWrapper] = Deadlines(self.receiver.timeout, _time_out, own_clock)
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyProtocolWrapper:  # type: ignore[override]
-        """Give the protocol that reads the header; the application's own is built when it is complete.
-
-        Args:
-            addr: The address that connected.
-        """
         return self.protocol(self)
 
     def acceptableProtocols(self) -> list[bytes]:
-        """Tell TLS around the header what the application speaks, where its factory tells."""
+        """Return the protocols that the application's factory offers; TLS around the header asks for them."""
         protocols: list[bytes] = self.wrappedFactory.acceptableProtocols()
         return protocols
 
     def stopFactory(self) -> None:
-        """Abort the connections that are still in their header: nobody listens any more."""
+        """Abort the connections that are still waiting for their header."""
         for wrapper in self._headers.close():
             wrapper.abort()
 
@@ -301,16 +277,12 @@ def _time_out(wrapper: ProxyProtocolWrapper) -> None:
     try:
         wrapper.time_out()
     except Exception:
-        # the application's: a server that speaks first begins here
+        # from the application: a server that speaks first starts here
         _log.failure("An application has raised as it began")
 
 
 def _check_factory(factory: Any) -> None:
-    """Reject non-factories, and factories that already read a header.
-
-    Args:
-        factory: The application's factory, or one around it.
-    """
+    """Reject non-factories, and factories that already read a header."""
     if isinstance(factory, type) or not hasattr(factory, "buildProtocol"):
         raise TypeError(f"The wrapped factory is one that builds protocols, not {factory!r}")
     while factory is not None:

@@ -1,7 +1,7 @@
-"""Floor 5: the hand-over of a connection from the wrapper to the application, after which the wrapper is gone.
+"""Hands a connection over from the wrapper to the application, after which the wrapper is gone.
 
-Nothing of ours stays in the read path: the application's protocol becomes the transport's protocol, as Twisted's own
-startTLS does it, and the transport gets new answers as attributes of its own.
+None of our code stays in the read path. As in Twisted's own startTLS, the application's protocol becomes the
+transport's protocol. The transport gets new ``getPeer``, ``getHost`` and ``client`` as instance attributes.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = [
     "own_attributes",
 ]
 
-# where a transport keeps its result, and what it told as its ``client`` before: hand_over() sets it as any attribute,
-# which is faster than by this name
+# the attribute in which a transport keeps its result and its former ``client``; hand_over() writes the name out,
+# because setattr() is slower
 HEADER = "_proxyprotocol_header"
 # the attributes in which Twisted's transports keep their protocol
 AT_THE_SOCKET: Final = "protocol"
 IN_A_LAYER: Final = "wrappedProtocol"
-# far more than anybody stacks, and an end for those that are in a ring
+# far more than anybody stacks; it also ends the search if transports form a ring
 _MOST_LAYERS: Final = 32
 
 
 def own_attributes(transport: Any) -> Mapping[str, Any]:
-    """Give what a transport itself has, and not what it may answer with for another below it.
+    """Return the attributes of a transport itself, without those it looks up on another transport below it.
 
     Args:
         transport: The transport, or any other object.
@@ -50,7 +50,7 @@ def own_attributes(transport: Any) -> Mapping[str, Any]:
 
 
 def layers(transport: Any) -> Iterator[Any]:
-    """Give a transport and those below it, as layers such as TLS keep them.
+    """Yield a transport and the transports below it, as layers such as TLS keep them.
 
     Args:
         transport: The transport, or any other object.
@@ -59,28 +59,28 @@ def layers(transport: Any) -> Iterator[Any]:
         if transport is None:
             return
         yield transport
-        # a double in somebody's test makes up whatever it is asked for, a transport below each transport too
+        # own attributes only: a mock in a test makes up every attribute, so it would never run out of transports
         transport = own_attributes(transport).get("transport")
 
 
 def find_slot(transport: Any, protocol: IProtocol) -> str | None:
-    """Give the name of the attribute in which a transport keeps its protocol.
+    """Return the name of the attribute in which a transport keeps its protocol.
 
     Args:
         transport: The transport.
         protocol: Its protocol.
 
     Returns:
-        The name; None for a transport of a kind not known here, which may keep it elsewhere.
+        The name; None for a transport of an unknown kind, which may keep its protocol elsewhere.
     """
-    # a ProtocolWrapper, such as TLS, answers "protocol" with that of the socket below it: so this first
+    # first: a ProtocolWrapper, such as TLS, looks up "protocol" on the socket below it
     if getattr(transport, AT_THE_SOCKET, None) is protocol:
         return AT_THE_SOCKET
     return IN_A_LAYER if getattr(transport, IN_A_LAYER, None) is protocol else None
 
 
 def abort(transport: Any) -> None:
-    """Drop a connection at once; in good order where a transport knows no other way, as standard input does not.
+    """Drop a connection at once; a transport without ``abortConnection``, such as standard input, closes normally.
 
     Args:
         transport: The connection's transport.
@@ -89,7 +89,7 @@ def abort(transport: Any) -> None:
 
 
 def log_prefix(protocol: Any) -> str:
-    """Give the name of a protocol in the log, as Twisted's transports make it.
+    """Return the name of a protocol in the log, as Twisted's transports make it.
 
     Args:
         protocol: The protocol.
@@ -99,21 +99,22 @@ def log_prefix(protocol: Any) -> str:
 
 
 def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, client: Any, connection: ReceiverConnection) -> None:
-    """Make an application's protocol that of a transport, and begin it.
+    """Make the application's protocol the protocol of a transport, and start it.
 
-    It gets the bytes that came with the header, unless it has paused, lost or aborted the connection in
-    ``connectionMade``: Twisted gives it no more data then, and these bytes are data like any other. All three call
-    ``stopReading`` of what reads the socket, which is watched for this.
+    The protocol then gets the bytes that arrived after the header. If it pauses, loses or aborts the connection in
+    ``connectionMade``, they wait until it reads again: Twisted delivers no data meanwhile, and these bytes are data
+    like any other. All three call ``stopReading`` on the object that reads the socket, so this function watches that
+    method.
 
-    Written as one function, because calls are felt here: in six parts it took a fifth longer.
+    This is one long function because calls cost time here: split into six, it took a fifth longer.
 
     Args:
         transport: The transport that the application gets.
-        slot: The attribute in which it keeps its protocol.
+        slot: The attribute in which the transport keeps its protocol.
         protocol: The application's protocol.
         peer: The client's address.
-        client: The same as the socket module gives it, if the header named it.
-        connection: What was decided.
+        client: The same address in the form of the socket module; None if the header did not name a client.
+        connection: The decided connection.
     """
     if slot is AT_THE_SOCKET:
         transport.protocol = protocol
@@ -121,15 +122,15 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, client: Any, 
     else:
         setattr(transport, slot, protocol)
         below, above = _socket_below(transport)
-    real = getattr(transport, "client", None)  # as Twisted's servers have it: the socket module's address of the peer
+    real = getattr(transport, "client", None)  # Twisted's servers keep the peer's socket address there
     if connection.result is not None:
-        # which refer to nothing, so that there is no cycle
+        # neither value refers to the transport, so there is no reference cycle
         transport._proxyprotocol_header = connection.result, real
     if client is None:
-        # a UNIXAddress has no host, and in Twisted 22.4 no text either where its path is not UTF-8
+        # a UNIXAddress lacks a host, and Twisted 22.4 cannot format one if its path is not UTF-8
         name = getattr(peer, "host", None) or describe_address(to_sockaddr(peer))
     else:
-        # a bound method is made faster than a closure
+        # Python makes a bound method faster than a closure
         transport.getPeer = MethodType(_itself, peer)
         transport.getHost = MethodType(_destination, connection.addresses)
         if type(client) is str:
@@ -140,8 +141,8 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, client: Any, 
             transport.client, transport.hostname = client, client[0]
 
     session = getattr(below, "sessionno", "-")
-    if hasattr(below, "logstr"):  # made at accept, of the wrapper's name and the proxy's address
-        # what log_prefix() gives
+    if hasattr(below, "logstr"):  # made at accept from the wrapper's name and the proxy's address
+        # log_prefix(), inline for speed
         prefix = above.logPrefix() if hasattr(above, "logPrefix") else type(above).__name__
         below.logstr = f"{prefix},{session},{name}"
         text = getattr(below, "repstr", None)
@@ -149,7 +150,7 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, client: Any, 
             below.repstr = text.replace("ProxyProtocolWrapper", type(above).__name__)
 
     trailing = connection.trailing
-    # what has a number is one of Twisted's sockets, and need not be asked
+    # an int session number means a Twisted socket, which has stopReading
     if not trailing or not (type(session) is int or hasattr(type(below), "stopReading")):
         protocol.makeConnection(transport)
         if trailing:
@@ -164,7 +165,7 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, client: Any, 
     watch = below.stopReading
     if watch is unstopped:
         del below.stopReading
-    elif type(watch) is _ReadWatch:  # and not something of the application's
+    elif type(watch) is _ReadWatch:  # otherwise the application has replaced it
         if not watch.reading:
             watch.hold(transport, slot, trailing)
             return
@@ -181,7 +182,7 @@ def _destination(addresses: ProxyResult) -> IAddress:
 
 
 def _socket_below(transport: Any) -> tuple[Any, Any]:
-    """Give what is at the socket, below a layer such as TLS, and what is right above that."""
+    """Return the object at the socket, below layers such as TLS, and the object right above it."""
     above, below = None, transport
     for layer in layers(transport):
         above, below = below, layer
@@ -189,15 +190,15 @@ def _socket_below(transport: Any) -> tuple[Any, Any]:
 
 
 def deliver(transport: Any, slot: str, data: bytes) -> None:
-    """Give bytes to the present protocol of a transport: an application may have begun TLS in ``connectionMade``.
+    """Pass bytes to the current protocol of a transport: ``connectionMade`` may have replaced it to start TLS.
 
     Args:
         transport: The transport.
-        slot: The attribute in which it keeps its protocol.
+        slot: The attribute in which the transport keeps its protocol.
         data: The bytes.
     """
     protocol = getattr(transport, slot)
-    if protocol is not None:  # there is none any more when the connection is lost
+    if protocol is not None:  # None after the connection was lost
         protocol.dataReceived(data)
 
 
@@ -207,9 +208,10 @@ def _end_watch(descriptor: Any) -> None:
 
 
 class _ReadWatch:
-    """Knows whether an application reads that has stopped, and holds bytes for it; is the ``stopReading`` watched.
+    """Replaces ``stopReading`` of a transport; holds bytes for an application that has stopped reading.
 
-    To make one is to stop: few applications ever do, and all others are spared it.
+    The instance is made when the application calls ``stopReading``. Few applications ever do, and the others pay
+    nothing.
     """
 
     __slots__ = ("_call", "_data", "_descriptor", "_protocol", "_slot", "_transport", "reading")
@@ -222,29 +224,19 @@ class _ReadWatch:
         if "stopReading" in vars(descriptor):
             descriptor.stopReading = self
             self()
-        else:  # somebody has kept it for after the hand-over
+        else:  # somebody kept a reference and calls it after the hand-over
             descriptor.stopReading()
 
     def hold(self, transport: Any, slot: str, data: bytes) -> None:
-        """Deliver bytes when the application reads again.
-
-        Args:
-            transport: The application's transport.
-            slot: The attribute in which it keeps its protocol.
-            data: The bytes.
-        """
+        """Keep bytes, and deliver them when the application reads again."""
         self._transport, self._slot, self._data, self._call = transport, slot, data, None
         self._protocol = getattr(transport, slot)
         if transport is not self._descriptor:
-            # Layers such as TLS may have read more already, and do not keep it for an application that pauses.
+            # Layers such as TLS may have read more already, and deliver it even to an application that pauses.
             setattr(transport, slot, self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Hold more bytes, in the place of the application's protocol.
-
-        Args:
-            data: The bytes.
-        """
+        """Hold more bytes, in place of the application's protocol."""
         self._data += data
 
     def __call__(self) -> None:
@@ -266,18 +258,18 @@ class _ReadWatch:
             del descriptor.startReading
             descriptor.startReading()
         elif self._call is None:
-            # Not from inside the application's resumeProducing, which expects no data yet; and the socket is not read
-            # before these bytes have gone, which came before what is in it.
+            # Wait until the application's resumeProducing has returned: it does not expect data yet. Until then do not
+            # read the socket: its bytes came after the held ones.
             self._call = descriptor.reactor.callLater(0, self._resume)
 
     def _resume(self) -> None:
-        self._call = None  # which refers to this
+        self._call = None  # the delayed call refers to this object
         self._release()
         self._descriptor.startReading()
         try:
             deliver(self._transport, self._slot, self._data)
         except BaseException:
-            # the application's; this is not the reactor's read, and nobody else would drop the connection
+            # from the application; outside the reactor's read nobody else would drop the connection
             abort(self._transport)
             raise
 

@@ -1,4 +1,4 @@
-"""Floor 5: endpoints that expect a header from whoever connects."""
+"""The server endpoint that expects a header on every connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, ISSLTransport, IStreamServerEndpoint
 from twisted.logger import Logger
-from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # which has no public name
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # Twisted offers no public name
 from zope.interface import implementer
 
 from proxyprotocol._adapters.deadlines import check_seconds
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["ProxyProtocolServerEndpoint"]
 
 _log = Logger(namespace="proxyprotocol.twisted")
-# Twisted's own that are known to do no TLS
+# Twisted's endpoints that never do TLS
 _PLAIN_ENDPOINTS = (
     AdoptedStreamServerEndpoint,
     StandardIOEndpoint,
@@ -45,23 +45,24 @@ _PLAIN_ENDPOINTS = (
 
 @implementer(IStreamServerEndpoint)
 class ProxyProtocolServerEndpoint:
-    """Listens as another endpoint does, and reads a header at the front of every connection.
+    """Listens through another endpoint, and reads a header at the start of every connection.
 
-    On the wire the header comes first, also in front of TLS: a Twisted ``ssl:`` endpoint is listened on without TLS,
-    which is then done behind the header with the endpoint's own context. A connection on which somebody else's endpoint
-    has begun TLS already is refused, with an error in the log.
+    On the wire the header comes before TLS. For a Twisted ``ssl:`` endpoint, this class listens without TLS, reads the
+    header, and then starts TLS with the endpoint's own context. If an endpoint of another kind has already started TLS
+    on a connection, this class refuses the connection and logs an error.
 
     Args:
         endpoint: Where to listen.
-        tls: What TLS *behind* the header is done with, such as a ``twisted.internet.ssl.CertificateOptions``.
-        tls_timeout: How long its handshake may take, in seconds; None for no limit.
-        inside_tls: True for the rare sender that puts the header inside of TLS: *endpoint* is left as it is.
-        receiver: How connections are received, in place of the keywords of :class:`.Receiver`.
+        tls: The settings for TLS *after* the header, such as a ``twisted.internet.ssl.CertificateOptions``.
+        tls_timeout: How long the TLS handshake may take, in seconds; None for no limit.
+        inside_tls: True for the rare sender that puts the header inside TLS; *endpoint* then does TLS itself.
+        receiver: How to receive connections; replaces the keywords of :class:`.Receiver`.
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
 
     Raises:
-        TypeError: There are a receiver and its keywords, a keyword is none, or TLS or the header is asked for twice.
-        ValueError: A keyword's value is out of range.
+        TypeError: Both a receiver and its keywords were given, a keyword is unknown, or TLS or the header is requested
+            twice.
+        ValueError: A keyword is out of range.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class ProxyProtocolServerEndpoint:
         **keywords: Unpack[ReceiverKeywords],
     ) -> None:
         if not IStreamServerEndpoint.providedBy(endpoint):
-            raise TypeError(f"The endpoint is one to listen on, such as serverFromString() gives, not {endpoint!r}")
+            raise TypeError(f"endpoint must be a server endpoint, such as serverFromString() returns, not {endpoint!r}")
         self._receiver = Receiver.of(receiver, keywords)
         self._endpoint = endpoint
         self._tls, self._tls_timeout = tls, check_seconds("tls_timeout", tls_timeout)
@@ -84,21 +85,24 @@ class ProxyProtocolServerEndpoint:
             raise TypeError(describe_second_header("The endpoint"))
         if inside_tls:
             if tls is not None:
-                raise TypeError("tls= does TLS behind the header, inside_tls= is for a header that comes inside of it")
+                raise TypeError("Choose one: tls= is for TLS after the header, inside_tls= for a header inside TLS")
             if type(endpoint) in _PLAIN_ENDPOINTS:
                 raise TypeError(
-                    "inside_tls= (ppInsideTLS=yes) is for an endpoint that does TLS, and this one does none"
+                    "The endpoint does not do TLS: inside_tls= (ppInsideTLS=yes) needs an endpoint that does"
                 )
         elif (taken := part_server(endpoint)) is not None:
             if tls is not None:
-                raise TypeError("The endpoint does TLS already: tls= is for one that does not")
+                raise TypeError("The endpoint already does TLS: leave out tls=")
             self._endpoint, self._tls = taken
 
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Begin to listen.
+        """Start to listen.
 
         Args:
             factory: The application's factory.
+
+        Returns:
+            A Deferred that fires with the port. It fails with TypeError if *factory* already reads a header.
         """
         try:
             wrapper = ProxyProtocolWrapperFactory(
@@ -113,7 +117,7 @@ class ProxyProtocolServerEndpoint:
 
 
 class _FirstInside(ProxyProtocolWrapper):
-    """Refuses to begin behind another header, for endpoints of others, which may read one without a way to tell."""
+    """Refuses a connection on which another wrapper has read a header: foreign endpoints may do so unnoticed."""
 
     def makeConnection(self, transport: Any) -> None:
         refusal = self._refusal(transport)
@@ -131,12 +135,13 @@ class _FirstInside(ProxyProtocolWrapper):
 
 
 class _FirstOutside(_FirstInside):
-    """Refuses to begin inside of TLS as well."""
+    """Also refuses a connection on which TLS has started."""
 
     def _refusal(self, transport: Any) -> str | None:
         if ISSLTransport.providedBy(transport):
             return (
-                "the header comes before TLS, but this endpoint has begun TLS. Use an endpoint without TLS, and tls= "
-                "for the context; or inside_tls= (ppInsideTLS=yes), if the sender puts the header inside of TLS"
+                "the header comes before TLS, but this endpoint has already started TLS. Use an endpoint without TLS, "
+                "and pass the context as tls=; or use inside_tls= (ppInsideTLS=yes) if the sender puts the header "
+                "inside TLS"
             )
         return super()._refusal(transport)

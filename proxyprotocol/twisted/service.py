@@ -1,7 +1,7 @@
-"""Floor 5: ``twistd proxyprotocol``: a relay and an echo server between any two of Twisted's endpoints.
+"""``twistd proxyprotocol``: a relay and an echo server between any two of Twisted's endpoints.
 
-Either side may be an endpoint string of ours. The client of an incoming header is the client of the outgoing one, with
-all that else was said of it.
+Either side may be a ``proxyprotocol:`` endpoint string. The relay passes the client of an incoming header on in the
+outgoing header, with all the TLVs.
 """
 
 from __future__ import annotations
@@ -45,32 +45,28 @@ class _ListenOptions(usage.Options):
     _parsers: ClassVar[dict[str, Callable[[Any, str], Any]]] = {"listen": endpoints.serverFromString}
 
     def postOptions(self) -> None:
-        """Try the endpoint strings.
-
-        Raises:
-            UsageError: One is missing, or wrong.
-        """
+        """Parse the endpoint strings, to report a missing or wrong one as a usage error."""
         from twisted.internet import reactor
 
         for name, parse in self._parsers.items():
             if self[name] is None:
-                raise usage.UsageError(f"--{name} is missing: which endpoint?")
+                raise usage.UsageError(f"--{name} is missing: pass an endpoint string")
             try:
                 parse(reactor, self[name])
             except LookupError as error:
-                raise usage.UsageError(f"--{name} {self[name]}: systemd has passed no such socket") from error
-            except Exception as error:  # of files, of pyOpenSSL, of whoever has written the endpoint
+                raise usage.UsageError(f"--{name} {self[name]}: systemd did not pass this socket") from error
+            except Exception as error:  # from the file system, from pyOpenSSL, or from a foreign endpoint
                 raise usage.UsageError(f"--{name} {self[name]}: {str(error) or repr(error)}") from error
 
 
 class _EchoOptions(_ListenOptions):
-    longdesc = "Sends back what it is sent, behind a line that says who the client is."
+    longdesc = "Sends a line that names the client, then sends back all that it receives."
 
 
 class _RelayOptions(_ListenOptions):
     longdesc = (
-        "Relays every connection. With a proxyprotocol: string for --listen it reads a header from each, with one for "
-        "--connect it sends one: that of the client, whom the first has named."
+        "Relays every connection. If --listen is a proxyprotocol: string, it reads a header from each connection. If "
+        "--connect is one, it sends a header that names the client of the incoming connection."
     )
     optParameters: ClassVar = [
         ["connect", "c", None, "Where to connect: an endpoint string, such as tcp:127.0.0.1:8080"]
@@ -83,25 +79,20 @@ class Options(usage.Options):
 
     synopsis = "[options] echo|relay --listen ENDPOINT [--connect ENDPOINT]"
     subCommands: ClassVar = [
-        ["echo", None, _EchoOptions, "Send back what comes."],
+        ["echo", None, _EchoOptions, "Send back all data."],
         ["relay", None, _RelayOptions, "Relay every connection."],
     ]
 
     def postOptions(self) -> None:
-        """Refuse a command line without a command.
-
-        Raises:
-            UsageError: There is none.
-        """
         if self.subCommand is None:
-            raise usage.UsageError("Which command: echo or relay?")
+            raise usage.UsageError("The command is missing: echo or relay")
 
 
 def makeService(options: Options) -> IService:
-    """Make the service of a command line.
+    """Make the service for a command line.
 
     Args:
-        options: The command line.
+        options: The parsed command line.
     """
     from twisted.internet import reactor
 
@@ -113,7 +104,7 @@ def makeService(options: Options) -> IService:
 
 
 class _Listener(Service):
-    """Listens; where that cannot be it says so, and the program ends: at once, and with exit status 1, if it can."""
+    """Listens; if it cannot, it logs why and ends the program, at once and with exit status 1 where possible."""
 
     _listening: Deferred[Any] | None = None
     _port: Any = None
@@ -126,23 +117,18 @@ class _Listener(Service):
         self._factory = factory
 
     def privilegedStartService(self) -> None:
-        """Listen, while twistd may still have the rights that ports below 1024 need.
-
-        Raises:
-            SystemExit: That cannot be.
-        """
+        """Listen before twistd drops the privileges that ports below 1024 need."""
         self._listening = maybeDeferred(self._endpoint.listen, self._factory).addCallbacks(self._listens, self._cannot)
         if self._failed:
             raise SystemExit(1)
 
     def startService(self) -> None:
-        """Listen, if nobody has called :meth:`privilegedStartService`."""
+        """Listen, unless :meth:`privilegedStartService` has done so."""
         super().startService()  # type: ignore[no-untyped-call]
         if self._listening is None:
             self.privilegedStartService()
 
     def stopService(self) -> Any:
-        """Listen no longer."""
         super().stopService()  # type: ignore[no-untyped-call]
         port, self._port, self._listening = self._port, None, None
         return None if port is None else maybeDeferred(port.stopListening)
@@ -153,7 +139,7 @@ class _Listener(Service):
     def _cannot(self, failure: Failure) -> None:
         _log.critical("--listen {description}: {why}", description=self._description, why=failure.getErrorMessage())
         self._failed = True
-        if self._reactor.running:  # for an endpoint that takes its time
+        if self._reactor.running:  # the endpoint failed later, while the reactor runs
             self._reactor.stop()
 
 
@@ -174,11 +160,11 @@ class _Echo(Protocol):
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Wait for the other half."""
+        """Do nothing: the connection ends when the client closes the other half."""
 
 
 class EchoFactory(Factory):
-    """Sends back what comes, behind a line that says who the client is and what the header said."""
+    """Sends a line that names the client and its header, then sends back all that it receives."""
 
     protocol = _Echo
 
@@ -187,32 +173,27 @@ class RelayFactory(Factory):
     """Relays every connection.
 
     Args:
-        endpoint: Where to. Where it is a :class:`.ProxyProtocolClientEndpoint` that was not told what its header says,
-            that is who the client of the incoming connection is.
+        endpoint: Where to connect. If it is a :class:`.ProxyProtocolClientEndpoint` without a result, its header names
+            the client of the incoming connection.
     """
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
         self._endpoint = endpoint
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        """Give the client's side of a connection.
-
-        Args:
-            addr: The client's address.
-        """
         return _ClientSide(self._endpoint)
 
 
 @implementer(IHalfCloseableProtocol)
 class _Side(Protocol):
-    """One side of a relayed connection: what it is sent goes to the other, whose reader sets the pace."""
+    """One side of a relayed connection: sends its data to the other side, which sets the pace."""
 
     transport: Any
     other: _Side | None = None
     _heard_all = _said_all = False
 
     def join(self, other: _Side) -> None:
-        """Begin to send to the other side what comes."""
+        """Start to send data to the other side."""
         self.other = other
         other.transport.registerProducer(self.transport, True)
 
@@ -231,12 +212,12 @@ class _Side(Protocol):
         self._close_if_over()
 
     def _close_if_over(self) -> None:
-        # Twisted leaves a connection open both halves of which are closed
+        # Twisted does not close a connection when both of its halves are closed
         if self._heard_all and self._said_all:
             self.transport.loseConnection()
 
     def end(self) -> None:
-        """Say that nothing more comes: TLS has no way to say so but to close."""
+        """Close the sending half, or the whole connection with TLS, which cannot close one half."""
         self.transport.unregisterProducer()
         if ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(self.transport):
             self.transport.loseWriteConnection()
@@ -249,14 +230,14 @@ class _Side(Protocol):
             other.other = None
             other.transport.unregisterProducer()
             if ITCPTransport.providedBy(self.transport) and reason.check(ConnectionDone) is None:
-                # what was cut must not look whole; a UNIX socket is also reset by a peer that has not read all
+                # A cut stream must not look complete. UNIX sockets are exempt: a peer with unread data resets them.
                 handover.abort(other.transport)
             else:
                 other.transport.loseConnection()
 
 
 class _ClientSide(_Side):
-    """The side that has connected to us."""
+    """The side that connected to us."""
 
     _connecting: Deferred[Any] | None = None
 
@@ -287,7 +268,7 @@ class _ClientSide(_Side):
         self._connecting = None
         if failure.check(CancelledError) is None:
             client = describe_address(to_sockaddr(self.transport.getPeer()))
-            _log.warn("{client} cannot be relayed: {reason}", client=client, reason=failure.getErrorMessage())
+            _log.warn("Cannot relay {client}: {reason}", client=client, reason=failure.getErrorMessage())
         handover.abort(self.transport)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]

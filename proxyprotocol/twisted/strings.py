@@ -1,14 +1,15 @@
-"""Floor 5: endpoint strings, ``proxyprotocol:`` in front of any endpoint's description.
+"""Endpoint strings: ``proxyprotocol:`` before the description of any endpoint.
 
-``proxyprotocol:tcp:8080``, ``proxyprotocol:unix:/run/app.sock``, ``proxyprotocol:ssl:443:privateKey=key.pem`` for
-servers, ``proxyprotocol:tcp:app.example:8080``, ``proxyprotocol:tls:app.example:443`` for clients, each with options
-whose names begin with ``pp``.
+Examples for servers: ``proxyprotocol:tcp:8080``, ``proxyprotocol:unix:/run/app.sock``,
+``proxyprotocol:ssl:443:privateKey=key.pem``. Examples for clients: ``proxyprotocol:tcp:app.example:8080``,
+``proxyprotocol:tls:app.example:443``. The names of our own options begin with ``pp``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import (
@@ -40,28 +41,89 @@ __all__ = ["ClientStringParser", "ServerStringParser", "client_from_options", "s
 _log = Logger(namespace="proxyprotocol.twisted")
 
 _T = TypeVar("_T")
+_Endpoint = TypeVar("_Endpoint")
 _NAME = "proxyprotocol"
 _PREFIX = "pp"
-# who is trusted with a second header would be told by the first
-_READ_HEADERS = (_NAME, "haproxy")
-_INSIDE_TLS = "ppInsideTLS"
-# the parts of names that are not spelled like words
+# the words in option names that are not simply capitalised
 _ABBREVIATIONS = {"ipv4": "IPv4", "tcp6": "TCP6", "tls": "TLS"}
+# the options that take IPv6 addresses: a colon without a backslash cuts the value short
+_WITH_COLONS = ("trusted", "source", "dest")
 
 
 def _spell(option: str) -> str:
-    """Give the name of an option in an endpoint string: ``max_header`` is ``ppMaxHeader``.
-
-    Args:
-        option: The name in :mod:`proxyprotocol.options`.
-    """
+    """Return the name of an option in an endpoint string: ``max_header`` is ``ppMaxHeader``."""
     return _PREFIX + "".join(_ABBREVIATIONS.get(word, word.capitalize()) for word in option.split("_"))
 
 
-# what may have an IPv6 address in it, which is easily cut
-_WITH_COLONS = ("trusted", "source", "dest")
-_SERVER_OPTIONS = {_spell(option): option for option in OPTIONS}
-_CLIENT_OPTIONS = {_spell(option): option for option in SENDER_OPTIONS}
+# an option of Twisted endpoints only, so proxyprotocol.options does not know it
+_INSIDE_TLS = _spell("inside_tls")
+
+
+@dataclass(frozen=True)
+class _Side(Generic[_Endpoint]):
+    """What differs between the strings of servers and those of clients."""
+
+    from_string: Callable[[Any, str], _Endpoint]
+    use: str
+    # the names in endpoint strings, in the order of messages; the value is the name in proxyprotocol.options
+    options: Mapping[str, str]
+    # the prefixes of endpoints that handle a header themselves, and what they do with it
+    with_header: tuple[str, ...]
+    act: str
+
+    def parse(self, parse: Callable[[Mapping[str, str], Callable[[str], str]], _T], options: Mapping[str, str]) -> _T:
+        """Parse options by their names in endpoint strings; raise ValueError for an unknown option or a wrong value."""
+        unknown = ", ".join(sorted(options.keys() - self.options.keys()))
+        if unknown:
+            raise ValueError(f"Unknown option {unknown}: the options are {', '.join(self.options)}")
+        try:
+            return parse({self.options[name]: value for name, value in options.items()}, _spell)
+        except ValueError as error:
+            if not any(_spell(option) in str(error) for option in _WITH_COLONS):
+                raise
+            raise ValueError(f"{error} (a colon in a value is written \\:)") from None
+
+    def wrap(self, reactor: Any, description: str, wrapper: Callable[[_Endpoint], _Endpoint]) -> _Endpoint:
+        """Make the described endpoint, and put *wrapper* around it; raise ValueError for whatever goes wrong."""
+        # Twisted ignores the case of a prefix as well
+        if description.partition(":")[0].lower() in self.with_header:
+            raise ValueError(describe_second_header(description, self.act))
+        try:
+            endpoint = self.from_string(reactor, description)
+        except (TypeError, ValueError) as error:  # TypeError: a part is missing, or an option is unknown
+            hint = f"{error}; the options of {_NAME}: begin with {_PREFIX}"
+            raise ValueError(f"{description} does not describe an endpoint: {hint}") from error
+        except LookupError as error:
+            raise ValueError(
+                f"{description} does not describe an endpoint: systemd did not pass this socket"
+            ) from error
+        except (ImportError, NameError) as error:  # TLS without pyOpenSSL raises either
+            hint = "TLS needs pyOpenSSL and service_identity, which the extra proxyprotocol[tls] installs"
+            raise ValueError(f"{description} cannot be {self.use}: {error}. {hint}") from error
+        except Exception as error:  # from the file system, from pyOpenSSL, or from a foreign endpoint
+            why = str(error) if isinstance(error, OSError) else repr(error)  # an OSError names the file
+            raise ValueError(f"{description} cannot be {self.use}: {why}") from error
+        try:
+            return wrapper(endpoint)
+        except TypeError as error:  # a header inside a tls: description, or TLS that is missing or cannot be split
+            raise ValueError(f"{description} cannot be {self.use}: {error}") from error
+
+
+_SERVER: _Side[IStreamServerEndpoint] = _Side(
+    from_string=serverFromString,
+    use="listened on",
+    options={_spell(option): option for option in (*OPTIONS, "inside_tls")},
+    # with a second header, the outer one would choose whom we trust for the inner one
+    with_header=(_NAME, "haproxy"),
+    act="reads",
+)
+_CLIENT: _Side[IStreamClientEndpoint] = _Side(
+    from_string=clientFromString,
+    use="connected to",
+    options={_spell(option): option for option in SENDER_OPTIONS},
+    with_header=(_NAME,),
+    act="sends",
+)
 
 
 def server_from_options(reactor: Any, description: str, options: Mapping[str, str]) -> IStreamServerEndpoint:
@@ -69,7 +131,7 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
 
     Args:
         reactor: The reactor.
-        description: The description of the endpoint that it listens on.
+        description: The description of the endpoint to listen on.
         options: The options, by their names in endpoint strings.
 
     Raises:
@@ -77,18 +139,16 @@ def server_from_options(reactor: Any, description: str, options: Mapping[str, st
     """
     options = dict(options)
     inside_tls = choose(_INSIDE_TLS, options.pop(_INSIDE_TLS, "no"), YES_NO)
-    receiver = _parse_options(parse_receiver, options, _SERVER_OPTIONS, _INSIDE_TLS)
-    tls_timeout = _parse_options(parse_tls_timeout, options, _SERVER_OPTIONS)
-    if _prefix_of(description) in _READ_HEADERS:
-        raise ValueError(describe_second_header(description))
-    endpoint = _parse_endpoint(serverFromString, reactor, description, "listened on")
-    risk = describe_risk(receiver, _spell)
-    if risk is not None:
-        _log.warn("{risk}", risk=risk)
-    try:
+    receiver = _SERVER.parse(parse_receiver, options)
+    tls_timeout = _SERVER.parse(parse_tls_timeout, options)
+
+    def wrapper(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
+        risk = describe_risk(receiver, _spell)
+        if risk is not None:
+            _log.warn("{risk}", risk=risk)
         return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls, tls_timeout=tls_timeout)
-    except TypeError as error:  # no TLS to be inside of, or TLS that cannot be parted
-        raise ValueError(f"{description} cannot be listened on: {error}") from error
+
+    return _SERVER.wrap(reactor, description, wrapper)
 
 
 def client_from_options(reactor: Any, description: str, options: Mapping[str, str]) -> IStreamClientEndpoint:
@@ -96,136 +156,52 @@ def client_from_options(reactor: Any, description: str, options: Mapping[str, st
 
     Args:
         reactor: The reactor.
-        description: The description of the endpoint that it connects to.
+        description: The description of the endpoint to connect to.
         options: The options, by their names in endpoint strings.
 
     Raises:
         ValueError: An option, its value or the description is wrong.
     """
-    version, result = _parse_options(parse_sender, options, _CLIENT_OPTIONS)
-    if _prefix_of(description) == _NAME:
-        raise ValueError(describe_second_header(description, "sends"))
-    endpoint = _parse_endpoint(clientFromString, reactor, description, "connected to")
-    try:
-        return ProxyProtocolClientEndpoint(endpoint, result, pp=version)
-    except TypeError as error:  # a second one, within the description of a tls: endpoint
-        raise ValueError(f"{description} cannot be connected to: {error}") from error
-
-
-def _parse_options(
-    parse: Callable[[Mapping[str, str], Callable[[str], str]], _T],
-    options: Mapping[str, str],
-    names: Mapping[str, str],
-    *others: str,
-) -> _T:
-    """Parse options by their names in endpoint strings, and refuse those that are none.
-
-    Raises:
-        ValueError: An option or its value is wrong.
-    """
-    unknown = ", ".join(sorted(options.keys() - names.keys()))
-    if unknown:
-        raise ValueError(f"{unknown}: there is no such option, but {', '.join([*names, *others])}")
-    try:
-        return parse({names[name]: value for name, value in options.items()}, _spell)
-    except ValueError as error:
-        if not any(_spell(option) in str(error) for option in _WITH_COLONS):
-            raise
-        raise ValueError(f"{error} (a colon in a value is written \\:)") from None
-
-
-def _parse_endpoint(parse: Callable[[Any, str], _T], reactor: Any, description: str, use: str) -> _T:
-    """Give the endpoint that is described.
-
-    Raises:
-        ValueError: The description is wrong, or there is no such endpoint here.
-    """
-    try:
-        return parse(reactor, description)
-    except (TypeError, ValueError) as error:  # the first for a part that is missing, and for an option that is none
-        hint = f"{error}; the options of {_NAME}: begin with {_PREFIX}"
-        raise ValueError(f"{description} does not describe an endpoint: {hint}") from error
-    except LookupError as error:
-        raise ValueError(f"{description} does not describe an endpoint: systemd has passed no such socket") from error
-    except (ImportError, NameError) as error:  # so for TLS without pyOpenSSL
-        hint = "TLS needs pyOpenSSL and service_identity, which the extra proxyprotocol[tls] installs"
-        raise ValueError(f"{description} cannot be {use}: {error}. {hint}") from error
-    except Exception as error:  # of the file system, of pyOpenSSL, of whoever has written the endpoint
-        why = str(error) if isinstance(error, OSError) else repr(error)  # the first names the file
-        raise ValueError(f"{description} cannot be {use}: {why}") from error
-
-
-def _prefix_of(description: str) -> str:
-    # in upper or lower case, as Twisted looks for plugins
-    return description.partition(":")[0].lower()
+    version, result = _CLIENT.parse(parse_sender, options)
+    return _CLIENT.wrap(
+        reactor, description, lambda endpoint: ProxyProtocolClientEndpoint(endpoint, result, pp=version)
+    )
 
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
 class ServerStringParser:
-    """Parses the server's strings, found by Twisted as a plugin."""
+    """Parses the endpoint strings of servers; Twisted finds it as a plugin."""
 
     prefix = _NAME
 
     def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> IStreamServerEndpoint:
-        """Make a server endpoint.
-
-        Args:
-            reactor: The reactor.
-            args: The positional parts of the string behind its prefix.
-            kwargs: Its options.
-
-        Raises:
-            ValueError: An option, its value or the description is wrong.
-        """
-        return server_from_options(reactor, *_part_string(args, kwargs))
+        """Make a server endpoint from the parts of a string after its prefix: see :func:`server_from_options`."""
+        return server_from_options(reactor, *_split_string(args, kwargs))
 
 
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
 class ClientStringParser:
-    """Parses the client's strings, found by Twisted as a plugin."""
+    """Parses the endpoint strings of clients; Twisted finds it as a plugin."""
 
     prefix = _NAME
 
     def parseStreamClient(self, reactor: Any, *args: Any, **kwargs: Any) -> IStreamClientEndpoint:
-        """Make a client endpoint.
-
-        Args:
-            reactor: The reactor.
-            args: The positional parts of the string behind its prefix.
-            kwargs: Its options.
-
-        Raises:
-            ValueError: An option, its value or the description is wrong.
-        """
-        return client_from_options(reactor, *_part_string(args, kwargs))
+        """Make a client endpoint from the parts of a string after its prefix: see :func:`client_from_options`."""
+        return client_from_options(reactor, *_split_string(args, kwargs))
 
 
-def _part_string(args: tuple[str, ...], kwargs: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
-    """Part a string into the other endpoint's description and our options.
-
-    Raises:
-        ValueError: There is no other endpoint.
-    """
+def _split_string(args: tuple[str, ...], kwargs: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
+    """Split the parts of a string into the description of the wrapped endpoint and our options."""
     for part in args:
-        if part in (*_SERVER_OPTIONS, *_CLIENT_OPTIONS, _INSIDE_TLS):
+        if part in (*_SERVER.options, *_CLIENT.options):
             raise ValueError(f"{part} takes a value: {part}=...")
-    options = {name: value for name, value in kwargs.items() if name.startswith(_PREFIX)}
-    return _describe(args, {name: value for name, value in kwargs.items() if name not in options}), options
-
-
-def _describe(args: tuple[str, ...], kwargs: Mapping[str, str]) -> str:
-    """Put the parts of a description together again.
-
-    Raises:
-        ValueError: There are none.
-    """
     if not args:
-        raise ValueError(
-            "proxyprotocol: stands in front of another endpoint's description, as in proxyprotocol:tcp:8080"
-        )
-    return ":".join([*map(_quote, args), *(f"{name}={_quote(value)}" for name, value in kwargs.items())])
+        raise ValueError("proxyprotocol: needs the description of another endpoint, as in proxyprotocol:tcp:8080")
+    options = {name: value for name, value in kwargs.items() if name.startswith(_PREFIX)}
+    others = (f"{name}={_quote(value)}" for name, value in kwargs.items() if name not in options)
+    return ":".join([*map(_quote, args), *others]), options
 
 
 def _quote(part: str) -> str:
-    # Twisted's quoteStringArgument leaves "=" alone, which would make an option of a positional part
+    # Twisted's quoteStringArgument leaves "=" alone, which would turn a positional part into an option
     return part.replace("\\", "\\\\").replace(":", "\\:").replace("=", "\\=")

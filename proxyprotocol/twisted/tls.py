@@ -1,4 +1,4 @@
-"""Floor 5: TLS behind the header. Apart, because it needs pyOpenSSL, which applications without TLS may lack."""
+"""TLS after the header, in a module of its own: it needs pyOpenSSL, which applications without TLS may lack."""
 
 from __future__ import annotations
 
@@ -21,43 +21,38 @@ _log = Logger(namespace="proxyprotocol.twisted")
 
 
 class TLSFactory(TLSMemoryBIOFactory):
-    """Puts TLS on every connection of a factory, as a server.
+    """Adds TLS, as a server, to every connection of a factory.
 
     Args:
-        tls: What TLS is done with, such as a ``twisted.internet.ssl.CertificateOptions``.
+        tls: The TLS settings, such as a ``twisted.internet.ssl.CertificateOptions``.
         wrapped_factory: The application's factory.
-        reactor: What tells and waits for the time; the reactor unless given.
+        reactor: The reactor for TLS; None for the global reactor.
         timeout: How long a handshake may take, in seconds.
-        clock: What tells that time.
+        clock: The clock for that time-out.
     """
 
     def __init__(
         self, tls: Any, wrapped_factory: IProtocolFactory, reactor: IReactorTime | None, timeout: float, clock: Clock
     ) -> None:
-        # Twisted 22.4 wants no clock: it has no small writes to wait for
+        # Twisted 22.4 takes no clock argument: it does not delay small writes
         taken = inspect.signature(TLSMemoryBIOFactory).parameters.keys() & {"clock"}
         super().__init__(tls, False, wrapped_factory, **dict.fromkeys(taken, reactor))
         self.timeout = timeout
         self.handshakes: Deadlines[_TLS] = Deadlines(timeout, _TLS.time_out, clock)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Give the protocol that does TLS, or None where the application's factory takes no connection.
-
-        Args:
-            addr: The client's address.
-        """
         protocol = self.wrappedFactory.buildProtocol(addr)
-        # Twisted's own would put TLS around None, and fail with a traceback
+        # None rejects the connection; Twisted's method would wrap TLS around it and fail with a traceback
         return None if protocol is None else _TLS(self, protocol)
 
     def stopFactory(self) -> None:
-        """Abort the connections that are still in their handshake: nobody listens any more."""
+        """Abort the connections that are still in their handshake."""
         for connection in self.handshakes.close():
             connection.abortConnection()
 
 
 class _TLS(TLSMemoryBIOFactory.protocol):  # type: ignore[misc, valid-type]
-    """TLS whose handshake has a deadline."""
+    """TLS with a deadline for its handshake."""
 
     factory: TLSFactory
 
@@ -65,7 +60,7 @@ class _TLS(TLSMemoryBIOFactory.protocol):  # type: ignore[misc, valid-type]
         self.factory.handshakes.add(self)
         super().makeConnection(transport)
 
-    # the only place where Twisted tells of the end of a handshake, but for applications that ask for it
+    # Twisted reports the end of a handshake only here, or to applications that implement IHandshakeListener
     def _checkHandshakeStatus(self) -> None:
         super()._checkHandshakeStatus()
         if self._handshakeDone:
@@ -76,7 +71,7 @@ class _TLS(TLSMemoryBIOFactory.protocol):  # type: ignore[misc, valid-type]
         super().connectionLost(reason)
 
     def time_out(self) -> None:
-        """Take the end of the time that the handshake had."""
+        """Log and abort the connection if its handshake is still incomplete."""
         if not self._handshakeDone:
             client, peer = map(to_sockaddr, (self.transport.getPeer(), type(self.transport).getPeer(self.transport)))
             reason = describe_late_handshake(self.factory.timeout)

@@ -1,8 +1,8 @@
-"""Floor 5: Twisted's endpoints that do TLS, parted into what is below TLS and TLS itself.
+"""Split Twisted's TLS endpoints into the endpoint below TLS and TLS itself.
 
-The header comes first on the wire, so TLS has to be begun behind it. Twisted has no public way to ask for the parts:
-its private names are named here, once. A Twisted without them must be an error: the other way round, TLS first, would
-be another protocol.
+The header comes first on the wire, so TLS must start after it. Twisted has no public way to get at the two parts; only
+this module uses the private names. A Twisted without these names must raise an error: TLS before the header would be a
+different protocol.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ __all__ = ["part_client", "part_server", "tls_layer"]
 
 
 def part_server(endpoint: IStreamServerEndpoint) -> tuple[IStreamServerEndpoint, Any] | None:
-    """Part an ``ssl:`` or ``tls:`` endpoint into one without TLS and its context; None for any other endpoint.
+    """Split an ``ssl:`` or ``tls:`` endpoint into an endpoint without TLS and its TLS context.
 
     Args:
         endpoint: The endpoint.
 
+    Returns:
+        The two parts; None for any other endpoint.
+
     Raises:
-        TypeError: This Twisted keeps them elsewhere.
+        TypeError: This version of Twisted keeps the parts elsewhere.
     """
     name = _name(endpoint)
     private: Any = endpoint
@@ -40,16 +43,16 @@ def part_server(endpoint: IStreamServerEndpoint) -> tuple[IStreamServerEndpoint,
 def part_client(
     endpoint: IStreamClientEndpoint,
 ) -> tuple[IStreamClientEndpoint, Callable[[IProtocolFactory], IProtocolFactory]] | None:
-    """Part an ``ssl:`` or ``tls:`` endpoint into one without TLS and what does TLS around a factory's protocols.
+    """Split an ``ssl:`` or ``tls:`` endpoint into an endpoint without TLS and a function that adds TLS to a factory.
 
     Args:
         endpoint: The endpoint.
 
     Returns:
-        The two; None for any other endpoint.
+        The two parts; None for any other endpoint.
 
     Raises:
-        TypeError: This Twisted keeps them elsewhere.
+        TypeError: This version of Twisted keeps the parts elsewhere.
     """
     name = _name(endpoint)
     private: Any = endpoint
@@ -57,16 +60,16 @@ def part_client(
         if name == "twisted.internet.endpoints.SSL4ClientEndpoint":
             where = private._reactor, private._host, private._port, private._timeout, private._bindAddress
             return TCP4ClientEndpoint(*where), tls_layer(private._sslContextFactory)
-        if name == "twisted.internet.endpoints._WrapperEndpoint":  # which wrapClientTLS gives
+        if name == "twisted.internet.endpoints._WrapperEndpoint":  # wrapClientTLS returns it
             return private._wrappedEndpoint, private._wrapperFactory
     return None
 
 
 def tls_layer(tls: Any) -> Callable[[IProtocolFactory], IProtocolFactory]:
-    """Give what does TLS, as a client, around a factory's protocols.
+    """Return a function that adds TLS, as a client, to a factory.
 
     Args:
-        tls: What it is done with, such as what ``twisted.internet.ssl.optionsForClientTLS`` gives.
+        tls: The TLS settings, such as ``twisted.internet.ssl.optionsForClientTLS`` returns.
     """
     from twisted.protocols.tls import TLSMemoryBIOFactory  # needs pyOpenSSL, which applications without TLS may lack
 
@@ -84,5 +87,5 @@ def _kept_here() -> Iterator[None]:
     except AttributeError as error:
         raise TypeError(
             f"This version of Twisted keeps the context of an ssl: or tls: endpoint elsewhere ({error}): use a tcp: "
-            "endpoint, and tls= for the context"
+            "endpoint, and pass the context as tls="
         ) from error

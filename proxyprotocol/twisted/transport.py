@@ -1,4 +1,4 @@
-"""Floor 5: what a Twisted application can ask a transport whose connection came through a proxy."""
+"""What a Twisted application can ask a transport about the proxy and the header."""
 
 from __future__ import annotations
 
@@ -16,30 +16,26 @@ __all__ = ["IProxiedTransport", "proxy_result"]
 
 
 class IProxiedTransport(Interface):
-    """What is known of a connection that began with a PROXY protocol header.
+    """Information about a connection that began with a PROXY protocol header.
 
-    ``IProxiedTransport(transport)`` works by adaptation, through TLS too: Twisted's ``startTLS`` resets what a
-    transport itself provides. It raises TypeError for a connection without a header.
+    ``IProxiedTransport(transport)`` adapts a transport, through TLS as well. We register an adapter because Twisted's
+    ``startTLS`` resets the interfaces that a transport itself provides. A connection without a header raises TypeError.
     """
 
     def getProxyResult() -> ProxyResult:
-        """Give what the header said.
+        """Return what the header said.
 
         Returns:
-            The result, whose ``tlv`` holds what else came.
+            The result; its ``tlv`` holds the additional fields.
         """
 
     def getProxyPeer() -> IAddress:
-        """Give the address that really connected.
-
-        Returns:
-            The proxy's address.
-        """
+        """Return the address of the proxy, which is the address that really connected."""
 
 
 @implementer(IProxiedTransport)
 class _ProxiedTransport:
-    """Answers for a transport that has a result."""
+    """Adapts a transport that has a result."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
@@ -47,13 +43,12 @@ class _ProxiedTransport:
         self._result, self._client = getattr(transport, HEADER)
 
     def getProxyResult(self) -> ProxyResult:
-        """Give what the header said."""
         return self._result
 
     def getProxyPeer(self) -> IAddress:
-        """Give the address that really connected; where it was no attribute, the transport's class still tells it."""
         if self._client is not None:
             return from_client(self._client)
+        # handing over replaced getPeer only on the instance: the class still returns the proxy's address
         peer: IAddress = type(self._transport).getPeer(self._transport)
         return peer
 
@@ -67,13 +62,13 @@ def _adapt(transport: Any) -> _ProxiedTransport | None:
 
 
 def proxy_result(transport: Any) -> ProxyResult | None:
-    """Tell what the header of a connection said, through TLS too.
+    """Return what the header of a connection said, through TLS as well.
 
     Args:
         transport: The application's transport.
 
     Returns:
-        The result; None where there was no header.
+        The result; None if there was no header.
     """
     proxied = _adapt(transport)
     return None if proxied is None else proxied.getProxyResult()

@@ -231,7 +231,7 @@ def test_wrong_arguments_are_refused_at_once(reactor: Any) -> None:
     other: Any
     for other in ("tcp:h:1", None, AppFactory(), TCP4ServerEndpoint(reactor, 0)):
         with pytest.raises(
-            TypeError, match=r"The endpoint is one to connect with, such as clientFromString\(\) gives, "
+            TypeError, match=r"endpoint must be a client endpoint, such as clientFromString\(\) returns, "
         ):
             ProxyProtocolClientEndpoint(other)
 

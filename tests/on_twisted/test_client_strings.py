@@ -152,11 +152,11 @@ WRONG = {
     # colons that are not written as they must be cut a value short
     "ppSource=203.0.113.7:1:ppDest=198.51.100.9:2": rf"ppSource {TAKES}.* '203\.0\.113\.7' \(a colon .* written \\:\)",
     r"ppSource=203.0.113.7\:1:ppDest=/run/app": f"ppDest {TAKES}.*, not '/run/app'",
-    "ppSuorce=1": "ppSuorce: there is no such option, but ppVersion, ppSource, ppDest",
+    "ppSuorce=1": "Unknown option ppSuorce: the options are ppVersion, ppSource, ppDest",
     "ppVersion": "^ppVersion takes a value: ppVersion=...$",
     "ppTrusted": "^ppTrusted takes a value: ppTrusted=...$",
-    "ppTrusted=10.0.0.0/8": "ppTrusted: there is no such option, but ppVersion, ppSource, ppDest",
-    "ppInsideTLS=yes": "ppInsideTLS: there is no such option, but ppVersion, ppSource, ppDest",
+    "ppTrusted=10.0.0.0/8": "Unknown option ppTrusted: the options are ppVersion, ppSource, ppDest",
+    "ppInsideTLS=yes": "Unknown option ppInsideTLS: the options are ppVersion, ppSource, ppDest",
     "backlog=5": "tcp:127.0.0.1:80:backlog=5 does not describe an endpoint: .*'backlog'.* begin with pp",
 }
 
@@ -170,8 +170,8 @@ def test_a_wrong_option_is_named_with_what_it_takes(options: str, sentence: str)
 @pytest.mark.parametrize(
     ("description", "sentence"),
     [
-        ("proxyprotocol", "stands in front of another endpoint's description"),
-        ("proxyprotocol:ppVersion=v1", "stands in front of another endpoint's description"),
+        ("proxyprotocol", "needs the description of another endpoint"),
+        ("proxyprotocol:ppVersion=v1", "needs the description of another endpoint"),
         ("proxyprotocol:tcp:127.0.0.1", "tcp:127.0.0.1 does not describe an endpoint: .*port"),
         ("proxyprotocol:tcp:127.0.0.1:http", "tcp:127.0.0.1:http does not describe an endpoint: .*'http'"),
         ("proxyprotocol:nonsense:1", "nonsense:1 does not describe an endpoint: .*nonsense"),

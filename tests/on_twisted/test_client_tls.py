@@ -272,7 +272,7 @@ def test_an_endpoint_of_others_that_has_begun_tls_is_refused(reactor: Any, files
         plain = TCP4ClientEndpoint(reactor, *where)
         own: Any = OwnSSL(reactor, *where, tls)  # type: ignore[no-untyped-call]
         endpoint = ProxyProtocolClientEndpoint(ForeignEndpoint(plain, tls) if kind == "foreign" else own)
-        with pytest.raises(TypeError, match=r"The header comes before TLS, but this endpoint has begun TLS.* tls="):
+        with pytest.raises(TypeError, match=r"before TLS, but this endpoint has already started TLS.* tls="):
             await endpoint.connect(client)
         await until(reactor, lambda: server.apps and server.app.lost)
 
@@ -286,7 +286,7 @@ def test_tls_twice_is_refused(reactor: Any, files: Files, kind: str) -> None:
     where, tls = (reactor, "127.0.0.1", 1), options(files)
     ssl = SSL4ClientEndpoint(*where, tls)
     endpoint = ssl if kind == "ssl" else wrapClientTLS(tls, TCP4ClientEndpoint(*where))
-    with pytest.raises(TypeError, match="does TLS already"):
+    with pytest.raises(TypeError, match="already does TLS"):
         ProxyProtocolClientEndpoint(endpoint, tls=CONTEXT)
 
 

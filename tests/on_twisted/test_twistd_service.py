@@ -172,14 +172,14 @@ def test_a_port_that_is_taken_is_told_in_a_sentence_and_ends_it(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Which command: echo or relay?"),
-        (("echo",), "--listen is missing: which endpoint?"),
-        (("relay", "--listen", "tcp:1"), "--connect is missing: which endpoint?"),
-        (("echo", "--listen", "proxyprotocol:tcp:1:ppFoo=1"), "ppFoo: there is no such option"),
+        ((), "The command is missing: echo or relay"),
+        (("echo",), "--listen is missing: pass an endpoint string"),
+        (("relay", "--listen", "tcp:1"), "--connect is missing: pass an endpoint string"),
+        (("echo", "--listen", "proxyprotocol:tcp:1:ppFoo=1"), "Unknown option ppFoo: "),
         (("relay", "--listen", "tcp:1", "--connect", "tcp"), "--connect tcp: "),
-        (("echo", "--listen", "systemd:domain=INET:index=0"), "systemd has passed no such socket"),
+        (("echo", "--listen", "systemd:domain=INET:index=0"), "systemd did not pass this socket"),
         (("echo", "--listen", "ssl:1:privateKey=/nowhere.pem"), "No such file or directory: '/nowhere.pem'"),
-        (("echo", "--listen", "proxyprotocol:systemd:domain=INET:index=0"), "systemd has passed no such socket"),
+        (("echo", "--listen", "proxyprotocol:systemd:domain=INET:index=0"), "systemd did not pass this socket"),
     ],
 )
 def test_a_wrong_command_line_is_told_in_a_sentence(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
