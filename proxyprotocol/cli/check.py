@@ -65,8 +65,8 @@ _PROBES: Final = (_WITHOUT, _VERSION_1, _UNKNOWN, _WRONG_V1, _VERSION_2, _LOCAL,
 _WRONG: Final = {_VERSION_1: _WRONG_V1, _VERSION_2: _WRONG_V2}
 _VARIES: Final = "It answers the same bytes differently each time: no conclusion is possible."
 
-# A server that is busy may read the header before or after it sends its greeting, and answers differently then.
-_REPEATS: Final = 2
+# How often to ask a server again that speaks first: its greeting may come before or after it reads the header.
+_ROUNDS: Final = 3
 
 _Outcomes = dict[_Probe, Outcome]
 
@@ -90,30 +90,21 @@ def run(options: argparse.Namespace) -> int:
     target = target._replace(greets=bool(first.answer))
     if not (options.tls or options.send is not None or first.answer):
         target = target._replace(message=_request(host))
-    outcomes, taken, varies = _ask_all(target)
-    for _ in range(_REPEATS):
-        if not varies:
-            break
-        before = outcomes[_WITHOUT].shape
-        outcomes, taken, varies = _ask_all(target)
-        if outcomes[_WITHOUT].shape != before:
-            varies, taken = True, []
-            break
-    for sentence in [red(_VARIES)] if varies else _conclude(first, outcomes, taken):
-        print(sentence)
-    return 0 if taken else BAD_ANSWER
-
-
-def _ask_all(target: Target) -> tuple[_Outcomes, list[_Probe], bool]:
-    """Return the outcome of every probe, the versions that the server takes, and whether its answers vary."""
     outcomes: _Outcomes = {}
     for each in _PROBES:
         outcomes[each] = _ask(target, each)
         print(f"  {each.name:<20}{outcomes[each].describe(outcomes[_WITHOUT])}", flush=True)
     taken = [version for version in _WRONG if _takes(version, outcomes)]
-    varies = any(_ask(target, each).shape != outcomes[each].shape for each in _doubtful(outcomes, taken))
+    changed = _changed(target, outcomes, taken)
+    if changed:
+        taken = []
+    # A server that greets a silent client does not wait for a header. If only its answers to headers vary, it reads
+    # them as client data, sometimes before its greeting and sometimes after.
+    varies = bool(changed) and (_WITHOUT in changed or not target.greets)
     print()
-    return outcomes, [] if varies else taken, varies
+    for sentence in [red(_VARIES)] if varies else _conclude(first, outcomes, taken):
+        print(sentence)
+    return 0 if taken else BAD_ANSWER
 
 
 def _ask(target: Target, which: _Probe) -> Outcome:
@@ -143,12 +134,13 @@ def _takes(version: _Probe, outcomes: _Outcomes) -> bool:
     return outcome.answered and not (wrong.answered and wrong.shape == outcome.shape)
 
 
-def _doubtful(outcomes: _Outcomes, taken: list[_Probe]) -> list[_Probe]:
-    """Return what to ask again: a server that limits connections also answers some differently."""
+def _changed(target: Target, outcomes: _Outcomes, taken: list[_Probe]) -> set[_Probe]:
+    """Ask again what decides, and return the probes with another answer: a server may limit connections, or race."""
     without = outcomes[_WITHOUT]
-    if not (taken and without.answered) or without.shape == outcomes[taken[0]].shape:
-        return []
-    return [_WITHOUT, taken[0], _WRONG[taken[0]]]
+    if not (taken and without.answered) or (without.shape == outcomes[taken[0]].shape and not target.greets):
+        return set()
+    again = [_WITHOUT, taken[0], _WRONG[taken[0]]] * (_ROUNDS if target.greets else 1)
+    return {each for each in again if _ask(target, each).shape != outcomes[each].shape}
 
 
 def _conclude(first: Outcome, outcomes: _Outcomes, taken: list[_Probe]) -> Iterator[str]:
