@@ -181,6 +181,8 @@ class _HeaderLoop(_AnyLoop):
                 )
         if origin is None:
             return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
+        if keywords.get("ssl") is not None:
+            keywords = {"ssl_handshake_timeout": self._state.tls_timeout, **keywords}
         beginning = _Beginning(protocol_factory(), origin)
         await super().connect_accepted_socket(lambda: beginning, sock, **keywords)
         return beginning.transport, beginning.protocol

@@ -93,8 +93,10 @@ async def _until_lost(begun: Awaitable[Any], reader: asyncio.StreamReader, write
     """Run the application. If the loss of its own connection ends it, log a debug line and no traceback."""
     try:
         await begun
-    except OSError as error:  # SSLError derives from it
-        if error is not reader.exception():
+    except (OSError, RuntimeError) as error:  # SSLError is an OSError
+        # drain() raises a ConnectionResetError of its own, and uvloop's write() a RuntimeError
+        own = str(error) == "Connection lost" or "the handler is closed" in str(error)
+        if error is not reader.exception() and not (own and writer.transport.is_closing()):
             raise
         client = describe_address(writer.get_extra_info("peername"))
         _log.debug("The connection from %s was lost: %s", client, error)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProxyProtocolListener", "ProxyProtocolStream"]
 
+_RESPITE = 0.01  # seconds
 _log = logging.getLogger("proxyprotocol.asyncio")
 
 
@@ -75,13 +76,17 @@ class ProxyProtocolListener(Listener[ByteStream]):
             peer = sock.getpeername()
         try:
             connection = self._receiver.connection(peer, sock.getsockname())
-            with anyio.move_on_after(self._receiver.timeout or math.inf) as deadline:
-                while not connection.begun:
-                    try:
-                        connection.feed(await stream.receive())
-                    except (anyio.EndOfStream, anyio.BrokenResourceError):  # a reset counts as the end of the stream
-                        connection.eof()
-            if deadline.cancelled_caught:
+            # The second time is for a process that was held up: what arrived meanwhile is in the socket, and not late.
+            for seconds in (self._receiver.timeout or math.inf, _RESPITE):
+                with anyio.move_on_after(seconds) as deadline:
+                    while not connection.begun:
+                        try:
+                            connection.feed(await stream.receive())
+                        except (anyio.EndOfStream, anyio.BrokenResourceError):  # a reset counts as the end
+                            connection.eof()
+                if not deadline.cancelled_caught:
+                    break
+            else:
                 connection.timed_out()
             return ProxyProtocolStream(stream, connection)
         except ProxyProtocolError as error:

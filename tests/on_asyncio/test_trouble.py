@@ -53,6 +53,25 @@ def test_a_reset_leaves_no_traceback_wherever_it_cuts(run: Run) -> None:
     run(story)
 
 
+def test_a_reset_under_an_application_that_answers_leaves_no_traceback(run: Run) -> None:
+    """drain() raises an error of its own then, not the reader's."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.readline():
+            writer.write(data)
+            await writer.drain()
+
+    async def story() -> None:
+        async with serving(echo) as server:
+            for count in range(40):
+                async with connected(server) as peer:
+                    await peer.send(HEADER + b"data\n" * (count % 5))
+                    peer.reset()
+                    await turns(4)
+
+    run(story)
+
+
 def test_a_reset_inside_of_tls_leaves_no_traceback(run: Run, security: Security, log: Log) -> None:
     async def story() -> None:
         async with serving(read_all, **security.server) as server, connected(server, **security.client) as peer:
