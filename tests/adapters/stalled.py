@@ -78,6 +78,23 @@ async def tornado() -> Any:
     return server
 
 
+async def anyio() -> Any:
+    import anyio
+    from anyio.abc import SocketAttribute
+
+    from proxyprotocol.integrations.anyio import ProxyProtocolListener
+
+    async def answer(stream: Any) -> None:
+        async with stream:
+            await stream.send(stream.extra(SocketAttribute.remote_address)[0].encode())
+
+    listener: Any = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    server: Any = ProxyProtocolListener(listener, timeout=TIMEOUT)
+    server.sockets = [listener.listeners[0].extra(SocketAttribute.raw_socket)]
+    server.serving = asyncio.create_task(server.serve(answer))
+    return server
+
+
 async def serve(listen: Callable[[], Awaitable[Any]]) -> None:
     server = await listen()
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -148,6 +165,8 @@ KINDS: dict[str, Callable[[], None]] = {
     "reader on asyncio": lambda: on_asyncio(read),
     "reader on uvloop": lambda: on_uvloop(read),
     "tornado": lambda: on_asyncio(tornado),
+    "anyio on asyncio": lambda: on_asyncio(anyio),
+    "anyio on uvloop": lambda: on_uvloop(anyio),
     "relay": lambda: on_asyncio(relay),
     "socketserver": blocking,
     "Twisted, select": lambda: on_twisted("select"),

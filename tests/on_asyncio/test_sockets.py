@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from proxyprotocol.asyncio import ProxyProtocolTransport, new_event_loop, new_uvloop_event_loop, wrap_protocol_factory
+from tests.interop._certificates import Certificates
 from tests.on_asyncio.loops import (
     CLIENT,
     HEADER,
@@ -116,6 +117,24 @@ def test_connect_accepted_socket_refuses_a_connection_without_a_header(
     ((level, line),) = log.lines
     assert (level, apps.made) == ("WARNING", [])
     assert "There is no PROXY protocol header" in line
+
+
+def test_a_handshake_after_it_has_the_time_of_the_environment(
+    run: Run, listener: socket.socket, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROXYPROTOCOL_TLS_TIMEOUT", "0.05")
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        async with connected(listener.getsockname()) as peer:
+            connection, _ = listener.accept()
+            await peer.send(HEADER)
+            connecting = loop.connect_accepted_socket(Apps(), connection, **Security(certificates).server)
+            with pytest.raises(ConnectionError):  # a TimeoutError would be the test's own
+                await asyncio.wait_for(connecting, PATIENCE)
+            assert await peer.hear_all() == b""
+
+    run(story)
 
 
 def test_our_factories_read_the_header_in_place_of_the_loop(run: Run, listener: socket.socket) -> None:
