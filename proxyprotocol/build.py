@@ -26,7 +26,7 @@ def build_socket_result(
     """Build the result that describes a connected socket.
 
     With an :class:`ssl.SSLSocket` the result has a TLV on the TLS of the connection (section 2.2.6). It follows the
-    established package: the verify field is 0 also where the peer showed no certificate, and the ``CERT_CONN`` flag
+    ``proxy-protocol``: the verify field is 0 also where the peer showed no certificate, and the ``CERT_CONN`` flag
     says whether it did. A certificate that was not checked (``ssl.CERT_NONE``) is never said to be verified.
 
     Args:
@@ -36,7 +36,7 @@ def build_socket_result(
         dnsbl: What a DNS block list said of the peer.
 
     Returns:
-        The result. It is a :class:`.ProxyResultUnknown` where the family is none that a header can name, and where
+        The result. It is a :class:`.ProxyResultUnknown` if a header cannot name the family, and if
         the socket is closed, was never connected, or the peer is already gone; then its ``exception`` is the
         OSError, and it carries no TLVs.
     """
@@ -63,7 +63,7 @@ def build_transport_result(
         dnsbl: What a DNS block list said of the peer.
 
     Returns:
-        The result. It is a :class:`.ProxyResultUnknown` where the family is none that a header can name, and where
+        The result. It is a :class:`.ProxyResultUnknown` if a header cannot name the family, and if
         the transport can no longer tell an address: a TLS transport forgets them when it is closed, and uvloop does
         not know that of a peer that was gone before it was asked.
     """

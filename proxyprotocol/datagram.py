@@ -143,7 +143,7 @@ class DatagramReceiver:
         client_timeout: How long a client is remembered from the last datagram from it, in seconds.
 
     Raises:
-        TypeError: A number is none.
+        TypeError: A number has another type.
         ValueError: The codec is that of version 1, *max_clients* is under 1, or *client_timeout* not above 0.
     """
 
@@ -185,7 +185,7 @@ class DatagramReceiver:
         Args:
             data: The datagram.
             sender: The address that it came from, as the socket module gives it.
-            local: The address that it came to, likewise.
+            local: The address that it came to, in the same form.
             now: The time in seconds.
 
         Raises:
@@ -232,7 +232,7 @@ class DatagramReceiver:
             now: The time in seconds.
 
         Returns:
-            The address; None where there is none, as of a proxy on an unnamed UNIX socket: then send nothing.
+            The address; None if the proxy has no address, as on an unnamed UNIX socket: then send nothing.
         """
         known = self._find(_key(client), now)
         if known is None:
@@ -240,7 +240,7 @@ class DatagramReceiver:
         return known.sender
 
     def result_for(self, client: SockAddr, now: float) -> ProxyResult | None:
-        """Tell what the newest header for a client said; None where there was none, or it is forgotten.
+        """Return the result of the newest header for a client; None without a header, or if it is forgotten.
 
         Args:
             client: The client's address, as the application was given it.

@@ -225,7 +225,7 @@ def choose(option: str, value: str, choices: Mapping[str, _T]) -> _T:
         choices: What the values stand for.
 
     Raises:
-        ValueError: The value is none of the choices. The message names the option and what it takes.
+        ValueError: The value is not one of the choices. The message names the option and what it takes.
     """
     try:
         return choices[value.lower()]

@@ -62,7 +62,7 @@ class TrustedProxies:
         otherwise: What to do with all others: REJECT, or SKIP to serve them as what they are, plain connections.
 
     Raises:
-        ValueError: A network is none, has host bits set, or has a zone.
+        ValueError: A network is malformed, has host bits set, or has a zone.
     """
 
     __slots__ = ("_ipv4", "_ipv6", "_otherwise", "_trusted", "_unix")
@@ -147,7 +147,7 @@ def _parse_network(network: object) -> ipaddress.IPv4Network | ipaddress.IPv6Net
 
 
 def _packed_host(peer: SockAddr) -> bytes | None:
-    """Return the 4 or 16 bytes of an address, or None where there is none. An IPv4-mapped one has 4."""
+    """Return the 4 or 16 bytes of an address, or None without an IP address. An IPv4-mapped one has 4."""
     if not isinstance(peer, (tuple, list)) or not peer or not isinstance(peer[0], str):
         return None
     if _NUL in peer[0]:

@@ -47,7 +47,7 @@ class ProxyProtocolReader:
             :meth:`read` knows no addresses and no clock: it always requires a header, and waits for it.
 
     Raises:
-        TypeError: There are a receiver and another argument, or a keyword is none.
+        TypeError: There are a receiver and another argument, or a keyword is unknown.
         ValueError: A keyword's value is out of range.
     """
 
@@ -75,7 +75,7 @@ class ProxyProtocolReader:
 
         Raises:
             ProxyProtocolSyntaxError: There is no header; the stream is of no use any more.
-            ProxyProtocolChecksumError: The header's CRC32C is not right; likewise.
+            ProxyProtocolChecksumError: The CRC32C does not match; the stream is of no use any more either.
             asyncio.IncompleteReadError: The stream ended before the header did.
         """
         parser = HeaderParser(self._receiver.pp, max_header=self._receiver.max_header)

@@ -1,4 +1,4 @@
-"""What a connection that is made here says of itself. Every client of ours is driven by a Sender."""
+"""The header that a client sends on a new connection. Every client in this package uses a Sender."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Sender:
         Args:
             connection: What the function is given that says what the header says: a transport or a socket.
             local: The connection's own address, as the socket module gives it.
-            peer: The address that it has connected to, likewise.
+            peer: The address that it has connected to, in the same form.
 
         Raises:
             KeyError: The format has no way to say this.
@@ -78,7 +78,7 @@ def name_ends(source: SockAddr, dest: SockAddr) -> ProxyResult:
 
     Args:
         source: The end that has connected, as the socket module gives it.
-        dest: The end that it has connected to, likewise.
+        dest: The end that it has connected to, in the same form.
     """
     if isinstance(source, tuple) and isinstance(dest, tuple):
         if len(source) == len(dest) == 2:

@@ -173,7 +173,7 @@ class SocketInfo(ABC):
     @property
     def result(self) -> ProxyResult | None:
         """What the header said, TLVs included, also where it does not count; None where there was none."""
-        # not abstract: a class of somebody's own, written for `proxy-protocol`, has no such property
+        # not abstract: a user's class, written for `proxy-protocol`, lacks this property
         return None
 
     def _ip_port(self, name: SockAddr) -> tuple[str, int] | None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 else:
-    BaseServer = object  # the mix-in is none; it stands in front of one
+    BaseServer = object  # the mix-in stands in front of a server, and has no base
 
 __all__ = ["ProxyProtocolMixIn", "create_connection", "read_header", "send_header"]
 
@@ -69,7 +69,7 @@ def read_header(
         ProxyProtocolError: Close the socket, of which a part may have been read: it is refused.
         ValueError: The socket is non-blocking, or a keyword's value is out of range; or the policy is OPTIONAL and the
             socket an :class:`ssl.SSLSocket`, in which nobody can look ahead.
-        TypeError: There are a receiver and another keyword, or a keyword is none.
+        TypeError: There are a receiver and another keyword, or a keyword is unknown.
         OSError: The socket is closed already.
     """
     receiver = Receiver.of(receiver, keywords)
@@ -173,7 +173,7 @@ class ProxyProtocolMixIn(BaseServer):
         super().__init__(*arguments, **keywords)
 
     def proxy_result(self, request: Any) -> ProxyResult | None:
-        """Tell what the header of a connection said, with its TLVs; None where there was none.
+        """Return the result of a connection's header, with its TLVs; None without a header.
 
         Args:
             request: The handler's ``request``, or its ``connection``, which is the same.
@@ -211,7 +211,7 @@ class ProxyProtocolMixIn(BaseServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Read the header, do TLS behind it, and let the handler have the connection of the client."""
         try:
-            # a verify_request() of somebody else's may not have called ours
+            # an override of verify_request() may not have called this one
             connection = self._connections.get(request) or self._connection(request, client_address)
             _read(request, connection, self.receiver.timeout)
         except ProxyProtocolError as error:
@@ -336,7 +336,7 @@ def _begin_tls(context: ssl.SSLContext, sock: socket.socket, timeout: float | No
     Raises:
         OSError: It has failed, and the connection is closed.
     """
-    sock.getpeername()  # where there is none any more, wrap_socket() would raise too, but leave the socket open
+    sock.getpeername()  # raises if the peer is gone: wrap_socket() would raise too, but leave the socket open
     secured = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
     try:
         secured.settimeout(timeout)

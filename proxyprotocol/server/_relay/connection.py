@@ -355,7 +355,7 @@ class Connection(Timed):
         self._close()
 
     def _fail(self, problem: str) -> None:
-        """Close the client's connection, because there is none to the destination."""
+        """Close the client's connection, because the destination cannot be reached."""
         self._relay.values[metrics.refusal("destination")] += 1
         to = self._destination.address.name
         _log.warning("Closed the connection from %s: cannot connect to %s: %s", self._name(), to, problem)
