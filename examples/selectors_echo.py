@@ -128,7 +128,7 @@ class HeaderServer:
     def _begin(self, sock: socket.socket) -> None:
         connection, peer, _ = self._forget(sock)
         # LOCAL, UNKNOWN and the policy IGNORE name no client: then it is the peer.
-        client = peer if connection.addresses is None else connection.addresses.peername
+        client = peer if connection.effective is None else connection.effective.peername
         sock.setblocking(True)
         # The header may have come together with the application's first bytes, which no recv() will return again.
         threading.Thread(target=self._application, args=(sock, client, connection.trailing), daemon=True).start()

@@ -204,8 +204,8 @@ class DatagramReceiver:
         _refuse_version_1(data)
         if not connection.feed(data):
             raise _cut(data, len(data) + connection.needed)
-        addresses = connection.addresses
-        client = sender if addresses is None else addresses.peername
+        effective = connection.effective
+        client = sender if effective is None else effective.peername
         return Datagram(connection.trailing, client, connection.result, sender)
 
     @contextmanager

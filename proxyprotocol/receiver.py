@@ -137,7 +137,7 @@ class Receiver:
         connection._receiver = self
         connection._parser = start_parser(StartedParser(), self.codec, self.max_header)
         connection.policy = policy
-        connection.result = connection.addresses = None
+        connection.result = connection.effective = None
         connection.trailing = b""
         # under OPTIONAL: what has come and may still be the application's; None once it is known to be a header
         connection._seen = b"" if policy is _OPTIONAL else None
@@ -161,15 +161,15 @@ class ReceiverConnection:
     :func:`describe_refusal` - at debug level where the error is ``routine``.
     """
 
-    __slots__ = ("_parser", "_receiver", "_seen", "addresses", "begun", "policy", "result", "trailing")
+    __slots__ = ("_parser", "_receiver", "_seen", "begun", "effective", "policy", "result", "trailing")
 
     #: What the header says, once it is complete.
     result: ProxyResult | None
     #: The application's first bytes, once it may begin.
     trailing: bytes
-    #: The result whose addresses are the connection's; None where the real ones are. That is so without a header, for
-    #: LOCAL, UNKNOWN and UNSPEC, and under the policy IGNORE.
-    addresses: ProxyResult | None
+    #: The result, if the application sees its addresses; None if it sees the real ones: without a header, for LOCAL,
+    #: UNKNOWN and UNSPEC, and under the policy IGNORE.
+    effective: ProxyResult | None
     #: Whether the application may begin.
     begun: bool
     #: What was decided for this connection.
@@ -225,7 +225,7 @@ class ReceiverConnection:
         self.begun = True
         self.trailing = parser.trailing
         if result.family_number and self.policy is not _IGNORE:
-            self.addresses = result
+            self.effective = result
         return True
 
     def _decide(self, seen: bytes) -> bool:

@@ -218,8 +218,8 @@ class ProxyProtocolMixIn(BaseServer):
             log_refusal(_log, error, client_address)
             return
         self._connections[request] = connection
-        addresses = connection.addresses
-        client = client_address if addresses is None else addresses.peername
+        effective = connection.effective
+        client = client_address if effective is None else effective.peername
         if self.tls_context is None:
             self._handle(request, client)
         else:

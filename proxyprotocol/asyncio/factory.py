@@ -178,7 +178,7 @@ class _Pending(asyncio.Protocol):
         try:
             if factory._tls is None:
                 protocol = factory._protocol_factory()
-                overlay = ProxyProtocolTransport(transport, connection.result, connection.addresses, self._peer)
+                overlay = ProxyProtocolTransport(transport, connection.result, connection.effective, self._peer)
                 overlay.begin(protocol, connection.trailing)
             else:
                 self._origin = Origin.of(connection, self._peer)

@@ -28,7 +28,7 @@ class Origin(NamedTuple):
     @classmethod
     def of(cls, connection: ReceiverConnection, peer: SockAddr) -> Origin:
         """Return the origin of a connection that has begun. Unlike the connection it holds no received bytes."""
-        return cls(connection.result, connection.addresses, peer)
+        return cls(connection.result, connection.effective, peer)
 
     @property
     def client(self) -> SockAddr:

@@ -109,7 +109,7 @@ class ProxyProtocolStream(ByteStream):
 
     def __init__(self, stream: ByteStream, connection: ReceiverConnection) -> None:
         self._stream, self._trailing = stream, connection.trailing
-        self.result, self._effective = connection.result, connection.addresses
+        self.result, self._effective = connection.result, connection.effective
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive the bytes that came with the header, and later the stream's."""

@@ -137,8 +137,8 @@ class _Listening:
             sock.getpeername()  # if the peer is gone wrapping would raise too, but leave the socket open
             sock = ssl_wrap_socket(sock, server.ssl_options, server_side=True, do_handshake_on_connect=False)
             kind = SSLIOStream
-        if connection.addresses is not None:
-            sock, peer = ClientSocket(sock, connection.addresses), connection.addresses.peername
+        if connection.effective is not None:
+            sock, peer = ClientSocket(sock, connection.effective), connection.effective.peername
         stream = kind(sock, max_buffer_size=server.max_buffer_size, read_chunk_size=server.read_chunk_size)
         _results[stream] = connection.result
         return stream, peer

@@ -175,8 +175,8 @@ class ProxyProtocolWrapper(Protocol):
         factory, transport = self.factory, self.transport
         factory._headers.discard(self)
         try:
-            addresses = connection.addresses
-            client = None if addresses is None else addresses.peername
+            effective = connection.effective
+            client = None if effective is None else effective.peername
             peer = transport.getPeer() if client is None else from_sockaddr(client)
             protocol = factory.wrappedFactory.buildProtocol(peer)
             if protocol is None:

@@ -132,7 +132,7 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, client: Any, 
     else:
         # Python makes a bound method faster than a closure
         transport.getPeer = MethodType(_itself, peer)
-        transport.getHost = MethodType(_destination, connection.addresses)
+        transport.getHost = MethodType(_destination, connection.effective)
         if type(client) is str:
             name, client = describe_address(client), (client, None)
         else:
@@ -177,8 +177,8 @@ def _itself(peer: IAddress) -> IAddress:
     return peer
 
 
-def _destination(addresses: ProxyResult) -> IAddress:
-    return from_sockaddr(addresses.sockname)
+def _destination(effective: ProxyResult) -> IAddress:
+    return from_sockaddr(effective.sockname)
 
 
 def _socket_below(transport: Any) -> tuple[Any, Any]:

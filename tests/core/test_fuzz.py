@@ -241,7 +241,7 @@ def check_policy(policy: HeaderPolicy, pieces: list[bytes], expected: Outcome, t
         assert (connection.begun, connection.result, rest, error) == (True, None, b"".join(pieces), None)
     elif isinstance(expected, ProxyResult):
         assert (connection.begun, connection.result, rest, error) == (True, expected, trailing, None)
-        assert policy is not HeaderPolicy.IGNORE or connection.addresses is None
+        assert policy is not HeaderPolicy.IGNORE or connection.effective is None
     else:
         assert (connection.begun, connection.result) == (False, None)
         assert error is None if expected is None else type(error) is expected

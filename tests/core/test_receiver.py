@@ -102,11 +102,11 @@ def test_the_addresses_are_the_headers_if_it_is_believed_and_names_a_client(
     policy: HeaderPolicy, vector: Vector
 ) -> None:
     connection = connect(policy)
-    assert connection.addresses is connection.believed is None
+    assert connection.effective is connection.believed is None
     connection.feed(vector.header)
     assert connection.believed is (None if policy is IGNORE else connection.result)
     names_a_client = not is_local(vector.result) and not is_unknown(vector.result)
-    assert connection.addresses is (connection.believed if names_a_client else None)
+    assert connection.effective is (connection.believed if names_a_client else None)
 
 
 @pytest.mark.parametrize("policy", [REQUIRE, IGNORE])
@@ -123,7 +123,7 @@ def test_where_a_header_must_come_the_first_wrong_byte_is_refused(policy: Header
 def test_where_a_header_may_come_the_first_other_byte_makes_it_the_applications(data: bytes) -> None:
     connection = connect(OPTIONAL)
     assert connection.feed(data)
-    assert (connection.begun, connection.result, connection.believed, connection.addresses) == (True, None, None, None)
+    assert (connection.begun, connection.result, connection.believed, connection.effective) == (True, None, None, None)
     assert (connection.trailing, connection.needed) == (data, 0)
     assert connection.eof()
     assert connection.timed_out()

@@ -401,7 +401,7 @@ class Connection(Timed):
 
     def _name(self) -> str:
         """Name the client as the header does, and the proxy that sent the header."""
-        addresses = self._received.addresses
-        if addresses is None:
+        effective = self._received.effective
+        if effective is None:
             return describe_address(self._peer)
-        return f"{describe_address(addresses.peername)} (relayed by {describe_address(self._peer)})"
+        return f"{describe_address(effective.peername)} (relayed by {describe_address(self._peer)})"
