@@ -10,6 +10,7 @@ from proxyprotocol.errors import (
     ProxyProtocolIncompleteError,
     ProxyProtocolLimitError,
     ProxyProtocolSyntaxError,
+    RefusalCode,
 )
 from proxyprotocol.result import ProxyResult
 
@@ -129,10 +130,17 @@ def check_signature(data: bytes | bytearray, *signatures: bytes) -> bool:
         return True
     for at in range(len(data)):
         if not any(signature.startswith(data[: at + 1]) for signature in signatures):
+            for number, signature in ((1, spec.V1_SIGNATURE), (2, spec.V2_SIGNATURE)):
+                if data.startswith(signature):
+                    raise ProxyProtocolSyntaxError(
+                        f"A version {number} header came, but only version {3 - number} is accepted here",
+                        at,
+                        RefusalCode.VERSION,
+                    )
             hint = ": this is TLS, which must come after the header" if data[0] == _TLS_HANDSHAKE else ""
             shown = bytes(data[:_SHOWN])
             raise ProxyProtocolSyntaxError(
-                f"There is no PROXY protocol header: the data begins with {shown!r}{hint}", at
+                f"There is no PROXY protocol header: the data begins with {shown!r}{hint}", at, RefusalCode.NO_HEADER
             )
     return False
 

@@ -199,7 +199,8 @@ class DatagramReceiver:
 
     def _read(self, data: bytes, sender: SockAddr, local: SockAddr) -> Datagram:
         connection = self._receiver.connection(sender, local)
-        if connection.begun or (connection.policy is HeaderPolicy.OPTIONAL and not self._codec.begins(data)):
+        optional = connection.policy is HeaderPolicy.OPTIONAL
+        if connection.begun or (optional and not self._codec.begins(data) and connection.eof()):
             return Datagram(data, sender, None, sender)
         _refuse_version_1(data)
         if not connection.feed(data):

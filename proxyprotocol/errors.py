@@ -6,20 +6,57 @@ prints as a sentence that says what was wrong, and where.
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any, ClassVar
 
 __all__ = [
     "ProxyProtocolChecksumError",
     "ProxyProtocolError",
+    "ProxyProtocolHookError",
     "ProxyProtocolIncompleteError",
+    "ProxyProtocolInvalidError",
     "ProxyProtocolLimitError",
     "ProxyProtocolMissingError",
     "ProxyProtocolSyntaxError",
     "ProxyProtocolTimeoutError",
     "ProxyProtocolUntrustedError",
     "ProxyProtocolWantRead",
+    "RefusalCode",
     "drop_tracebacks",
 ]
+
+
+class RefusalCode(str, Enum):
+    """Why a connection was refused, in one word. Logs, hooks and metrics use the same words."""
+
+    #: The policy trusts no header from this peer.
+    UNTRUSTED = "untrusted"
+    #: The connection ended before its first byte, as a health check's does.
+    MISSING = "missing"
+    #: The first bytes are not a header: the peer is no proxy, or the proxy does not send one.
+    NO_HEADER = "no_header"
+    #: The header has a version that is not accepted here.
+    VERSION = "version"
+    #: The header breaks a rule of the specification.
+    MALFORMED = "malformed"
+    #: The header is longer than allowed.
+    LIMIT = "limit"
+    #: The header's CRC32C is wrong.
+    CHECKSUM = "checksum"
+    #: The connection ended inside the header.
+    INCOMPLETE = "incomplete"
+    #: The header was not complete in time.
+    TIMEOUT = "timeout"
+    #: The user's ``validate`` rejected the header.
+    INVALID = "invalid"
+    #: One of the user's hooks raised an exception.
+    HOOK = "hook"
+    #: The TLS handshake after the header failed.
+    TLS = "tls"
+    #: The relay could not connect to its destination.
+    DESTINATION = "destination"
+    #: The listener closed while the connection waited for its header.
+    CLOSED = "closed"
 
 
 class ProxyProtocolWantRead:
@@ -50,9 +87,11 @@ class ProxyProtocolError(Exception):
 
     Attributes:
         routine: Whether this happens every day and deserves only a log line at debug level.
+        code: The reason in one word.
     """
 
     routine: ClassVar[bool] = False
+    code: RefusalCode = RefusalCode.MALFORMED
 
 
 class ProxyProtocolSyntaxError(ProxyProtocolError, ValueError):
@@ -62,12 +101,21 @@ class ProxyProtocolSyntaxError(ProxyProtocolError, ValueError):
         reason: What is wrong, as a sentence without the position.
         offset: The position of the wrong byte in the header, counted from 0, or None. A header that comes in pieces is
             rejected as early as possible, so its offset may differ from that of the whole header.
+        code: The reason in one word, if it is not that the header is malformed.
     """
 
-    def __init__(self, reason: str = "The PROXY protocol header is malformed", offset: int | None = None) -> None:
-        super().__init__(*((reason,) if offset is None else (reason, offset)))
+    def __init__(
+        self,
+        reason: str = "The PROXY protocol header is malformed",
+        offset: int | None = None,
+        code: RefusalCode | None = None,
+    ) -> None:
+        given = (reason, offset, code)
+        super().__init__(*given[: 3 if code else 1 if offset is None else 2])
         self.reason = reason
         self.offset = offset
+        if code is not None:
+            self.code = code
 
     def __str__(self) -> str:
         return self.reason if self.offset is None else f"{self.reason} (at byte {self.offset})"
@@ -76,6 +124,8 @@ class ProxyProtocolSyntaxError(ProxyProtocolError, ValueError):
 class ProxyProtocolLimitError(ProxyProtocolSyntaxError):
     """The header is longer than allowed: over 107 bytes in version 1, over ``max_header`` in version 2."""
 
+    code = RefusalCode.LIMIT
+
 
 class ProxyProtocolChecksumError(ProxyProtocolError, ValueError):
     """The header is well-formed, but its CRC32C is wrong (section 2.2.3).
@@ -83,6 +133,8 @@ class ProxyProtocolChecksumError(ProxyProtocolError, ValueError):
     Args:
         result: What the header says, a :class:`.ProxyResult`. Do not believe it.
     """
+
+    code = RefusalCode.CHECKSUM
 
     def __init__(self, result: Any) -> None:
         super().__init__(result)
@@ -98,6 +150,8 @@ class ProxyProtocolIncompleteError(ProxyProtocolError):
     Args:
         want_read: What to read before parsing again.
     """
+
+    code = RefusalCode.INCOMPLETE
 
     def __init__(self, want_read: ProxyProtocolWantRead) -> None:
         super().__init__(want_read)
@@ -119,6 +173,8 @@ class ProxyProtocolTimeoutError(ProxyProtocolError):
         received: How many bytes of a header came within it.
     """
 
+    code = RefusalCode.TIMEOUT
+
     def __init__(self, timeout: float | None = None, received: int = 0) -> None:
         super().__init__(timeout, received)
         self.timeout = timeout
@@ -136,6 +192,8 @@ class ProxyProtocolUntrustedError(ProxyProtocolError):
         peer: The address that connected, in the form of the socket module.
     """
 
+    code = RefusalCode.UNTRUSTED
+
     def __init__(self, peer: object = None) -> None:
         super().__init__(peer)
         self.peer = peer
@@ -147,10 +205,45 @@ class ProxyProtocolUntrustedError(ProxyProtocolError):
 class ProxyProtocolMissingError(ProxyProtocolError):
     """The connection ended before the first byte of a header, as a TCP health check's does."""
 
+    code = RefusalCode.MISSING
+
     routine = True
 
     def __str__(self) -> str:
         return "The connection ended before the first byte of a PROXY protocol header"
+
+
+class ProxyProtocolInvalidError(ProxyProtocolError):
+    """The user's ``validate`` rejected the header. A ``validate`` may raise this with a reason of its own.
+
+    Args:
+        reason: What is wrong with the header, as a sentence.
+    """
+
+    code = RefusalCode.INVALID
+
+    def __init__(self, reason: str = "The server's validate function rejected the header") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ProxyProtocolHookError(ProxyProtocolError):
+    """One of the server's own functions raised an exception: a hook of its :class:`.Receiver`.
+
+    Args:
+        hook: The name of the hook.
+        error: The exception.
+    """
+
+    code = RefusalCode.HOOK
+
+    def __init__(self, hook: str, error: Exception) -> None:
+        super().__init__(hook, error)
+        self.hook = hook
+        self.error = error
+
+    def __str__(self) -> str:
+        return f"The server's {self.hook} function raised {self.error!r}"
 
 
 def drop_tracebacks(error: BaseException) -> None:

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.detect import ProxyProtocolDetect
-from proxyprotocol.policy import HeaderPolicy, PolicyCallable, TrustedProxies
+from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
+from proxyprotocol.trustfile import TrustedProxiesFile
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 from proxyprotocol.version import ProxyProtocolVersion
@@ -53,7 +54,7 @@ YES_NO: Mapping[str, bool] = {"yes": True, "no": False}
 #: The options of a server, each with what it takes. All but ``tls_timeout`` are its receiver's.
 OPTIONS: Mapping[str, str] = {
     "version": "detect, v1 or v2",
-    "trusted": "networks, addresses and unix, with commas between them",
+    "trusted": "networks, addresses and unix, with commas between them, @FILE, or any",
     "untrusted": "reject or direct",
     "policy": "require, optional or ignore",
     "timeout": "a number of seconds above 0",
@@ -82,7 +83,7 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
         ValueError: A value is wrong, or untrusted peers are spoken of where nobody is trusted. The message names the
             option and what it takes.
     """
-    keywords: dict[str, Any] = {"policy": _policy(options, spell)}
+    keywords: dict[str, Any] = {**_policy(options, spell), "spell": spell}
     if "version" in options:
         keywords["pp"] = choose(spell("version"), options["version"], _VERSIONS)
     if choose(spell("ipv4_in_tcp6"), options.get("ipv4_in_tcp6", "no"), YES_NO):
@@ -135,17 +136,22 @@ def describe_risk(receiver: Receiver, spell: Callable[[str], str] = str) -> str 
     )
 
 
-def _policy(options: Mapping[str, str], spell: Callable[[str], str]) -> HeaderPolicy | PolicyCallable:
+def _policy(options: Mapping[str, str], spell: Callable[[str], str]) -> dict[str, Any]:
     policy = choose(spell("policy"), options.get("policy", "require"), _POLICIES)
     otherwise = choose(spell("untrusted"), options.get("untrusted", "reject"), _UNTRUSTED)
     if "trusted" not in options:
         if "untrusted" in options:
             raise ValueError(f"{spell('untrusted')} means nothing without {spell('trusted')}: who is trusted?")
-        return policy
-    networks = [network.strip() for network in options["trusted"].split(",")]
+        return {"policy": policy}
+    trusted = options["trusted"].strip()
+    if trusted.lower() == ANY:
+        if "untrusted" in options:
+            raise ValueError(f"{spell('untrusted')} means nothing with {spell('trusted')}={ANY}: everybody is trusted")
+        return {"policy": policy, "trusted": ANY}
+    kind, networks = (TrustedProxiesFile, trusted[1:]) if trusted.startswith("@") else (TrustedProxies, trusted)
     try:
-        return TrustedProxies(networks, trusted=policy, otherwise=otherwise)
-    except ValueError as error:
+        return {"policy": kind(networks, trusted=policy, otherwise=otherwise)}
+    except (OSError, ValueError) as error:
         raise ValueError(f"{spell('trusted')} takes {OPTIONS['trusted']}: {error}") from None
 
 

@@ -10,16 +10,24 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["HeaderPolicy", "PolicyCallable", "TrustedProxies", "lets_plain_in"]
+__all__ = ["ANY", "HeaderPolicy", "Network", "PolicyCallable", "TrustedProxies", "lets_plain_in"]
+
+#: What ``trusted`` options take to say in so many words: everybody who can connect may name a client.
+ANY: Final = "any"
+#: A network or an address, as :class:`TrustedProxies` takes them.
+Network: TypeAlias = (
+    "str | ipaddress.IPv4Address | ipaddress.IPv6Address | ipaddress.IPv4Network | ipaddress.IPv6Network"
+)
 
 _IPV4_MAPPED = bytes(10) + b"\xff\xff"
 _UNIX = "unix"
 # where PyPy's inet_pton() stops: what follows would not be looked at
 _NUL = "\0"
+_Networks: TypeAlias = dict[int, dict[int, set[int]]]
 _NETWORKS = (
     str,
     ipaddress.IPv4Address,
@@ -56,42 +64,59 @@ class TrustedProxies:
     however many networks there are.
 
     Args:
-        networks: Who is trusted: networks and addresses such as ``"10.0.0.0/8"`` and ``"::1"``, and ``"unix"`` for
-            every peer on a UNIX socket.
+        networks: The trusted networks and addresses, such as ``"10.0.0.0/8"`` and ``"::1"``, and ``"unix"`` for
+            every peer on a UNIX socket. ``"!10.9.0.0/16"`` takes a network out again. In a text, commas stand between
+            them.
         trusted: What to do with their connections.
         otherwise: What to do with all others: REJECT, or SKIP to serve them as what they are, plain connections.
 
     Raises:
-        ValueError: A network is malformed, has host bits set, or has a zone.
+        ValueError: A network is malformed, has host bits set, or has a zone, or nothing is trusted.
     """
 
-    __slots__ = ("_ipv4", "_ipv6", "_otherwise", "_trusted", "_unix")
+    __slots__ = ("_excluded", "_included", "_otherwise", "_trusted", "_unix", "networks")
+
+    #: The networks, as text.
+    networks: tuple[str, ...]
 
     def __init__(
         self,
-        networks: Iterable[str],
+        networks: str | Iterable[Network],
         *,
         trusted: HeaderPolicy = HeaderPolicy.REQUIRE,
         otherwise: HeaderPolicy = HeaderPolicy.REJECT,
     ) -> None:
         self._trusted = trusted
         self._otherwise = otherwise
-        self._unix = False
-        # by how far an address is shifted to the right to leave its network: a set of networks
-        self._ipv4: dict[int, set[int]] = {}
-        self._ipv6: dict[int, set[int]] = {}
-        for network in [networks] if isinstance(networks, (str, bytes)) else networks:
-            if str(network) == _UNIX:
-                self._unix = True
-            else:
-                self._add(_parse_network(network))
+        self.replace(networks)
 
-    def _add(self, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> None:
-        packed, shift = network.network_address.packed, network.max_prefixlen - network.prefixlen
-        if packed.startswith(_IPV4_MAPPED):  # then it is a /96 or narrower, or it had host bits
-            packed = packed[len(_IPV4_MAPPED) :]
-        networks = self._ipv4 if len(packed) == 4 else self._ipv6
-        networks.setdefault(shift, set()).add(int.from_bytes(packed, "big") >> shift)
+    def replace(self, networks: str | Iterable[Network]) -> None:
+        """Trust other networks from now on.
+
+        Args:
+            networks: As the class takes them.
+
+        Raises:
+            ValueError: A network is wrong; the old ones stay.
+        """
+        networks = networks.split(",") if isinstance(networks, str) else list(networks)
+        unix = False
+        # By the length of the address in bytes, then by how far an address is shifted to the right to leave its
+        # network: a set of networks.
+        included: _Networks = {4: {}, 16: {}}
+        excluded: _Networks = {4: {}, 16: {}}
+        for network in networks:
+            text = network.strip() if isinstance(network, str) else network
+            if text == _UNIX:
+                unix = True
+            elif isinstance(text, str) and text.startswith("!"):
+                _add(excluded, _parse_network(text[1:].lstrip()))
+            else:
+                _add(included, _parse_network(text))
+        if any(excluded.values()) and not (unix or any(included.values())):
+            raise ValueError(f"Nothing is trusted: {', '.join(map(str, networks))} only takes networks out")
+        self._included, self._excluded, self._unix = included, excluded, unix
+        self.networks = tuple(str(network).strip() for network in networks)
 
     @property
     def policies(self) -> frozenset[HeaderPolicy]:
@@ -120,14 +145,25 @@ class TrustedProxies:
         packed = _packed_host(peer)
         if packed is None:
             return False
-        networks, number = self._ipv4 if len(packed) == 4 else self._ipv6, int.from_bytes(packed, "big")
-        return any(number >> shift in members for shift, members in networks.items())
+        number = int.from_bytes(packed, "big")
+        for shift, members in self._excluded[len(packed)].items():
+            if number >> shift in members:
+                return False
+        return any(number >> shift in members for shift, members in self._included[len(packed)].items())
 
     def __repr__(self) -> str:
-        count = sum(map(len, [*self._ipv4.values(), *self._ipv6.values()]))
+        count = len([network for network in self.networks if network != _UNIX])
+        networks = "1 network" if count == 1 else f"{count} networks"
         unix = " and UNIX sockets" if self._unix else ""
         trusted, otherwise = self._trusted.name, self._otherwise.name
-        return f"<{type(self).__name__}: {count} networks{unix}, trusted={trusted}, otherwise={otherwise}>"
+        return f"<{type(self).__name__}: {networks}{unix}, trusted={trusted}, otherwise={otherwise}>"
+
+
+def _add(networks: _Networks, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> None:
+    packed, shift = network.network_address.packed, network.max_prefixlen - network.prefixlen
+    if packed.startswith(_IPV4_MAPPED):  # then it is a /96 or narrower, or it had host bits
+        packed = packed[len(_IPV4_MAPPED) :]
+    networks[len(packed)].setdefault(shift, set()).add(int.from_bytes(packed, "big") >> shift)
 
 
 def _parse_network(network: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -135,11 +171,16 @@ def _parse_network(network: object) -> ipaddress.IPv4Network | ipaddress.IPv6Net
     try:
         if not isinstance(network, _NETWORKS):
             raise ValueError(f"it is of type {type(network).__name__}")
+        if text == ANY:
+            raise ValueError(f"{ANY!r} stands alone, without networks, as the value of a trusted option")
         if "%" in text:
             raise ValueError("a zone would be ignored, and the address trusted on every link")
         if _NUL in text:
             raise ValueError("it has a NUL in it")
-        return ipaddress.ip_network(text, strict=True)
+        wider = ipaddress.ip_network(text, strict=False)
+        if str(wider) != text and "/" in text and ipaddress.ip_interface(text).ip != wider.network_address:
+            raise ValueError(f"it has host bits set; did you mean {wider}?")
+        return wider
     except ValueError as error:
         raise ValueError(
             f"A trusted proxy is an address, a network without host bits, or {_UNIX!r}, not {network!a} ({error})"

@@ -202,6 +202,7 @@ def test_repr_does_not_name_10000_networks() -> None:
     assert repr(TrustedProxies(["10.0.0.0/8", "10.0.0.0/9", "::1", "unix"])) == (
         "<TrustedProxies: 3 networks and UNIX sockets, trusted=REQUIRE, otherwise=REJECT>"
     )
+    assert repr(TrustedProxies("10.0.0.0/8")).startswith("<TrustedProxies: 1 network, ")
     assert repr(TrustedProxies([], otherwise=HeaderPolicy.SKIP)) == (
         "<TrustedProxies: 0 networks, trusted=REQUIRE, otherwise=SKIP>"
     )

@@ -25,7 +25,8 @@ SOURCE = Path(__file__).parent.parent.parent / PACKAGE
 LAYERS = {
     "values": ("errors", "typing", "checksum", "_wire", "tlv", "result"),
     "codecs": ("codec", "v1", "v2", "noop", "detect", "version"),
-    "decisions": ("parser", "policy", "receiver", "sender", "options", "datagram"),
+    "decisions": ("parser", "policy", "receiver", "sender", "datagram"),
+    "files": ("trustfile", "options", "metrics"),
     "sockets": ("_adapters", "build", "sock"),
     "adapters": ("reader", "asyncio", "twisted", "sync", "dnsbl"),
     "integrations": ("integrations",),

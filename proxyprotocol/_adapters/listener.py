@@ -1,0 +1,179 @@
+"""What the connections of one listening socket share: its start line, and the bound on the lines about refusals."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from proxyprotocol._adapters.deadlines import Clock, Timer
+from proxyprotocol.detect import ProxyProtocolDetect
+from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolHookError
+from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies
+from proxyprotocol.receiver import Receiver, describe_refusal, spell_keyword
+from proxyprotocol.result import describe_address
+from proxyprotocol.typing import SockAddr
+from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
+
+__all__: list[str] = []
+
+_BURST: Final = 10  # refusals of a listener that have a line of their own within _PERIOD; a person reads no more
+_PERIOD: Final = 1.0  # seconds; all further refusals within it share one line
+_MOST_NETWORKS: Final = 5  # in a start line
+
+
+class Emit(Protocol):
+    """Writes one line to the log of an adapter's framework."""
+
+    def __call__(self, level: int, text: str, fields: Mapping[str, Any], error: BaseException | None = None) -> None:
+        """Write *text* at a level of :mod:`logging`, with structured fields, and the traceback of *error*."""
+
+
+def logging_to(log: logging.Logger) -> Emit:
+    """Return an :class:`Emit` for a logger of the standard library; the fields become attributes of the record."""
+
+    def emit(level: int, text: str, fields: Mapping[str, Any], error: BaseException | None = None) -> None:
+        log.log(level, "%s", text, extra=fields, exc_info=error)
+
+    return emit
+
+
+class ThreadClock:
+    """A clock for servers without an event loop. Its timers are threads that do not keep the process alive."""
+
+    time = staticmethod(time.monotonic)
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Timer:
+        """Start a timer."""
+        timer = threading.Timer(seconds, function)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+
+class Listener:
+    """The log of one listening socket, and its receiver.
+
+    Args:
+        receiver: The rules for the header.
+        emit: Writes a line to the log.
+        clock: The source of time.
+    """
+
+    def __init__(self, receiver: Receiver, emit: Emit, clock: Clock) -> None:
+        #: The rules for the header, with the name of this listener once it is known.
+        self.receiver = receiver
+        self._emit, self._clock = emit, clock
+        self._lock = threading.Lock()  # socketserver refuses connections in several threads
+        self._since = -_PERIOD
+        self._shown = 0
+        self._hidden: Counter[str] = Counter()
+        self._timer: Timer | None = None
+
+    def start(self, *addresses: SockAddr) -> None:
+        """Log what this listener reads and from whom; that is a warning if it is everybody.
+
+        Args:
+            addresses: The addresses of the listening sockets; none if they are unknown.
+        """
+        self.receiver = replace(self.receiver, listener=" and ".join(map(describe_address, addresses)))
+        level, text = describe_start(self.receiver)
+        self._emit(level, text, {"listener": self.receiver.listener})
+
+    def refuse(
+        self, error: ProxyProtocolError, peer: SockAddr, client: SockAddr = None, what: str = "a connection"
+    ) -> None:
+        """Log that a connection was refused.
+
+        A refusal that happens every day, such as a health check's, is logged at debug level. All others are warnings:
+        the first ten of a second have a line each, the rest share one.
+
+        Args:
+            error: The reason.
+            peer: The address that connected.
+            client: The client's address, if a header has named it.
+            what: What was refused.
+        """
+        cause = error.error if isinstance(error, ProxyProtocolHookError) else None
+        if not error.routine and not self._may_show(error.code.value):
+            return
+        text = describe_refusal(error, peer, what, self.receiver)
+        fields = {"listener": self.receiver.listener, "reason": error.code.value}
+        fields |= address_fields("network_peer", peer)
+        if client is not None:
+            fields |= address_fields("client", client)
+        self._emit(logging.DEBUG if error.routine else logging.WARNING, text, fields, cause)
+
+    def _may_show(self, reason: str) -> bool:
+        with self._lock:
+            now = self._clock.time()
+            if now - self._since >= _PERIOD:
+                self._since, self._shown = now, 0
+            self._shown += 1
+            if self._shown <= _BURST:
+                return True
+            self._hidden[reason] += 1
+            if self._timer is None:
+                self._timer = self._clock.call_later(self._since + _PERIOD - now, self.stop)
+            return False
+
+    def stop(self) -> None:
+        """Log how many refusals have no line of their own so far, if there are any."""
+        with self._lock:
+            hidden, self._hidden = self._hidden, Counter()
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        if hidden:
+            where = f" on {self.receiver.listener}" if self.receiver.listener else ""
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in hidden.most_common())
+            text = f"Refused {hidden.total():,} more connections within a second{where}: {reasons}"
+            self._emit(logging.WARNING, text, {"listener": self.receiver.listener, "refusals": dict(hidden)})
+
+
+def address_fields(prefix: str, address: SockAddr) -> dict[str, Any]:
+    """Return an address as fields of a log record, named after OpenTelemetry: ``client_address``, ``client_port``."""
+    if isinstance(address, (tuple, list)) and address:
+        return {f"{prefix}_address": address[0], f"{prefix}_port": address[1]}
+    return {f"{prefix}_address": describe_address(address)}
+
+
+def describe_start(receiver: Receiver) -> tuple[int, str]:
+    """Return the level and the text of the line that says what a listener reads, and from whom."""
+    policy, trusted = receiver.policy, receiver.spell("trusted")
+    where = f" on {receiver.listener}" if receiver.listener else ""
+    if receiver.reads_nothing or policy is HeaderPolicy.SKIP:
+        return logging.INFO, f"Reads no PROXY protocol headers{where}"
+    if policy is HeaderPolicy.REJECT:
+        return logging.WARNING, f"Refuses every connection{where}: {receiver.spell('policy')} is REJECT"
+    reads = f"Reads {_describe_codec(receiver)} headers{where}"
+    if isinstance(policy, TrustedProxies):
+        more = len(policy.networks) - _MOST_NETWORKS
+        networks = ", ".join(policy.networks[:_MOST_NETWORKS]) + (f" and {more} more" if more > 0 else "")
+        rest = ", and serves all others without a header" if HeaderPolicy.SKIP in policy.policies else ""
+        return logging.INFO, f"{reads} from {networks}{rest}"
+    if not isinstance(policy, HeaderPolicy):
+        return logging.INFO, f"{reads} from the peers that {policy!r} accepts"
+    if policy is HeaderPolicy.IGNORE:
+        return logging.INFO, f"{reads} from everybody, and ignores the addresses in them"
+    optional = ", and serves everybody without a header" if policy is HeaderPolicy.OPTIONAL else ""
+    if receiver.trusted == ANY:
+        return logging.INFO, f"{reads} from everybody{optional}, as {trusted} says"
+    meant = f'{trusted}="{ANY}"' if receiver.spell is spell_keyword else f"{trusted}={ANY}"
+    return logging.WARNING, (
+        f"{reads} from everybody{optional}: anyone who can connect can claim any address; name your proxies with "
+        f"{trusted}=..., or say {meant}"
+    )
+
+
+def _describe_codec(receiver: Receiver) -> str:
+    codec = receiver.codec
+    codecs = codec.versions if isinstance(codec, ProxyProtocolDetect) else [codec]
+    numbers = {ProxyProtocolV1: "1", ProxyProtocolV2: "2"}
+    known = sorted({numbers[kind] for kind in map(type, codecs) if kind in numbers})
+    return f"version {' and '.join(known)}" if known else f"{type(codec).__name__}"

@@ -1,0 +1,102 @@
+"""A list of trusted proxies in a file, which is read again when it changes; for networks that change, as clouds' do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+from proxyprotocol.policy import HeaderPolicy, TrustedProxies
+from proxyprotocol.typing import SockAddr
+
+__all__ = ["TrustedProxiesFile"]
+
+_log = logging.getLogger("proxyprotocol.trustfile")
+
+_INTERVAL: Final = 1.0  # seconds between two looks at the file; a connection must not cost a system call each
+
+
+class TrustedProxiesFile(TrustedProxies):
+    """A :class:`.TrustedProxies` whose networks are the lines of a text file.
+
+    A line holds one network, as :class:`.TrustedProxies` takes it: ``10.0.0.0/8``, ``!10.9.0.0/16``, ``unix``. Empty
+    lines, and everything after a ``#``, are ignored. When the file changes, the next connection reads it again; it
+    looks at the file once a second at most. If the new content is wrong, or the file is missing, the old list stays
+    and the log says why.
+
+    Replace the file in one step, as ``mv`` does. A file without a network counts as wrong, because a program may just
+    be writing it.
+
+    Args:
+        path: The file, in UTF-8.
+        trusted: What to do with connections from these networks.
+        otherwise: What to do with all others.
+        clock: Returns the time in seconds; it does not go back.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: A line is wrong. The message names the file and the line.
+    """
+
+    __slots__ = ("_clock", "_due", "_state", "path")
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        trusted: HeaderPolicy = HeaderPolicy.REQUIRE,
+        otherwise: HeaderPolicy = HeaderPolicy.REJECT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        #: The file. A relative path stays with the directory in which this object was made.
+        self.path = os.path.abspath(path)
+        self._clock = clock
+        self._due = clock() + _INTERVAL
+        self._state: object = _state_of(self.path)
+        super().__init__(_read(self.path), trusted=trusted, otherwise=otherwise)
+
+    def trusts(self, peer: SockAddr, local: SockAddr = None) -> bool:
+        now = self._clock()
+        if now >= self._due:
+            self._due = now + _INTERVAL
+            self._read_if_changed()
+        return super().trusts(peer, local)
+
+    def _read_if_changed(self) -> None:
+        state: object
+        try:
+            state = _state_of(self.path)
+        except OSError as error:
+            state = str(error)
+        if state == self._state:
+            return
+        self._state = state  # also of a wrong file, so that the log complains once
+        try:
+            self.replace(_read(self.path))
+        except (OSError, ValueError) as error:
+            _log.error("The list of trusted proxies stays as it was: %s", error)
+        else:
+            _log.info("The trusted proxies in %s have changed: %s", self.path, ", ".join(self.networks))
+
+
+def _state_of(path: str) -> tuple[int, ...]:
+    state = os.stat(path)
+    return state.st_mtime_ns, state.st_size, state.st_ino
+
+
+def _read(path: str) -> list[str]:
+    networks = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            network = line.partition("#")[0].strip()
+            if network:
+                try:
+                    TrustedProxies([network.removeprefix("!")])
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number}: {error}") from None
+                networks.append(network)
+    if not networks:
+        raise ValueError(f"{path} names no network")
+    return networks

@@ -1,0 +1,222 @@
+"""The hooks of a Receiver, and what its counters are told about each connection."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+
+from proxyprotocol.datagram import DatagramReceiver
+from proxyprotocol.errors import (
+    ProxyProtocolError,
+    ProxyProtocolHookError,
+    ProxyProtocolInvalidError,
+    ProxyProtocolMissingError,
+    ProxyProtocolSyntaxError,
+    ProxyProtocolTimeoutError,
+    ProxyProtocolUntrustedError,
+    RefusalCode,
+)
+from proxyprotocol.policy import HeaderPolicy, TrustedProxies
+from proxyprotocol.receiver import Receiver
+from proxyprotocol.result import ProxyResult, ProxyResultIPv4
+from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
+
+PEER = ("10.0.0.1", 40000)
+LOCAL = ("10.0.0.2", 80)
+RESULT = ProxyResultIPv4((IPv4Address("203.0.113.7"), 5678), (IPv4Address("198.51.100.9"), 443))
+V1 = ProxyProtocolV1().pack(RESULT)
+V2 = ProxyProtocolV2().pack(RESULT)
+
+
+class Events(list[Any]):
+    """Hooks and counters that note what they are told."""
+
+    def on_accepted(self, result: ProxyResult | None, peer: Any) -> None:
+        client: Any = result and result.peername
+        self.append(("accepted", client and client[0], peer))
+
+    def on_refused(self, error: ProxyProtocolError, peer: Any) -> None:
+        self.append(("refused", error.code, peer))
+
+    def connected(self, listener: str) -> Events:
+        self.append(("connected", listener))
+        return self
+
+    def accepted(self, version: str | None) -> None:
+        self.append(("counted", version))
+
+    def refused(self, code: RefusalCode) -> None:
+        self.append(("counted", code))
+
+
+@pytest.fixture
+def events() -> Events:
+    return Events()
+
+
+def watched(events: Events, **keywords: Any) -> Receiver:
+    return Receiver(
+        on_accepted=events.on_accepted, on_refused=events.on_refused, metrics=events, listener="here", **keywords
+    )
+
+
+@pytest.mark.parametrize(("header", "version"), [(V1, "v1"), (V2, "v2")])
+@pytest.mark.parametrize("step", [1, 1000])
+def test_an_accepted_header_is_told_once(events: Events, header: bytes, version: str, step: int) -> None:
+    connection = watched(events).connection(PEER, LOCAL)
+    begun = [connection.feed(header[at : at + step]) for at in range(0, len(header), step)]
+    assert begun.index(True) == len(begun) - 1
+    assert connection.eof()
+    assert events == [("connected", "here"), ("accepted", "203.0.113.7", PEER), ("counted", version)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "first"), [(HeaderPolicy.SKIP, None), (HeaderPolicy.OPTIONAL, b"GET /"), (HeaderPolicy.OPTIONAL, b"")]
+)
+def test_a_connection_without_a_header_is_accepted_without_a_result(
+    events: Events, policy: HeaderPolicy, first: bytes | None
+) -> None:
+    connection = watched(events, policy=policy, validate=lambda result, peer: False).connection(PEER, LOCAL)
+    if first:
+        connection.feed(first)
+    elif first is not None:
+        connection.timed_out()
+    assert connection.begun
+    assert events[1:] == [("accepted", None, PEER), ("counted", None)]
+
+
+@pytest.mark.parametrize(
+    ("act", "error"),
+    [
+        (lambda connection: connection.feed(b"GET /"), ProxyProtocolSyntaxError),
+        (lambda connection: connection.eof(), ProxyProtocolMissingError),
+        (lambda connection: connection.timed_out(), ProxyProtocolTimeoutError),
+    ],
+)
+def test_a_refusal_is_told_once_and_stays(
+    events: Events, act: Callable[[Any], object], error: type[ProxyProtocolError]
+) -> None:
+    connection = watched(events).connection(PEER, LOCAL)
+    with pytest.raises(error) as raised:
+        act(connection)
+    for again in (act, lambda connection: connection.feed(V2)):
+        with pytest.raises(error):
+            again(connection)
+    assert events[1:] == [("counted", raised.value.code), ("refused", raised.value.code, PEER)]
+
+
+def test_an_untrusted_peer_is_told(events: Events) -> None:
+    with pytest.raises(ProxyProtocolUntrustedError):
+        watched(events, trusted="192.0.2.0/24").connection(PEER, LOCAL)
+    assert events[1:] == [("counted", RefusalCode.UNTRUSTED), ("refused", RefusalCode.UNTRUSTED, PEER)]
+
+
+def test_a_connection_that_the_server_drops_is_counted_as_closed(events: Events) -> None:
+    connection = watched(events).connection(PEER, LOCAL)
+    connection.feed(V2[:5])
+    del connection
+    gc.collect()
+    assert events[1:] == [("counted", RefusalCode.CLOSED)]
+
+
+def test_validate_refuses_before_the_application_begins(events: Events) -> None:
+    asked = []
+
+    def validate(result: ProxyResult, peer: Any) -> bool:
+        asked.append((result.tlv.aws_vpce_id, peer))
+        return result.tlv.aws_vpce_id == "vpce-1"
+
+    receiver = watched(events, validate=validate)
+    connection = receiver.connection(PEER, LOCAL)
+    with pytest.raises(ProxyProtocolInvalidError, match="validate function rejected the header"):
+        connection.feed(V2 + b"GET /")
+    with pytest.raises(ProxyProtocolInvalidError):
+        connection.feed(b"")
+    assert not connection.begun
+    assert events[1:] == [("counted", RefusalCode.INVALID), ("refused", RefusalCode.INVALID, PEER)]
+    assert asked == [(None, PEER)]
+
+
+def test_validate_may_give_its_own_reason() -> None:
+    def validate(result: ProxyResult, peer: Any) -> bool:
+        raise ProxyProtocolInvalidError("The VPC endpoint is not ours")
+
+    with pytest.raises(ProxyProtocolInvalidError, match=r"^The VPC endpoint is not ours$"):
+        Receiver(validate=validate).connection(PEER, LOCAL).feed(V2)
+
+
+def test_a_validate_that_forgets_to_return_refuses() -> None:
+    validate: Any = lambda result, peer: None  # noqa: E731
+    with pytest.raises(ProxyProtocolInvalidError):
+        Receiver(validate=validate).connection(PEER, LOCAL).feed(V2)
+
+
+@pytest.mark.parametrize("hook", ["validate", "on_accepted"])
+def test_a_hook_that_raises_refuses_the_connection(events: Events, hook: str) -> None:
+    def broken(result: object, peer: object) -> bool:
+        raise ZeroDivisionError("oops")
+
+    keywords: Any = {hook: broken}
+    connection = Receiver(on_refused=events.on_refused, **keywords).connection(PEER, LOCAL)
+    with pytest.raises(
+        ProxyProtocolHookError, match=rf"^The server's {hook} function raised ZeroDivisionError\('oops'\)$"
+    ):
+        connection.feed(V2)
+    assert not connection.begun
+    assert events == [("refused", RefusalCode.HOOK, PEER)]
+
+
+def test_an_on_refused_that_raises_still_refuses() -> None:
+    def broken(error: object, peer: object) -> None:
+        raise ZeroDivisionError
+
+    connection = Receiver(on_refused=broken).connection(PEER, LOCAL)
+    for _ in range(2):
+        with pytest.raises(ProxyProtocolHookError, match="on_refused function raised ZeroDivisionError"):
+            connection.feed(b"GET /")
+
+
+def test_hooks_hold_for_datagrams(events: Events) -> None:
+    refused: Any = lambda result, peer: False  # noqa: E731
+    datagrams = DatagramReceiver(Receiver(validate=refused))
+    with pytest.raises(ProxyProtocolInvalidError):
+        datagrams.receive(V2 + b"query", PEER, LOCAL, 0)
+    datagrams = DatagramReceiver(watched(events, policy=HeaderPolicy.OPTIONAL))
+    assert datagrams.receive(V2 + b"query", PEER, LOCAL, 0).client == ("203.0.113.7", 5678)
+    assert datagrams.receive(b"query", PEER, LOCAL, 0).client == PEER
+    assert [event for event in events if event[0] == "accepted"] == [
+        ("accepted", "203.0.113.7", PEER),
+        ("accepted", None, PEER),
+    ]
+
+
+def test_a_hook_is_a_function() -> None:
+    hook: Any = "print"
+    with pytest.raises(TypeError, match="on_accepted is a function, not 'print'"):
+        Receiver(on_accepted=hook)
+
+
+def test_trusted_is_short_for_a_policy() -> None:
+    receiver = Receiver(trusted=["10.0.0.0/8"])
+    assert isinstance(receiver.policy, TrustedProxies)
+    assert receiver.policy(PEER, LOCAL) is HeaderPolicy.REQUIRE
+    assert receiver.policy(("192.0.2.1", 1), LOCAL) is HeaderPolicy.REJECT
+    assert Receiver(trusted="10.0.0.0/8, unix", policy=HeaderPolicy.OPTIONAL).connection(PEER, LOCAL).undecided
+    assert Receiver(trusted="any").connection(("192.0.2.1", 1), LOCAL).policy is HeaderPolicy.REQUIRE
+
+
+def test_trusted_and_a_policy_function_contradict_each_other() -> None:
+    for trusted in ("any", ["10.0.0.0/8"]):
+        with pytest.raises(TypeError, match="both decide whom to trust"):
+            Receiver(trusted=trusted, policy=TrustedProxies(["10.0.0.0/8"]))
+
+
+def test_a_list_of_networks_is_no_policy() -> None:
+    policy: Any = ["10.0.0.0/8"]
+    with pytest.raises(TypeError, match=r"give networks as trusted=\['10.0.0.0/8'\]"):
+        Receiver(policy=policy)
