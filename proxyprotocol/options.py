@@ -7,15 +7,15 @@ endpoint string.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies
-from proxyprotocol.receiver import Receiver
+from proxyprotocol.receiver import Receiver, describe_unknown
 from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
 from proxyprotocol.trustfile import TrustedProxiesFile
 from proxyprotocol.v1 import ProxyProtocolV1
@@ -24,6 +24,7 @@ from proxyprotocol.version import ProxyProtocolVersion
 
 __all__ = [
     "OPTIONS",
+    "PREFIX",
     "SENDER_OPTIONS",
     "YES_NO",
     "choose",
@@ -31,6 +32,8 @@ __all__ = [
     "parse_receiver",
     "parse_sender",
     "parse_tls_timeout",
+    "read_environment",
+    "spell_variable",
 ]
 
 _T = TypeVar("_T")
@@ -69,6 +72,38 @@ SENDER_OPTIONS: Mapping[str, str] = {
     "source": "an IP address and a port, such as 203.0.113.7:5678 or [2001:db8::1]:443",
     "dest": "an IP address and a port, such as 198.51.100.9:443 or [2001:db8::2]:443",
 }
+
+
+#: What every environment variable of this package begins with.
+PREFIX: Final = "PROXYPROTOCOL_"
+# Kubernetes sets these in each pod beside a service called proxyprotocol or proxy-protocol.
+_KUBERNETES: Final = re.compile(r"PROXY_?PROTOCOL_(SERVICE_(HOST|PORT)(_.+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.+)?)")
+_KUBERNETES_PORT: Final = re.compile(r"(tcp|udp|sctp)://.*")
+
+
+def spell_variable(option: str) -> str:
+    """Return the environment variable of an option: ``max_header`` is ``PROXYPROTOCOL_MAX_HEADER``."""
+    return PREFIX + option.upper()
+
+
+def read_environment(environment: Mapping[str, str], more: Collection[str] = ()) -> dict[str, str]:
+    """Return the values of our environment variables, by the names of :data:`OPTIONS`.
+
+    Args:
+        environment: All environment variables.
+        more: The names of more options.
+
+    Raises:
+        ValueError: A variable looks like one of ours and is not. We must not ignore it: after a slip in the name of
+            ``PROXYPROTOCOL_TRUSTED`` everybody would be trusted.
+    """
+    options = {spell_variable(option): option for option in (*OPTIONS, *more)}
+    for name, value in environment.items():
+        looks_ours = name.upper().replace("_", "").startswith(PREFIX.rstrip("_"))
+        kubernetes = _KUBERNETES.fullmatch(name) or _KUBERNETES_PORT.fullmatch(value)
+        if looks_ours and name not in options and not kubernetes:
+            raise ValueError(describe_unknown("environment variable", name, options, "proxyprotocol"))
+    return {option: environment[name] for name, option in options.items() if name in environment}
 
 
 def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str) -> Receiver:

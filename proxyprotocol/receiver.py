@@ -458,13 +458,21 @@ def describe_refusal(
     return f"Refused {what} from {describe_address(peer)}{where}: {error}{remedy}"
 
 
-def describe_unknown(what: str, name: str, known: Collection[str]) -> str:
-    """Return the sentence for an unknown name, with the most similar known one, or all of them.
+def describe_unknown(what: str, name: str, known: Collection[str], prefix: str = "") -> str:
+    """Return the sentence for an unknown name, with the most similar known one, or with all of them.
 
     Args:
         what: What the name stands for, such as a keyword.
         name: The unknown name.
         known: The known names.
+        prefix: What all names begin with; it makes no name more similar to another.
     """
-    similar = difflib.get_close_matches(name.lower(), known, 1)
-    return f"unknown {what} {name}; " + (f"did you mean {similar[0]}?" if similar else f"known are {', '.join(known)}")
+
+    def plain(text: str) -> str:
+        return text.lower().replace("_", "").removeprefix(prefix)
+
+    names = {plain(entry): entry for entry in known}
+    similar = difflib.get_close_matches(plain(name), names, 1)
+    return f"unknown {what} {name}; " + (
+        f"did you mean {names[similar[0]]}?" if similar else f"known are {', '.join(known)}"
+    )
