@@ -164,7 +164,7 @@ class DatagramReceiver:
             raise ValueError(f"client_timeout is a number of seconds above 0, not {client_timeout!r}")
         self._codec = _datagram_codec(receiver.pp)
         self._receiver = replace(receiver, pp=self._codec)
-        self._direct = lets_plain_in(receiver.policy) or self._receiver.reads_nothing
+        self._direct = lets_plain_in(receiver.policy) or not self._receiver.min_header
         self._max_clients = max_clients
         self._client_timeout = client_timeout
         # in the order in which they were heard; a plain dict takes ever longer to find its first one when those before

@@ -76,8 +76,8 @@ class Receiver:
     codec: ProxyProtocol = field(init=False, repr=False, compare=False)
     #: Whether :meth:`connection` uses its addresses; if not, pass None and save two system calls.
     needs_addresses: bool = field(init=False, repr=False, compare=False)
-    #: Whether the codec is one for connections without a header, such as :class:`.ProxyProtocolNoop`.
-    reads_nothing: bool = field(init=False, repr=False, compare=False)
+    #: How many bytes a header has at least; 0 for a codec that reads no header, such as :class:`.ProxyProtocolNoop`.
+    min_header: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.pp is not None and not isinstance(self.pp, ProxyProtocol):
@@ -88,11 +88,11 @@ class Receiver:
             raise TypeError(f"timeout is a number of seconds, or None, not {self.timeout!r}")
         if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
             raise ValueError(f"timeout is a number of seconds above 0, or None, not {self.timeout!r}")
-        HeaderParser(self.pp, max_header=self.max_header)  # which rejects a wrong limit
-        # every connection asks for these
+        parser = HeaderParser(self.pp, max_header=self.max_header)  # rejects a wrong limit
+        # computed once, because every connection needs them
         object.__setattr__(self, "codec", DETECT if self.pp is None else self.pp)
         object.__setattr__(self, "needs_addresses", not isinstance(self.policy, HeaderPolicy))
-        object.__setattr__(self, "reads_nothing", _reads_nothing(self.codec))
+        object.__setattr__(self, "min_header", parser.needed)
 
     @classmethod
     def of(cls, receiver: Receiver | None, keywords: Mapping[str, Any]) -> Receiver:
@@ -135,22 +135,15 @@ class Receiver:
             raise ProxyProtocolUntrustedError(peer)
         connection = ReceiverConnection()  # an __init__ would cost a twelfth of what a header costs on CPython 3.11
         connection._receiver = self
-        connection._parser = start_parser(StartedParser(), self.codec, self.max_header)
+        connection._parser = start_parser(StartedParser(), self.codec, self.max_header, self.min_header)
         connection.policy = policy
         connection.result = connection.effective = None
         connection.trailing = b""
         # under OPTIONAL: what has come and may still be the application's; None once it is known to be a header
         connection._seen = b"" if policy is _OPTIONAL else None
         # that no header comes is known at once for SKIP and for a codec that reads nothing
-        connection.begun = policy is _SKIP or self.reads_nothing
+        connection.begun = policy is _SKIP or not self.min_header
         return connection
-
-
-def _reads_nothing(codec: ProxyProtocol) -> bool:
-    try:
-        return not isinstance(codec.parse(b""), int)
-    except ProxyProtocolError:  # such a codec refuses each connection
-        return False
 
 
 class ReceiverConnection:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import selectors
 import socket
 import ssl
@@ -288,19 +289,18 @@ def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | 
     own_timeout = sock.gettimeout()
     if own_timeout == 0:
         raise ValueError("The socket is non-blocking: settimeout(None) makes it a blocking one for as long as needed")
-    deadline = None if timeout is None else time.monotonic() + timeout
-    reads = plan_reads(sock, connection)
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    reads, data = plan_reads(sock, connection), None
     try:
-        read = next(reads)
         while True:
-            if read is None:
-                if deadline is not None and deadline <= time.monotonic():
-                    connection.timed_out()  # raises: the peer has sent a part of a signature
+            read = reads.send(data)
+            if read is not None:
+                data = _receive(sock, *read, deadline)
+            elif time.monotonic() < deadline:
                 time.sleep(REST)
-                read = next(reads)
-            elif (data := _receive(sock, *read, deadline)) is not None:
-                read = reads.send(data)
             else:
+                data = None
+            if data is None:
                 connection.timed_out()
                 break
     except StopIteration:
@@ -311,21 +311,17 @@ def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | 
     return connection
 
 
-def _receive(sock: socket.socket, size: int, flags: int, deadline: float | None) -> bytes | None:
-    """Receive once.
-
-    Returns:
-        What is there, *size* bytes at most; nothing at the end of the stream, and None at the end of the time.
-    """
-    remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
-    # The second time for a process that was held up: what came meanwhile lies in the socket, and is not late.
+def _receive(sock: socket.socket, size: int, flags: int, deadline: float) -> bytes | None:
+    """Receive at most *size* bytes; return ``b""`` at the end of the stream, and None when the time is over."""
+    remaining = max(deadline - time.monotonic(), 0)
+    # If this process was stopped meanwhile, the header may be in the socket, and is not late: look once more.
     for seconds in (remaining, 0):
-        sock.settimeout(seconds)
+        sock.settimeout(None if seconds == math.inf else seconds)
         try:
             return sock.recv(size, flags)
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
             continue
-        except OSError:  # such as a reset, which is an end like another here
+        except OSError:  # such as a reset, which ends the stream too
             return b""
     return None
 

@@ -201,8 +201,8 @@ def test_skip_begins_at_once_and_reads_nothing() -> None:
 def test_a_codec_that_reads_nothing_begins_at_once(policy: HeaderPolicy) -> None:
     connection = connect(policy, ProxyProtocolNoop())
     assert (connection.begun, connection.needed, connection.result) == (True, 0, None)
-    assert Receiver(ProxyProtocolNoop()).reads_nothing
-    assert not Receiver().reads_nothing
+    assert Receiver(ProxyProtocolNoop()).min_header == 0
+    assert Receiver().min_header == 15
 
 
 @pytest.mark.parametrize("data", [HEADER, b"GET /"])
