@@ -41,9 +41,9 @@ class Sender:
 
     def __post_init__(self) -> None:
         if self.pp is not None and not isinstance(self.pp, ProxyProtocol):
-            raise TypeError(f"pp is a codec, such as ProxyProtocolV2(), not {self.pp!r}")
+            raise TypeError(f"pp must be a codec, such as ProxyProtocolV2(), not {self.pp!r}")
         if self.result is not None and not isinstance(self.result, ProxyResult) and not callable(self.result):
-            raise TypeError(f"result is a ProxyResult, or a function that gives one, not {self.result!r}")
+            raise TypeError(f"result must be a ProxyResult or a function that returns one, not {self.result!r}")
 
     def header(self, connection: Any, local: SockAddr, peer: SockAddr) -> bytes:
         """Write the header of one connection. It must be sent before anything else, and in one piece.
@@ -64,7 +64,7 @@ class Sender:
         if result is not None and not isinstance(result, ProxyResult):
             result = result(connection)
             if result is not None and not isinstance(result, ProxyResult):
-                raise TypeError(f"The result function must give a ProxyResult or None, not {result!r}")
+                raise TypeError(f"The result function must return a ProxyResult or None, not {result!r}")
         if result is not None:
             return codec.pack(result)
         try:

@@ -311,7 +311,7 @@ def test_a_policy_function_that_raises_or_gives_no_policy_lets_nobody_in() -> No
     with pytest.raises(ZeroDivisionError):
         Receiver(policy=broken).connection(PEER, LOCAL)
     for answer in (None, True, "skip"):
-        with pytest.raises(TypeError, match="must give a HeaderPolicy, not"):
+        with pytest.raises(TypeError, match="must return a HeaderPolicy, not"):
             Receiver(policy=lambda peer, local, answer=answer: answer).connection(PEER, LOCAL)  # type: ignore[misc]
 
 
@@ -324,7 +324,7 @@ def test_a_receiver_requires_a_header_in_5_seconds_and_4096_bytes_unless_told_ot
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 0.0])
 def test_a_time_out_that_is_none_is_a_value_error(timeout: float) -> None:
-    with pytest.raises(ValueError, match="timeout is a number of seconds above 0, or None"):
+    with pytest.raises(ValueError, match="timeout must be a number of seconds above 0, or None"):
         Receiver(timeout=timeout)
 
 
@@ -337,7 +337,7 @@ def test_no_time_out_can_be_asked_for() -> None:
 
 @pytest.mark.parametrize("policy", [None, "require", 1])
 def test_a_policy_that_is_none_is_a_type_error(policy: Any) -> None:
-    with pytest.raises(TypeError, match="policy is a HeaderPolicy or a function that gives one"):
+    with pytest.raises(TypeError, match="policy must be a HeaderPolicy or a function that returns one"):
         Receiver(policy=policy)
 
 
@@ -368,7 +368,7 @@ def test_an_adapter_takes_a_receiver_or_its_keywords() -> None:
     assert Receiver.of(None, {}) == receiver
     with pytest.raises(TypeError, match="policy=, timeout= cannot be given with it"):
         Receiver.of(receiver, {"timeout": 1, "policy": SKIP})
-    with pytest.raises(TypeError, match=r"^There is no keyword time_out=, but pp=, policy=, timeout=, max_header=$"):
+    with pytest.raises(TypeError, match=r"^Unknown keyword time_out=: a receiver takes pp=, policy=, timeout=, max_header=$"):
         Receiver.of(None, {"policy": SKIP, "time_out": 1})
 
 
