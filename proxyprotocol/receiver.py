@@ -107,7 +107,7 @@ class Receiver:
         names = [entry.name for entry in fields(cls) if entry.init]
         for name in keywords:
             if name not in names:
-                raise TypeError(f"Unknown keyword {name}=: a receiver takes {', '.join(f'{name}=' for name in names)}")
+                raise TypeError(f"Unknown keyword {name}=; valid: {', '.join(f'{name}=' for name in names)}")
         return cls(**keywords)
 
     def connection(self, peer: SockAddr, local: SockAddr) -> ReceiverConnection:

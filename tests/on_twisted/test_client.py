@@ -202,7 +202,7 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "UNIX in version 1": (RESULTS["UNIX"], ProxyProtocolV1(), KeyError, "UNIX"),
     "a path that is too long": (ProxyResultUnix("/" + "x" * 108, ""), None, ValueError, "does not fit"),
     "a function that raises": (failing, None, ZeroDivisionError, "in the result function"),
-    "a function that gives something else": (lambda transport: "192.0.2.1", None, TypeError, "must return a ProxyResult"),
+    "a function that returns no result": (lambda transport: "192.0.2.1", None, TypeError, "must return a ProxyResult"),
 }
 
 
