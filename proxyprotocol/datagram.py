@@ -123,8 +123,8 @@ class DatagramReceiver:
     changes nothing: its sender is easily forged. The number of remembered clients is limited: the client that has been
     silent for longest is forgotten first.
 
-    There is no clock in here: *now* is always the time in seconds, from any clock. If that clock is set back, clients
-    are remembered for longer.
+    It has no clock: *now* is always the time in seconds. If the caller's clock is set back, clients are remembered for
+    longer.
 
     Args:
         receiver: The policy, the codec and the limit for a header's length. The time-out is ignored. A codec that reads
@@ -199,16 +199,15 @@ class DatagramReceiver:
         # A copy, because a result grows to three times its size when the application asks it for TLVs.
         self._clients[key] = Datagram(b"", client, copy(result), sender), now
         self._clients.move_to_end(key)
-        self._forget_expired(now)
+        while now - next(iter(self._clients.values()))[1] >= self._client_timeout:
+            self._clients.popitem(last=False)
         if len(self._clients) > self._max_clients:
             self._clients.popitem(last=False)
         return Datagram(connection.trailing, client, result, sender)
 
     @contextmanager
     def answering(self, datagram: Datagram) -> Iterator[None]:
-        """Inside this context, answers to the datagram's client go to the sender of this very datagram.
-
-        That is so even if it came without a header, while the last one with a header came from another sender.
+        """Inside this context, answers to the datagram's client go to its sender, whatever came for that client before.
 
         Args:
             datagram: The datagram that the application gets now.
@@ -272,16 +271,12 @@ class DatagramReceiver:
         key, current = _key(client), self._answering
         if current is not None and key == _key(current.client):
             return current
-        self._forget_expired(now)
-        return self._clients.get(key, (None, now))[0]
-
-    def _forget_expired(self, now: float) -> None:
-        while self._clients and now - next(iter(self._clients.values()))[1] >= self._client_timeout:
-            self._clients.popitem(last=False)
+        known, heard = self._clients.get(key, (None, now))
+        return known if now - heard < self._client_timeout else None
 
 
 def _key(address: SockAddr) -> object:
-    """Return host, port and scope of an IP address, or the path: Twisted leaves out IPv6's last two, flow and scope."""
+    """Return what identifies a client: host, port and scope, or the path. Twisted leaves out IPv6's flow and scope."""
     if isinstance(address, (tuple, list)):
         return (*address[:2], address[3] if len(address) > 3 else 0)
     return address

@@ -91,12 +91,8 @@ class BasicDnsbl(Dnsbl):
     queue.
 
     Args:
-        host: The domain of the block list.
-        timeout: Seconds to wait for an answer; None to wait as long as the resolver does.
-
-    Attributes:
-        host: The argument.
-        timeout: The argument.
+        host: The domain of the block list. It is also an attribute.
+        timeout: Seconds to wait for an answer; None to wait as long as the resolver does. It is also an attribute.
     """
 
     __slots__ = ("host", "timeout")
@@ -143,10 +139,6 @@ class SpamhausDnsbl(BasicDnsbl):
     The name of a list is the address of its web page, or *host* for an unknown answer. To public resolvers Spamhaus
     refuses to answer, by an address in 127.255.255.0/24. As in `proxy-protocol`, the client then counts as listed: use
     your own resolver.
-
-    Args:
-        host: The domain of the block list.
-        timeout: Seconds to wait for an answer; None to wait as long as the resolver does.
     """
 
     __slots__ = ()
