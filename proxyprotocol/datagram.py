@@ -221,15 +221,14 @@ class DatagramReceiver:
     def reply_to(self, client: SockAddr, now: float) -> SockAddr:
         """Return the address to send an answer to: that of the proxy that relays for the client.
 
-        Without such a proxy it is the client's own address, if the policy allows clients without a header. Otherwise
-        only a header has named this address, and a forger may have chosen it: then there is none.
-
         Args:
             client: The client's address, as the application got it.
             now: The time in seconds.
 
         Returns:
-            The address. None if there is none, or if the proxy is on an unnamed UNIX socket: then send nothing.
+            The address. If no proxy is known for the client: *client* itself if the policy allows clients without a
+            header, otherwise None, because a forger may have put this address into a header. None too if the proxy is
+            on an unnamed UNIX socket. Send nothing to None.
         """
         known = self._find(client, now)
         if known is None:
@@ -249,7 +248,7 @@ class DatagramReceiver:
         return known.result if known is self._answering else copy(known.result)
 
     def describe_refusal(self, error: ProxyProtocolError, sender: SockAddr, now: float) -> str | None:
-        """Return a log line that says that a datagram was refused, and why; at most one line a second.
+        """Return the log line for a refused datagram.
 
         Args:
             error: What :meth:`receive` raised.

@@ -110,15 +110,7 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
 
 
 def parse_tls_timeout(options: Mapping[str, str], spell: Callable[[str], str] = str) -> float:
-    """Return how many seconds a TLS handshake after the header may take.
-
-    Args:
-        options: The same options as for :func:`parse_receiver`.
-        spell: The same function.
-
-    Raises:
-        ValueError: The value is wrong. The message names the option and its valid values.
-    """
+    """Return how many seconds a TLS handshake after the header may take, from the arguments of :func:`parse_receiver`."""
     return _number(options, "tls_timeout", spell) if "tls_timeout" in options else spec.DEFAULT_TLS_TIMEOUT
 
 
@@ -130,17 +122,13 @@ def _number(options: Mapping[str, str], name: str, spell: Callable[[str], str]) 
 
 
 def describe_risk(receiver: Receiver, spell: Callable[[str], str] = str) -> str | None:
-    """Return a warning about options that are valid but dangerous.
+    """Return the warning to log for an optional header from any peer; None for other policies.
 
-    An optional header from any peer is dangerous: clients connect directly, and may send a header of their own. It is
-    not an error, because a firewall may admit only the proxy.
+    It is not an error, because a firewall may admit only the proxy.
 
     Args:
         receiver: The result of :func:`parse_receiver`.
         spell: Its argument.
-
-    Returns:
-        The line for the log; None if there is no risk.
     """
     if receiver.policy is not HeaderPolicy.OPTIONAL:
         return None
@@ -163,8 +151,7 @@ def parse_sender(
         The codec, and what the header says: None for a client that speaks for itself.
 
     Raises:
-        ValueError: A value is wrong, one of the two addresses is missing, or they are of different families. The
-            message names the option and its valid values.
+        ValueError: A value is wrong, an address is missing, or the addresses are of different families.
     """
     codec = choose(spell("version"), options.get("version", "v2"), _SENT_VERSIONS)
     missing = [name for name in ("source", "dest") if name not in options]
@@ -195,15 +182,10 @@ def parse_sender(
 
 
 def choose(option: str, value: str, choices: Mapping[str, _T]) -> _T:
-    """Return the choice that a value names.
-
-    Args:
-        option: The name of the option, for the message.
-        value: The value, in upper or lower case.
-        choices: The choices by their names.
+    """Return the choice that *value* names, in upper or lower case.
 
     Raises:
-        ValueError: No choice has this name. The message names the option and its valid values.
+        ValueError: No choice has this name. The message says what *option* takes.
     """
     try:
         return choices[value.lower()]

@@ -125,11 +125,7 @@ class TrustedProxies:
 
 
 def lets_plain_in(policy: HeaderPolicy | PolicyCallable) -> bool:
-    """Return whether a policy may accept peers without a header; true for a function, which may return anything.
-
-    Args:
-        policy: The policy.
-    """
+    """Return whether *policy* may accept peers without a header; true for a function, which may return anything."""
     if isinstance(policy, TrustedProxies):
         return lets_plain_in(policy._trusted) or lets_plain_in(policy._otherwise)
     return not isinstance(policy, HeaderPolicy) or policy in (HeaderPolicy.OPTIONAL, HeaderPolicy.SKIP)

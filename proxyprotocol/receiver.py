@@ -261,12 +261,6 @@ class ReceiverConnection:
 
 
 def describe_refusal(error: ProxyProtocolError, peer: SockAddr, what: str = "a connection") -> str:
-    """Return a log line that says that a connection was refused, and why. This drops the error's tracebacks.
-
-    Args:
-        error: Why. It shows the peer's bytes escaped.
-        peer: The address that connected, as the socket module gives it.
-        what: What was refused, if not a connection.
-    """
+    """Return the log line for a refused connection, with the peer's bytes escaped. This drops the error's tracebacks."""
     drop_tracebacks(error)
     return f"Refused {what} from {describe_address(peer)}: {error}"

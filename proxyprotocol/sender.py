@@ -55,7 +55,7 @@ class Sender:
 
         Raises:
             KeyError: The format cannot express the result.
-            ValueError: The format cannot express the result, or an address or a TLV does not fit in a header.
+            ValueError: The same, or an address or a TLV does not fit in a header.
             TypeError: The result function returned something else.
             Exception: Whatever the result function raises.
         """
@@ -74,12 +74,7 @@ class Sender:
 
 
 def name_ends(source: SockAddr, dest: SockAddr) -> ProxyResult:
-    """Return a result with the two ends of a connection; without IP addresses, an unknown one, which version 1 can say.
-
-    Args:
-        source: The end that connected, as the socket module gives it.
-        dest: The end that it connected to, in the same form.
-    """
+    """Return a result with the two ends of a connection, as the socket module gives them; without IP, UNKNOWN."""
     if isinstance(source, tuple) and isinstance(dest, tuple):
         if len(source) == len(dest) == 2:
             return ProxyResultIPv4((IPv4Address(source[0]), source[1]), (IPv4Address(dest[0]), dest[1]))

@@ -177,11 +177,7 @@ class ProxyProtocolMixIn(BaseServer):
         return None if connection is None else connection.result
 
     def get_request(self) -> Any:
-        """Accept a connection. If the system has no resources for it, pause before the next attempt.
-
-        Clients wait in the system's queue meanwhile. Without the pause socketserver would try again at once, over and
-        over.
-        """
+        """Accept a connection. If the system has no resources, pause: socketserver would try again at once for ever."""
         try:
             return super().get_request()
         except OSError as error:
