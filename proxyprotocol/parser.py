@@ -28,33 +28,24 @@ class StartedParser:
     It has no ``__init__``, which would cost a twelfth of what a header costs on CPython 3.11.
     """
 
-    __slots__ = ("_buffer", "_codec", "_error", "_least", "_max_header", "result", "trailing")
+    __slots__ = ("_buffer", "_codec", "_error", "_max_header", "needed", "result", "trailing")
 
     #: What the header says, once it is complete.
     result: ProxyResult | None
     #: What followed the header: the application's first bytes.
     trailing: bytes
+    #: How many bytes are missing at least. A caller that reads no more than this never reads past the header.
+    needed: int
 
     _buffer: bytearray | None
     _codec: ProxyProtocol
     _error: ProxyProtocolError | None
-    _least: int  # the least length of the header; -1: no data yet, length not computed
     _max_header: int
 
     @property
     def received(self) -> int:
         """How many bytes of an incomplete header have arrived."""
         return len(self._buffer or b"")
-
-    @property
-    def needed(self) -> int:
-        """How many bytes are missing at least; a caller that reads no more never reads past the header."""
-        if self.result is not None or self._error is not None:
-            return 0
-        if self._least < 0:
-            found = self._codec.parse(b"", self._max_header)
-            self._least = found if isinstance(found, int) else 0
-        return self._least - self.received
 
     def feed(self, data: bytes) -> ProxyResult | None:
         """Take the next bytes of the stream.
@@ -80,8 +71,9 @@ class StartedParser:
             if self._error is not None:
                 raise self._error
             self._buffer += data
+            self.needed -= len(data)
             # after its first bytes a version 2 header cannot turn out wrong before it is complete
-            if spec.V1_MAX_LENGTH < len(self._buffer) < self._least:
+            if self.needed > 0 and len(self._buffer) > spec.V1_MAX_LENGTH:
                 return None
             received = bytes(self._buffer)
         try:
@@ -92,10 +84,10 @@ class StartedParser:
         if type(found) is tuple:
             self.result, size = found
             self.trailing = received[size:]
-            self._buffer = _NOTHING
+            self._buffer, self.needed = _NOTHING, 0
             return self.result
         assert isinstance(found, int)  # type() is faster, and tells mypy less
-        self._least = found
+        self.needed = found - len(received)
         if self._buffer is None:
             self._buffer = bytearray(received)
         return None
@@ -106,6 +98,7 @@ class StartedParser:
         Args:
             error: Why no header can come any more, such as a timeout.
         """
+        self.needed = 0
         if self._error is None:
             self._error = error
         if self._buffer is None:
@@ -119,9 +112,8 @@ class StartedParser:
             ProxyProtocolIncompleteError: Some bytes came, but not a whole header.
             ProxyProtocolError: The error that :meth:`feed` has raised.
         """
-        needed = self.needed
-        if needed:
-            incomplete = ProxyProtocolIncompleteError(ProxyProtocolWantRead(needed))
+        if self.needed:
+            incomplete = ProxyProtocolIncompleteError(ProxyProtocolWantRead(self.needed))
             self.fail(incomplete if self._buffer else ProxyProtocolMissingError())
         if self._error is not None:
             raise self._error
@@ -149,16 +141,21 @@ class HeaderParser(StartedParser):
             raise TypeError(f"max_header is a number of bytes, not {max_header!r}")
         if max_header < spec.V2_FIXED_LENGTH:
             raise ValueError(f"max_header is at least 16, the fixed part of a version 2 header, not {max_header!r}")
-        start_parser(self, DETECT if pp is None else pp, max_header)
+        codec = DETECT if pp is None else pp
+        try:
+            found = codec.parse(b"", max_header)
+        except ProxyProtocolError:  # this codec accepts nothing, and says so again once it gets a byte
+            found = 1
+        start_parser(self, codec, max_header, found if isinstance(found, int) else 0)
 
 
-def start_parser(parser: StartedParser, codec: ProxyProtocol, max_header: int) -> StartedParser:
+def start_parser(parser: StartedParser, codec: ProxyProtocol, max_header: int, needed: int) -> StartedParser:
     """Put a new parser at its start, with arguments that were checked before, as a :class:`.Receiver` does."""
     parser.result = None
     parser.trailing = b""
     parser._codec = codec
     parser._max_header = max_header
     parser._buffer = None
-    parser._least = -1
+    parser.needed = needed
     parser._error = None
     return parser

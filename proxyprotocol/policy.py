@@ -1,7 +1,7 @@
-"""Who may name a client (section 5 of the specification), as pure functions of two addresses.
+"""Which peers may name a client (section 5 of the specification): pure functions of two addresses.
 
-A header is only as good as its sender. The specification wants a receiver not to guess whether there is a header, and
-to take one from trusted proxies alone.
+A header is only as good as its sender. So a receiver must not guess whether a header comes, and must accept headers
+only from trusted proxies.
 """
 
 from __future__ import annotations
@@ -16,68 +16,62 @@ from proxyprotocol.typing import SockAddr
 
 __all__ = ["ANY", "HeaderPolicy", "Network", "PolicyCallable", "TrustedProxies", "lets_plain_in"]
 
-#: What ``trusted`` options take to say in so many words: everybody who can connect may name a client.
+#: The value of ``trusted`` options that trusts everybody who can connect.
 ANY: Final = "any"
-#: A network or an address, as :class:`TrustedProxies` takes them.
+#: A network or an address, as :class:`TrustedProxies` takes it.
 Network: TypeAlias = (
     "str | ipaddress.IPv4Address | ipaddress.IPv6Address | ipaddress.IPv4Network | ipaddress.IPv6Network"
 )
+_Networks: TypeAlias = "dict[int, dict[int, set[int]]]"
 
 _IPV4_MAPPED = bytes(10) + b"\xff\xff"
-_UNIX = "unix"
-# where PyPy's inet_pton() stops: what follows would not be looked at
-_NUL = "\0"
-_Networks: TypeAlias = dict[int, dict[int, set[int]]]
-_NETWORKS = (
-    str,
-    ipaddress.IPv4Address,
-    ipaddress.IPv6Address,
-    ipaddress.IPv4Network,
-    ipaddress.IPv6Network,
-)
 
 
 class HeaderPolicy(Enum):
     """What to do with a connection."""
 
-    #: A header must come; its addresses are the connection's. The default.
+    #: A header must come, and the application sees its addresses. The default.
     REQUIRE = "require"
-    #: A header may come. For sources that are named as trusted, and only for those: anybody else could name any client.
+    #: A header may come. Only for peers that you trust by name: any other peer could claim any address.
     OPTIONAL = "optional"
-    #: A header must come; the real addresses stay the connection's.
+    #: A header must come, but the application sees the real addresses.
     IGNORE = "ignore"
-    #: No header comes: what looks like one is the application's.
+    #: No header comes. Bytes that look like one belong to the application.
     SKIP = "skip"
     #: The connection is dropped before a byte is read.
     REJECT = "reject"
 
 
-#: What may stand in a policy's place: a function of the peer's and the local address.
+#: A function of the peer's and the local address that chooses the policy of each connection.
 PolicyCallable: TypeAlias = Callable[[SockAddr, SockAddr], HeaderPolicy]
 
 
 class TrustedProxies:
-    """A policy by the address that connected.
+    """A policy that trusts peers by their address.
 
-    An IPv4-mapped peer (``::ffff:192.0.2.1``) matches IPv4 networks, and those alone. A zone is ignored. A peer whose
-    address cannot be had is trusted by nobody. A look-up takes as many steps as there are different prefix lengths,
-    however many networks there are.
+    An IPv4-mapped peer (``::ffff:192.0.2.1``) matches IPv4 networks, and only those. Zones are ignored. A peer without
+    a known address is not trusted. The cost of a look-up depends on how many different prefix lengths there are, not on
+    how many networks.
 
     Args:
-        networks: The trusted networks and addresses, such as ``"10.0.0.0/8"`` and ``"::1"``, and ``"unix"`` for
-            every peer on a UNIX socket. ``"!10.9.0.0/16"`` takes a network out again. In a text, commas stand between
-            them.
-        trusted: What to do with their connections.
-        otherwise: What to do with all others: REJECT, or SKIP to serve them as what they are, plain connections.
+        networks: The trusted networks and addresses, such as ``"10.0.0.0/8"`` and ``"::1"``. ``"unix"`` trusts every
+            peer on a UNIX socket, and ``"!10.9.0.0/16"`` excludes a network. A text may hold several, with commas
+            between them.
+        trusted: What to do with connections from them.
+        otherwise: What to do with all others: REJECT, or SKIP to serve them as plain connections without a header.
 
     Raises:
-        ValueError: A network is malformed, has host bits set, or has a zone, or nothing is trusted.
+        ValueError: A network is malformed, has host bits set, or has a zone; or networks are only excluded.
     """
 
-    __slots__ = ("_excluded", "_included", "_otherwise", "_trusted", "_unix", "networks")
+    __slots__ = ("_excluded", "_included", "_unix", "networks", "otherwise", "trusted")
 
-    #: The networks, as text.
+    #: The networks as text, those that are excluded with their exclamation mark.
     networks: tuple[str, ...]
+    #: What happens to connections from these networks.
+    trusted: HeaderPolicy
+    #: What happens to all others.
+    otherwise: HeaderPolicy
 
     def __init__(
         self,
@@ -86,65 +80,76 @@ class TrustedProxies:
         trusted: HeaderPolicy = HeaderPolicy.REQUIRE,
         otherwise: HeaderPolicy = HeaderPolicy.REJECT,
     ) -> None:
-        self._trusted = trusted
-        self._otherwise = otherwise
+        self.trusted, self.otherwise = trusted, otherwise
         self.replace(networks)
 
     def replace(self, networks: str | Iterable[Network]) -> None:
         """Trust other networks from now on.
 
         Args:
-            networks: As the class takes them.
+            networks: The new networks, in place of all old ones.
 
         Raises:
-            ValueError: A network is wrong; the old ones stay.
+            ValueError: A network is wrong, and the old ones stay.
         """
-        networks = networks.split(",") if isinstance(networks, str) else list(networks)
-        unix = False
-        # By the length of the address in bytes, then by how far an address is shifted to the right to leave its
-        # network: a set of networks.
+        # by the length of an address in bytes: by how many bits to shift an address right to get its network: networks
         included: _Networks = {4: {}, 16: {}}
         excluded: _Networks = {4: {}, 16: {}}
-        for network in networks:
-            text = network.strip() if isinstance(network, str) else network
-            if text == _UNIX:
-                unix = True
-            elif isinstance(text, str) and text.startswith("!"):
-                _add(excluded, _parse_network(text[1:].lstrip()))
-            else:
-                _add(included, _parse_network(text))
-        if any(excluded.values()) and not (unix or any(included.values())):
-            raise ValueError(f"Nothing is trusted: {', '.join(map(str, networks))} only takes networks out")
-        self._included, self._excluded, self._unix = included, excluded, unix
-        self.networks = tuple(str(network).strip() for network in networks)
-
-    @property
-    def policies(self) -> frozenset[HeaderPolicy]:
-        """What can be decided."""
-        return frozenset({self._trusted, self._otherwise})
+        texts = [str(given).strip() for given in (networks.split(",") if isinstance(networks, str) else networks)]
+        for text in texts:
+            if text == "unix":
+                continue
+            try:
+                if text == ANY:
+                    raise ValueError("it means everybody, and stands alone")
+                if "%" in text:
+                    raise ValueError("its zone would be ignored, which would trust the address on every link")
+                if "\0" in text:  # where PyPy's inet_pton() stops reading
+                    raise ValueError("it contains a NUL")
+                network = ipaddress.ip_network(text.removeprefix("!").lstrip(), strict=False)
+                if "/" in text and ipaddress.ip_interface(text.removeprefix("!").lstrip()).ip != network[0]:
+                    raise ValueError(f"it has host bits set; did you mean {network}?")
+            except ValueError as error:
+                raise ValueError(
+                    f"A trusted proxy is an address, a network without host bits, or 'unix', not {text!a} ({error})"
+                ) from None
+            # a network inside ::ffff:0:0/96 has at least its prefix length, for it has no host bits
+            packed = network.network_address.packed.removeprefix(_IPV4_MAPPED)
+            shift = network.max_prefixlen - network.prefixlen
+            members = (excluded if text.startswith("!") else included)[len(packed)].setdefault(shift, set())
+            members.add(int.from_bytes(packed, "big") >> shift)
+        if texts and all(text.startswith("!") for text in texts):
+            raise ValueError(f"Nothing is trusted: {', '.join(texts)} only excludes networks")
+        self._included, self._excluded, self._unix = included, excluded, "unix" in texts
+        self.networks = tuple(texts)
 
     def __call__(self, peer: SockAddr, local: SockAddr) -> HeaderPolicy:
-        """Decide.
+        """Choose the policy of a connection.
 
         Args:
             peer: The address that connected, as the socket module gives it.
             local: The address that it connected to, in the same form.
         """
-        return self._trusted if self.trusts(peer, local) else self._otherwise
+        return self.trusted if self.trusts(peer, local) else self.otherwise
 
     def trusts(self, peer: SockAddr, local: SockAddr = None) -> bool:
         """Return whether a peer is one of the trusted proxies.
 
         Args:
             peer: The address that connected, as the socket module gives it.
-            local: The address that it connected to, in the same form. It shows that this is a UNIX socket, where most
-                peers have no address.
+            local: The address that it connected to, in the same form. It tells whether this is a UNIX socket, where
+                most peers have no address.
         """
         if isinstance(local, (str, bytes)) or (local is None and isinstance(peer, (str, bytes))):
             return self._unix
-        packed = _packed_host(peer)
-        if packed is None:
+        if not isinstance(peer, (tuple, list)) or not peer or not isinstance(peer[0], str) or "\0" in peer[0]:
             return False
+        host = peer[0].partition("%")[0]
+        try:
+            packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+        except (OSError, ValueError):
+            return False
+        packed = packed.removeprefix(_IPV4_MAPPED)
         number = int.from_bytes(packed, "big")
         for shift, members in self._excluded[len(packed)].items():
             if number >> shift in members:
@@ -152,67 +157,15 @@ class TrustedProxies:
         return any(number >> shift in members for shift, members in self._included[len(packed)].items())
 
     def __repr__(self) -> str:
-        count = len([network for network in self.networks if network != _UNIX])
+        count = len([network for network in self.networks if network != "unix"])
         networks = "1 network" if count == 1 else f"{count} networks"
         unix = " and UNIX sockets" if self._unix else ""
-        trusted, otherwise = self._trusted.name, self._otherwise.name
+        trusted, otherwise = self.trusted.name, self.otherwise.name
         return f"<{type(self).__name__}: {networks}{unix}, trusted={trusted}, otherwise={otherwise}>"
 
 
-def _add(networks: _Networks, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> None:
-    packed, shift = network.network_address.packed, network.max_prefixlen - network.prefixlen
-    if packed.startswith(_IPV4_MAPPED):  # then it is a /96 or narrower, or it had host bits
-        packed = packed[len(_IPV4_MAPPED) :]
-    networks[len(packed)].setdefault(shift, set()).add(int.from_bytes(packed, "big") >> shift)
-
-
-def _parse_network(network: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    text = str(network)
-    try:
-        if not isinstance(network, _NETWORKS):
-            raise ValueError(f"it is of type {type(network).__name__}")
-        if text == ANY:
-            raise ValueError(f"{ANY!r} stands alone, without networks, as the value of a trusted option")
-        if "%" in text:
-            raise ValueError("a zone would be ignored, and the address trusted on every link")
-        if _NUL in text:
-            raise ValueError("it has a NUL in it")
-        wider = ipaddress.ip_network(text, strict=False)
-        if str(wider) != text and "/" in text and ipaddress.ip_interface(text).ip != wider.network_address:
-            raise ValueError(f"it has host bits set; did you mean {wider}?")
-        return wider
-    except ValueError as error:
-        raise ValueError(
-            f"A trusted proxy is an address, a network without host bits, or {_UNIX!r}, not {network!a} ({error})"
-        ) from None
-
-
-def _packed_host(peer: SockAddr) -> bytes | None:
-    """Return the 4 or 16 bytes of an address, or None without an IP address. An IPv4-mapped one has 4."""
-    if not isinstance(peer, (tuple, list)) or not peer or not isinstance(peer[0], str):
-        return None
-    if _NUL in peer[0]:
-        return None
-    host = peer[0].partition("%")[0]
-    try:
-        if ":" not in host:
-            return socket.inet_pton(socket.AF_INET, host)
-        packed = socket.inet_pton(socket.AF_INET6, host)
-    except (OSError, ValueError):
-        return None
-    return packed[len(_IPV4_MAPPED) :] if packed.startswith(_IPV4_MAPPED) else packed
-
-
 def lets_plain_in(policy: HeaderPolicy | PolicyCallable) -> bool:
-    """Return whether a policy may accept peers without a header; true for a function, which may return anything.
-
-    Args:
-        policy: The policy.
-    """
+    """Return whether *policy* may accept peers without a header; true for a function, which may return anything."""
     if isinstance(policy, TrustedProxies):
-        policies = policy.policies
-    elif isinstance(policy, HeaderPolicy):
-        policies = frozenset({policy})
-    else:
-        return True
-    return not policies.isdisjoint({HeaderPolicy.OPTIONAL, HeaderPolicy.SKIP})
+        return lets_plain_in(policy.trusted) or lets_plain_in(policy.otherwise)
+    return not isinstance(policy, HeaderPolicy) or policy in (HeaderPolicy.OPTIONAL, HeaderPolicy.SKIP)

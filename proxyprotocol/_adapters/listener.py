@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from proxyprotocol._adapters.deadlines import Clock, Timer
 from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolHookError
 from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies
@@ -48,7 +47,7 @@ class ThreadClock:
 
     time = staticmethod(time.monotonic)
 
-    def call_later(self, seconds: float, function: Callable[[], None]) -> Timer:
+    def call_later(self, seconds: float, function: Callable[[], None]) -> threading.Timer:
         """Start a timer."""
         timer = threading.Timer(seconds, function)
         timer.daemon = True
@@ -62,10 +61,10 @@ class Listener:
     Args:
         receiver: The rules for the header.
         emit: Writes a line to the log.
-        clock: The source of time.
+        clock: An object with ``time()`` and ``call_later(seconds, function)``.
     """
 
-    def __init__(self, receiver: Receiver, emit: Emit, clock: Clock) -> None:
+    def __init__(self, receiver: Receiver, emit: Emit, clock: Any) -> None:
         #: The rules for the header, with the name of this listener once it is known.
         self.receiver = receiver
         self._emit, self._clock = emit, clock
@@ -73,7 +72,7 @@ class Listener:
         self._since = -_PERIOD
         self._shown = 0
         self._hidden: Counter[str] = Counter()
-        self._timer: Timer | None = None
+        self._timer: Any = None
 
     def start(self, *addresses: SockAddr) -> None:
         """Log what this listener reads and from whom; that is a warning if it is everybody.
@@ -147,7 +146,7 @@ def describe_start(receiver: Receiver) -> tuple[int, str]:
     """Return the level and the text of the line that says what a listener reads, and from whom."""
     policy, trusted = receiver.policy, receiver.spell("trusted")
     where = f" on {receiver.listener}" if receiver.listener else ""
-    if receiver.reads_nothing or policy is HeaderPolicy.SKIP:
+    if not receiver.min_header or policy is HeaderPolicy.SKIP:
         return logging.INFO, f"Reads no PROXY protocol headers{where}"
     if policy is HeaderPolicy.REJECT:
         return logging.WARNING, f"Refuses every connection{where}: {receiver.spell('policy')} is REJECT"
@@ -155,7 +154,7 @@ def describe_start(receiver: Receiver) -> tuple[int, str]:
     if isinstance(policy, TrustedProxies):
         more = len(policy.networks) - _MOST_NETWORKS
         networks = ", ".join(policy.networks[:_MOST_NETWORKS]) + (f" and {more} more" if more > 0 else "")
-        rest = ", and serves all others without a header" if HeaderPolicy.SKIP in policy.policies else ""
+        rest = ", and serves all others without a header" if policy.otherwise is HeaderPolicy.SKIP else ""
         return logging.INFO, f"{reads} from {networks}{rest}"
     if not isinstance(policy, HeaderPolicy):
         return logging.INFO, f"{reads} from the peers that {policy!r} accepts"

@@ -91,7 +91,7 @@ def test_a_queue_that_is_closed_gives_who_waits_and_has_no_timer(queue: Any, clo
 
 @pytest.mark.parametrize("seconds", [0, -1, "1", True, float("nan")])
 def test_a_time_is_above_0(seconds: Any) -> None:
-    with pytest.raises(ValueError, match=f"tls_timeout is a number of seconds above 0, not {seconds!r}"):
+    with pytest.raises(ValueError, match=f"tls_timeout must be a number of seconds above 0, not {seconds!r}"):
         check_seconds("tls_timeout", seconds)
 
 

@@ -57,14 +57,14 @@ def test_a_cut_header_says_what_there_is_and_what_there_would_be() -> None:
     header = v2(PROXY, 0x12, IPV4_BLOCK)
     for length, needed in ((0, 16), (15, 16), (16, 28), (27, 28)):
         with pytest.raises(
-            ProxyProtocolSyntaxError, match=f"has {length} bytes, its header would have at least {needed}$"
+            ProxyProtocolSyntaxError, match=f"has {length} bytes, but its header needs at least {needed}$"
         ):
             unpack_datagram(header[:length])
 
 
 @pytest.mark.parametrize("vector", VERSION_1, ids=str)
 def test_version_1_is_no_header_for_datagrams(vector: Vector) -> None:
-    with pytest.raises(ProxyProtocolSyntaxError, match=r"version 1, which is for streams alone.* \(at byte 0\)$"):
+    with pytest.raises(ProxyProtocolSyntaxError, match=r"version 1, which is only for streams.* \(at byte 0\)$"):
         unpack_datagram(vector.header)
 
 

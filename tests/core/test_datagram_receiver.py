@@ -103,7 +103,7 @@ def test_a_header_that_must_come_and_does_not_is_an_error(policy: HeaderPolicy, 
 
 @pytest.mark.parametrize("pp", [None, ProxyProtocolDetect(), ProxyProtocolV2()])
 def test_a_version_1_header_is_told_apart(pp: ProxyProtocol | None) -> None:
-    with pytest.raises(ProxyProtocolSyntaxError, match="version 1, which is for streams alone: let the proxy send"):
+    with pytest.raises(ProxyProtocolSyntaxError, match="version 1, which is only for streams: let the proxy send"):
         receiver(pp=pp).receive(VERSION_1[0].header, SENDER, HERE, 0)
 
 
@@ -145,7 +145,7 @@ def test_the_local_address_is_asked_for_only_where_it_is_looked_at() -> None:
 
 def test_a_codec_without_version_2_is_refused_at_once() -> None:
     for pp in (ProxyProtocolV1(), ProxyProtocolDetect(ProxyProtocolV1())):
-        with pytest.raises(ValueError, match=r"Version 1 is for streams alone: .* not <proxyprotocol"):
+        with pytest.raises(ValueError, match=r"Version 1 is only for streams: .* not <proxyprotocol"):
             receiver(pp=pp)
 
 
@@ -176,12 +176,12 @@ def test_a_codec_of_ones_own_may_stand_beside_version_2(policy: HeaderPolicy) ->
 @pytest.mark.parametrize(
     ("keywords", "kind", "message"),
     [
-        ({"max_clients": 1.5}, TypeError, "max_clients is a number of clients, not 1.5"),
+        ({"max_clients": 1.5}, TypeError, "max_clients must be a number of clients, not 1.5"),
         ({"max_clients": True}, TypeError, "not True"),
-        ({"max_clients": 0}, ValueError, "max_clients is 1 at least, not 0"),
-        ({"client_timeout": "60"}, TypeError, "client_timeout is a number of seconds, not '60'"),
+        ({"max_clients": 0}, ValueError, "max_clients must be at least 1, not 0"),
+        ({"client_timeout": "60"}, TypeError, "client_timeout must be a number of seconds, not '60'"),
         ({"client_timeout": None}, TypeError, "not None"),
-        ({"client_timeout": 0}, ValueError, "client_timeout is a number of seconds above 0, not 0"),
+        ({"client_timeout": 0}, ValueError, "client_timeout must be a number of seconds above 0, not 0"),
         ({"client_timeout": float("nan")}, ValueError, "not nan"),
         ({"client_timeout": float("inf")}, ValueError, "not inf"),
     ],

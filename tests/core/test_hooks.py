@@ -197,7 +197,7 @@ def test_hooks_hold_for_datagrams(events: Events) -> None:
 
 def test_a_hook_is_a_function() -> None:
     hook: Any = "print"
-    with pytest.raises(TypeError, match="on_accepted is a function, not 'print'"):
+    with pytest.raises(TypeError, match="on_accepted must be a function, not 'print'"):
         Receiver(on_accepted=hook)
 
 

@@ -115,19 +115,19 @@ def test_a_wrong_time_for_tls_names_the_option_as_its_user_wrote_it(value: str) 
         ({"trusted": "::1", "untrusted": "skip"}, "PROXYPROTOCOL_UNTRUSTED takes reject or direct, not 'skip'"),
         (
             {"untrusted": "direct"},
-            "PROXYPROTOCOL_UNTRUSTED means nothing without PROXYPROTOCOL_TRUSTED: who is trusted?",
+            "PROXYPROTOCOL_UNTRUSTED needs PROXYPROTOCOL_TRUSTED, which names the proxies to trust",
         ),
         ({"timeout": "0"}, "PROXYPROTOCOL_TIMEOUT takes a number of seconds above 0, not '0'"),
         ({"timeout": "nan"}, "PROXYPROTOCOL_TIMEOUT takes a number of seconds above 0, not 'nan'"),
         ({"timeout": "inf"}, "PROXYPROTOCOL_TIMEOUT takes a number of seconds above 0, not 'inf'"),
         ({"timeout": "5s"}, "PROXYPROTOCOL_TIMEOUT takes a number of seconds above 0, not '5s'"),
-        ({"max_header": "15"}, "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, 16 at least, not '15'"),
-        ({"max_header": "4k"}, "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, 16 at least, not '4k'"),
-        ({"max_header": "1e3"}, "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, 16 at least, not '1e3'"),
+        ({"max_header": "15"}, "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, at least 16, not '15'"),
+        ({"max_header": "4k"}, "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, at least 16, not '4k'"),
+        ({"max_header": "1e3"}, "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, at least 16, not '1e3'"),
         ({"ipv4_in_tcp6": "true"}, "PROXYPROTOCOL_IPV4_IN_TCP6 takes yes or no, not 'true'"),
         (
             {"ipv4_in_tcp6": "yes", "version": "v2"},
-            "PROXYPROTOCOL_IPV4_IN_TCP6 is about lines of version 1, and PROXYPROTOCOL_VERSION reads v2 alone",
+            "PROXYPROTOCOL_IPV4_IN_TCP6 is only for version 1, but PROXYPROTOCOL_VERSION is v2",
         ),
     ],
 )
@@ -152,8 +152,8 @@ def test_nobody_is_trusted_by_an_option_that_is_empty() -> None:
 
 def test_an_optional_header_from_anybody_is_a_risk() -> None:
     assert describe_risk(parse_receiver({"policy": "Optional"}), spell) == (
-        "PROXYPROTOCOL_POLICY is optional without PROXYPROTOCOL_TRUSTED: whoever connects may send a header, and claim "
-        "any address by it. Name the proxies in PROXYPROTOCOL_TRUSTED."
+        "PROXYPROTOCOL_POLICY is optional without PROXYPROTOCOL_TRUSTED: any client may send a header, and claim any "
+        "address. Name the proxies in PROXYPROTOCOL_TRUSTED."
     )
 
 

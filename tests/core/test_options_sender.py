@@ -45,12 +45,12 @@ def test_two_addresses_say_who_the_client_is() -> None:
         ({"version": ""}, "PROXYPROTOCOL_VERSION takes v1 or v2, not ''"),
         (
             {"source": IPV4["source"]},
-            "PROXYPROTOCOL_SOURCE and PROXYPROTOCOL_DEST are given together: PROXYPROTOCOL_DEST is missing, which "
+            "PROXYPROTOCOL_SOURCE and PROXYPROTOCOL_DEST need each other: PROXYPROTOCOL_DEST is missing. It "
             "takes an IP address and a port, such as 198.51.100.9:443 or [2001:db8::2]:443",
         ),
         (
             {"dest": IPV4["dest"]},
-            "PROXYPROTOCOL_SOURCE and PROXYPROTOCOL_DEST are given together: PROXYPROTOCOL_SOURCE is missing, which "
+            "PROXYPROTOCOL_SOURCE and PROXYPROTOCOL_DEST need each other: PROXYPROTOCOL_SOURCE is missing. It "
             "takes an IP address and a port, such as 203.0.113.7:5678 or [2001:db8::1]:443",
         ),
         (

@@ -157,7 +157,7 @@ def test_a_nul_ends_no_network(monkeypatch: pytest.MonkeyPatch, network: str) ->
     monkeypatch.setattr(
         ipaddress, "ip_network", lambda text, strict: ip_network(text.partition("\0")[0].replace("unix", "::1"), strict)
     )
-    with pytest.raises(ValueError, match=r"not '.*\\x00.*' \(it has a NUL in it\)"):
+    with pytest.raises(ValueError, match=r"not '.*\\x00.*' \(it contains a NUL\)"):
         TrustedProxies([network])
 
 

@@ -201,8 +201,8 @@ def test_skip_begins_at_once_and_reads_nothing() -> None:
 def test_a_codec_that_reads_nothing_begins_at_once(policy: HeaderPolicy) -> None:
     connection = connect(policy, ProxyProtocolNoop())
     assert (connection.begun, connection.needed, connection.result) == (True, 0, None)
-    assert Receiver(ProxyProtocolNoop()).reads_nothing
-    assert not Receiver().reads_nothing
+    assert Receiver(ProxyProtocolNoop()).min_header == 0
+    assert Receiver().min_header == 15
 
 
 @pytest.mark.parametrize("data", [HEADER, b"GET /"])
@@ -311,7 +311,7 @@ def test_a_policy_function_that_raises_or_gives_no_policy_lets_nobody_in() -> No
     with pytest.raises(ZeroDivisionError):
         Receiver(policy=broken).connection(PEER, LOCAL)
     for answer in (None, True, "skip"):
-        with pytest.raises(TypeError, match="must give a HeaderPolicy, not"):
+        with pytest.raises(TypeError, match="must return a HeaderPolicy, not"):
             Receiver(policy=lambda peer, local, answer=answer: answer).connection(PEER, LOCAL)  # type: ignore[misc]
 
 
@@ -324,7 +324,7 @@ def test_a_receiver_requires_a_header_in_5_seconds_and_4096_bytes_unless_told_ot
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 0.0])
 def test_a_time_out_that_is_none_is_a_value_error(timeout: float) -> None:
-    with pytest.raises(ValueError, match="timeout is a number of seconds above 0, or None"):
+    with pytest.raises(ValueError, match="timeout must be a number of seconds above 0, or None"):
         Receiver(timeout=timeout)
 
 
@@ -337,7 +337,7 @@ def test_no_time_out_can_be_asked_for() -> None:
 
 @pytest.mark.parametrize("policy", [None, "require", 1])
 def test_a_policy_that_is_none_is_a_type_error(policy: Any) -> None:
-    with pytest.raises(TypeError, match="policy is a HeaderPolicy or a function that gives one"):
+    with pytest.raises(TypeError, match="policy must be a HeaderPolicy or a function that returns one"):
         Receiver(policy=policy)
 
 

@@ -93,13 +93,13 @@ def test_what_was_asked_for_and_cannot_be_said_is_an_error() -> None:
 
 @pytest.mark.parametrize("wrong", ["v2", ProxyProtocolV2, 2])
 def test_what_is_no_codec_is_refused(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="pp is a codec, such as ProxyProtocolV2"):
+    with pytest.raises(TypeError, match="pp must be a codec, such as ProxyProtocolV2"):
         Sender(pp=wrong)
 
 
 @pytest.mark.parametrize("wrong", ["192.0.2.1", ("192.0.2.1", 1), b"PROXY"])
 def test_what_is_no_result_is_refused(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="result is a ProxyResult, or a function that gives one, not"):
+    with pytest.raises(TypeError, match="result must be a ProxyResult or a function that returns one, not"):
         Sender(wrong)
-    with pytest.raises(TypeError, match="The result function must give a ProxyResult or None, not"):
+    with pytest.raises(TypeError, match="The result function must return a ProxyResult or None, not"):
         Sender(lambda connection: wrong).header(None, HERE, THERE)

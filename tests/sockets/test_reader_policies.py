@@ -121,7 +121,7 @@ async def test_a_reset_right_behind_the_first_bytes_is_the_applications_to_find(
     loop, transport = asyncio.get_running_loop(), Transport(PEER, LOCAL)
     writer = asyncio.StreamWriter(transport, asyncio.StreamReaderProtocol(reader), None, loop)
     await OPTIONAL.get_callback(application)(reader, writer)
-    if data is HEADER:  # which takes three reads
+    if data is HEADER:  # it takes two reads
         assert (called, transport.aborted) == ([], True)
     else:
         assert (len(called), transport.is_closing()) == (1, False)
