@@ -191,9 +191,12 @@ class DatagramReceiver:
         optional = connection.policy is HeaderPolicy.OPTIONAL
         if connection.begun or (optional and not self._codec.begins(data) and connection.eof()):
             return Datagram(data, sender, None, sender)
-        _refuse_version_1(data)
-        if not connection.feed(data):
-            raise _cut(data, len(data) + connection.needed)
+        try:
+            _refuse_version_1(data)
+            if not connection.feed(data):
+                raise _cut(data, len(data) + connection.needed)
+        except ProxyProtocolError as error:
+            connection.refuse(error)
         result, effective = connection.result, connection.effective
         client = sender if effective is None else effective.peername
         key = _key(client)

@@ -15,9 +15,9 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from proxyprotocol._adapters.deadlines import in_time
+from proxyprotocol._adapters.deadlines import LoopClock, in_time
 from proxyprotocol._adapters.facts import extra_info
-from proxyprotocol._adapters.refusals import log_refusal
+from proxyprotocol._adapters.listener import Listener, logging_to
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.errors import ProxyProtocolError
@@ -107,19 +107,20 @@ class ProxyProtocolReader:
             ValueError: The time-out is not above 0.
         """
         receiver = self._receiver if self._own_timeout else dataclasses.replace(self._receiver, timeout=timeout)
+        listener = Listener(receiver, logging_to(_log), LoopClock())
+        listener.start()
 
         async def connected(reader: StreamReader, writer: StreamWriter) -> None:
             peer: SockAddr = extra_info(writer, "peername")
+            local: SockAddr = extra_info(writer, "sockname")
             try:
-                connection = receiver.connection(
-                    peer, extra_info(writer, "sockname") if receiver.needs_addresses else None
-                )
+                connection = receiver.connection(peer, local)
                 if not await in_time(_read_header(connection, reader), receiver.timeout):
                     connection.timed_out()
             except BaseException as error:
                 writer.transport.abort()
                 if isinstance(error, ProxyProtocolError):
-                    log_refusal(_log, error, peer)
+                    listener.refuse(error, peer, local)
                 # Mostly asyncio.run() ends and cancels us. CPython 3.11 and 3.12 would log a traceback for each
                 # half-open connection if we raised again.
                 elif not isinstance(error, asyncio.CancelledError):

@@ -219,10 +219,7 @@ class Receiver:
             if not isinstance(policy, HeaderPolicy):
                 raise TypeError(f"The policy function must return a HeaderPolicy, not {policy!r}")
         if policy is _REJECT:
-            error = ProxyProtocolUntrustedError(peer)
-            if isinstance(connection, _WatchedConnection):
-                connection.refuse(error)
-            raise error
+            connection.refuse(ProxyProtocolUntrustedError(peer))
         connection._receiver = self
         connection._parser = start_parser(StartedParser(), self.codec, self.max_header, self.min_header)
         connection.policy = policy
@@ -344,6 +341,10 @@ class ReceiverConnection:
         received = len(self._seen or b"") + self._parser.received
         return self._end(ProxyProtocolTimeoutError(self._receiver.timeout, received))
 
+    def refuse(self, error: ProxyProtocolError) -> NoReturn:
+        """Raise *error*, after telling the hooks of the receiver about it."""
+        raise error
+
     def _end(self, error: ProxyProtocolError | None) -> bool:
         """Begin if that needs no more bytes; otherwise raise *error*, or the parser's."""
         self.begun = self.begun or self._seen == b""
@@ -423,23 +424,26 @@ class _WatchedConnection(ReceiverConnection):
 
 
 def describe_refusal(
-    error: ProxyProtocolError, peer: SockAddr, what: str = "a connection", receiver: Receiver | None = None
+    error: ProxyProtocolError,
+    peer: SockAddr,
+    what: str = "a connection",
+    *,
+    listener: str = "",
+    spell: Callable[[str], str] = spell_keyword,
 ) -> str:
-    """Return one line of text: a connection was refused, why, and what to do. This drops the error's tracebacks.
+    """Return the log line for a refused connection: why, and what to do. This drops the error's tracebacks.
 
     Args:
-        error: The reason. It shows the peer's bytes escaped.
+        error: The reason. The line shows the peer's bytes escaped.
         peer: The address that connected, as the socket module gives it.
         what: What was refused.
-        receiver: Knows the listener and the user's names of the options; None leaves both out.
+        listener: The address that the peer connected to.
+        spell: Returns the name of an option as its user wrote it.
     """
     drop_tracebacks(error)
-    where = remedy = ""
-    if receiver is not None:
-        where = f" on {receiver.listener}" if receiver.listener else ""
-        remedy = _REMEDIES.get(error.code, "")
-        remedy = remedy and "; " + remedy.format_map({option: receiver.spell(option) for option in _REMEDIED})
-    return f"Refused {what} from {describe_address(peer)}{where}: {error}{remedy}"
+    where = f" on {listener}" if listener else ""
+    remedy = _REMEDIES.get(error.code, "").format_map({option: spell(option) for option in _REMEDIED})
+    return f"Refused {what} from {describe_address(peer)}{where}: {error}{remedy and '; '}{remedy}"
 
 
 def describe_unknown(what: str, name: str, known: Collection[str], prefix: str = "") -> str:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from proxyprotocol._adapters import installation  # noqa: F401  # raises if proxy-protocol has overwritten this package
+from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
 from proxyprotocol._adapters.lookahead import REST, plan_reads
-from proxyprotocol._adapters.refusals import PAUSE, Shortage, log_no_handshake, log_refusal
+from proxyprotocol._adapters.refusals import PAUSE, Shortage
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.errors import ProxyProtocolError
@@ -165,6 +166,7 @@ class ProxyProtocolMixIn(BaseServer):
             )
         self._connections: WeakKeyDictionary[Any, ReceiverConnection] = WeakKeyDictionary()  # by request
         self._shortage = Shortage(_log)
+        self._listener = Listener(self.receiver, logging_to(_log), ThreadClock())
         super().__init__(*arguments, **keywords)
 
     def proxy_result(self, request: Any) -> ProxyResult | None:
@@ -175,6 +177,17 @@ class ProxyProtocolMixIn(BaseServer):
         """
         connection = self._connections.get(request)
         return None if connection is None else connection.result
+
+    def server_activate(self) -> None:
+        """Listen, and log what is read from whom."""
+        super().server_activate()
+        self._listener.start(self.socket.getsockname())
+        self.receiver = self._listener.receiver
+
+    def server_close(self) -> None:
+        """Close the listening socket."""
+        super().server_close()
+        self._listener.stop()
 
     def get_request(self) -> Any:
         """Accept a connection. If the system has no resources, pause: socketserver would try again at once for ever."""
@@ -191,7 +204,7 @@ class ProxyProtocolMixIn(BaseServer):
         try:
             self._connections[request] = self._connection(request, client_address)
         except ProxyProtocolError as error:
-            log_refusal(_log, error, client_address)
+            self._listener.refuse(error, client_address)
             return False
         except Exception:  # from the policy function; socketserver would let it end the server
             self.handle_error(request, client_address)
@@ -205,7 +218,7 @@ class ProxyProtocolMixIn(BaseServer):
             connection = self._connections.get(request) or self._connection(request, client_address)
             _read(request, connection, self.receiver.timeout)
         except ProxyProtocolError as error:
-            log_refusal(_log, error, client_address)
+            self._listener.refuse(error, client_address)
             return
         self._connections[request] = connection
         client = client_address if connection.effective is None else connection.effective.peername
@@ -221,7 +234,7 @@ class ProxyProtocolMixIn(BaseServer):
                 secured.settimeout(self.tls_timeout)
                 secured.do_handshake()
             except OSError as error:  # SSLError is one
-                log_no_handshake(_log, error, client, client_address)
+                self._listener.refuse_handshake(error, client, client_address)
                 return
             secured.settimeout(timeout)
             self._connections[secured] = connection

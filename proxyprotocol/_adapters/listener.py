@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 import time
 from collections import Counter
@@ -10,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
+from proxyprotocol._adapters.refusals import describe_no_handshake
 from proxyprotocol.detect import ProxyProtocolDetect
-from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolHookError
+from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolHookError, RefusalCode
 from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies
 from proxyprotocol.receiver import Receiver, describe_refusal, spell_keyword
 from proxyprotocol.result import describe_address
@@ -85,7 +87,7 @@ class Listener:
         self._emit(level, text, {"listener": self.receiver.listener})
 
     def refuse(
-        self, error: ProxyProtocolError, peer: SockAddr, client: SockAddr = None, what: str = "a connection"
+        self, error: ProxyProtocolError, peer: SockAddr, local: SockAddr = None, what: str = "a connection"
     ) -> None:
         """Log that a connection was refused.
 
@@ -95,18 +97,26 @@ class Listener:
         Args:
             error: The reason.
             peer: The address that connected.
-            client: The client's address, if a header has named it.
+            local: The address that it connected to, for a listener without a name.
             what: What was refused.
         """
         cause = error.error if isinstance(error, ProxyProtocolHookError) else None
         if not error.routine and not self._may_show(error.code.value):
             return
-        text = describe_refusal(error, peer, what, self.receiver)
-        fields = {"listener": self.receiver.listener, "reason": error.code.value}
-        fields |= address_fields("network_peer", peer)
-        if client is not None:
-            fields |= address_fields("client", client)
+        listener = self.receiver.listener or (describe_address(local) if local else "")
+        text = describe_refusal(error, peer, what, listener=listener, spell=self.receiver.spell)
+        fields = {"listener": listener, "reason": error.code.value, **address_fields("network_peer", peer)}
         self._emit(logging.DEBUG if error.routine else logging.WARNING, text, fields, cause)
+
+    def refuse_handshake(self, error: BaseException, client: SockAddr, peer: SockAddr) -> None:
+        """Log that the TLS handshake after the header failed; at debug level if the client only went away."""
+        failed = isinstance(error, (ssl.SSLError, TimeoutError)) or not isinstance(error, OSError)
+        warn = failed and not isinstance(error, ssl.SSLEOFError)
+        if not warn or self._may_show(RefusalCode.TLS.value):
+            fields = {"listener": self.receiver.listener, "reason": RefusalCode.TLS.value}
+            fields |= {**address_fields("network_peer", peer), **address_fields("client", client)}
+            text = describe_no_handshake(str(error), client, peer, self.receiver.listener)
+            self._emit(logging.WARNING if warn else logging.DEBUG, text, fields)
 
     def _may_show(self, reason: str) -> bool:
         with self._lock:

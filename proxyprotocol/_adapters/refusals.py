@@ -54,11 +54,12 @@ def log_no_handshake(log: logging.Logger, error: BaseException, client: SockAddr
     log.log(level, "%s", describe_no_handshake(str(error), client, peer), stacklevel=2)
 
 
-def describe_no_handshake(reason: str, client: SockAddr, peer: SockAddr) -> str:
+def describe_no_handshake(reason: str, client: SockAddr, peer: SockAddr, listener: str = "") -> str:
     """Return the log line for a failed TLS handshake with a client that *peer* relays."""
     relayed = "" if client == peer else f"{describe_address(client)}, relayed by "
     reason = reason or "the connection was lost"
-    return f"Refused a connection from {relayed}{describe_address(peer)}: the TLS handshake failed: {reason}"
+    where = f" on {listener}" if listener else ""
+    return f"Refused a connection from {relayed}{describe_address(peer)}{where}: the TLS handshake failed: {reason}"
 
 
 def describe_late_handshake(seconds: float) -> str:
