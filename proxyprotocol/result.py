@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import Enum
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET6, AddressFamily, SocketKind, inet_ntoa, inet_ntop
-from struct import Struct
-from typing import Any, ClassVar, Final, Generic, Literal, TypeGuard, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeGuard, TypeVar
 
 from proxyprotocol._wire import spec
 from proxyprotocol._wire.block import IPV4_DEST, IPV4_SOURCE, IPV6_DEST, IPV6_SOURCE, pack_path, pack_ports, unpack_path
@@ -34,10 +34,6 @@ __all__ = [
     "is_unknown",
 ]
 
-_unpack_ipv4_source: Final = IPV4_SOURCE.unpack
-_unpack_ipv6_source: Final = IPV6_SOURCE.unpack
-_unpack_ipv4_dest: Final = IPV4_DEST.unpack
-_unpack_ipv6_dest: Final = IPV6_DEST.unpack
 _NO_TLV: Final = ProxyProtocolTLV()
 _new: Final = object.__new__
 _ResultT = TypeVar("_ResultT", bound="ProxyResult")
@@ -72,13 +68,17 @@ class ProxyResult(ABC):
     ``str(result)`` is for log lines: ``203.0.113.7:5678 -> 198.51.100.9:443``.
     """
 
-    __slots__ = ("_tlv",)
+    __slots__ = ("_protocol", "_tlv")
 
-    # bytes of the wire until somebody asks for the object
-    _tlv: ProxyProtocolTLV | bytes
+    _protocol: SocketKind | None
+    _tlv: ProxyProtocolTLV | bytes  # the bytes of the wire, until the property is read
 
     #: The number of the address family in a version 2 header (section 2.2); 0 if the header names no client.
     family_number: ClassVar[int] = spec.V2_UNSPEC
+    #: Whether the proxy relays a connection: False only for LOCAL.
+    proxied: ClassVar[bool] = True
+
+    _arguments: ClassVar[tuple[str, ...]] = ()  # those of the constructor, without the TLVs
 
     @property
     @abstractmethod
@@ -103,7 +103,7 @@ class ProxyResult(ABC):
     @property
     def protocol(self) -> SocketKind | None:
         """The kind of the client's socket, stream or datagram, if the header names it."""
-        return None
+        return self._protocol
 
     @property
     def tlv(self) -> ProxyProtocolTLV:
@@ -111,11 +111,6 @@ class ProxyResult(ABC):
         if isinstance(self._tlv, bytes):
             self._tlv = ProxyProtocolTLV.from_checked(self._tlv)
         return self._tlv
-
-    @property
-    def proxied(self) -> bool:
-        """Whether the proxy relays a connection: False only for LOCAL."""
-        return True
 
     @property
     def peername(self) -> SockAddr:
@@ -144,16 +139,15 @@ class ProxyResult(ABC):
         Raises:
             TypeError: The class has no such argument.
         """
-        return type(self)(**{**self._arguments(), "tlv": self.tlv, **changes})
+        return type(self)(**{**self._values(), "tlv": self.tlv, **changes})
 
-    def _arguments(self) -> dict[str, Any]:
-        """Return the arguments that make this result, without the TLVs."""
-        return {}
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._arguments}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ProxyResult):
             return NotImplemented
-        return self.type is other.type and self._arguments() == other._arguments() and self.tlv == other.tlv
+        return self.type is other.type and self._values() == other._values() and self.tlv == other.tlv
 
     def __hash__(self) -> int:
         return hash((self.type, self.peername, self.sockname, self.protocol, self.tlv))
@@ -164,9 +158,9 @@ class ProxyResult(ABC):
         return f"{describe_address(self.peername)} -> {describe_address(self.sockname)}"
 
     def __repr__(self) -> str:
-        arguments = self._arguments()
-        protocol = arguments.pop("protocol", None)
-        shown = [repr(argument) for argument in arguments.values() if argument is not None]
+        values = self._values()
+        protocol = values.pop("protocol", None)
+        shown = [repr(value) for value in values.values() if value is not None]
         if protocol is not None:
             shown.append(f"protocol=socket.{protocol.name}")
         if self.tlv:
@@ -186,14 +180,11 @@ class ProxyResultLocal(ProxyResult):
     type = ProxyResultType.LOCAL
     source: None = None
     dest: None = None
+    proxied = False
 
     def __init__(self, *, tlv: ProxyProtocolTLV = _NO_TLV) -> None:
+        self._protocol = None
         self._tlv = tlv
-
-    @property
-    def proxied(self) -> Literal[False]:
-        """False: the proxy relays no connection."""
-        return False
 
 
 class ProxyResultUnknown(ProxyResult):
@@ -209,9 +200,11 @@ class ProxyResultUnknown(ProxyResult):
     type = ProxyResultType.UNKNOWN
     source: None = None
     dest: None = None
+    _arguments = ("exception",)
 
     def __init__(self, exception: Exception | None = None, *, tlv: ProxyProtocolTLV = _NO_TLV) -> None:
         self._exception = exception
+        self._protocol = None
         self._tlv = tlv
 
     @property
@@ -219,36 +212,21 @@ class ProxyResultUnknown(ProxyResult):
         """Why the client is unknown, or None."""
         return self._exception
 
-    def _arguments(self) -> dict[str, Any]:
-        return {"exception": self._exception}
 
-
-class _ProxyResultClient(ProxyResult):
-    """A result that names the client and the kind of its socket."""
-
-    __slots__ = ("_protocol",)
-
-    _protocol: SocketKind | None
-
-    @property
-    def protocol(self) -> SocketKind | None:
-        return self._protocol
-
-    def _arguments(self) -> dict[str, Any]:
-        return {"source": self.source, "dest": self.dest, "protocol": self._protocol}
-
-
-class _ProxyResultInet(_ProxyResultClient, Generic[_HostT, _NameT]):
-    """The code that IPv4 and IPv6 results share; they differ in sizes and types."""
+class _ProxyResultInet(ProxyResult, Generic[_HostT, _NameT]):
+    """The code that IPv4 and IPv6 results share."""
 
     __slots__ = ("_block", "_peername")
 
-    _source_end: ClassVar[Struct]
-    _dest_end: ClassVar[Struct]
+    _arguments = ("source", "dest", "protocol")
     _host: ClassVar[Any]  # the class of an address
+    _unpack_source: ClassVar[Any]  # return address and port of one end of the block
+    _unpack_dest: ClassVar[Any]
+    _to_text: ClassVar[Any]  # of the bytes of an address
+    _name_end: ClassVar[tuple[int, ...]]  # what a name of the socket module has after address and port
 
     _block: bytes
-    _peername: _NameT | None  # None until somebody asks for it
+    _peername: _NameT | None  # None until the property is read
 
     def __init__(
         self,
@@ -287,13 +265,25 @@ class _ProxyResultInet(_ProxyResultClient, Generic[_HostT, _NameT]):
 
     @property
     def source(self) -> tuple[_HostT, int]:  # type: ignore[override]  # mypy does not try the two hosts apart
-        host, port = self._source_end.unpack(self._block)
+        host, port = self._unpack_source(self._block)
         return self._host(host), port
 
     @property
     def dest(self) -> tuple[_HostT, int]:  # type: ignore[override]
-        host, port = self._dest_end.unpack(self._block)
+        host, port = self._unpack_dest(self._block)
         return self._host(host), port
+
+    @property
+    def peername(self) -> _NameT:
+        if self._peername is None:
+            host, port = self._unpack_source(self._block)
+            self._peername = self._to_text(host), port, *self._name_end
+        return self._peername
+
+    @property
+    def sockname(self) -> _NameT:
+        host, port = self._unpack_dest(self._block)
+        return self._to_text(host), port, *self._name_end
 
     def address_block(self) -> bytes:
         return self._block
@@ -316,22 +306,10 @@ class ProxyResultIPv4(_ProxyResultInet[IPv4Address, "tuple[str, int]"]):
 
     type = ProxyResultType.IPv4
     family_number = spec.V2_INET
-    _source_end, _dest_end = IPV4_SOURCE, IPV4_DEST
     _host = IPv4Address
-
-    @property
-    def peername(self) -> tuple[str, int]:
-        """:attr:`source` as :meth:`socket.socket.getpeername` would return it."""
-        if self._peername is None:
-            host, port = _unpack_ipv4_source(self._block)
-            self._peername = inet_ntoa(host), port
-        return self._peername
-
-    @property
-    def sockname(self) -> tuple[str, int]:
-        """:attr:`dest` as :meth:`socket.socket.getsockname` would return it."""
-        host, port = _unpack_ipv4_dest(self._block)
-        return inet_ntoa(host), port
+    _unpack_source, _unpack_dest = IPV4_SOURCE.unpack, IPV4_DEST.unpack
+    _to_text = staticmethod(inet_ntoa)
+    _name_end = ()
 
 
 class ProxyResultIPv6(_ProxyResultInet[IPv6Address, "tuple[str, int, int, int]"]):
@@ -344,25 +322,13 @@ class ProxyResultIPv6(_ProxyResultInet[IPv6Address, "tuple[str, int, int, int]"]
 
     type = ProxyResultType.IPv6
     family_number = spec.V2_INET6
-    _source_end, _dest_end = IPV6_SOURCE, IPV6_DEST
     _host = IPv6Address
-
-    @property
-    def peername(self) -> tuple[str, int, int, int]:
-        """:attr:`source` as :meth:`socket.socket.getpeername` would return it."""
-        if self._peername is None:
-            host, port = _unpack_ipv6_source(self._block)
-            self._peername = inet_ntop(AF_INET6, host), port, 0, 0
-        return self._peername
-
-    @property
-    def sockname(self) -> tuple[str, int, int, int]:
-        """:attr:`dest` as :meth:`socket.socket.getsockname` would return it."""
-        host, port = _unpack_ipv6_dest(self._block)
-        return inet_ntop(AF_INET6, host), port, 0, 0
+    _unpack_source, _unpack_dest = IPV6_SOURCE.unpack, IPV6_DEST.unpack
+    _to_text = staticmethod(partial(inet_ntop, int(AF_INET6)))
+    _name_end = (0, 0)
 
 
-class ProxyResultUnix(_ProxyResultClient):
+class ProxyResultUnix(ProxyResult):
     """The client connected over a UNIX socket.
 
     Args:
@@ -376,6 +342,7 @@ class ProxyResultUnix(_ProxyResultClient):
 
     type = ProxyResultType.UNIX
     family_number = spec.V2_UNIX
+    _arguments = ("source", "dest", "protocol")
 
     def __init__(
         self, source: str, dest: str, *, protocol: SocketKind | None = None, tlv: ProxyProtocolTLV = _NO_TLV
@@ -394,7 +361,6 @@ class ProxyResultUnix(_ProxyResultClient):
         return self
 
     def address_block(self) -> bytes:
-        """Return the address block of a version 2 header. It raises ValueError for a path that does not fit."""
         return pack_path(self._source) + pack_path(self._dest)
 
     @property
