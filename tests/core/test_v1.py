@@ -208,7 +208,7 @@ def test_a_wrong_line_that_came_whole_is_refused_where_it_is_wrong(line: str) ->
         (b"PROXY TCP4 192.0.2.1 \xe9\r\n", "A version 1 header is US-ASCII (at byte 21)"),
         (
             b"PROXY UNKNOWN " + b"x" * 93,
-            "A version 1 header has 107 bytes at most, and there is no CRLF in this one's (at byte 107)",
+            "A version 1 header has at most 107 bytes with its CRLF, and this line is longer (at byte 107)",
         ),
     ],
 )
