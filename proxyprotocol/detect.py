@@ -78,8 +78,9 @@ class ProxyProtocolDetect(ProxyProtocol):
         raise ValueError(f"No version here can say this: {first}") from first
 
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
-        codec = self._by_first_byte.get(data[0]) if data else None
-        if codec is None:
+        try:
+            codec = self._by_first_byte[data[0]]
+        except LookupError:  # no data yet, another first byte, or other codecs
             if self._by_first_byte:
                 check_signature(data, *_SIGNATURES)
                 return spec.V1_MIN_LENGTH  # the shortest line of version 1 is shorter than any header of version 2

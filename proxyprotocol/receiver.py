@@ -17,7 +17,7 @@ from proxyprotocol.errors import (
     ProxyProtocolWantRead,
     drop_tracebacks,
 )
-from proxyprotocol.parser import DETECT, HeaderParser, StartedParser, start_parser
+from proxyprotocol.parser import DETECT, HeaderParser
 from proxyprotocol.policy import HeaderPolicy, PolicyCallable
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 
+_new_parser = HeaderParser.__new__
 # every connection asks for these, and an enumeration's members are slow to look up on CPython 3.11
 _OPTIONAL, _IGNORE = HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE
 _SKIP, _REJECT = HeaderPolicy.SKIP, HeaderPolicy.REJECT
@@ -135,7 +136,7 @@ class Receiver:
             raise ProxyProtocolUntrustedError(peer)
         connection = ReceiverConnection()  # an __init__ would cost a twelfth of what a header costs on CPython 3.11
         connection._receiver = self
-        connection._parser = start_parser(StartedParser(), self.codec, self.max_header)
+        connection._parser = _new_parser(HeaderParser).start(self.codec, self.max_header)
         connection.policy = policy
         connection.result = connection.effective = None
         connection.trailing = b""
@@ -176,7 +177,7 @@ class ReceiverConnection:
     policy: HeaderPolicy
 
     _receiver: Receiver
-    _parser: StartedParser
+    _parser: HeaderParser
     _seen: bytes | None
 
     @property
