@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from proxyprotocol._wire import fields, spec, walk
 from proxyprotocol._wire.fields import CERTIFICATE, RAW, TEXT, Field, Fields, Flag, Form, Keyword, number, vendor
-from proxyprotocol.checksum import crc32c as compute_crc32c
 from proxyprotocol.errors import ProxyProtocolSyntaxError
 from proxyprotocol.typing import PeerCert
 
@@ -81,7 +80,6 @@ class ExtType(IntEnum):
     PP2_TYPE_EXT_DNSBL = 0x04
 
 
-_CRC32C_SIZE: Final = spec.TLV_HEAD_LENGTH + spec.CRC32C_LENGTH
 _SSL_HEAD: Final = struct.Struct("!BL")
 
 _Text: TypeAlias = "Field[str, str | None]"
@@ -335,7 +333,7 @@ class ProxyProtocolTLV(TLV):
         ValueError: A number is out of range, a type is not 0 to 255, or a value is too long.
     """
 
-    __slots__ = ("_auto_crc32c", "_sent")
+    __slots__ = ("_around", "_auto_crc32c")
 
     alpn: _Raw = Field(Type.PP2_TYPE_ALPN, RAW, "the protocol above, such as h2", "2.2.1", "NAME")
     authority: _Text = Field(Type.PP2_TYPE_AUTHORITY, TEXT, "the host name that the client asked for", "2.2.2", "HOST")
@@ -363,35 +361,35 @@ class ProxyProtocolTLV(TLV):
     alibaba_service_id: _Text = vendor("Alibaba Cloud", Type.PP2_TYPE_ALIBABA, b"\x03", TEXT, "endpoint service")
 
     def _set_fields(self, given: dict[str, Any]) -> None:
-        self._sent: walk.Sendable | None = None
+        self._around: tuple[bytes, bytes] | None = None
         self._auto_crc32c = bool(given.pop("auto_crc32c", False))
         super()._set_fields(given)
 
     @classmethod
     def from_checked(cls, wire: bytes) -> ProxyProtocolTLV:
-        """Make one of vectors that :func:`check_tlvs` has checked, without a second walk."""
+        """Make a TLV from vectors that a codec has checked, without a second walk."""
         self = cls.__new__(cls)
         self._wire = wire
         self._by_type = None
         self._auto_crc32c = False
-        self._sent = None
+        self._around = None
         return self
 
-    def as_sent(self) -> walk.Sendable:
-        """Return the vectors ready to be sent.
+    def around_crc32c(self) -> tuple[bytes, bytes]:
+        """Return the vectors that go before the CRC32C of a header, and those that go after it.
 
         Raises:
             ProxyProtocolSyntaxError: A receiver would reject these vectors.
         """
         # kept, because many senders send the same vectors with every connection
-        if self._sent is None:
-            self._sent = walk.make_sendable(self._wire)
-        return self._sent
+        if self._around is None:
+            self._around = walk.around_crc32c(self._wire)
+        return self._around
 
     @property
     def size(self) -> int:
         """The size of the vectors on the wire, in bytes, with the CRC32C that *auto_crc32c* will add."""
-        return len(self._wire) + (_CRC32C_SIZE if self._will_add_crc32c() else 0)
+        return len(self._wire) + (walk.CRC32C_SIZE if self._will_add_crc32c() else 0)
 
     def _will_add_crc32c(self) -> bool:
         return self._auto_crc32c and Type.PP2_TYPE_CRC32C not in self
@@ -424,6 +422,6 @@ class ProxyProtocolTLV(TLV):
         """
         if not self._will_add_crc32c():
             return ProxyProtocolTLV.from_checked(self._wire)
-        wire, crc_at, _ = self.as_sent()
-        checksum = compute_crc32c(b"".join(before) + wire).to_bytes(spec.CRC32C_LENGTH, "big")
-        return ProxyProtocolTLV.from_checked(wire[:crc_at] + checksum + wire[crc_at + spec.CRC32C_LENGTH :])
+        head = b"".join(before)
+        vectors, after = self.around_crc32c()
+        return ProxyProtocolTLV.from_checked(walk.join_with_crc32c(head + vectors, after)[len(head) :])

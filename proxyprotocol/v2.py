@@ -13,7 +13,6 @@ from socket import SOCK_DGRAM, SOCK_STREAM, SocketKind
 from typing import Final, NamedTuple, NoReturn
 
 from proxyprotocol._wire import spec, walk
-from proxyprotocol.checksum import crc32c
 from proxyprotocol.codec import ProxyProtocol, check_signature, signature_begins
 from proxyprotocol.errors import (
     ProxyProtocolChecksumError,
@@ -233,18 +232,16 @@ class ProxyProtocolV2(ProxyProtocol):
             ValueError: A UNIX path does not fit, or the TLVs are malformed.
         """
         block, family = result.address_block(), result.family_number
-        vectors, crc_at, plain = result.tlv.as_sent()
+        before, after = result.tlv.around_crc32c()
         code = _code(
             spec.V2_PROXY if result.proxied else spec.V2_LOCAL,
             family,
             _NUMBERS[result.protocol] if family else spec.V2_UNSPEC,
         )
+        size = len(block) + len(before) + len(after)
         if not self._checksum or not (result.proxied or result.tlv):
-            return _fixed(code, len(block) + len(plain)) + block + plain
-        header = _fixed(code, len(block) + len(vectors)) + block + vectors
-        crc_at += spec.V2_FIXED_LENGTH + len(block)
-        checksum = crc32c(header).to_bytes(spec.CRC32C_LENGTH, "big")
-        return header[:crc_at] + checksum + header[crc_at + spec.CRC32C_LENGTH :]
+            return _fixed(code, size) + block + before + after
+        return walk.join_with_crc32c(_fixed(code, size + walk.CRC32C_SIZE) + block + before, after)
 
     def begins(self, data: bytes | bytearray) -> bool | None:
         return signature_begins(data, spec.V2_SIGNATURE)

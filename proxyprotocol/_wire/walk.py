@@ -1,13 +1,13 @@
 """The walk over the bytes of a header's vectors (section 2.2, TLV vectors).
 
-One walk checks a header, and most applications look no further. :mod:`proxyprotocol.tlv` decodes values for the others.
+One walk checks a header. :mod:`proxyprotocol.tlv` decodes the values later, for the applications that read them.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from proxyprotocol._wire import spec
 from proxyprotocol.checksum import crc32c
@@ -23,19 +23,20 @@ _CHECKED: Final = tuple(kind in (spec.TYPE_CRC32C, spec.TYPE_UNIQUE_ID, spec.TYP
 UNCHECKED: Final = (False,) * 256
 _NO_CRC32C: Final = -1
 _ZEROS: Final = bytes(spec.CRC32C_LENGTH)
-_EMPTY_CRC32C: Final = bytes((spec.TYPE_CRC32C, 0, spec.CRC32C_LENGTH)) + _ZEROS
+_CRC32C_HEAD: Final = bytes((spec.TYPE_CRC32C, 0, spec.CRC32C_LENGTH))
+CRC32C_SIZE: Final = spec.TLV_HEAD_LENGTH + spec.CRC32C_LENGTH
 
 
 def check_tlvs(data: bytes, start: int, end: int, checked: tuple[bool, ...] = _CHECKED) -> int:
     """Check the vectors in ``data[start:end]`` against the specification, and decode nothing.
 
-    They must fill these bytes exactly. CRC32C has 4 bytes and comes once at most, UNIQUE_ID has at most 128, and SSL
-    has at least 5 and then well-formed vectors.
+    They must fill these bytes exactly. A CRC32C has 4 bytes and comes once at most. A UNIQUE_ID has at most 128. An SSL
+    has at least 5, and then well-formed vectors.
 
     Args:
         data: The bytes that hold the vectors.
-        start: The first byte of the vectors.
-        end: The byte after their last.
+        start: The position of their first byte.
+        end: The position after their last byte.
         checked: For each type, whether its own rules are checked.
 
     Returns:
@@ -109,38 +110,27 @@ def compute_crc32c(header: bytes, crc_at: int) -> int:
     return crc32c(header[:crc_at] + _ZEROS + header[crc_at + spec.CRC32C_LENGTH :])
 
 
-class Sendable(NamedTuple):
-    """Vectors as they are sent: with a checksum, or without.
-
-    Attributes:
-        with_crc32c: The vectors with a CRC32C of zeros: where one stood, otherwise before the first greater type.
-        crc_at: The position of its value in them.
-        plain: The vectors without a CRC32C.
-    """
-
-    with_crc32c: bytes
-    crc_at: int
-    plain: bytes
-
-
-def make_sendable(wire: bytes) -> Sendable:
-    """Return the vectors *wire* ready to be sent.
+def around_crc32c(wire: bytes) -> tuple[bytes, bytes]:
+    """Return the vectors before a CRC32C and those after it: where one stands, otherwise before the first greater type.
 
     Raises:
         ProxyProtocolSyntaxError: A receiver would reject these vectors.
     """
     crc_at = check_tlvs(wire, 0, len(wire))
     if crc_at >= 0:
-        at, end = crc_at - spec.TLV_HEAD_LENGTH, crc_at + spec.CRC32C_LENGTH
-    else:
-        at = 0
-        for kind, value in split(wire):
-            if kind > spec.TYPE_CRC32C:
-                break
-            at += spec.TLV_HEAD_LENGTH + len(value)
-        end = at
-    before, after = wire[:at], wire[end:]
-    return Sendable(before + _EMPTY_CRC32C + after, at + spec.TLV_HEAD_LENGTH, before + after)
+        return wire[: crc_at - spec.TLV_HEAD_LENGTH], wire[crc_at + spec.CRC32C_LENGTH :]
+    at = 0
+    for kind, value in split(wire):
+        if kind > spec.TYPE_CRC32C:
+            break
+        at += spec.TLV_HEAD_LENGTH + len(value)
+    return wire[:at], wire[at:]
+
+
+def join_with_crc32c(before: bytes, after: bytes) -> bytes:
+    """Return a whole header, with the right CRC32C between *before* and *after*."""
+    head = before + _CRC32C_HEAD
+    return head + crc32c(head + _ZEROS + after).to_bytes(spec.CRC32C_LENGTH, "big") + after
 
 
 def vector(kind: int, value: bytes) -> bytes:
@@ -164,8 +154,6 @@ def split(wire: bytes) -> Iterator[tuple[int, bytes]]:
 
 def merge(wire: bytes, given: Mapping[int, Iterable[bytes]]) -> bytes:
     """Put the values of each type where its first vector stands, otherwise before the first greater type."""
-    if not wire:
-        return b"".join([vector(kind, value) for kind in sorted(given) for value in given[kind]])
     written = {kind: b"".join(vector(kind, value) for value in values) for kind, values in given.items()}
     there = list(split(wire))
     joining = sorted(written.keys() - {kind for kind, _ in there}, reverse=True)
