@@ -1,7 +1,7 @@
 """Type-Length-Value vectors, which follow the addresses in a version 2 header (section 2.2).
 
-Vectors keep the wire's order and its duplicates, and are decoded when somebody asks for them. Each field is one row in
-the body of its class: to add a vendor's field, add a row to :class:`ProxyProtocolTLV`.
+A TLV keeps the wire's order and its duplicates, and decodes a value only when you read it. Each field is one row in the
+body of its class: to add a vendor's field, add a row to :class:`ProxyProtocolTLV`.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ _Raw: TypeAlias = "Field[bytes, bytes | None]"
 class TLV(Fields, Mapping[int, bytes], Hashable):
     """Vectors by their type: ``tlv[0xE2]`` is the value of the last vector of that type.
 
-    Two are equal if each type has the same values in the same order; the order of different types does not count.
+    Two TLVs are equal if each type has the same values in the same order; the order of different types does not count.
     ``bytes(tlv)`` returns the bytes of the wire.
 
     Args:
-        data: The vectors as they are on the wire.
-        init: Types and values, such as another TLV. They replace those of *data* or join them. A type that joins goes
-            before the first greater type, so a TLV made from a mapping alone is in ascending order.
+        data: The vectors as on the wire.
+        init: Types and values, such as another TLV. They replace the values of their type in *data*. A new type goes
+            before the first greater type, so a TLV that is made from a mapping alone is in ascending order.
 
     Raises:
         ProxyProtocolSyntaxError: *data* is cut short or has bytes left over.
@@ -121,30 +121,30 @@ class TLV(Fields, Mapping[int, bytes], Hashable):
         self._set_fields(given)
 
     def _read_head(self, data: bytes, init: Mapping[int, bytes] | None) -> bytes:
-        """Read what stands before the vectors on the wire, and return the vectors."""
+        """Read the bytes before the vectors, and return the vectors."""
         return data
 
     def _head(self) -> bytes:
-        """Return what stands before the vectors on the wire."""
+        """Return the bytes before the vectors."""
         return b""
 
     def _set_fields(self, given: dict[str, Any]) -> None:
-        """Set fields by their names, and consume *given*. For constructors: a TLV does not change afterwards."""
+        """Set fields by their names, and consume *given*. Only constructors call this: a TLV does not change later."""
         rows = fields.rows(type(self))
         written: dict[int, list[bytes]] = {}
-        for name, said in given.items():
+        for name, value in given.items():
             row = rows.get(name)
             if row is None:
                 raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
             try:
-                value = None if said is None else row.form.encode(said)
+                encoded = None if value is None else row.form.encode(value)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-            if value is not None:
+            if encoded is not None:
                 others = written.get(row.number) or self.getall(row.number)
-                # TLVs of a vendor's other sub-types stay
+                # a vendor's TLVs of other sub-types stay
                 kept = [other for other in others if row.what and row.form.decode(other) is None]
-                written[row.number] = [*kept, value]
+                written[row.number] = [*kept, encoded]
         if written:
             self._wire, self._by_type = walk.merge(self._wire, written), None
 
@@ -204,7 +204,7 @@ class ProxyProtocolSSLTLV(TLV):
     :attr:`has_cert_sess` and :attr:`verified`. ``verified=False`` sends a verify code of 1.
 
     Args:
-        data: The value as it is on the wire, with flags and verify code. A malformed value counts as empty.
+        data: The value as on the wire, with flags and verify code. A malformed value counts as empty.
         init: Sub-types and values, such as another TLV of this class.
     """
 
@@ -242,8 +242,8 @@ class ProxyProtocolSSLTLV(TLV):
     def _set_fields(self, given: dict[str, Any]) -> None:
         for name in list(given):
             flag = getattr(type(self), name, None)
-            if isinstance(flag, Flag) and (said := given.pop(name)) is not None:
-                self._client = self._client | flag.bit if said else self._client & ~flag.bit
+            if isinstance(flag, Flag) and (value := given.pop(name)) is not None:
+                self._client = self._client | flag.bit if value else self._client & ~flag.bit
         verified = given.pop("verified", None)
         if verified is not None:
             self._verify = 0 if verified else self._verify or 1
@@ -325,7 +325,7 @@ class ProxyProtocolTLV(TLV):
     ``ProxyProtocolV2.pack`` replaces a *crc32c*. An empty *ssl* or *ext* is left out.
 
     Args:
-        data: The vectors as they are on the wire.
+        data: The vectors as on the wire.
         init: Types and values, such as another TLV.
 
     Raises:
