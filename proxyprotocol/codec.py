@@ -67,8 +67,8 @@ class ProxyProtocol(ABC):
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
         """Parse the header at the start of a connection.
 
-        Every reader of headers calls this method, so that any chunking gives the same answer and no reader reads past
-        the header. This default calls :meth:`unpack`, for codecs that define nothing else.
+        Every reader of headers calls this method: any chunking gives the same answer, and no reader reads past the
+        header. This default calls :meth:`unpack`, for codecs that define nothing else.
 
         Args:
             data: All bytes of a connection so far.
@@ -101,12 +101,12 @@ class ProxyProtocol(ABC):
                 return result, size
             if size > max_header:
                 raise ProxyProtocolLimitError(
-                    f"The PROXY protocol header is longer than the {max_header} bytes allowed"
+                    f"The PROXY protocol header is longer than max_header, {max_header} bytes"
                 )
         return size
 
     def begins(self, data: bytes | bytearray) -> bool | None:
-        """Tell a header from an application's first bytes, for a connection that may come without a header.
+        """Distinguish a header from the first bytes of an application, for a connection that may have no header.
 
         Args:
             data: The first bytes of a connection.
@@ -130,9 +130,8 @@ def check_signature(data: bytes | bytearray, *signatures: bytes) -> bool:
     for at in range(len(data)):
         if not any(signature.startswith(data[: at + 1]) for signature in signatures):
             hint = ": this is TLS, which must come after the header" if data[0] == _TLS_HANDSHAKE else ""
-            shown = bytes(data[:_SHOWN])
             raise ProxyProtocolSyntaxError(
-                f"There is no PROXY protocol header: the data begins with {shown!r}{hint}", at
+                f"There is no PROXY protocol header: the data begins with {bytes(data[:_SHOWN])!r}{hint}", at
             )
     return False
 

@@ -21,8 +21,8 @@ class ProxyProtocolDetect(ProxyProtocol):
     """Reads version 1 and version 2, and writes version 2.
 
     Args:
-        versions: The codecs to choose from by :meth:`.ProxyProtocol.is_valid`, the first that says yes; versions 2
-            and 1 by default. The first version that can express a result writes its header.
+        versions: The codecs, versions 2 and 1 by default. The first one with :meth:`.ProxyProtocol.is_valid` reads a
+            header, and the first one that can express a result writes it.
     """
 
     __slots__ = ("_by_first_byte", "versions")
@@ -47,7 +47,7 @@ class ProxyProtocolDetect(ProxyProtocol):
             signature: The first 8 bytes of the connection.
 
         Raises:
-            ProxyProtocolSyntaxError: No version starts so.
+            ProxyProtocolSyntaxError: No version starts with these bytes.
         """
         for version in self.versions:
             if version.is_valid(signature):
@@ -75,7 +75,7 @@ class ProxyProtocolDetect(ProxyProtocol):
                 return version.pack(result)
             except (KeyError, ValueError) as error:
                 first = first or error
-        raise ValueError(f"No version here can say this: {first}") from first
+        raise ValueError(f"None of the versions can express this result: {first}") from first
 
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
         try:

@@ -167,7 +167,7 @@ def test_a_wrong_checksum_is_told_by_a_codec_of_a_users_own_too() -> None:
 
 
 def test_a_header_of_a_users_own_is_limited_too() -> None:
-    with pytest.raises(ProxyProtocolLimitError, match="longer than the 100 bytes allowed"):
+    with pytest.raises(ProxyProtocolLimitError, match="longer than max_header, 100 bytes"):
         HeaderParser(Lines(), max_header=100).feed(b"TWOLINES\n" + b"x" * 92)
     with pytest.raises(ProxyProtocolLimitError):
         Old().parse(v2(PROXY, 0x11, IPV4_BLOCK), max_header=27)

@@ -115,9 +115,9 @@ def test_the_first_version_that_can_say_it_is_written(
 
 
 def test_what_no_version_can_say_is_a_value_error_that_tells_why() -> None:
-    with pytest.raises(ValueError, match=r"No version here can say this: .*LOCAL"):
+    with pytest.raises(ValueError, match=r"None of the versions can express this result: .*LOCAL"):
         ProxyProtocolDetect(V1, V1).pack(ProxyResultLocal())
-    with pytest.raises(ValueError, match=r"No version here can say this: .*UNIX"):
+    with pytest.raises(ValueError, match=r"None of the versions can express this result: .*UNIX"):
         ProxyProtocolDetect(V1).pack(UNIX)
 
 
