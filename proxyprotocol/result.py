@@ -55,17 +55,13 @@ class ProxyResultType(Enum):
 
     @property
     def family(self) -> AddressFamily:
-        """The address family.
-
-        Raises:
-            AttributeError: This platform has no such family, as Windows has no AF_UNIX.
-        """
+        """The address family. On Windows this raises AttributeError for UNIX, because there is no AF_UNIX."""
         family: AddressFamily = getattr(AddressFamily, self.value[1])
         return family
 
 
 class ProxyResult(ABC):
-    """What a header says. :attr:`type` names the kind; ``is_ipv4()`` and its siblings ask for one.
+    """What a header says. :attr:`type` names the kind; functions such as ``is_ipv4()`` test for one.
 
     ``str(result)`` is for log lines: ``203.0.113.7:5678 -> 198.51.100.9:443``.
     """
@@ -99,7 +95,7 @@ class ProxyResult(ABC):
 
     @property
     def family(self) -> AddressFamily:
-        """The address family. It raises AttributeError as :attr:`ProxyResultType.family` does."""
+        """The address family. On Windows this raises AttributeError for UNIX, because there is no AF_UNIX."""
         return self.type.family
 
     @property
@@ -171,7 +167,7 @@ class ProxyResult(ABC):
 
 
 class ProxyResultLocal(ProxyResult):
-    """The proxy speaks for itself, as in a health check (section 2.2, LOCAL). The real addresses count.
+    """The proxy speaks for itself, as in a health check (section 2.2, LOCAL). The connection's own addresses count.
 
     Args:
         tlv: What else the header says.
@@ -190,10 +186,10 @@ class ProxyResultLocal(ProxyResult):
 
 
 class ProxyResultUnknown(ProxyResult):
-    """The proxy relays a connection without naming the client (section 2.1, UNKNOWN; section 2.2, UNSPEC).
+    """The proxy relays a connection but does not name the client (section 2.1, UNKNOWN; section 2.2, UNSPEC).
 
     Args:
-        exception: Why the client is unknown, in a result that does not come from a header.
+        exception: Why the client is unknown, if the result does not come from a header.
         tlv: What else the header says.
     """
 
