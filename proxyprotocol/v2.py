@@ -39,24 +39,11 @@ _FIXED: Final = struct.Struct("!12sHH")
 # all of it but the length, and the length
 _read_fixed: Final = struct.Struct("!14sH").unpack_from
 
-_RESULTS: Final[dict[int, type[ProxyResultIPv4 | ProxyResultIPv6 | ProxyResultUnix]]] = {
-    spec.V2_INET: ProxyResultIPv4,
-    spec.V2_INET6: ProxyResultIPv6,
-    spec.V2_UNIX: ProxyResultUnix,
-}
-_PROTOCOLS: Final[dict[int, SocketKind | None]] = {
-    spec.V2_UNSPEC: None,
-    spec.V2_STREAM: SOCK_STREAM,
-    spec.V2_DGRAM: SOCK_DGRAM,
-}
+_RESULTS: Final = {kind.family_number: kind for kind in (ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnix)}
+_TYPES: Final = {spec.V2_UNSPEC: ProxyResultType.UNKNOWN} | {number: kind.type for number, kind in _RESULTS.items()}
 _NUMBERS: Final = {None: spec.V2_STREAM, SOCK_STREAM: spec.V2_STREAM, SOCK_DGRAM: spec.V2_DGRAM}
+_PROTOCOLS: Final = {number: kind for kind, number in _NUMBERS.items()} | {spec.V2_UNSPEC: None}
 _COMMANDS: Final = {spec.V2_LOCAL: "local", spec.V2_PROXY: "proxy"}
-_TYPES: Final = {
-    spec.V2_UNSPEC: ProxyResultType.UNKNOWN,
-    spec.V2_INET: ProxyResultType.IPv4,
-    spec.V2_INET6: ProxyResultType.IPv6,
-    spec.V2_UNIX: ProxyResultType.UNIX,
-}
 
 
 class _Kind(NamedTuple):
