@@ -28,28 +28,17 @@ CRC32C_SIZE: Final = spec.TLV_HEAD_LENGTH + spec.CRC32C_LENGTH
 
 
 def check_tlvs(data: bytes, start: int, end: int, checked: tuple[bool, ...] = _CHECKED) -> int:
-    """Check the vectors in ``data[start:end]`` against the specification, and decode nothing.
+    """Check the vectors in ``data[start:end]`` against the specification. Return where the CRC32C's value is, or -1.
 
     They must fill these bytes exactly. A CRC32C has 4 bytes and comes once at most. A UNIQUE_ID has at most 128. An SSL
-    has at least 5, and then well-formed vectors.
-
-    Args:
-        data: The bytes that hold the vectors.
-        start: The position of their first byte.
-        end: The position after their last byte.
-        checked: For each type, whether its own rules are checked.
-
-    Returns:
-        The position of the CRC32C's value in *data*, or -1 without a CRC32C.
-
-    Raises:
-        ProxyProtocolSyntaxError: The vectors break a rule; the offset is that of the vector in *data*.
+    has at least 5, and then well-formed vectors. *checked* says for each type whether such rules count. An error has the
+    offset of its vector in *data*.
     """
     crc_at = _NO_CRC32C
     try:
         while start < end:
-            # No call and no attribute of spec here: every header passes through this loop, and they double its cost.
-            # A head that is cut short also ends after the end, whatever length is read.
+            # No call and no attribute of spec here: each header passes through this loop, and they would double its cost.
+            # A head that is cut short ends after *end* too, whatever its length says.
             kind, length = _read_head(data, start)
             value = start + _HEAD_LENGTH
             after = value + length
@@ -60,13 +49,11 @@ def check_tlvs(data: bytes, start: int, end: int, checked: tuple[bool, ...] = _C
                     check_ssl(data, start, value, after)
                 elif kind == spec.TYPE_UNIQUE_ID:
                     if length > spec.UNIQUE_ID_MAX_LENGTH:
-                        reason = f"The UNIQUE_ID has {length} bytes, more than {spec.UNIQUE_ID_MAX_LENGTH}"
-                        raise ProxyProtocolSyntaxError(reason, start)
+                        raise ProxyProtocolSyntaxError(f"The UNIQUE_ID has {length} bytes, more than 128", start)
                 elif crc_at != _NO_CRC32C:
                     raise ProxyProtocolSyntaxError("The header has a second CRC32C", start)
                 elif length != spec.CRC32C_LENGTH:
-                    reason = f"The CRC32C has {length} bytes instead of {spec.CRC32C_LENGTH}"
-                    raise ProxyProtocolSyntaxError(reason, start)
+                    raise ProxyProtocolSyntaxError(f"The CRC32C has {length} bytes instead of 4", start)
                 else:
                     crc_at = value
             start = after
@@ -89,19 +76,13 @@ def check_ssl(data: bytes, start: int, value: int, after: int) -> None:
     """Check the value of the SSL vector at *start*, ``data[value:after]``, against section 2.2.6."""
     position = value + spec.SSL_HEAD_LENGTH
     if position > after:
-        reason = f"The SSL TLV has {after - value} bytes, fewer than {spec.SSL_HEAD_LENGTH}"
-        raise ProxyProtocolSyntaxError(reason, start)
+        raise ProxyProtocolSyntaxError(f"The SSL TLV has {after - value} bytes, fewer than 5", start)
     # An SSL inside an SSL stays opaque: a sender must not drive a recursion.
     check_tlvs(data, position, after, UNCHECKED)
 
 
 def crc32c_matches(header: bytes, crc_at: int) -> bool:
-    """Return whether the checksum of a whole header is right, over its bytes as received (section 2.2.3).
-
-    *crc_at* is the result of :func:`check_tlvs`. A header without a checksum matches.
-    """
-    if crc_at < 0:
-        return True
+    """Return whether the checksum at *crc_at* in a whole header is right (section 2.2.3)."""
     return _read_crc32c(header, crc_at) == (compute_crc32c(header, crc_at),)
 
 
@@ -111,11 +92,7 @@ def compute_crc32c(header: bytes, crc_at: int) -> int:
 
 
 def around_crc32c(wire: bytes) -> tuple[bytes, bytes]:
-    """Return the vectors before a CRC32C and those after it: where one stands, otherwise before the first greater type.
-
-    Raises:
-        ProxyProtocolSyntaxError: A receiver would reject these vectors.
-    """
+    """Return the vectors before a CRC32C and those after it: where one stands, otherwise before the first greater type."""
     crc_at = check_tlvs(wire, 0, len(wire))
     if crc_at >= 0:
         return wire[: crc_at - spec.TLV_HEAD_LENGTH], wire[crc_at + spec.CRC32C_LENGTH :]
@@ -134,7 +111,7 @@ def join_with_crc32c(before: bytes, after: bytes) -> bytes:
 
 
 def vector(kind: int, value: bytes) -> bytes:
-    """Return one vector as it is on the wire. It raises ValueError for a type or a length out of range."""
+    """Return one vector as on the wire. It raises ValueError for a type or a length out of range."""
     if not 0 <= kind <= 0xFF:
         raise ValueError(f"The type of a TLV is 0 to 255, not {kind!r}")
     if len(value) > spec.TLV_MAX_VALUE:
