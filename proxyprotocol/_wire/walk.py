@@ -31,13 +31,13 @@ def check_tlvs(data: bytes, start: int, end: int, checked: tuple[bool, ...] = _C
     """Check the vectors in ``data[start:end]`` against the specification. Return where the CRC32C's value is, or -1.
 
     They must fill these bytes exactly. A CRC32C has 4 bytes and comes once at most. A UNIQUE_ID has at most 128. An SSL
-    has at least 5, and then well-formed vectors. *checked* says for each type whether such rules count. An error has the
-    offset of its vector in *data*.
+    has at least 5, and then well-formed vectors. *checked* says for each type whether such rules count. The offset of
+    an error is that of its vector in *data*.
     """
     crc_at = _NO_CRC32C
     try:
         while start < end:
-            # No call and no attribute of spec here: each header passes through this loop, and they would double its cost.
+            # No call and no attribute of spec in this loop: they would double the cost of every header.
             # A head that is cut short ends after *end* too, whatever its length says.
             kind, length = _read_head(data, start)
             value = start + _HEAD_LENGTH
@@ -92,7 +92,7 @@ def compute_crc32c(header: bytes, crc_at: int) -> int:
 
 
 def around_crc32c(wire: bytes) -> tuple[bytes, bytes]:
-    """Return the vectors before a CRC32C and those after it: where one stands, otherwise before the first greater type."""
+    """Return the vectors before and after the CRC32C: where one stands, otherwise before the first greater type."""
     crc_at = check_tlvs(wire, 0, len(wire))
     if crc_at >= 0:
         return wire[: crc_at - spec.TLV_HEAD_LENGTH], wire[crc_at + spec.CRC32C_LENGTH :]
