@@ -140,7 +140,7 @@ def test_a_peer_whose_address_cannot_be_had_is_trusted_by_nobody(peer: Any) -> N
 
 
 def stopping_at_a_nul(number: int, text: str) -> bytes:
-    # as PyPy calls the C library, which takes a NUL for the end
+    # as PyPy calls the C library, for which a NUL ends the text
     return inet_pton(number, text.partition("\0")[0])
 
 

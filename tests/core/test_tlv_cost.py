@@ -1,4 +1,4 @@
-"""The cost of TLVs grows only with their bytes, whatever a sender writes into them.
+"""The cost of TLVs grows only with their bytes, whatever a sender writes.
 
 A step is a call, a line, a round of a loop or a return. Their count is the same on every machine.
 """
@@ -17,14 +17,14 @@ from typing import Any, Final
 import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4, ProxyResultUnknown, Receiver
-from proxyprotocol.cli._decode.description import describe_header  # there is no public way to its parts
-from proxyprotocol.server._relay.outgoing import Incoming, Outgoing  # the relay's, without a relay around it
+from proxyprotocol.cli._decode.description import describe_header  # the public command only prints it
+from proxyprotocol.server._relay.outgoing import Incoming, Outgoing  # the part of the relay that makes headers
 from proxyprotocol.tlv import TLV, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
 from tests.vectors import IPV4, tlv
 
 V2 = ProxyProtocolV2()
 MORE: Final = 4
-# room for a fixed cost and for a set that grows
+# allows for a fixed cost, and for a set that grows
 AT_MOST: Final = 1.25 * MORE
 
 
@@ -91,7 +91,7 @@ def describing(wire: bytes) -> Callable[[], object]:
 
 
 def relaying(wire: bytes) -> Callable[[], object]:
-    """Make the relay's header from one that came in, with ``tlv=unique-id``."""
+    """Make the relay's header from a received one, with ``tlv=unique-id``."""
     header = ProxyProtocolV2(checksum=False).pack(result_of(wire))
     receiver = Receiver(max_header=len(header))
     sock = SimpleNamespace(family=socket.AF_INET, type=socket.SOCK_STREAM, getsockname=lambda: ("192.0.2.9", 80))
@@ -108,7 +108,7 @@ def relaying(wire: bytes) -> Callable[[], object]:
     return relay
 
 
-# each takes the bytes, prepares, and returns the operation to count
+# each prepares an operation on the bytes, and returns it
 OPERATIONS: Final[dict[str, Callable[[bytes], Callable[[], object]]]] = {
     "TLV(data)": lambda wire: lambda: TLV(wire),
     "TLV(init)": lambda wire: lambda: TLV(init=TLV(wire)),
