@@ -6,6 +6,8 @@ object, and a log line pays only for the text.
 
 from __future__ import annotations
 
+import os
+import struct
 from abc import ABC, abstractmethod
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
@@ -13,7 +15,6 @@ from socket import AF_INET6, AddressFamily, SocketKind, inet_ntoa, inet_ntop
 from typing import Any, ClassVar, Final, Generic, TypeGuard, TypeVar
 
 from proxyprotocol._wire import spec
-from proxyprotocol._wire.block import IPV4_DEST, IPV4_SOURCE, IPV6_DEST, IPV6_SOURCE, pack_path, pack_ports, unpack_path
 from proxyprotocol.tlv import ProxyProtocolTLV
 from proxyprotocol.typing import Address, SockAddr
 
@@ -33,10 +34,11 @@ __all__ = [
     "is_unknown",
 ]
 
-_unpack_ipv4_source: Final = IPV4_SOURCE.unpack
-_unpack_ipv4_dest: Final = IPV4_DEST.unpack
-_unpack_ipv6_source: Final = IPV6_SOURCE.unpack
-_unpack_ipv6_dest: Final = IPV6_DEST.unpack
+# One end of an address block as (address, port): in the block both addresses come first, then both ports.
+_unpack_ipv4_source: Final = struct.Struct("!4s4xH2x").unpack
+_unpack_ipv4_dest: Final = struct.Struct("!4x4s2xH").unpack
+_unpack_ipv6_source: Final = struct.Struct("!16s16xH2x").unpack
+_unpack_ipv6_dest: Final = struct.Struct("!16x16s2xH").unpack
 _NO_TLV: Final = ProxyProtocolTLV()
 _new: Final = object.__new__
 _ResultT = TypeVar("_ResultT", bound="ProxyResult")
@@ -235,7 +237,10 @@ class _ProxyResultInet(ProxyResult, Generic[_HostT]):
         kind = self._host
         # Text works too. Making an address object again would be most of the work.
         hosts = [host.packed if isinstance(host, kind) else kind(host).packed for host in (source[0], dest[0])]
-        self._block = hosts[0] + hosts[1] + pack_ports(source[1], dest[1])
+        try:
+            self._block = hosts[0] + hosts[1] + struct.pack("!HH", source[1], dest[1])
+        except struct.error:
+            raise ValueError(f"A port is a number from 0 to 65535, not {source[1]!r} or {dest[1]!r}") from None
         self._peername = None
         self._protocol = protocol
         self._tlv = tlv
@@ -244,14 +249,7 @@ class _ProxyResultInet(ProxyResult, Generic[_HostT]):
     def from_block(
         cls: type[_InetT], block: bytes, protocol: SocketKind | None, vectors: bytes, peername: Any = None
     ) -> _InetT:
-        """Make a result from the parts of a header that a codec has checked.
-
-        Args:
-            block: The address block, of the family's size.
-            protocol: The kind of the client's socket.
-            vectors: The TLVs as they are on the wire.
-            peername: The value of :attr:`peername`, if the codec knows it.
-        """
+        """Make a result from the parts of a header that a codec has checked: address block, protocol, TLVs."""
         self = _new(cls)
         self._block = block
         self._peername = peername
@@ -361,12 +359,12 @@ class ProxyResultUnix(ProxyResult):
     def from_block(cls, block: bytes, protocol: SocketKind | None, vectors: bytes) -> ProxyResultUnix:
         """Make a result from the parts of a header, as :meth:`ProxyResultIPv4.from_block` does."""
         half = spec.UNIX_PATH_LENGTH
-        self = cls(unpack_path(block[:half]), unpack_path(block[half:]), protocol=protocol)
+        self = cls(_unpack_path(block[:half]), _unpack_path(block[half:]), protocol=protocol)
         self._tlv = vectors
         return self
 
     def address_block(self) -> bytes:
-        return pack_path(self._source) + pack_path(self._dest)
+        return _pack_path(self._source) + _pack_path(self._dest)
 
     @property
     def source(self) -> str:
@@ -379,6 +377,22 @@ class ProxyResultUnix(ProxyResult):
         return self._dest
 
     peername, sockname = source, dest
+
+
+def _unpack_path(field: bytes) -> str:
+    # An abstract name starts with a NUL and may hold others, so the padding looks like part of it.
+    return os.fsdecode(field.rstrip(b"\0") if field[:1] == b"\0" else field.partition(b"\0")[0])
+
+
+def _pack_path(path: str) -> bytes:
+    name, limit = os.fsencode(path), spec.UNIX_PATH_LENGTH
+    if _unpack_path(name) != path:
+        raise ValueError(
+            f"A header would cut the UNIX path {path!r}: only an abstract name holds NULs, and none at its end"
+        )
+    if len(name) > limit:
+        raise ValueError(f"A UNIX path of {len(name)} bytes does not fit in a header, {limit} are the most: {path!r}")
+    return name.ljust(limit, b"\0")
 
 
 def is_local(result: ProxyResult) -> TypeGuard[ProxyResultLocal]:
