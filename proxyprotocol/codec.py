@@ -125,20 +125,18 @@ def check_signature(data: bytes | bytearray, *signatures: bytes) -> bool:
     Raises:
         ProxyProtocolSyntaxError: It starts with none of them; the offset is that of the first wrong byte.
     """
-    if data.startswith(signatures):
-        return True
-    for at in range(len(data)):
-        if not any(signature.startswith(data[: at + 1]) for signature in signatures):
-            hint = ": this is TLS, which must come after the header" if data[0] == _TLS_HANDSHAKE else ""
-            raise ProxyProtocolSyntaxError(
-                f"There is no PROXY protocol header: the data begins with {bytes(data[:_SHOWN])!r}{hint}", at
-            )
-    return False
+    begins = signature_begins(data, *signatures)
+    if begins is False:
+        at = next(at for at in range(len(data)) if signature_begins(data[: at + 1], *signatures) is False)
+        hint = ": this is TLS, which must come after the header" if data[0] == _TLS_HANDSHAKE else ""
+        raise ProxyProtocolSyntaxError(
+            f"There is no PROXY protocol header: the data begins with {bytes(data[:_SHOWN])!r}{hint}", at
+        )
+    return begins is True
 
 
 def signature_begins(data: bytes | bytearray, *signatures: bytes) -> bool | None:
     """Return whether *data* starts with one of *signatures*; None if it is still too short to know."""
-    try:
-        return check_signature(data, *signatures) or None
-    except ProxyProtocolSyntaxError:
-        return False
+    if data.startswith(signatures):
+        return True
+    return None if any(signature.startswith(data) for signature in signatures) else False

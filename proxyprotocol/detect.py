@@ -31,11 +31,9 @@ class ProxyProtocolDetect(ProxyProtocol):
 
     def __init__(self, *versions: ProxyProtocol) -> None:
         self.versions = versions or [ProxyProtocolV2(), ProxyProtocolV1()]
-        # The first byte tells versions 1 and 2 apart. Other codecs are asked through is_valid().
-        kinds = {type(version): version for version in self.versions}
-        self._by_first_byte: dict[int, ProxyProtocol] = {}
-        if len(self.versions) == 2 and kinds.keys() == _FIRST_BYTES.keys():
-            self._by_first_byte = {_FIRST_BYTES[kind]: version for kind, version in kinds.items()}
+        # The first byte distinguishes versions 1 and 2. Other codecs answer is_valid().
+        known = {_FIRST_BYTES.get(type(version), -1): version for version in self.versions}
+        self._by_first_byte = known if known.keys() == set(_FIRST_BYTES.values()) and len(self.versions) == 2 else {}
 
     def is_valid(self, signature: bytes) -> bool:
         return any(version.is_valid(signature) for version in self.versions)
