@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Type(IntEnum):
-    """The registered types and sub-types (section 2.2, and those of four vendors)."""
+    """The registered types and sub-types (section 2.2), and the types of four vendors."""
 
     PP2_TYPE_ALPN = 0x01
     PP2_TYPE_AUTHORITY = 0x02
@@ -215,7 +215,7 @@ class ProxyProtocolSSLTLV(TLV):
     has_cert_sess: Flag = Flag(SSLClient.PP2_CLIENT_CERT_SESS, "whether it showed one over this TLS session")
     verified: Keyword[bool, bool] = Keyword(
         lambda ssl: ssl.verify == 0,
-        "whether the verify field is 0. Senders write 0 *without a certificate* too: see :attr:`client_verified`",
+        "whether the verify field is 0. Senders also write 0 *without a certificate*: see :attr:`client_verified`",
     )
     version: _Text = Field(Type.PP2_SUBTYPE_SSL_VERSION, TEXT, "the version of TLS, such as TLSv1.3")
     cn: _Text = Field(Type.PP2_SUBTYPE_SSL_CN, TEXT, "the common name in the client's certificate, verified or not")
@@ -322,7 +322,7 @@ _EXT: Final = Form(ProxyProtocolExtTLV, lambda value: ProxyProtocolExtTLV(value)
 class ProxyProtocolTLV(TLV):
     """The vectors of a header. Every field below is also a keyword of the constructor.
 
-    ``ProxyProtocolV2.pack`` replaces a *crc32c*. An empty *ssl* or *ext* is left out.
+    An empty *ssl* or *ext* is left out. ``ProxyProtocolV2.pack`` replaces *crc32c*.
 
     Args:
         data: The vectors as on the wire.
@@ -395,7 +395,7 @@ class ProxyProtocolTLV(TLV):
         return self._auto_crc32c and Type.PP2_TYPE_CRC32C not in self
 
     def verify_checksum(self, *before: bytes) -> bool:
-        """Return whether the CRC32C is right or missing. The codecs check it in every header that they read.
+        """Return whether the CRC32C is right or missing. The codecs have checked it in a header that they read.
 
         Args:
             before: The bytes of the header before the vectors.

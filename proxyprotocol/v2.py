@@ -34,9 +34,9 @@ from proxyprotocol.tlv import ProxyProtocolTLV
 
 __all__ = ["ProxyProtocolV2", "ProxyProtocolV2Header"]
 
-# signature, version and command with family and protocol as one number, length
+# signature, code (see _code), length
 _FIXED: Final = struct.Struct("!12sHH")
-# all of it but the length, and the length
+# the first 14 bytes, length
 _read_fixed: Final = struct.Struct("!14sH").unpack_from
 
 _RESULTS: Final = {kind.family_number: kind for kind in (ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnix)}
@@ -56,6 +56,7 @@ class _Kind(NamedTuple):
 
 
 def _code(command: int, family: int, protocol: int) -> int:
+    """Return version, command, family and protocol as one number."""
     return (spec.V2_VERSION | command) << 8 | family << 4 | protocol
 
 
