@@ -110,7 +110,7 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
 
 
 def parse_tls_timeout(options: Mapping[str, str], spell: Callable[[str], str] = str) -> float:
-    """Return how many seconds a TLS handshake after the header may take, from the arguments of :func:`parse_receiver`."""
+    """Return how many seconds a TLS handshake may take, from the arguments of :func:`parse_receiver`."""
     return _number(options, "tls_timeout", spell) if "tls_timeout" in options else spec.DEFAULT_TLS_TIMEOUT
 
 
