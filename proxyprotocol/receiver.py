@@ -261,6 +261,6 @@ class ReceiverConnection:
 
 
 def describe_refusal(error: ProxyProtocolError, peer: SockAddr, what: str = "a connection") -> str:
-    """Return the log line for a refused connection, with the peer's bytes escaped. This drops the error's tracebacks."""
+    """Return the log line for a refused connection, with the peer's bytes escaped. Drops the error's tracebacks."""
     drop_tracebacks(error)
     return f"Refused {what} from {describe_address(peer)}: {error}"
