@@ -18,9 +18,7 @@ import pytest
 from tests.adapters.stalled import KINDS, TIMEOUT
 from tests.interop._certificates import Certificates
 from tests.interop._programs import connect, wait_for
-from tests.sockets.servers import HEADER, TLSClient, certificates
-
-__all__ = ["certificates"]
+from tests.sockets.servers import HEADER, TLSClient
 
 ACCEPTING = 0.05  # seconds; a connection that is accepted after the stop would test nothing
 CLIENTS = 20

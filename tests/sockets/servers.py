@@ -10,9 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-import pytest
-
-from tests.interop._certificates import SERVER_NAME, Certificates, make_certificates
+from tests.interop._certificates import SERVER_NAME, Certificates
 
 PATIENCE = 10.0  # seconds; only a very busy machine needs more than a fraction of one
 SHORT = 0.2  # seconds; for time-outs that a test waits for
@@ -87,12 +85,6 @@ def dripping(client: socket.socket, pieces: Sequence[bytes], every: float = 0.00
             yield stop
         finally:
             stop.set()
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """The certificates, made once."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 class TLSClient:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,7 +19,7 @@ from proxyprotocol import (
 )
 from proxyprotocol.reader import ProxyProtocolReader
 from proxyprotocol.sock import SocketInfoLocal, SocketInfoProxy
-from tests.on_asyncio.streams import LOCAL, PEER, Server, collect_complaints, in_a_loop, logged
+from tests.on_asyncio.streams import LOCAL, PEER, Server, in_a_loop, logged
 from tests.vectors import (
     IPV4_BLOCK,
     PROXY,
@@ -50,15 +48,7 @@ WRONG = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _nobody_complains_in_the_end() -> Iterator[None]:
-    yield
-    assert collect_complaints() == []
-
-
-@pytest.fixture(autouse=True)
-def _every_level(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "proxyprotocol")
+pytestmark = pytest.mark.usefixtures("no_complaints", "debug_log")
 
 
 class ReadExactly:

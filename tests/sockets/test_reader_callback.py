@@ -9,7 +9,7 @@ import logging
 import socket
 import struct
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from proxyprotocol import HeaderPolicy, ProxyProtocolDetect, TrustedProxies
 from proxyprotocol.reader import ProxyProtocolReader
 from proxyprotocol.sock import SocketInfo
-from tests.on_asyncio.streams import LOCAL, PEER, Server, Transport, collect_complaints, in_a_loop, settle
+from tests.on_asyncio.streams import LOCAL, PEER, Server, Transport, in_a_loop, settle
 from tests.vectors import IPV4_BLOCK, PROXY, single_bytes, v2
 from tests.vectors import LOCAL as LOCAL_COMMAND
 
@@ -27,10 +27,7 @@ HEADER = v2(PROXY, 0x11, IPV4_BLOCK)
 Application = Callable[[asyncio.StreamReader, asyncio.StreamWriter, SocketInfo], "Awaitable[Any] | None"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _nobody_complains_in_the_end() -> Iterator[None]:
-    yield
-    assert collect_complaints() == []
+pytestmark = pytest.mark.usefixtures("no_complaints")
 
 
 def streams(reader: asyncio.StreamReader) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Transport]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from proxyprotocol import HeaderPolicy, ProxyProtocolDetect, TrustedProxies
 from proxyprotocol.reader import ProxyProtocolReader
 from proxyprotocol.sock import SocketInfo, SocketInfoLocal
-from tests.on_asyncio.streams import LOCAL, PEER, Server, Transport, collect_complaints, in_a_loop, logged, settle
+from tests.on_asyncio.streams import LOCAL, PEER, Server, Transport, in_a_loop, logged, settle
 from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, checksum, single_bytes, tlv, v2
 
 HEADER = v2(PROXY, 0x11, IPV4_BLOCK, tlv(0x05, b"id"))
@@ -27,15 +25,7 @@ AFTER_A_SIGNATURE = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _nobody_complains_in_the_end() -> Iterator[None]:
-    yield
-    assert collect_complaints() == []
-
-
-@pytest.fixture(autouse=True)
-def _every_level(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "proxyprotocol")
+pytestmark = pytest.mark.usefixtures("no_complaints", "debug_log")
 
 
 @pytest.mark.parametrize("data", [b"G", b"GET / HTTP/1.1\r\n\r\n", b"PROX", b"\r\n\r\nGET", b"x" * 200_000])

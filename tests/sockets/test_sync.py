@@ -47,15 +47,12 @@ from tests.sockets.servers import (
     PATIENCE,
     SHORT,
     TLSClient,
-    certificates,
     connected,
     dripping,
     meanwhile,
     reset,
 )
-from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, VECTORS, Vector, describe, single_bytes, v2
-
-__all__ = ["certificates"]
+from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, VECTORS, Vector, describe, single_bytes, tlv, v2
 
 REQUIRE, OPTIONAL, IGNORE = HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE
 HEADERS = [HEADER, v2(PROXY, 0x11, IPV4_BLOCK)]
@@ -109,6 +106,18 @@ def test_every_header_is_read_and_the_data_after_it_stays_in_the_socket(ends: Pa
 
     assert result is not None
     assert describe(result) == describe(vector.result)
+    assert rest_of(server, client) == b"payload"
+
+
+@pytest.mark.parametrize("policy", [REQUIRE, OPTIONAL])
+def test_a_header_that_is_longer_than_one_look_is_read(ends: Pair, policy: HeaderPolicy) -> None:
+    server, client = ends
+    client.sendall(v2(PROXY, 0x11, IPV4_BLOCK, tlv(0xE0, bytes(3000))) + b"payload")
+
+    result = read_header(server, policy=policy)
+
+    assert result is not None
+    assert (result.peername, result.tlv[0xE0]) == (CLIENT, bytes(3000))
     assert rest_of(server, client) == b"payload"
 
 

@@ -30,14 +30,11 @@ from tests.sockets.servers import (
     PATIENCE,
     SHORT,
     TLSClient,
-    certificates,
     dripping,
     free_address,
     reset,
 )
 from tests.vectors import IPV4_BLOCK, IPV6_BLOCK, LOCAL, PROXY, paths, single_bytes, tlv, v2
-
-__all__ = ["certificates"]
 
 
 class Handler(socketserver.StreamRequestHandler):
