@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+_Number: TypeAlias = "tuple[re.Pattern[str], Callable[[str], float], float]"  # pattern, reader, least value
 
 _VERSIONS: dict[str, ProxyProtocol] = {name: ProxyProtocolVersion.get(name) for name in ("detect", "v1", "v2")}
 _SENT_VERSIONS = {name: _VERSIONS[name] for name in ("v1", "v2")}
@@ -45,8 +46,9 @@ _MIXED_VERSIONS: dict[str, ProxyProtocol] = {
 _POLICIES = {policy.value: policy for policy in (HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE)}
 _UNTRUSTED = {"reject": HeaderPolicy.REJECT, "direct": HeaderPolicy.SKIP}
 # Patterns, because int() and float() also accept signs, underscores and white space, and IPv6Address() a zone.
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_BYTES = re.compile(r"[0-9]{1,9}")
+_SECONDS: _Number = (re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?"), float, 1e-9)  # at least what the pattern can write
+_BYTES: _Number = (re.compile(r"[0-9]{1,9}"), int, spec.V2_FIXED_LENGTH)
+_NUMBERS = {"timeout": _SECONDS, "tls_timeout": _SECONDS, "max_header": _BYTES}
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+)):(?P<port>0|[1-9][0-9]{0,4})")
 
 #: The values of an option that is on or off.
@@ -102,10 +104,7 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
         if version not in _MIXED_VERSIONS:
             raise ValueError(f"{spell('ipv4_in_tcp6')} is only for version 1, but {spell('version')} is {version}")
         keywords["pp"] = _MIXED_VERSIONS[version]
-    if "timeout" in options:
-        keywords["timeout"] = _number(options, "timeout", spell)
-    if "max_header" in options:
-        keywords["max_header"] = int(_number(options, "max_header", spell))
+    keywords |= {name: _number(options, name, spell) for name in ("timeout", "max_header") if name in options}
     return Receiver(**keywords)
 
 
@@ -115,9 +114,9 @@ def parse_tls_timeout(options: Mapping[str, str], spell: Callable[[str], str] = 
 
 
 def _number(options: Mapping[str, str], name: str, spell: Callable[[str], str]) -> float:
-    pattern, above = (_BYTES, spec.V2_FIXED_LENGTH - 1) if name == "max_header" else (_SECONDS, 0)
-    if pattern.fullmatch(options[name]) and float(options[name]) > above:
-        return float(options[name])
+    pattern, read, least = _NUMBERS[name]
+    if pattern.fullmatch(options[name]) and read(options[name]) >= least:
+        return read(options[name])
     raise ValueError(f"{spell(name)} takes {OPTIONS[name]}, not {options[name]!r}")
 
 
