@@ -46,7 +46,7 @@ _MIXED_VERSIONS: dict[str, ProxyProtocol] = {
 _POLICIES = {policy.value: policy for policy in (HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE)}
 _UNTRUSTED = {"reject": HeaderPolicy.REJECT, "direct": HeaderPolicy.SKIP}
 # Patterns, because int() and float() also accept signs, underscores and white space, and IPv6Address() a zone.
-_SECONDS: _Number = (re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?"), float, 1e-9)  # at least what the pattern can write
+_SECONDS: _Number = (re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?"), float, 1e-9)  # 1e-9 is the least that the pattern allows
 _BYTES: _Number = (re.compile(r"[0-9]{1,9}"), int, spec.V2_FIXED_LENGTH)
 _NUMBERS = {"timeout": _SECONDS, "tls_timeout": _SECONDS, "max_header": _BYTES}
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+)):(?P<port>0|[1-9][0-9]{0,4})")

@@ -205,7 +205,8 @@ class ReceiverConnection:
             raise RuntimeError("The application has begun: give these bytes to the application")
         if self._seen is not None:
             data = self._seen + data
-            # A header of a version that this codec does not read is no data either: a proxy sent it.
+            # Only data that fits no version goes to the application: a header of a version that this codec does not read
+            # comes from a proxy too, and the parser refuses it.
             own = self._receiver.codec.begins(data)
             known = signature_begins(data, spec.V1_SIGNATURE, spec.V2_SIGNATURE)
             if not own and not known:
