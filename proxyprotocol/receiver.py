@@ -205,8 +205,8 @@ class ReceiverConnection:
             raise RuntimeError("The application has begun: give these bytes to the application")
         if self._seen is not None:
             data = self._seen + data
-            # Only data that fits no version goes to the application: a header of a version that this codec does not read
-            # comes from a proxy too, and the parser refuses it.
+            # Only data that fits no version goes to the application. The parser refuses a header of a version that
+            # this codec does not read: a proxy sent it.
             own = self._receiver.codec.begins(data)
             known = signature_begins(data, spec.V1_SIGNATURE, spec.V2_SIGNATURE)
             if not own and not known:
