@@ -142,6 +142,7 @@ def test_a_client_without_an_ip_address_causes_no_query(info: SocketInfo) -> Non
 
 def test_without_dnspython_the_running_loop_resolves(monkeypatch: pytest.MonkeyPatch) -> None:
     stub = answering("127.0.0.2")
+    # private: the module decides this once, when it is imported
     monkeypatch.setattr(dnsbl, "_HAS_DNSPYTHON", False)
 
     async def lookup() -> str | None:

@@ -205,7 +205,7 @@ FORKING = """if True:
 
         def service_actions(self):
             super().service_actions()
-            if len(self._connections):
+            if len(self._connections):  # private: no public name shows what the parent keeps
                 sys.exit("the parent keeps what belongs to its children")
 
     with Server(("127.0.0.1", 0), Handler) as server:
