@@ -38,11 +38,7 @@ _Number: TypeAlias = "tuple[re.Pattern[str], Callable[[str], float], float]"  # 
 _VERSIONS: dict[str, ProxyProtocol] = {name: ProxyProtocolVersion.get(name) for name in ("detect", "v1", "v2")}
 _SENT_VERSIONS = {name: _VERSIONS[name] for name in ("v1", "v2")}
 _MIXED_V1 = ProxyProtocolV1(ipv4_in_tcp6=True)
-# the versions that accept IPv4 in TCP6 lines
-_MIXED_VERSIONS: dict[str, ProxyProtocol] = {
-    "detect": ProxyProtocolDetect(ProxyProtocolV2(), _MIXED_V1),
-    "v1": _MIXED_V1,
-}
+_MIXED_VERSIONS = {"detect": ProxyProtocolDetect(ProxyProtocolV2(), _MIXED_V1), "v1": _MIXED_V1}
 _POLICIES = {policy.value: policy for policy in (HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE)}
 _UNTRUSTED = {"reject": HeaderPolicy.REJECT, "direct": HeaderPolicy.SKIP}
 # Patterns, because int() and float() also accept signs, underscores and white space, and IPv6Address() a zone.

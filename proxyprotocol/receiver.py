@@ -120,7 +120,6 @@ class Receiver:
         Raises:
             ProxyProtocolUntrustedError: The policy is REJECT: drop the connection, read nothing.
             TypeError: The policy function did not return a policy.
-            Exception: Whatever the policy function raises.
         """
         policy: Any = self.policy
         if self.needs_addresses:  # isinstance() would cost more

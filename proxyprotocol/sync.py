@@ -39,8 +39,6 @@ __all__ = ["ProxyProtocolMixIn", "create_connection", "read_header", "send_heade
 
 _log = logging.getLogger(__name__)
 
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
 
 def read_header(
     sock: socket.socket, *, receiver: Receiver | None = None, **keywords: Unpack[ReceiverKeywords]
@@ -181,7 +179,7 @@ class ProxyProtocolMixIn(BaseServer):
         try:
             return super().get_request()
         except OSError as error:
-            if error.errno in _OUT_OF_RESOURCES:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 self._shortage.tell(str(error.strerror), time.monotonic())
                 time.sleep(PAUSE)
             raise
