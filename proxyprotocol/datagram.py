@@ -1,8 +1,8 @@
-"""One header in front of each datagram (section 2 of the 2026 edition).
+"""One header at the start of each datagram (section 2 of the 2026 edition).
 
-A datagram is its own whole stream: nothing is buffered, nothing is waited for, and only version 2 exists. What streams
-do not have is the way back: a server answers a client's address, and the answer has to go to the proxy that spoke for
-it. It goes without a header, as dnsdist expects it: the proxy knows which client it asked for.
+A datagram is a whole stream: there is nothing to buffer and nothing to wait for, and only version 2 exists. Unlike a
+stream it has no way back: the application answers the client, but the answer must go to the proxy that relays for this
+client. It goes without a header, as dnsdist expects: the proxy knows which client it asked for.
 """
 
 from __future__ import annotations
@@ -38,19 +38,18 @@ __all__ = [
 
 _CODEC: Final = ProxyProtocolV2()
 
-#: How many clients a :class:`DatagramReceiver` remembers. One costs about half a KiB, and at the very most
-#: ``max_header`` bytes more: 5 MiB for all of them, 45 at the very most.
+#: How many clients a :class:`DatagramReceiver` remembers. Each takes about half a KiB, and at most ``max_header`` bytes
+#: more: 5 MiB for all of them, at most 45.
 DEFAULT_MAX_CLIENTS: Final = 10_000
-#: How long it remembers one, in seconds: as long as a NAT must keep a client's way back open (RFC 4787, REQ-5). A later
-#: answer would hardly arrive.
+#: How many seconds it remembers them: as long as a NAT must keep the way back to a client open (RFC 4787, REQ-5). A
+#: later answer would hardly arrive.
 DEFAULT_CLIENT_TIMEOUT: Final = 120.0
 
-# One line a second tells who floods, and does not fill a disk.
-_LOG_INTERVAL: Final = 1.0
+_LOG_INTERVAL: Final = 1.0  # seconds between two lines: enough to show who floods, without filling a disk
 
 
 def unpack_datagram(data: bytes) -> tuple[ProxyResult, bytes]:
-    """Part a datagram into what its header says and what the client sent.
+    """Split a datagram into what its header says and what the client sent.
 
     Args:
         data: A whole datagram.
@@ -59,8 +58,8 @@ def unpack_datagram(data: bytes) -> tuple[ProxyResult, bytes]:
         The result and the payload.
 
     Raises:
-        ProxyProtocolSyntaxError: There is no header of version 2, or it is cut: no datagram continues another.
-        ProxyProtocolChecksumError: The header's CRC32C is not right.
+        ProxyProtocolSyntaxError: There is no header of version 2, or it is not complete.
+        ProxyProtocolChecksumError: The header's CRC32C is wrong.
     """
     data = bytes(data)
     _refuse_version_1(data)
@@ -71,14 +70,14 @@ def unpack_datagram(data: bytes) -> tuple[ProxyResult, bytes]:
 
 
 def pack_datagram(result: ProxyResult, payload: bytes) -> bytes:
-    """Put a header in front of a payload.
+    """Write a header, followed by a payload.
 
     Args:
-        result: What the header is to say. One that names no protocol is sent as a datagram's.
+        result: What the header says. If it names no protocol, DGRAM is sent.
         payload: What the client sent.
 
     Raises:
-        ValueError: A UNIX path is over 108 bytes, or the TLVs are such as no receiver would take.
+        ValueError: A UNIX path is longer than 108 bytes, or a receiver would reject the TLVs.
     """
     if result.protocol is None and result.family_number:
         result = result.replace(protocol=SOCK_DGRAM)
@@ -86,27 +85,26 @@ def pack_datagram(result: ProxyResult, payload: bytes) -> bytes:
 
 
 def _refuse_version_1(data: bytes) -> None:
-    # nginx does send it: worth a sentence of its own
-    if data.startswith(spec.V1_SIGNATURE):
+    if data.startswith(spec.V1_SIGNATURE):  # nginx sends it, so it has its own message
         raise ProxyProtocolSyntaxError(
-            "The datagram begins with a header of version 1, which is for streams alone: let the proxy send version 2",
+            "The datagram begins with a header of version 1, which is only for streams: let the proxy send version 2",
             0,
         )
 
 
 def _cut(data: bytes, size: int) -> ProxyProtocolSyntaxError:
-    return ProxyProtocolSyntaxError(f"The datagram has {len(data)} bytes, its header would have at least {size}")
+    return ProxyProtocolSyntaxError(f"The datagram has {len(data)} bytes, but its header needs at least {size}")
 
 
 class Datagram(NamedTuple):
-    """A datagram as the application is to see it.
+    """A datagram for the application.
 
     Attributes:
         payload: What the client sent.
-        client: The client's address, as the socket module gives one: the header's, or the sender's where the header
-            names none or is not to be believed.
-        result: What the header said; None where there was none.
-        sender: The address that the datagram really came from, to which an answer goes.
+        client: The client's address, as the socket module gives it: from the header, or the sender's if the header
+            names no client or the policy is IGNORE.
+        result: What the header says; None if there was no header.
+        sender: The address that the datagram really came from. Answers go there.
     """
 
     payload: bytes
@@ -115,36 +113,28 @@ class Datagram(NamedTuple):
     sender: SockAddr
 
 
-class _Known(NamedTuple):
-    """What is remembered of a client."""
-
-    sender: SockAddr
-    result: ProxyResult | None
-    heard: float
-
-
 class DatagramReceiver:
     """Decides what to do with the datagrams of one socket, and where the application's answers go.
 
-    For each datagram: :meth:`receive`; then call the application while :meth:`answering`. When that raises: drop the
-    datagram, and log what :meth:`describe_refusal` gives. For each answer: :meth:`reply_to`.
+    For each datagram call :meth:`receive`, then the application inside :meth:`answering`. If :meth:`receive` raises,
+    drop the datagram and log the line of :meth:`describe_refusal`. For each answer call :meth:`reply_to`.
 
-    A datagram with a header makes its sender the one that speaks for its client, the newest winning. One without, from
-    whom the policy lets send such, changes nothing that is remembered: senders of datagrams are easily forged. What is
-    remembered is bounded: the client that was not heard of for the longest time goes first.
+    A datagram with a header tells which proxy relays for its client; the newest one wins. A datagram without a header
+    changes nothing: its sender is easily forged. The number of remembered clients is limited: the client that has been
+    silent for longest is forgotten first.
 
-    It has no clock: *now* is always the time in seconds, by any clock that goes forward. If it is set back, clients are
-    remembered for that much longer.
+    It has no clock: *now* is always the time in seconds. If the caller's clock is set back, clients are remembered for
+    longer.
 
     Args:
-        receiver: The policy, the codec and the limit of a header's length. Its time-out means nothing to datagrams. A
-            codec that reads both versions reads version 2 alone.
-        max_clients: How many clients are remembered at most.
-        client_timeout: How long a client is remembered from the last datagram from it, in seconds.
+        receiver: The policy, the codec and the limit for a header's length. The time-out is ignored. A codec that reads
+            both versions reads only version 2.
+        max_clients: How many clients to remember.
+        client_timeout: Seconds to remember a client after its last datagram.
 
     Raises:
-        TypeError: A number has another type.
-        ValueError: The codec is that of version 1, *max_clients* is under 1, or *client_timeout* not above 0.
+        TypeError: A number has the wrong type.
+        ValueError: The codec is that of version 1, *max_clients* is less than 1, or *client_timeout* is not above 0.
     """
 
     def __init__(
@@ -155,28 +145,34 @@ class DatagramReceiver:
         client_timeout: float = DEFAULT_CLIENT_TIMEOUT,
     ) -> None:
         if type(max_clients) is not int:
-            raise TypeError(f"max_clients is a number of clients, not {max_clients!r}")
+            raise TypeError(f"max_clients must be a number of clients, not {max_clients!r}")
         if max_clients < 1:
-            raise ValueError(f"max_clients is 1 at least, not {max_clients!r}")
+            raise ValueError(f"max_clients must be at least 1, not {max_clients!r}")
         if type(client_timeout) not in (int, float):
-            raise TypeError(f"client_timeout is a number of seconds, not {client_timeout!r}")
-        if not (math.isfinite(client_timeout) and client_timeout > 0):
-            raise ValueError(f"client_timeout is a number of seconds above 0, not {client_timeout!r}")
-        self._codec = _datagram_codec(receiver.pp)
+            raise TypeError(f"client_timeout must be a number of seconds, not {client_timeout!r}")
+        if not 0 < client_timeout < math.inf:
+            raise ValueError(f"client_timeout must be a number of seconds above 0, not {client_timeout!r}")
+        self._codec: ProxyProtocol = _CODEC
+        if receiver.pp is not None:
+            versions = receiver.pp.versions if isinstance(receiver.pp, ProxyProtocolDetect) else (receiver.pp,)
+            others = [version for version in versions if not isinstance(version, ProxyProtocolV1)]
+            if not others:
+                raise ValueError(f"Version 1 is only for streams: use pp=ProxyProtocolV2(), not {receiver.pp!r}")
+            self._codec = others[0] if len(others) == 1 else ProxyProtocolDetect(*others)
         self._receiver = replace(receiver, pp=self._codec)
-        self._direct = lets_plain_in(receiver.policy) or self._receiver.reads_nothing
-        self._max_clients = max_clients
-        self._client_timeout = client_timeout
-        # in the order in which they were heard; a plain dict takes ever longer to find its first one when those before
-        # are deleted
-        self._clients: OrderedDict[object, _Known] = OrderedDict()
+        # whether clients may come without a header
+        self._direct = lets_plain_in(receiver.policy) or not self._receiver.min_header
+        self._max_clients, self._client_timeout = max_clients, client_timeout
+        # The newest datagram of each client, without its payload, and its time; the oldest comes first. A plain dict
+        # would take ever longer to find its first item, because it keeps the gaps of deleted ones.
+        self._clients: OrderedDict[object, tuple[Datagram, float]] = OrderedDict()
         self._answering: Datagram | None = None
         self._logged: float | None = None
         self._unlogged = 0
 
     @property
     def needs_local(self) -> bool:
-        """Whether :meth:`receive` looks at the local address; else None will do."""
+        """Whether :meth:`receive` uses the local address; if not, pass None."""
         return self._receiver.needs_addresses
 
     def receive(self, data: bytes, sender: SockAddr, local: SockAddr, now: float) -> Datagram:
@@ -189,31 +185,32 @@ class DatagramReceiver:
             now: The time in seconds.
 
         Raises:
-            ProxyProtocolError: Drop it: the policy rejects its sender, or its header is missing or wrong.
+            ProxyProtocolError: Drop the datagram: the policy rejects its sender, or its header is missing or wrong.
         """
-        datagram = self._read(data, sender, local)
-        if datagram.result is not None:
-            # A copy, because an application that asks for TLVs makes the result thrice as big, and may have thousands.
-            self._remember(_key(datagram.client), _Known(sender, copy(datagram.result), now))
-        return datagram
-
-    def _read(self, data: bytes, sender: SockAddr, local: SockAddr) -> Datagram:
         connection = self._receiver.connection(sender, local)
         if connection.begun or (connection.policy is HeaderPolicy.OPTIONAL and not self._codec.begins(data)):
             return Datagram(data, sender, None, sender)
         _refuse_version_1(data)
         if not connection.feed(data):
             raise _cut(data, len(data) + connection.needed)
-        effective = connection.effective
+        result, effective = connection.result, connection.effective
         client = sender if effective is None else effective.peername
-        return Datagram(connection.trailing, client, connection.result, sender)
+        key = _key(client)
+        # A copy, because a result grows to three times its size when the application asks it for TLVs.
+        self._clients[key] = Datagram(b"", client, copy(result), sender), now
+        self._clients.move_to_end(key)
+        while now - next(iter(self._clients.values()))[1] >= self._client_timeout:
+            self._clients.popitem(last=False)
+        if len(self._clients) > self._max_clients:
+            self._clients.popitem(last=False)
+        return Datagram(connection.trailing, client, result, sender)
 
     @contextmanager
     def answering(self, datagram: Datagram) -> Iterator[None]:
-        """Have what is said to a datagram's client answer this very datagram, also where it came without a header.
+        """Inside this context, answers to the datagram's client go to its sender, whatever came for that client before.
 
         Args:
-            datagram: The one that the application is given now.
+            datagram: The datagram that the application gets now.
         """
         before, self._answering = self._answering, datagram
         try:
@@ -222,45 +219,43 @@ class DatagramReceiver:
             self._answering = before
 
     def reply_to(self, client: SockAddr, now: float) -> SockAddr:
-        """Say where an answer goes: to the proxy that spoke for the client.
-
-        Where none did, or it is forgotten, it goes to the client - if anybody can come without a header here. Else the
-        address is one that only a header has named: what is sent there goes past the proxy, to whom a forger likes.
+        """Return the address to send an answer to: that of the proxy that relays for the client.
 
         Args:
-            client: The client's address, as the application was given it.
+            client: The client's address, as the application got it.
             now: The time in seconds.
 
         Returns:
-            The address; None if the proxy has no address, as on an unnamed UNIX socket: then send nothing.
+            The address. If no proxy is known for the client: *client* itself if the policy allows clients without a
+            header, otherwise None, because a forger may have put this address into a header. None too if the proxy is
+            on an unnamed UNIX socket. Send nothing to None.
         """
-        known = self._find(_key(client), now)
+        known = self._find(client, now)
         if known is None:
             return client if self._direct else None
         return known.sender
 
     def result_for(self, client: SockAddr, now: float) -> ProxyResult | None:
-        """Return the result of the newest header for a client; None without a header, or if it is forgotten.
+        """Return the result of a client's newest header; None if it had none, or if it is forgotten.
 
         Args:
-            client: The client's address, as the application was given it.
+            client: The client's address, as the application got it.
             now: The time in seconds.
         """
-        known = self._find(_key(client), now)
-        if isinstance(known, _Known):
-            return copy(known.result)
-        return None if known is None else known.result
+        known = self._find(client, now)
+        if known is None:
+            return None
+        return known.result if known is self._answering else copy(known.result)
 
     def describe_refusal(self, error: ProxyProtocolError, sender: SockAddr, now: float) -> str | None:
-        """Put into one line of text that a datagram was refused, and why, once a second at most.
+        """Return the log line for a refused datagram; None if the last line is less than a second old.
+
+        The next line then says how many were left out.
 
         Args:
-            error: What :meth:`receive` has raised.
-            sender: Where the datagram came from.
+            error: What :meth:`receive` raised.
+            sender: The address that the datagram came from.
             now: The time in seconds.
-
-        Returns:
-            The line; None where it is too early for the next, which will tell how many were left out.
         """
         refusal = describe_refusal(error, sender, "a datagram")
         if self._logged is not None and self._logged <= now < self._logged + _LOG_INTERVAL:
@@ -270,41 +265,16 @@ class DatagramReceiver:
         self._logged, self._unlogged = now, 0
         return refusal + more
 
-    def _find(self, key: object, now: float) -> Datagram | _Known | None:
-        present = self._answering
-        if present is not None and key == _key(present.client):
-            return present
-        self._forget_expired(now)
-        return self._clients.get(key)
-
-    def _remember(self, key: object, known: _Known) -> None:
-        self._clients[key] = known
-        self._clients.move_to_end(key)
-        self._forget_expired(known.heard)
-        if len(self._clients) > self._max_clients:
-            self._clients.popitem(last=False)
-
-    def _forget_expired(self, now: float) -> None:
-        while self._clients and now - next(iter(self._clients.values())).heard >= self._client_timeout:
-            self._clients.popitem(last=False)
-
-
-def _datagram_codec(pp: ProxyProtocol | None) -> ProxyProtocol:
-    """Return the codec without version 1, which datagrams have not."""
-    if pp is None:
-        return _CODEC
-    versions = pp.versions if isinstance(pp, ProxyProtocolDetect) else (pp,)
-    others = [version for version in versions if not isinstance(version, ProxyProtocolV1)]
-    if not others:
-        raise ValueError(f"Version 1 is for streams alone: for datagrams pp is ProxyProtocolV2(), not {pp!r}")
-    return others[0] if len(others) == 1 else ProxyProtocolDetect(*others)
+    def _find(self, client: SockAddr, now: float) -> Datagram | None:
+        key, current = _key(client), self._answering
+        if current is not None and key == _key(current.client):
+            return current
+        known, heard = self._clients.get(key, (None, now))
+        return known if now - heard < self._client_timeout else None
 
 
 def _key(address: SockAddr) -> object:
-    """Return what two spellings of an address have in common.
-
-    An IPv6 address has two members in Twisted and four in the socket module, of which the flow is no part of who it is.
-    """
+    """Return what identifies a client: host, port and scope, or the path. Twisted leaves out IPv6's flow and scope."""
     if isinstance(address, (tuple, list)):
         return (*address[:2], address[3] if len(address) > 3 else 0)
     return address

@@ -1,7 +1,7 @@
-"""A Receiver, and what a client sends, from strings, as endpoint strings and environment variables give them.
+"""Receivers and senders from strings, as in endpoint strings, environment variables and the relay's addresses.
 
-The options have the same names and values everywhere, only their spelling differs: ``trusted`` is ``ppTrusted`` in an
-endpoint string.
+The options have the same names and values everywhere. Only the spelling differs: ``trusted`` is ``ppTrusted`` in an
+endpoint string, and ``PROXYPROTOCOL_TRUSTED`` in the environment.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.detect import ProxyProtocolDetect
-from proxyprotocol.policy import HeaderPolicy, PolicyCallable, TrustedProxies
+from proxyprotocol.policy import HeaderPolicy, TrustedProxies
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
 from proxyprotocol.v1 import ProxyProtocolV1
@@ -33,36 +33,36 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
-_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+)):(?P<port>0|[1-9][0-9]{0,4})")
+_Number: TypeAlias = "tuple[re.Pattern[str], Callable[[str], float], float]"  # pattern, reader, least value
 
 _VERSIONS: dict[str, ProxyProtocol] = {name: ProxyProtocolVersion.get(name) for name in ("detect", "v1", "v2")}
-_MIXED_V1 = ProxyProtocolV1(ipv4_in_tcp6=True)
-# the versions that accept IPv4 in TCP6 lines
-_MIXED_VERSIONS: dict[str, ProxyProtocol] = {
-    "detect": ProxyProtocolDetect(ProxyProtocolV2(), _MIXED_V1),
-    "v1": _MIXED_V1,
-}
 _SENT_VERSIONS = {name: _VERSIONS[name] for name in ("v1", "v2")}
+_MIXED_V1 = ProxyProtocolV1(ipv4_in_tcp6=True)
+_MIXED_VERSIONS = {"detect": ProxyProtocolDetect(ProxyProtocolV2(), _MIXED_V1), "v1": _MIXED_V1}
 _POLICIES = {policy.value: policy for policy in (HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE)}
 _UNTRUSTED = {"reject": HeaderPolicy.REJECT, "direct": HeaderPolicy.SKIP}
+# Patterns, because int() and float() also accept signs, underscores and white space, and IPv6Address() a zone.
+_SECONDS: _Number = (re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?"), float, 1e-9)  # 1e-9 is the least that the pattern allows
+_BYTES: _Number = (re.compile(r"[0-9]{1,9}"), int, spec.V2_FIXED_LENGTH)
+_NUMBERS = {"timeout": _SECONDS, "tls_timeout": _SECONDS, "max_header": _BYTES}
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+)):(?P<port>0|[1-9][0-9]{0,4})")
 
 #: The values of an option that is on or off.
 YES_NO: Mapping[str, bool] = {"yes": True, "no": False}
 
-#: The options of a server, each with what it takes. All but ``tls_timeout`` are its receiver's.
+#: The options of a server, each with its valid values. All except ``tls_timeout`` belong to the receiver.
 OPTIONS: Mapping[str, str] = {
     "version": "detect, v1 or v2",
     "trusted": "networks, addresses and unix, with commas between them",
     "untrusted": "reject or direct",
     "policy": "require, optional or ignore",
     "timeout": "a number of seconds above 0",
-    "max_header": "a number of bytes, 16 at least",
+    "max_header": "a number of bytes, at least 16",
     "ipv4_in_tcp6": "yes or no",
     "tls_timeout": "a number of seconds above 0",
 }
 
-#: The options of a client, each with what it takes.
+#: The options of a client, each with its valid values.
 SENDER_OPTIONS: Mapping[str, str] = {
     "version": "v1 or v2",
     "source": "an IP address and a port, such as 203.0.113.7:5678 or [2001:db8::1]:443",
@@ -74,158 +74,113 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
     """Make a receiver.
 
     Args:
-        options: Values by the names of :data:`OPTIONS`; what is not there has its default, and ``tls_timeout`` is for
-            :func:`parse_tls_timeout`.
-        spell: Gives the name of an option as its user wrote it, for messages.
+        options: Values by the names of :data:`OPTIONS`. An option that is not there has its default. ``tls_timeout`` is
+            ignored: it is for :func:`parse_tls_timeout`.
+        spell: Returns the name of an option as the user wrote it, for messages.
 
     Raises:
-        ValueError: A value is wrong, or untrusted peers are spoken of where nobody is trusted. The message names the
-            option and what it takes.
+        ValueError: A value is wrong, or ``untrusted`` is there without ``trusted``. The message names the option and
+            its valid values.
     """
-    keywords: dict[str, Any] = {"policy": _policy(options, spell)}
+    policy = choose(spell("policy"), options.get("policy", "require"), _POLICIES)
+    otherwise = choose(spell("untrusted"), options.get("untrusted", "reject"), _UNTRUSTED)
+    keywords: dict[str, Any] = {"policy": policy}
+    if "trusted" in options:
+        networks = [network.strip() for network in options["trusted"].split(",")]
+        try:
+            keywords["policy"] = TrustedProxies(networks, trusted=policy, otherwise=otherwise)
+        except ValueError as error:
+            raise ValueError(f"{spell('trusted')} takes {OPTIONS['trusted']}: {error}") from None
+    elif "untrusted" in options:
+        raise ValueError(f"{spell('untrusted')} needs {spell('trusted')}, which names the proxies to trust")
     if "version" in options:
         keywords["pp"] = choose(spell("version"), options["version"], _VERSIONS)
     if choose(spell("ipv4_in_tcp6"), options.get("ipv4_in_tcp6", "no"), YES_NO):
         version = options.get("version", "detect").lower()
         if version not in _MIXED_VERSIONS:
-            raise ValueError(
-                f"{spell('ipv4_in_tcp6')} is about lines of version 1, and {spell('version')} reads {version} alone"
-            )
+            raise ValueError(f"{spell('ipv4_in_tcp6')} is only for version 1, but {spell('version')} is {version}")
         keywords["pp"] = _MIXED_VERSIONS[version]
-    if "timeout" in options:
-        keywords["timeout"] = _number(options, "timeout", float, spell)
-    if "max_header" in options:
-        keywords["max_header"] = _number(options, "max_header", int, spell)
+    keywords |= {name: _number(options, name, spell) for name in ("timeout", "max_header") if name in options}
     return Receiver(**keywords)
 
 
 def parse_tls_timeout(options: Mapping[str, str], spell: Callable[[str], str] = str) -> float:
-    """Return how long a TLS handshake after the header may take, in seconds.
+    """Return how many seconds a TLS handshake may take, from the arguments of :func:`parse_receiver`."""
+    return _number(options, "tls_timeout", spell) if "tls_timeout" in options else spec.DEFAULT_TLS_TIMEOUT
 
-    Args:
-        options: As :func:`parse_receiver` takes them.
-        spell: Likewise.
 
-    Raises:
-        ValueError: The value is wrong. The message names the option and what it takes.
-    """
-    if "tls_timeout" not in options:
-        return spec.DEFAULT_TLS_TIMEOUT
-    return _number(options, "tls_timeout", float, spell)
+def _number(options: Mapping[str, str], name: str, spell: Callable[[str], str]) -> float:
+    pattern, read, least = _NUMBERS[name]
+    if pattern.fullmatch(options[name]) and read(options[name]) >= least:
+        return read(options[name])
+    raise ValueError(f"{spell(name)} takes {OPTIONS[name]}, not {options[name]!r}")
 
 
 def describe_risk(receiver: Receiver, spell: Callable[[str], str] = str) -> str | None:
-    """Say what is dangerous about options of which none is wrong.
+    """Return the warning to log for an optional header from any peer; None for other policies.
 
-    That is an optional header from anybody: clients that connect directly are served, and may bring one of their own.
-    It is no error, because a firewall may see to it that nobody else connects.
+    It is not an error, because a firewall may admit only the proxy.
 
     Args:
-        receiver: What :func:`parse_receiver` has made of them.
-        spell: As it takes it.
-
-    Returns:
-        What the log is to say; None where there is nothing to say.
+        receiver: The result of :func:`parse_receiver`.
+        spell: Its argument.
     """
     if receiver.policy is not HeaderPolicy.OPTIONAL:
         return None
     return (
-        f"{spell('policy')} is optional without {spell('trusted')}: whoever connects may send a header, and claim any "
-        f"address by it. Name the proxies in {spell('trusted')}."
+        f"{spell('policy')} is optional without {spell('trusted')}: any client may send a header, and claim any "
+        f"address. Name the proxies in {spell('trusted')}."
     )
-
-
-def _policy(options: Mapping[str, str], spell: Callable[[str], str]) -> HeaderPolicy | PolicyCallable:
-    policy = choose(spell("policy"), options.get("policy", "require"), _POLICIES)
-    otherwise = choose(spell("untrusted"), options.get("untrusted", "reject"), _UNTRUSTED)
-    if "trusted" not in options:
-        if "untrusted" in options:
-            raise ValueError(f"{spell('untrusted')} means nothing without {spell('trusted')}: who is trusted?")
-        return policy
-    networks = [network.strip() for network in options["trusted"].split(",")]
-    try:
-        return TrustedProxies(networks, trusted=policy, otherwise=otherwise)
-    except ValueError as error:
-        raise ValueError(f"{spell('trusted')} takes {OPTIONS['trusted']}: {error}") from None
-
-
-def _number(
-    options: Mapping[str, str], name: str, convert: Callable[[str], float], spell: Callable[[str], str]
-) -> float:
-    try:
-        # int() and float() alone take underscores, white space, and more
-        if not _NUMBER.fullmatch(options[name]):
-            raise ValueError
-        number = convert(options[name])
-        # knows the range; that of both time-outs is one
-        Receiver(**{name.removeprefix("tls_"): number})  # type: ignore[arg-type]
-    except ValueError:
-        raise ValueError(f"{spell(name)} takes {OPTIONS[name]}, not {options[name]!r}") from None
-    return number
 
 
 def parse_sender(
     options: Mapping[str, str], spell: Callable[[str], str] = str
 ) -> tuple[ProxyProtocol, ProxyResult | None]:
-    """Say what a client sends in front of its connections.
+    """Return what a client sends at the start of its connections.
 
     Args:
-        options: Values by the names of :data:`SENDER_OPTIONS`; what is not there has its default.
-        spell: Gives the name of an option as its user wrote it, for messages.
+        options: Values by the names of :data:`SENDER_OPTIONS`. An option that is not there has its default.
+        spell: Returns the name of an option as the user wrote it, for messages.
 
     Returns:
         The codec, and what the header says: None for a client that speaks for itself.
 
     Raises:
-        ValueError: A value is wrong, or the two addresses are not both there and of one family. The message names the
-            option and what it takes.
+        ValueError: A value is wrong, an address is missing, or the addresses are of different families.
     """
-    version = choose(spell("version"), options.get("version", "v2"), _SENT_VERSIONS)
+    codec = choose(spell("version"), options.get("version", "v2"), _SENT_VERSIONS)
     missing = [name for name in ("source", "dest") if name not in options]
-    if len(missing) == 1:
+    if len(missing) == 2:
+        return codec, None
+    if missing:
         raise ValueError(
-            f"{spell('source')} and {spell('dest')} are given together: {spell(missing[0])} is missing, which takes "
+            f"{spell('source')} and {spell('dest')} need each other: {spell(missing[0])} is missing. It takes "
             f"{SENDER_OPTIONS[missing[0]]}"
         )
-    return version, None if missing else _named_client(options, spell)
-
-
-def _named_client(options: Mapping[str, str], spell: Callable[[str], str]) -> ProxyResult:
-    (source, source_port), (dest, dest_port) = (_address(options, name, spell) for name in ("source", "dest"))
-    if isinstance(source, IPv4Address) and isinstance(dest, IPv4Address):
-        return ProxyResultIPv4((source, source_port), (dest, dest_port))
-    if isinstance(source, IPv6Address) and isinstance(dest, IPv6Address):
-        return ProxyResultIPv6((source, source_port), (dest, dest_port))
-    raise ValueError(
-        f"{spell('source')} and {spell('dest')} take addresses of one family, not {options['source']!r} and "
-        f"{options['dest']!r}"
-    )
-
-
-def _address(
-    options: Mapping[str, str], name: str, spell: Callable[[str], str]
-) -> tuple[IPv4Address | IPv6Address, int]:
-    try:
+    ends: list[tuple[Any, int]] = []
+    for name in ("source", "dest"):
         parts = _ADDRESS.fullmatch(options[name])
-        # IPv6Address() alone takes zones, which no header has room for
-        if parts is None or int(parts["port"]) > spec.MAX_PORT:
-            raise ValueError
-        host = IPv6Address(parts["ipv6"]) if parts["ipv6"] else IPv4Address(parts["ipv4"])
-    except ValueError:
-        raise ValueError(f"{spell(name)} takes {SENDER_OPTIONS[name]}, not {options[name]!r}") from None
-    return host, int(parts["port"])
+        try:
+            if parts is None or int(parts["port"]) > spec.MAX_PORT:
+                raise ValueError
+            host = IPv6Address(parts["ipv6"]) if parts["ipv6"] else IPv4Address(parts["ipv4"])
+        except ValueError:
+            raise ValueError(f"{spell(name)} takes {SENDER_OPTIONS[name]}, not {options[name]!r}") from None
+        ends.append((host, int(parts["port"])))
+    families = {type(host) for host, _ in ends}
+    if len(families) > 1:
+        raise ValueError(
+            f"{spell('source')} and {spell('dest')} take addresses of one family, not {options['source']!r} and "
+            f"{options['dest']!r}"
+        )
+    return codec, (ProxyResultIPv4 if IPv4Address in families else ProxyResultIPv6)(*ends)
 
 
 def choose(option: str, value: str, choices: Mapping[str, _T]) -> _T:
-    """Return what a value stands for.
-
-    Args:
-        option: The name of the option, for the message.
-        value: The value, in upper or lower case.
-        choices: What the values stand for.
+    """Return the choice that *value* names, in upper or lower case.
 
     Raises:
-        ValueError: The value is not one of the choices. The message names the option and what it takes.
+        ValueError: No choice has this name. The message says what *option* takes.
     """
     try:
         return choices[value.lower()]

@@ -38,27 +38,33 @@ class HeaderParser:
         ValueError: *max_header* is less than 16.
     """
 
-    __slots__ = ("_buffer", "_codec", "_error", "_least", "_max_header", "result", "trailing")
+    __slots__ = ("_buffer", "_codec", "_error", "_max_header", "needed", "result", "trailing")
 
     #: What the header says, once it is complete.
     result: ProxyResult | None
     #: What followed the header: the application's first bytes.
     trailing: bytes
+    #: How many bytes are missing at least. A caller that reads no more than this never reads past the header.
+    needed: int
 
     _buffer: bytearray | None
     _codec: ProxyProtocol
     _error: ProxyProtocolError | None
-    _least: int  # the least length of the header; -1: no data yet, length not computed
     _max_header: int
 
     def __init__(self, pp: ProxyProtocol | None = None, *, max_header: int = spec.DEFAULT_MAX_HEADER) -> None:
         if type(max_header) is not int:
-            raise TypeError(f"max_header is a number of bytes, not {max_header!r}")
+            raise TypeError(f"max_header must be a number of bytes, not {max_header!r}")
         if max_header < spec.V2_FIXED_LENGTH:
-            raise ValueError(f"max_header is at least 16, the fixed part of a version 2 header, not {max_header!r}")
-        self.start(DETECT if pp is None else pp, max_header)
+            raise ValueError(f"max_header must be at least 16, the fixed part of a version 2 header, not {max_header!r}")
+        codec = DETECT if pp is None else pp
+        try:
+            found = codec.parse(b"", max_header)
+        except ProxyProtocolError:  # this codec accepts nothing, and says so again once it gets a byte
+            found = 1
+        self.start(codec, max_header, found if isinstance(found, int) else 0)
 
-    def start(self, codec: ProxyProtocol, max_header: int) -> HeaderParser:
+    def start(self, codec: ProxyProtocol, max_header: int, needed: int) -> HeaderParser:
         """Put the parser at the start of a stream, and return it.
 
         A :class:`.Receiver` checks the arguments once, and then calls this method instead of ``__init__``, which would
@@ -67,13 +73,14 @@ class HeaderParser:
         Args:
             codec: The codec.
             max_header: The most bytes that a header of version 2 may have, 16 at least.
+            needed: How many bytes a header has at least.
         """
         self.result = None
         self.trailing = b""
         self._codec = codec
         self._max_header = max_header
         self._buffer = None
-        self._least = -1
+        self.needed = needed
         self._error = None
         return self
 
@@ -81,16 +88,6 @@ class HeaderParser:
     def received(self) -> int:
         """How many bytes of an incomplete header have arrived."""
         return len(self._buffer or b"")
-
-    @property
-    def needed(self) -> int:
-        """How many bytes are missing at least; a caller that reads no more never reads past the header."""
-        if self.result is not None or self._error is not None:
-            return 0
-        if self._least < 0:
-            found = self._codec.parse(b"", self._max_header)
-            self._least = found if isinstance(found, int) else 0
-        return self._least - self.received
 
     def feed(self, data: bytes) -> ProxyResult | None:
         """Take the next bytes of the stream.
@@ -116,8 +113,9 @@ class HeaderParser:
             if self._error is not None:
                 raise self._error
             self._buffer += data
+            self.needed -= len(data)
             # after its first bytes a version 2 header cannot turn out wrong before it is complete
-            if spec.V1_MAX_LENGTH < len(self._buffer) < self._least:
+            if self.needed > 0 and len(self._buffer) > spec.V1_MAX_LENGTH:
                 return None
             received = bytes(self._buffer)
         try:
@@ -129,10 +127,10 @@ class HeaderParser:
             self.result, size = found
             if size < len(received):
                 self.trailing = received[size:]
-            self._buffer = _NOTHING
+            self._buffer, self.needed = _NOTHING, 0
             return self.result
         assert isinstance(found, int)  # type() is faster, and tells mypy less
-        self._least = found
+        self.needed = found - len(received)
         if self._buffer is None:
             self._buffer = bytearray(received)
         return None
@@ -143,6 +141,7 @@ class HeaderParser:
         Args:
             error: Why no header can come any more, such as a timeout.
         """
+        self.needed = 0
         if self._error is None:
             self._error = error
         if self._buffer is None:
@@ -156,9 +155,8 @@ class HeaderParser:
             ProxyProtocolIncompleteError: The stream had some bytes, but not a whole header.
             ProxyProtocolError: The error that :meth:`feed` has raised.
         """
-        needed = self.needed
-        if needed:
-            incomplete = ProxyProtocolIncompleteError(ProxyProtocolWantRead(needed))
+        if self.needed:
+            incomplete = ProxyProtocolIncompleteError(ProxyProtocolWantRead(self.needed))
             self.fail(incomplete if self._buffer else ProxyProtocolMissingError())
         if self._error is not None:
             raise self._error

@@ -1,7 +1,7 @@
-"""Who may name a client (section 5 of the specification), as pure functions of two addresses.
+"""Which peers may name a client (section 5 of the specification): pure functions of two addresses.
 
-A header is only as good as its sender. The specification wants a receiver not to guess whether there is a header, and
-to take one from trusted proxies alone.
+A header is only as good as its sender. So a receiver must not guess whether a header comes, and must accept headers
+only from trusted proxies.
 """
 
 from __future__ import annotations
@@ -17,55 +17,45 @@ from proxyprotocol.typing import SockAddr
 __all__ = ["HeaderPolicy", "PolicyCallable", "TrustedProxies", "lets_plain_in"]
 
 _IPV4_MAPPED = bytes(10) + b"\xff\xff"
-_UNIX = "unix"
-# where PyPy's inet_pton() stops: what follows would not be looked at
-_NUL = "\0"
-_NETWORKS = (
-    str,
-    ipaddress.IPv4Address,
-    ipaddress.IPv6Address,
-    ipaddress.IPv4Network,
-    ipaddress.IPv6Network,
-)
 
 
 class HeaderPolicy(Enum):
     """What to do with a connection."""
 
-    #: A header must come; its addresses are the connection's. The default.
+    #: A header must come, and the application sees its addresses. The default.
     REQUIRE = "require"
-    #: A header may come. For sources that are named as trusted, and only for those: anybody else could name any client.
+    #: A header may come. Only for peers that you trust by name: any other peer could claim any address.
     OPTIONAL = "optional"
-    #: A header must come; the real addresses stay the connection's.
+    #: A header must come, but the application sees the real addresses.
     IGNORE = "ignore"
-    #: No header comes: what looks like one is the application's.
+    #: No header comes. Bytes that look like one belong to the application.
     SKIP = "skip"
     #: The connection is dropped before a byte is read.
     REJECT = "reject"
 
 
-#: What may stand in a policy's place: a function of the peer's and the local address.
+#: A function of the peer's and the local address that chooses the policy of each connection.
 PolicyCallable: TypeAlias = Callable[[SockAddr, SockAddr], HeaderPolicy]
 
 
 class TrustedProxies:
-    """A policy by the address that connected.
+    """A policy that trusts peers by their address.
 
-    An IPv4-mapped peer (``::ffff:192.0.2.1``) matches IPv4 networks, and those alone. A zone is ignored. A peer whose
-    address cannot be had is trusted by nobody. A look-up takes as many steps as there are different prefix lengths,
-    however many networks there are.
+    An IPv4-mapped peer (``::ffff:192.0.2.1``) matches IPv4 networks, and only those. Zones are ignored. A peer without
+    a known address is not trusted. The cost of a look-up depends on how many different prefix lengths there are, not on
+    how many networks.
 
     Args:
-        networks: Who is trusted: networks and addresses such as ``"10.0.0.0/8"`` and ``"::1"``, and ``"unix"`` for
-            every peer on a UNIX socket.
-        trusted: What to do with their connections.
-        otherwise: What to do with all others: REJECT, or SKIP to serve them as what they are, plain connections.
+        networks: The trusted networks and addresses, such as ``"10.0.0.0/8"`` and ``"::1"``. ``"unix"`` trusts every
+            peer on a UNIX socket.
+        trusted: What to do with connections from them.
+        otherwise: What to do with all others: REJECT, or SKIP to serve them as plain connections without a header.
 
     Raises:
         ValueError: A network is malformed, has host bits set, or has a zone.
     """
 
-    __slots__ = ("_ipv4", "_ipv6", "_otherwise", "_trusted", "_unix")
+    __slots__ = ("_networks", "_otherwise", "_trusted", "_unix")
 
     def __init__(
         self,
@@ -74,32 +64,31 @@ class TrustedProxies:
         trusted: HeaderPolicy = HeaderPolicy.REQUIRE,
         otherwise: HeaderPolicy = HeaderPolicy.REJECT,
     ) -> None:
-        self._trusted = trusted
-        self._otherwise = otherwise
-        self._unix = False
-        # by how far an address is shifted to the right to leave its network: a set of networks
-        self._ipv4: dict[int, set[int]] = {}
-        self._ipv6: dict[int, set[int]] = {}
-        for network in [networks] if isinstance(networks, (str, bytes)) else networks:
-            if str(network) == _UNIX:
+        self._trusted, self._otherwise, self._unix = trusted, otherwise, False
+        # by the length of an address in bytes: by how many bits to shift an address right to get its network: networks
+        self._networks: dict[int, dict[int, set[int]]] = {4: {}, 16: {}}
+        for given in [networks] if isinstance(networks, (str, bytes)) else networks:
+            text = str(given)
+            if text == "unix":
                 self._unix = True
-            else:
-                self._add(_parse_network(network))
-
-    def _add(self, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> None:
-        packed, shift = network.network_address.packed, network.max_prefixlen - network.prefixlen
-        if packed.startswith(_IPV4_MAPPED):  # then it is a /96 or narrower, or it had host bits
-            packed = packed[len(_IPV4_MAPPED) :]
-        networks = self._ipv4 if len(packed) == 4 else self._ipv6
-        networks.setdefault(shift, set()).add(int.from_bytes(packed, "big") >> shift)
-
-    @property
-    def policies(self) -> frozenset[HeaderPolicy]:
-        """What can be decided."""
-        return frozenset({self._trusted, self._otherwise})
+                continue
+            try:
+                if "%" in text:
+                    raise ValueError("its zone would be ignored, which would trust the address on every link")
+                if "\0" in text:  # where PyPy's inet_pton() stops reading
+                    raise ValueError("it contains a NUL")
+                network = ipaddress.ip_network(text, strict=True)
+            except ValueError as error:
+                raise ValueError(
+                    f"A trusted proxy is an address, a network without host bits, or 'unix', not {given!a} ({error})"
+                ) from None
+            # a network inside ::ffff:0:0/96 has at least its prefix length, for it has no host bits
+            packed = network.network_address.packed.removeprefix(_IPV4_MAPPED)
+            shift = network.max_prefixlen - network.prefixlen
+            self._networks[len(packed)].setdefault(shift, set()).add(int.from_bytes(packed, "big") >> shift)
 
     def __call__(self, peer: SockAddr, local: SockAddr) -> HeaderPolicy:
-        """Decide.
+        """Choose the policy of a connection.
 
         Args:
             peer: The address that connected, as the socket module gives it.
@@ -112,66 +101,31 @@ class TrustedProxies:
 
         Args:
             peer: The address that connected, as the socket module gives it.
-            local: The address that it connected to, in the same form. It shows that this is a UNIX socket, where most
-                peers have no address.
+            local: The address that it connected to, in the same form. It tells whether this is a UNIX socket, where
+                most peers have no address.
         """
         if isinstance(local, (str, bytes)) or (local is None and isinstance(peer, (str, bytes))):
             return self._unix
-        packed = _packed_host(peer)
-        if packed is None:
+        if not isinstance(peer, (tuple, list)) or not peer or not isinstance(peer[0], str) or "\0" in peer[0]:
             return False
-        networks, number = self._ipv4 if len(packed) == 4 else self._ipv6, int.from_bytes(packed, "big")
-        return any(number >> shift in members for shift, members in networks.items())
+        host = peer[0].partition("%")[0]
+        try:
+            packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+        except (OSError, ValueError):
+            return False
+        packed = packed.removeprefix(_IPV4_MAPPED)
+        number = int.from_bytes(packed, "big")
+        return any(number >> shift in members for shift, members in self._networks[len(packed)].items())
 
     def __repr__(self) -> str:
-        count = sum(map(len, [*self._ipv4.values(), *self._ipv6.values()]))
+        count = sum(len(members) for networks in self._networks.values() for members in networks.values())
         unix = " and UNIX sockets" if self._unix else ""
         trusted, otherwise = self._trusted.name, self._otherwise.name
         return f"<{type(self).__name__}: {count} networks{unix}, trusted={trusted}, otherwise={otherwise}>"
 
 
-def _parse_network(network: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    text = str(network)
-    try:
-        if not isinstance(network, _NETWORKS):
-            raise ValueError(f"it is of type {type(network).__name__}")
-        if "%" in text:
-            raise ValueError("a zone would be ignored, and the address trusted on every link")
-        if _NUL in text:
-            raise ValueError("it has a NUL in it")
-        return ipaddress.ip_network(text, strict=True)
-    except ValueError as error:
-        raise ValueError(
-            f"A trusted proxy is an address, a network without host bits, or {_UNIX!r}, not {network!a} ({error})"
-        ) from None
-
-
-def _packed_host(peer: SockAddr) -> bytes | None:
-    """Return the 4 or 16 bytes of an address, or None without an IP address. An IPv4-mapped one has 4."""
-    if not isinstance(peer, (tuple, list)) or not peer or not isinstance(peer[0], str):
-        return None
-    if _NUL in peer[0]:
-        return None
-    host = peer[0].partition("%")[0]
-    try:
-        if ":" not in host:
-            return socket.inet_pton(socket.AF_INET, host)
-        packed = socket.inet_pton(socket.AF_INET6, host)
-    except (OSError, ValueError):
-        return None
-    return packed[len(_IPV4_MAPPED) :] if packed.startswith(_IPV4_MAPPED) else packed
-
-
 def lets_plain_in(policy: HeaderPolicy | PolicyCallable) -> bool:
-    """Return whether a policy may accept peers without a header; true for a function, which may return anything.
-
-    Args:
-        policy: The policy.
-    """
+    """Return whether *policy* may accept peers without a header; true for a function, which may return anything."""
     if isinstance(policy, TrustedProxies):
-        policies = policy.policies
-    elif isinstance(policy, HeaderPolicy):
-        policies = frozenset({policy})
-    else:
-        return True
-    return not policies.isdisjoint({HeaderPolicy.OPTIONAL, HeaderPolicy.SKIP})
+        return lets_plain_in(policy._trusted) or lets_plain_in(policy._otherwise)
+    return not isinstance(policy, HeaderPolicy) or policy in (HeaderPolicy.OPTIONAL, HeaderPolicy.SKIP)

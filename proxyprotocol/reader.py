@@ -1,4 +1,4 @@
-"""The established front for asyncio streams.
+"""Headers on asyncio streams, with the names of `proxy-protocol`.
 
 ``asyncio.start_server(ProxyProtocolReader(pp).get_callback(on_connection), host, port)`` is a server behind a proxy.
 """
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from proxyprotocol._adapters.deadlines import in_time
 from proxyprotocol._adapters.facts import extra_info
 from proxyprotocol._adapters.refusals import log_refusal
+from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.parser import HeaderParser
@@ -38,13 +39,13 @@ _log = logging.getLogger(__name__)
 
 
 class ProxyProtocolReader:
-    """Reads headers from the front of asyncio streams.
+    """Reads the headers of asyncio streams.
 
     Args:
-        pp: The codec; version 1 or 2, whichever comes, unless given.
-        receiver: How connections are received, in place of all other arguments.
-        keywords: ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
-            :meth:`read` knows no addresses and no clock: it always requires a header, and waits for it.
+        pp: The codec; by default one that reads version 1 and version 2.
+        receiver: The rules for the header, in place of all other arguments.
+        keywords: ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them. Only the
+            callback uses the first two: :meth:`read` knows no addresses, so it always requires a header.
 
     Raises:
         TypeError: There are a receiver and another argument, or a keyword is unknown.
@@ -65,7 +66,7 @@ class ProxyProtocolReader:
         return self._receiver.codec
 
     async def read(self, reader: StreamReaderProtocol) -> ProxyResult:
-        """Read a header, and not a byte of what follows it. Put a deadline around it: a peer may send nothing.
+        """Read a header, and not a byte more. Put a deadline around this call: a peer may send nothing.
 
         Args:
             reader: The stream.
@@ -74,17 +75,19 @@ class ProxyProtocolReader:
             What the header says.
 
         Raises:
-            ProxyProtocolSyntaxError: There is no header; the stream is of no use any more.
-            ProxyProtocolChecksumError: The CRC32C does not match; the stream is of no use any more either.
+            ProxyProtocolSyntaxError: There is no valid header; the stream is useless now.
+            ProxyProtocolChecksumError: The header's CRC32C is wrong; the stream is useless now.
             asyncio.IncompleteReadError: The stream ended before the header did.
         """
         parser = HeaderParser(self._receiver.pp, max_header=self._receiver.max_header)
+        # read() returns what is there, so that a wrong first byte is refused at once. readline() would be wrong: at the
+        # end of the stream it returns a part of a line, again and again.
+        read: Callable[[int], Awaitable[bytes]] = getattr(reader, "read", reader.readexactly)
         result, received = None, b""
         while result is None:
-            needed = parser.needed
-            data = await _read_some(reader, needed) if needed else b""
-            if needed and not data:
-                raise asyncio.IncompleteReadError(received, len(received) + needed)
+            data = await read(parser.needed) if parser.needed else b""
+            if parser.needed and not data:
+                raise asyncio.IncompleteReadError(received, len(received) + parser.needed)
             received += data
             result = parser.feed(data)
         return result
@@ -92,14 +95,13 @@ class ProxyProtocolReader:
     def get_callback(self, callback: _WrappedCallback, timeout: float | None = 3) -> _Callback:
         """Make the *client_connected_cb* for :func:`asyncio.start_server`.
 
-        *callback* runs when a header has been read and accepted, and only then: any other connection is aborted, with
-        one line in the log that says why.
+        *callback* runs when a header was read and accepted. Any other connection is aborted, and the log says why.
 
         Args:
-            callback: Called like a *client_connected_cb*, with the :class:`.SocketInfo` of the connection as a third
-                argument; a function or a coroutine function.
-            timeout: How long a whole header may take, in seconds; None for no limit. One that this object was made
-                with counts instead.
+            callback: A function or a coroutine function. It gets the arguments of a *client_connected_cb*, and the
+                connection's :class:`.SocketInfo` as the third.
+            timeout: Seconds until the header must be complete; None for no limit. A time-out or a receiver that was
+                given to this object wins.
 
         Raises:
             ValueError: The time-out is not above 0.
@@ -107,70 +109,49 @@ class ProxyProtocolReader:
         receiver = self._receiver if self._own_timeout else dataclasses.replace(self._receiver, timeout=timeout)
 
         async def connected(reader: StreamReader, writer: StreamWriter) -> None:
-            connection = await _receive(receiver, reader, writer)
-            if connection is not None:
-                # under OPTIONAL what was read may have been the application's
-                trailing = connection.trailing
-                stream = _give_back(reader, trailing) if trailing else reader
-                info = SocketInfo.get(
-                    writer, connection.believed, unique_id=uuid.uuid4().bytes, header=connection.result
+            peer: SockAddr = extra_info(writer, "peername")
+            try:
+                connection = receiver.connection(
+                    peer, extra_info(writer, "sockname") if receiver.needs_addresses else None
                 )
-                await _call(callback, reader, stream, writer, info)
+                if not await in_time(_read_header(connection, reader), receiver.timeout):
+                    connection.timed_out()
+            except BaseException as error:
+                writer.transport.abort()
+                if isinstance(error, ProxyProtocolError):
+                    log_refusal(_log, error, peer)
+                # Mostly asyncio.run() ends and cancels us. CPython 3.11 and 3.12 would log a traceback for each
+                # half-open connection if we raised again.
+                elif not isinstance(error, asyncio.CancelledError):
+                    raise  # the policy function raised
+                return
+            stream = _give_back(reader, connection.trailing) if connection.trailing else reader
+            info = SocketInfo.get(writer, connection.believed, unique_id=uuid.uuid4().bytes, header=connection.result)
+            try:
+                outcome = callback(stream, writer, info)
+                if inspect.isawaitable(outcome):
+                    await outcome
+            except OSError as error:
+                # A health check resets the connection right after its header. asyncio would log each one as an
+                # unhandled exception. drain() raises the stream's exception, or its own ConnectionResetError.
+                lost = reader.exception()
+                if lost is None or not (error is lost or isinstance(error, ConnectionResetError)):
+                    raise
+                _log.debug("The connection was lost: %s", error)
 
         return connected
 
 
-async def _call(
-    callback: _WrappedCallback, reader: StreamReader, stream: StreamReader, writer: StreamWriter, info: SocketInfo
-) -> None:
-    try:
-        outcome = callback(stream, writer, info)
-        if inspect.isawaitable(outcome):
-            await outcome
-    except OSError as error:
-        # A health check resets the connection right behind its header, and asyncio would log each one as an unhandled
-        # exception of the callback. drain() raises that of the stream, or a ConnectionResetError of its own.
-        lost = reader.exception()
-        if lost is None or not (error is lost or isinstance(error, ConnectionResetError)):
-            raise
-        _log.debug("The connection was lost: %s", error)
-
-
-async def _read_some(reader: StreamReaderProtocol, needed: int) -> bytes:
-    # read() returns what is there, so that a wrong first byte is refused at once. Not readline(): at an end of stream
-    # inside a line it gives what it has and is called again for ever.
-    read: Callable[[int], Awaitable[bytes]] = getattr(reader, "read", reader.readexactly)
-    return await read(needed)
-
-
-async def _receive(receiver: Receiver, reader: StreamReader, writer: StreamWriter) -> ReceiverConnection | None:
-    """Receive one connection: None where it was refused, which has been logged then."""
-    peer: SockAddr = extra_info(writer, "peername")
-    try:
-        connection = receiver.connection(peer, extra_info(writer, "sockname"))
-        if not await in_time(_read_header(connection, reader), receiver.timeout):
-            connection.timed_out()
-        return connection
-    except ProxyProtocolError as error:
-        log_refusal(_log, error, peer)
-        writer.transport.abort()
-        return None
-    except asyncio.CancelledError:
-        # The end of asyncio.run(), mostly. Not raised again: CPython 3.11 and 3.12 would log each half-open connection
-        # with a traceback, and there is nothing left to cancel.
-        writer.transport.abort()
-        return None
-    except BaseException:  # the policy function has raised
-        writer.transport.abort()
-        raise
-
-
 async def _read_header(connection: ReceiverConnection, reader: StreamReader) -> None:
+    # Only "PROXY UNKNOWN" is shorter than this, by one byte. If the application's first byte comes with it, we give it
+    # back.
+    first = spec.V2_FIXED_LENGTH
     while not connection.begun:
         try:
-            data = await reader.read(connection.needed)
-        except OSError:  # such as a reset, which is an end like another here
+            data = await reader.read(first or connection.needed)
+        except OSError:  # such as a reset, which ends the stream too
             data = b""
+        first = 0
         if data:
             connection.feed(data)
         else:
@@ -178,17 +159,17 @@ async def _read_header(connection: ReceiverConnection, reader: StreamReader) -> 
 
 
 def _give_back(reader: StreamReader, data: bytes) -> StreamReader:
-    """Put bytes back in front of a stream, by public means: take out what is in it, and feed it all again."""
+    """Put bytes back at the start of a stream, with public methods: take out its contents, and feed it everything."""
     if reader.exception() is not None:
-        return reader  # lost in the meantime, which is what reading from it says, and not what came before
+        return reader  # the connection was lost meanwhile, and reading says so
     rest = reader.read(sys.maxsize)
     try:
-        rest.send(None)  # returns at once if anything is there; else it would wait, and is closed
+        rest.send(None)  # ends at once if the stream holds bytes; otherwise it would wait, so we close it
     except StopIteration as done:
         data += done.value
     finally:
         rest.close()
-    if reader.at_eof():  # takes no more
+    if reader.at_eof():  # then it accepts no more bytes
         reader = StreamReader()
         reader.feed_data(data)
         reader.feed_eof()

@@ -22,23 +22,16 @@ from proxyprotocol.policy import HeaderPolicy, PolicyCallable
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = [
-    "LimitKeywords",
-    "Receiver",
-    "ReceiverConnection",
-    "ReceiverKeywords",
-    "describe_refusal",
-]
-
+__all__ = ["LimitKeywords", "Receiver", "ReceiverConnection", "ReceiverKeywords", "describe_refusal"]
 
 _new_parser = HeaderParser.__new__
-# every connection asks for these, and an enumeration's members are slow to look up on CPython 3.11
+# every connection needs these, and CPython 3.11 is slow to look up members of an enumeration
 _OPTIONAL, _IGNORE = HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE
 _SKIP, _REJECT = HeaderPolicy.SKIP, HeaderPolicy.REJECT
 
 
 class LimitKeywords(TypedDict, total=False):
-    """The keywords of :class:`Receiver` but for the codec."""
+    """The keywords of :class:`Receiver`, except for the codec."""
 
     policy: HeaderPolicy | PolicyCallable
     timeout: float | None
@@ -53,19 +46,20 @@ class ReceiverKeywords(LimitKeywords, total=False):
 
 @dataclass(frozen=True)
 class Receiver:
-    """How connections are received: codec, policy and limits, one object for all connections of a server.
+    """The rules for headers: codec, policy and limits. One object serves all connections of a server.
 
     Args:
         pp: The codec; by default one that reads version 1 and version 2.
-        policy: What to do with a connection, or a function of its two addresses that says so, such as a
-            :class:`.TrustedProxies`. It is given the addresses as the socket module gives them.
-        timeout: How long a whole header may take from accept on, in seconds; None for no limit. The specification
-            asks for 3 seconds at least.
+        policy: What to do with connections, or a function that decides it for each connection, such as a
+            :class:`.TrustedProxies`. The function gets the peer's and the local address as the socket module gives
+            them.
+        timeout: Seconds from accept until the header must be complete; None for no limit. The specification asks for
+            at least 3.
         max_header: The most bytes that a header of version 2 may have, its fixed 16 included.
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: The time-out is not above 0, or *max_header* is under 16.
+        ValueError: *timeout* is not above 0, or *max_header* is less than 16.
     """
 
     pp: ProxyProtocol | None = None
@@ -77,48 +71,48 @@ class Receiver:
     codec: ProxyProtocol = field(init=False, repr=False, compare=False)
     #: Whether :meth:`connection` uses its addresses; if not, pass None and save two system calls.
     needs_addresses: bool = field(init=False, repr=False, compare=False)
-    #: Whether the codec is one for connections without a header, such as :class:`.ProxyProtocolNoop`.
-    reads_nothing: bool = field(init=False, repr=False, compare=False)
+    #: How many bytes a header has at least; 0 for a codec that reads no header, such as :class:`.ProxyProtocolNoop`.
+    min_header: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.pp is not None and not isinstance(self.pp, ProxyProtocol):
-            raise TypeError(f"pp is a codec, such as ProxyProtocolV2(), not {self.pp!r}")
+            raise TypeError(f"pp must be a codec, such as ProxyProtocolV2(), not {self.pp!r}")
         if isinstance(self.policy, type) or not (isinstance(self.policy, HeaderPolicy) or callable(self.policy)):
-            raise TypeError(f"policy is a HeaderPolicy or a function that gives one, not {self.policy!r}")
+            raise TypeError(f"policy must be a HeaderPolicy or a function that returns one, not {self.policy!r}")
         if type(self.timeout) not in (int, float, type(None)):
-            raise TypeError(f"timeout is a number of seconds, or None, not {self.timeout!r}")
-        if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
-            raise ValueError(f"timeout is a number of seconds above 0, or None, not {self.timeout!r}")
-        HeaderParser(self.pp, max_header=self.max_header)  # which rejects a wrong limit
-        # every connection asks for these
+            raise TypeError(f"timeout must be a number of seconds or None, not {self.timeout!r}")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise ValueError(f"timeout must be a number of seconds above 0, or None, not {self.timeout!r}")
+        parser = HeaderParser(self.pp, max_header=self.max_header)  # checks max_header
+        # computed once, because every connection needs them
         object.__setattr__(self, "codec", DETECT if self.pp is None else self.pp)
         object.__setattr__(self, "needs_addresses", not isinstance(self.policy, HeaderPolicy))
-        object.__setattr__(self, "reads_nothing", _reads_nothing(self.codec))
+        object.__setattr__(self, "min_header", parser.needed)
 
     @classmethod
     def of(cls, receiver: Receiver | None, keywords: Mapping[str, Any]) -> Receiver:
-        """Return the receiver of an adapter, which takes either ``receiver=`` or the keywords for one.
+        """Return the receiver of an adapter, which takes either ``receiver=`` or the keywords of this class.
 
         Args:
-            receiver: The adapter's ``receiver=``, if it was given.
-            keywords: Its other keywords, those of this class.
+            receiver: The value of ``receiver=``; None if it was not given.
+            keywords: The adapter's other keywords.
 
         Raises:
-            TypeError: Both are given, or a keyword is unknown.
+            TypeError: Both were given, or a keyword is unknown.
         """
-        if receiver is None:
-            names = [entry.name for entry in fields(cls) if entry.init]
-            for name in keywords:
-                if name not in names:
-                    raise TypeError(f"There is no keyword {name}=, but {', '.join(f'{name}=' for name in names)}")
-            return cls(**keywords)
-        if keywords:
-            others = ", ".join(f"{name}=" for name in sorted(keywords))
-            raise TypeError(f"receiver= says all there is to say, {others} cannot be given with it")
-        return receiver
+        if receiver is not None:
+            if keywords:
+                others = ", ".join(f"{name}=" for name in sorted(keywords))
+                raise TypeError(f"receiver= already has all the rules: {others} cannot be given with it")
+            return receiver
+        names = [entry.name for entry in fields(cls) if entry.init]
+        for name in keywords:
+            if name not in names:
+                raise TypeError(f"Unknown keyword {name}=; valid: {', '.join(f'{name}=' for name in names)}")
+        return cls(**keywords)
 
     def connection(self, peer: SockAddr, local: SockAddr) -> ReceiverConnection:
-        """Begin a connection.
+        """Start a connection.
 
         Args:
             peer: The address that connected, as the socket module gives it.
@@ -126,40 +120,32 @@ class Receiver:
 
         Raises:
             ProxyProtocolUntrustedError: The policy is REJECT: drop the connection, read nothing.
+            TypeError: The policy function did not return a policy.
         """
         policy: Any = self.policy
         if self.needs_addresses:  # isinstance() would cost more
             policy = policy(peer, local)
             if not isinstance(policy, HeaderPolicy):
-                raise TypeError(f"The policy function must give a HeaderPolicy, not {policy!r}")
+                raise TypeError(f"The policy function must return a HeaderPolicy, not {policy!r}")
         if policy is _REJECT:
             raise ProxyProtocolUntrustedError(peer)
         connection = ReceiverConnection()  # an __init__ would cost a twelfth of what a header costs on CPython 3.11
         connection._receiver = self
-        connection._parser = _new_parser(HeaderParser).start(self.codec, self.max_header)
+        connection._parser = _new_parser(HeaderParser).start(self.codec, self.max_header, self.min_header)
         connection.policy = policy
         connection.result = connection.effective = None
         connection.trailing = b""
-        # under OPTIONAL: what has come and may still be the application's; None once it is known to be a header
         connection._seen = b"" if policy is _OPTIONAL else None
-        # that no header comes is known at once for SKIP and for a codec that reads nothing
-        connection.begun = policy is _SKIP or self.reads_nothing
+        connection.begun = policy is _SKIP or not self.min_header
         return connection
-
-
-def _reads_nothing(codec: ProxyProtocol) -> bool:
-    try:
-        return not isinstance(codec.parse(b""), int)
-    except ProxyProtocolError:  # such a codec refuses each connection
-        return False
 
 
 class ReceiverConnection:
     """The state of one connection, from accept until the application may begin.
 
-    Feed it what comes until :attr:`begun`. Then the application gets :attr:`trailing` first, and everything else from
-    the connection itself. When any method raises: abort the connection, and log
-    :func:`describe_refusal` - at debug level where the error is ``routine``.
+    Feed it the bytes that arrive until :attr:`begun`. Then give :attr:`trailing` to the application, followed by all
+    later bytes. If a method raises, abort the connection, and log :func:`describe_refusal`: as a warning, or at debug
+    level if the error is ``routine``.
     """
 
     __slots__ = ("_parser", "_receiver", "_seen", "begun", "effective", "policy", "result", "trailing")
@@ -173,23 +159,23 @@ class ReceiverConnection:
     effective: ProxyResult | None
     #: Whether the application may begin.
     begun: bool
-    #: What was decided for this connection.
+    #: The policy for this connection.
     policy: HeaderPolicy
 
     _receiver: Receiver
     _parser: HeaderParser
-    _seen: bytes | None
+    _seen: bytes | None  # under OPTIONAL: the bytes so far, until we know that they start a header
 
     @property
     def believed(self) -> ProxyResult | None:
-        """The result, where the application is to go by it: not under the policy IGNORE."""
+        """The result, except under the policy IGNORE."""
         return None if self.policy is _IGNORE else self.result
 
     @property
     def undecided(self) -> bool:
         """Whether the bytes so far may belong to the application: callers that cannot push bytes back must peek.
 
-        That is so under OPTIONAL, until the first byte that differs from the signatures, or the end of one.
+        This happens only under OPTIONAL, until a byte differs from the signatures, or a signature is complete.
         """
         return self._seen is not None and not self.begun
 
@@ -218,7 +204,17 @@ class ReceiverConnection:
         if self.begun:
             raise RuntimeError("The application has begun: give these bytes to the application")
         if self._seen is not None:
-            return self._decide(self._seen + data)
+            data = self._seen + data
+            # Only data that fits no version goes to the application. The parser refuses a header of a version that
+            # this codec does not read: a proxy sent it.
+            own = self._receiver.codec.begins(data)
+            known = signature_begins(data, spec.V1_SIGNATURE, spec.V2_SIGNATURE)
+            if not own and not known:
+                self._seen = data
+                if own is known is False:
+                    self.begun, self.trailing = True, data
+                return self.begun
+            self._seen = None
         parser = self._parser
         self.result = result = parser.feed(data)
         if result is None:
@@ -229,67 +225,43 @@ class ReceiverConnection:
             self.effective = result
         return True
 
-    def _decide(self, seen: bytes) -> bool:
-        """Under OPTIONAL: all bytes are the application's once one of them differs from every signature."""
-        own, any_version = (
-            self._receiver.codec.begins(seen),
-            signature_begins(seen, spec.V1_SIGNATURE, spec.V2_SIGNATURE),
-        )
-        if own or any_version:
-            self._seen = None
-            return self.feed(seen)
-        self._seen = seen
-        if own is any_version is False:
-            self.begun, self.trailing = True, seen
-        return self.begun
-
     def eof(self) -> bool:
-        """Take the end of the stream, before the application has begun.
+        """Take the end of the stream.
 
         Returns:
-            :attr:`begun`: true where no header had to come and not a byte did.
+            :attr:`begun`: true if the application has begun already, or no byte came under OPTIONAL.
 
         Raises:
             ProxyProtocolMissingError: Not one byte came.
-            ProxyProtocolIncompleteError: The header is cut.
+            ProxyProtocolIncompleteError: The stream ended inside the header.
         """
-        if not self.begun and not self._may_begin_plainly():
-            if self._seen:
-                self._fail(ProxyProtocolIncompleteError(ProxyProtocolWantRead(self.needed)))
-            self._parser.eof()
-        return self.begun
+        return self._end(ProxyProtocolIncompleteError(ProxyProtocolWantRead(self.needed)) if self._seen else None)
 
     def timed_out(self) -> bool:
-        """Take the end of the time that the header had, before the application has begun.
+        """Take the end of the time for the header.
 
         Returns:
-            :attr:`begun`: true where no header had to come and not a byte did; the server is to speak first then.
+            :attr:`begun`: true if the application has begun already, or no byte came under OPTIONAL: then the client
+            waits for the server to speak first.
 
         Raises:
             ProxyProtocolTimeoutError: The header did not come in time.
         """
-        if not self.begun and not self._may_begin_plainly():
-            received = len(self._seen or b"") + self._parser.received
-            self._fail(ProxyProtocolTimeoutError(self._receiver.timeout, received))
+        received = len(self._seen or b"") + self._parser.received
+        return self._end(ProxyProtocolTimeoutError(self._receiver.timeout, received))
+
+    def _end(self, error: ProxyProtocolError | None) -> bool:
+        """Begin if that needs no more bytes; otherwise raise *error*, or the parser's."""
+        self.begun = self.begun or self._seen == b""
+        if not self.begun:
+            self._seen = None
+            if error is not None:
+                self._parser.fail(error)
             self._parser.eof()
-        return True
-
-    def _may_begin_plainly(self) -> bool:
-        self.begun = self._seen == b""
         return self.begun
-
-    def _fail(self, error: ProxyProtocolError) -> None:
-        self._seen = None
-        self._parser.fail(error)
 
 
 def describe_refusal(error: ProxyProtocolError, peer: SockAddr, what: str = "a connection") -> str:
-    """Return one line of text: a connection was refused, and why. This drops the error's tracebacks.
-
-    Args:
-        error: Why. It shows the peer's bytes escaped.
-        peer: The address that connected, as the socket module gives it.
-        what: What was refused, if not a connection.
-    """
+    """Return the log line for a refused connection, with the peer's bytes escaped. Drops the error's tracebacks."""
     drop_tracebacks(error)
     return f"Refused {what} from {describe_address(peer)}: {error}"

@@ -14,8 +14,8 @@ from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__ = ["ResultSource", "Sender", "name_ends"]
 
-#: What a header is to say: a result, a function of the new connection that gives one, or None for a client that speaks
-#: for itself.
+#: What a header says: a result, a function of the new connection that returns one, or None for a client that speaks for
+#: itself.
 ResultSource: TypeAlias = "ProxyResult | Callable[[Any], ProxyResult | None] | None"
 
 _DEFAULT = ProxyProtocolV2()
@@ -23,16 +23,16 @@ _DEFAULT = ProxyProtocolV2()
 
 @dataclass(frozen=True)
 class Sender:
-    """What is sent in front of connections, one object for all connections of a client.
+    """The rules for the headers that a client sends. One object serves all its connections.
 
     Args:
-        result: What the header says, or a function that is given the new connection and says it. With None, the
-            function's None too, the client speaks for itself: LOCAL, or the connection's own two addresses where the
-            codec has no way to say LOCAL.
-        pp: The codec; version 2 unless given.
+        result: What the header says, or a function that gets the new connection and returns it. If it is None, or the
+            function returns None, the client speaks for itself: it sends LOCAL, or the connection's own two addresses
+            if the codec cannot express LOCAL.
+        pp: The codec; by default version 2.
 
     Raises:
-        TypeError: An argument is of another type.
+        TypeError: An argument has the wrong type.
     """
 
     result: ResultSource = None
@@ -41,30 +41,30 @@ class Sender:
 
     def __post_init__(self) -> None:
         if self.pp is not None and not isinstance(self.pp, ProxyProtocol):
-            raise TypeError(f"pp is a codec, such as ProxyProtocolV2(), not {self.pp!r}")
+            raise TypeError(f"pp must be a codec, such as ProxyProtocolV2(), not {self.pp!r}")
         if self.result is not None and not isinstance(self.result, ProxyResult) and not callable(self.result):
-            raise TypeError(f"result is a ProxyResult, or a function that gives one, not {self.result!r}")
+            raise TypeError(f"result must be a ProxyResult or a function that returns one, not {self.result!r}")
 
     def header(self, connection: Any, local: SockAddr, peer: SockAddr) -> bytes:
-        """Write the header of one connection. It must be sent before anything else, and in one piece.
+        """Write the header of one connection. Send it in one piece, before anything else.
 
         Args:
-            connection: What the function is given that says what the header says: a transport or a socket.
+            connection: The argument for the result function: a transport or a socket.
             local: The connection's own address, as the socket module gives it.
             peer: The address that it has connected to, in the same form.
 
         Raises:
-            KeyError: The format has no way to say this.
-            ValueError: The format has no way to say this, or an address or a TLV does not fit in a header.
-            TypeError: The function has given something else.
-            Exception: Whatever the function raises.
+            KeyError: The format cannot express the result.
+            ValueError: The same, or an address or a TLV does not fit in a header.
+            TypeError: The result function returned something else.
+            Exception: Whatever the result function raises.
         """
         codec = _DEFAULT if self.pp is None else self.pp
         result = self.result
         if result is not None and not isinstance(result, ProxyResult):
             result = result(connection)
             if result is not None and not isinstance(result, ProxyResult):
-                raise TypeError(f"The result function must give a ProxyResult or None, not {result!r}")
+                raise TypeError(f"The result function must return a ProxyResult or None, not {result!r}")
         if result is not None:
             return codec.pack(result)
         try:
@@ -74,12 +74,7 @@ class Sender:
 
 
 def name_ends(source: SockAddr, dest: SockAddr) -> ProxyResult:
-    """Name the two ends of a connection, in a way that both versions have: what is no IP address is unknown.
-
-    Args:
-        source: The end that has connected, as the socket module gives it.
-        dest: The end that it has connected to, in the same form.
-    """
+    """Return a result with the two ends of a connection, as the socket module gives them; without IP, UNKNOWN."""
     if isinstance(source, tuple) and isinstance(dest, tuple):
         if len(source) == len(dest) == 2:
             return ProxyResultIPv4((IPv4Address(source[0]), source[1]), (IPv4Address(dest[0]), dest[1]))

@@ -1,7 +1,7 @@
 """Blocking sockets, and the servers of :mod:`socketserver`.
 
-The header is read to its last byte and not one further, so that the socket can be given to anybody afterwards, to
-:mod:`ssl` too.
+We read the header to its last byte and no further, so the socket can go to any other code afterwards, also to
+:mod:`ssl`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import selectors
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from proxyprotocol._adapters import installation  # noqa: F401  # raises where proxy-protocol lies over us
+from proxyprotocol._adapters import installation  # noqa: F401  # raises if proxy-protocol has overwritten this package
 from proxyprotocol._adapters.lookahead import REST, plan_reads
 from proxyprotocol._adapters.refusals import PAUSE, Shortage, log_no_handshake, log_refusal
 from proxyprotocol._wire import spec
@@ -25,7 +25,7 @@ from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
-from proxyprotocol.sender import Sender
+from proxyprotocol.sender import ResultSource, Sender
 from proxyprotocol.typing import SockAddr
 
 if TYPE_CHECKING:
@@ -33,80 +33,75 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 else:
-    BaseServer = object  # the mix-in stands in front of a server, and has no base
+    BaseServer = object  # at run time the mix-in has no base
 
 __all__ = ["ProxyProtocolMixIn", "create_connection", "read_header", "send_header"]
 
-_ResultSource: TypeAlias = "ProxyResult | Callable[[socket.socket], ProxyResult | None] | None"
-
 _log = logging.getLogger(__name__)
-
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-# What socket.create_connection has for "the default time-out"; without it None could not mean "none".
-_DEFAULT_TIMEOUT: Any = object()
 
 
 def read_header(
     sock: socket.socket, *, receiver: Receiver | None = None, **keywords: Unpack[ReceiverKeywords]
 ) -> ProxyResult | None:
-    """Read the header of a connection, and not a byte of what follows it.
+    """Read the header of a connection, and not a byte more.
 
-    The time that a header may take is that of the receiver, from this call on and over all reads. The socket's own
-    time-out does not count meanwhile, and is what it was afterwards.
+    The receiver's time-out covers all reads together, from this call on. The socket's own time-out does not count
+    meanwhile; it is restored afterwards.
 
     Args:
         sock: A connected stream socket, blocking or with a time-out.
-        receiver: How the connection is received, in place of all other keywords.
+        receiver: The rules for the header, in place of all other keywords.
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
 
     Returns:
-        What the header says; None where there was none, as the policies SKIP and OPTIONAL allow. Then every byte that
-        came is still in the socket. Where its ``peername`` is None (LOCAL, UNKNOWN) the socket's own addresses count,
-        and under the policy IGNORE they always do.
+        What the header says. If its ``peername`` is None (LOCAL, UNKNOWN), or the policy is IGNORE, the socket's own
+        addresses count. None if there was no header, which the policies SKIP and OPTIONAL allow: then every byte is
+        still in the socket.
 
     Raises:
-        ProxyProtocolError: Close the socket, of which a part may have been read: it is refused.
+        ProxyProtocolError: The connection is refused. Close the socket: a part of the header may be gone.
         ValueError: The socket is non-blocking, or a keyword's value is out of range; or the policy is OPTIONAL and the
-            socket an :class:`ssl.SSLSocket`, in which nobody can look ahead.
+            socket an :class:`ssl.SSLSocket`, which cannot peek.
         TypeError: There are a receiver and another keyword, or a keyword is unknown.
-        OSError: The socket is closed already.
+        OSError: The socket is closed.
     """
     receiver = Receiver.of(receiver, keywords)
+    peer = local = None
+    if receiver.needs_addresses:
+        local = sock.getsockname()
+        with contextlib.suppress(OSError):  # the peer may be gone
+            peer = sock.getpeername()
     try:
-        peer, local = _addresses(sock) if receiver.needs_addresses else (None, None)
         return _read(sock, receiver.connection(peer, local), receiver.timeout).result
     except ProxyProtocolError as error:
-        # The frames below hold the connection, which holds its error: in a circle, for the garbage collector to find.
+        # The frames below hold the connection, which holds its error: a cycle, which only the garbage collector breaks.
         error.__traceback__ = None
         raise error
 
 
-def send_header(sock: socket.socket, result: _ResultSource = None, *, pp: ProxyProtocol | None = None) -> None:
-    """Send a header, in one piece. It must be the first that is sent on a connection, before TLS too.
+def send_header(sock: socket.socket, result: ResultSource = None, *, pp: ProxyProtocol | None = None) -> None:
+    """Send a header in one piece. Call this before anything else is sent on the connection, also before TLS.
 
     Args:
-        sock: A connected stream socket, on which nothing was sent yet.
-        result: What the header says, or a function that is given the socket and says it. With None, the function's
-            None too, the client speaks for itself: version 2 says LOCAL, version 1 names the connection's own two
+        sock: A connected stream socket.
+        result: What the header says, or a function that gets the socket and returns it. If it is None, or the function
+            returns None, the client speaks for itself: version 2 says LOCAL, version 1 names the connection's own two
             addresses.
-        pp: The codec; version 2 unless given.
+        pp: The codec; by default version 2.
 
     Raises:
-        TypeError: An argument is of another type.
-        ValueError: The header cannot say this, as version 1 cannot say LOCAL: a KeyError then, from some codecs.
-        OSError: The socket is not connected, or no longer.
-        Exception: What *result* raises.
+        TypeError: An argument has the wrong type.
+        ValueError: The codec cannot express the result, such as LOCAL in version 1; some codecs raise KeyError.
+        OSError: The socket is not connected.
+        Exception: Whatever *result* raises.
     """
     _send(sock, Sender(result, pp=pp))
 
 
 def create_connection(
     address: tuple[str, int],
-    timeout: float | None = _DEFAULT_TIMEOUT,
-    source_address: tuple[str, int] | None = None,
-    *,
-    result: _ResultSource = None,
+    *arguments: Any,
+    result: ResultSource = None,
     pp: ProxyProtocol | None = None,
     **keywords: Any,
 ) -> socket.socket:
@@ -114,20 +109,17 @@ def create_connection(
 
     Args:
         address: Where to connect: host and port.
-        timeout: How long each step may take from now on, in seconds; None for no limit.
-        source_address: Where to connect from.
+        arguments: ``timeout`` (seconds) and ``source_address``, as :func:`socket.create_connection` takes them.
         result: What the header says, as :func:`send_header` takes it.
-        pp: The codec; version 2 unless given.
-        keywords: All others of :func:`socket.create_connection`.
+        pp: The codec; by default version 2.
+        keywords: All other keywords of :func:`socket.create_connection`.
 
     Raises:
-        OSError: There is no connection.
-        Exception: As :func:`send_header`; the connection is closed then.
+        OSError: The connection failed.
+        Exception: Whatever :func:`send_header` raises; the connection is closed then.
     """
     sender = Sender(result, pp=pp)
-    if timeout is not _DEFAULT_TIMEOUT:
-        keywords["timeout"] = timeout
-    sock = socket.create_connection(address, source_address=source_address, **keywords)
+    sock = socket.create_connection(address, *arguments, **keywords)
     try:
         _send(sock, sender)
     except BaseException:
@@ -141,39 +133,40 @@ def _send(sock: socket.socket, sender: Sender) -> None:
 
 
 class ProxyProtocolMixIn(BaseServer):
-    """Makes a server of :mod:`socketserver` read a header in front of each connection.
+    """Makes a server of :mod:`socketserver` read a header at the start of each connection.
 
-    It stands first among the base classes: ``class Server(ProxyProtocolMixIn, ThreadingMixIn, TCPServer)``. The
-    handler's ``client_address`` is the client's; its ``request`` is the connection as it is, whose ``getpeername()``
-    is the proxy. The header is read where the handler runs, in its thread or process, so that a silent peer keeps
-    nobody waiting; a peer that the policy rejects is dropped before there is one. A connection that is refused has one
-    line in the log, and no handler.
+    Put it first among the base classes: ``class Server(ProxyProtocolMixIn, ThreadingMixIn, TCPServer)``. The handler's
+    ``client_address`` is the client's. Its ``request`` is the real connection, so its ``getpeername()`` returns the
+    proxy. The header is read in the thread or process of the handler, so that a silent peer blocks no other connection.
+    A peer that the policy rejects is dropped before that. For a refused connection no handler runs, and the log has one
+    line.
 
     Raises:
         TypeError: The server is one for datagrams.
 
     Attributes:
-        receiver: How connections are received. It is configured by a class attribute:
+        receiver: The rules for the header. Set this class attribute:
             ``receiver = Receiver(policy=TrustedProxies(["10.0.0.0/8"]))``.
-        tls_context: What TLS *behind* the header is done with, in the same thread or process; None for no TLS.
-        tls_timeout: How long the handshake may take, in seconds, and its counterpart at the end; None for no limit.
+        tls_context: The context for TLS *after* the header, in the same thread or process; None for no TLS.
+        tls_timeout: Seconds that the handshake may take, and the same for the end of TLS; None for no limit.
     """
 
     receiver: Receiver = Receiver()
-    # not "ssl_context": Werkzeug's servers assign to that, and mean TLS around the header
+    # not "ssl_context": Werkzeug's servers set that, and mean TLS around the header
     tls_context: ssl.SSLContext | None = None
     tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         if getattr(self, "socket_type", None) == socket.SOCK_DGRAM:
-            raise TypeError("ProxyProtocolMixIn is for streams: a datagram's header is read by unpack_datagram()")
-        # what was decided for each request, from accept on and for as long as there is one
-        self._connections: WeakKeyDictionary[Any, ReceiverConnection] = WeakKeyDictionary()
+            raise TypeError(
+                "ProxyProtocolMixIn is only for streams: read the header of a datagram by unpack_datagram()"
+            )
+        self._connections: WeakKeyDictionary[Any, ReceiverConnection] = WeakKeyDictionary()  # by request
         self._shortage = Shortage(_log)
         super().__init__(*arguments, **keywords)
 
     def proxy_result(self, request: Any) -> ProxyResult | None:
-        """Return the result of a connection's header, with its TLVs; None without a header.
+        """Return what the header of a connection said, with its TLVs; None if there was no header.
 
         Args:
             request: The handler's ``request``, or its ``connection``, which is the same.
@@ -182,15 +175,11 @@ class ProxyProtocolMixIn(BaseServer):
         return None if connection is None else connection.result
 
     def get_request(self) -> Any:
-        """Accept a connection. Where the system has no resources for it, rest before the next try.
-
-        Those who connect wait in the system's queue. Without the rest socketserver would try again at once, over and
-        over.
-        """
+        """Accept a connection. If the system has no resources, pause: socketserver would try again at once for ever."""
         try:
             return super().get_request()
         except OSError as error:
-            if error.errno in _OUT_OF_RESOURCES:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 self._shortage.tell(str(error.strerror), time.monotonic())
                 time.sleep(PAUSE)
             raise
@@ -202,71 +191,63 @@ class ProxyProtocolMixIn(BaseServer):
         except ProxyProtocolError as error:
             log_refusal(_log, error, client_address)
             return False
-        except Exception:
-            # the policy function's; it is caught by nobody here, and would end the server
+        except Exception:  # from the policy function; socketserver would let it end the server
             self.handle_error(request, client_address)
             return False
         return super().verify_request(request, client_address)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Read the header, do TLS behind it, and let the handler have the connection of the client."""
+        """Read the header, begin TLS after it, and run the handler with the client's address."""
         try:
-            # an override of verify_request() may not have called this one
+            # an override of verify_request() may not have called super()
             connection = self._connections.get(request) or self._connection(request, client_address)
             _read(request, connection, self.receiver.timeout)
         except ProxyProtocolError as error:
             log_refusal(_log, error, client_address)
             return
         self._connections[request] = connection
-        effective = connection.effective
-        client = client_address if effective is None else effective.peername
+        client = client_address if connection.effective is None else connection.effective.peername
         if self.tls_context is None:
             self._handle(request, client)
-        else:
-            self._handle_tls(self.tls_context, request, client, client_address)
+            return
+        timeout = request.gettimeout()
+        with contextlib.ExitStack() as stack:
+            try:
+                request.getpeername()  # if the peer is gone, wrap_socket() would raise too, but leave the socket open
+                secured = self.tls_context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+                stack.callback(self.shutdown_request, secured)  # socketserver closes only the empty request
+                secured.settimeout(self.tls_timeout)
+                secured.do_handshake()
+            except OSError as error:  # SSLError is one
+                log_no_handshake(_log, error, client, client_address)
+                return
+            secured.settimeout(timeout)
+            self._connections[secured] = connection
+            self._handle(secured, client)
+            # Say that this is the end: a client may take anything else for an attack. Do not wait for the client's end:
+            # many clients keep the connection until they need it again.
+            with contextlib.suppress(OSError, ValueError), selectors.DefaultSelector() as selector:
+                selector.register(secured, selectors.EVENT_WRITE)
+                selector.select(self.tls_timeout)
+                secured.settimeout(0)
+                secured.unwrap()
 
     def _connection(self, request: socket.socket, peer: SockAddr) -> ReceiverConnection:
-        local = _addresses(request)[1] if self.receiver.needs_addresses else None
-        return self.receiver.connection(peer, local)
+        return self.receiver.connection(peer, request.getsockname() if self.receiver.needs_addresses else None)
 
     def _handle(self, request: socket.socket, client: SockAddr) -> None:
         try:
             super().finish_request(request, client)
         except (ConnectionError, ssl.SSLError) as error:
-            # A health check resets the connection right behind its header, and socketserver would print a traceback
-            # each time. Of another connection, such as the handler's own to its database, it must.
+            # A health check resets the connection right after its header: no reason for a traceback. But the error may
+            # come from another connection, such as the handler's own to its database.
             if not _is_lost(request):
                 raise
             _log.debug("The connection from %s was lost: %s", describe_address(client), error)
 
-    def _handle_tls(self, context: ssl.SSLContext, request: socket.socket, client: SockAddr, peer: SockAddr) -> None:
-        connection, timeout = self._connections[request], request.gettimeout()
-        try:
-            secured = _begin_tls(context, request, self.tls_timeout)
-        except OSError as error:  # SSLError is one
-            log_no_handshake(_log, error, client, peer)
-            return
-        # socketserver will close the request, which has given its socket away
-        try:
-            secured.settimeout(timeout)
-            self._connections[secured] = connection
-            self._handle(secured, client)
-            _end_tls(secured, self.tls_timeout)
-        finally:
-            self.shutdown_request(secured)
-
-
-def _addresses(sock: socket.socket) -> tuple[SockAddr, SockAddr]:
-    """Return the addresses of the peer, if it is still there, and of the socket."""
-    local = sock.getsockname()
-    try:
-        return sock.getpeername(), local
-    except OSError:
-        return None, local
-
 
 def _is_lost(sock: socket.socket) -> bool:
-    """Return whether a connection has ended, or its TLS; of TLS what has come next is taken, which nobody wants now."""
+    """Return whether a connection or its TLS has ended; this may read a byte, which no handler wants any more."""
     try:
         sock.getpeername()
         if isinstance(sock, ssl.SSLSocket):
@@ -280,27 +261,22 @@ def _is_lost(sock: socket.socket) -> bool:
 
 
 def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | None) -> ReceiverConnection:
-    """Read until the application may begin.
-
-    Raises:
-        ProxyProtocolError: Close the socket.
-    """
+    """Read until the application may begin; raise ProxyProtocolError if the connection is refused."""
     own_timeout = sock.gettimeout()
     if own_timeout == 0:
-        raise ValueError("The socket is non-blocking: settimeout(None) makes it a blocking one for as long as needed")
-    deadline = None if timeout is None else time.monotonic() + timeout
-    reads = plan_reads(sock, connection)
+        raise ValueError("The socket is non-blocking: call settimeout(None) before this")
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    reads, data = plan_reads(sock, connection), None
     try:
-        read = next(reads)
         while True:
-            if read is None:
-                if deadline is not None and deadline <= time.monotonic():
-                    connection.timed_out()  # raises: the peer has sent a part of a signature
+            read = reads.send(data)
+            if read is not None:
+                data = _receive(sock, *read, deadline)
+            elif time.monotonic() < deadline:
                 time.sleep(REST)
-                read = next(reads)
-            elif (data := _receive(sock, *read, deadline)) is not None:
-                read = reads.send(data)
             else:
+                data = None
+            if data is None:
                 connection.timed_out()
                 break
     except StopIteration:
@@ -311,49 +287,16 @@ def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | 
     return connection
 
 
-def _receive(sock: socket.socket, size: int, flags: int, deadline: float | None) -> bytes | None:
-    """Receive once.
-
-    Returns:
-        What is there, *size* bytes at most; nothing at the end of the stream, and None at the end of the time.
-    """
-    remaining = None if deadline is None else max(deadline - time.monotonic(), 0)
-    # The second time for a process that was held up: what came meanwhile lies in the socket, and is not late.
+def _receive(sock: socket.socket, size: int, flags: int, deadline: float) -> bytes | None:
+    """Receive at most *size* bytes; return ``b""`` at the end of the stream, and None when the time is over."""
+    remaining = max(deadline - time.monotonic(), 0)
+    # If this process was stopped meanwhile, the header may be in the socket, and is not late: look once more.
     for seconds in (remaining, 0):
-        sock.settimeout(seconds)
+        sock.settimeout(None if seconds == math.inf else seconds)
         try:
             return sock.recv(size, flags)
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
             continue
-        except OSError:  # such as a reset, which is an end like another here
+        except OSError:  # such as a reset, which ends the stream too
             return b""
     return None
-
-
-def _begin_tls(context: ssl.SSLContext, sock: socket.socket, timeout: float | None) -> ssl.SSLSocket:
-    """Do the handshake of a server.
-
-    Raises:
-        OSError: It has failed, and the connection is closed.
-    """
-    sock.getpeername()  # raises if the peer is gone: wrap_socket() would raise too, but leave the socket open
-    secured = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-    try:
-        secured.settimeout(timeout)
-        secured.do_handshake()
-    except BaseException:
-        secured.close()
-        raise
-    return secured
-
-
-def _end_tls(sock: ssl.SSLSocket, timeout: float | None) -> None:
-    """Say that everything was sent, without which a client may take the end for an attack.
-
-    The client's own word is not waited for: many leave the connection lying about until they need it again.
-    """
-    with contextlib.suppress(OSError, ValueError), selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_WRITE)
-        selector.select(timeout)
-        sock.settimeout(0)
-        sock.unwrap()

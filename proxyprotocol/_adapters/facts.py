@@ -30,12 +30,7 @@ def decode_path(name: bytes | str) -> str:
 
 
 def is_foreign(address: Any, family: int) -> bool:
-    """Return whether *address* is of another family than *family*, so that a socket of this family cannot send to it.
-
-    Args:
-        address: The address; a host name is never foreign.
-        family: The socket's family.
-    """
+    """Return whether a socket of *family* cannot send to *address*; a host name is never foreign."""
     is_path = isinstance(address, (str, bytes))
     if is_path or family == AF_UNIX:
         return not (is_path and family == AF_UNIX)

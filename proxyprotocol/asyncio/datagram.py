@@ -8,12 +8,13 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from proxyprotocol._adapters.facts import AF_UNIX, extra_info, is_foreign
+from proxyprotocol._adapters.facts import AF_UNIX, extra_info
+from proxyprotocol._adapters.refusals import describe_lost_answer
 from proxyprotocol.asyncio.transport import Below
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
-from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
 __all__ = ["ProxyProtocolDatagramTransport", "create_datagram_endpoint"]
@@ -156,13 +157,10 @@ class ProxyProtocolDatagramTransport(asyncio.DatagramTransport):
             return
         endpoint = self._endpoint
         to = endpoint.datagrams.reply_to(addr, endpoint.now())
-        if not to:
-            # None, or "" for a UNIX socket without a name
-            _log.debug("No proxy speaks for %s: the answer is lost", describe_address(addr))
-            return
-        if is_foreign(to, endpoint.family):
-            # A client that was forgotten. Its address would close asyncio's transport, and uvloop's would raise.
-            unreachable = f"No proxy speaks for {describe_address(to)}, whose family is not the socket's"
-            endpoint.protocol.error_received(OSError(errno.EAFNOSUPPORT, unreachable))
-            return
-        self._below.sendto(data, to)
+        lost = describe_lost_answer(addr, to, endpoint.family)
+        if lost is None:
+            self._below.sendto(data, to)
+        elif to:  # an address of another family would close asyncio's transport, and uvloop's would raise
+            endpoint.protocol.error_received(OSError(errno.EAFNOSUPPORT, lost))
+        else:
+            _log.debug("%s", lost)

@@ -10,12 +10,11 @@ from twisted.internet.protocol import AbstractDatagramProtocol, DatagramProtocol
 from twisted.logger import Logger
 from zope.interface import Interface, directlyProvides, providedBy
 
-from proxyprotocol._adapters.facts import is_foreign
-from proxyprotocol._adapters.refusals import describe_second_header
+from proxyprotocol._adapters.refusals import describe_lost_answer, describe_second_header
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
-from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.result import ProxyResult
 from proxyprotocol.twisted.addresses import to_sockaddr
 from proxyprotocol.twisted.handover import log_prefix
 from proxyprotocol.typing import SockAddr
@@ -142,13 +141,10 @@ class _Transport:
         to = addr
         if addr is not None:
             to = self._datagrams.reply_to(addr, self._now())
-            if to is None:
-                # drop it: datagrams may get lost anyway
-                _log.debug("No proxy speaks for {peer}: the answer is lost", peer=describe_address(addr))
-                return
-            if self._family is not None and is_foreign(to, self._family):
-                # we have forgotten this client, and Twisted's port would raise an error into the application
-                _log.debug("No proxy speaks for {peer}, whose family is not the port's", peer=describe_address(to))
+            lost = describe_lost_answer(addr, to, self._family)
+            if lost is not None:
+                # drop it, as a network may: for an address of another family Twisted's port would raise
+                _log.debug("{lost}", lost=lost)
                 return
         self._port.write(datagram, to)
 

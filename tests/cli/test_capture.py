@@ -197,7 +197,7 @@ def test_the_header_of_each_datagram_is_found() -> None:
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [(LINE, "version 1, which is for streams"), (BINARY[:30], "has 30 bytes, its header would have at least 131")],
+    [(LINE, "version 1, which is only for streams"), (BINARY[:30], "has 30 bytes, but its header needs at least 131")],
 )
 def test_a_datagram_needs_a_whole_header_of_version_2(data: bytes, said: str) -> None:
     ran, (found,) = decode([datagram(data)])

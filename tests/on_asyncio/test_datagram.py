@@ -149,7 +149,7 @@ def test_a_late_answer_never_goes_directly_to_an_address_that_only_a_header_name
                 assert await proxy.hear() == b"last"
                 assert named.has_heard_nothing()
                 assert app.errors == []
-                assert log.lines == [("DEBUG", f"No proxy speaks for 127.0.0.1:{port}: the answer is lost")]
+                assert log.lines == [("DEBUG", f"No proxy is known for 127.0.0.1:{port}: its answer is dropped")]
 
     run(story)
 
@@ -205,7 +205,7 @@ def test_a_late_answer_to_a_forgotten_client_of_another_family_closes_nothing(
                 app.transport.sendto(b"late", app.datagrams[0][1])
                 (error,) = app.errors
                 assert isinstance(error, OSError)
-                assert error.strerror == f"No proxy speaks for {client}, whose family is not the socket's"
+                assert error.strerror == f"No proxy is known for {client}, and its address family is not the socket's"
                 app.transport.sendto(b"still here", app.datagrams[1][1])
                 assert await proxy.hear() == b"still here"
 
@@ -379,7 +379,7 @@ def test_a_forgotten_client_cannot_be_sent_to_from_a_unix_socket(run: Run, short
         app = App()
         async with listening(app, sock=bound(str(short_path / "app")), policy=HeaderPolicy.OPTIONAL):
             app.transport.sendto(b"late", CLIENT)
-            assert ["No proxy speaks for 192.0.2.1:1000" in str(error) for error in app.errors] == [True]
+            assert ["No proxy is known for 192.0.2.1:1000" in str(error) for error in app.errors] == [True]
 
     run(story)
 
@@ -402,11 +402,11 @@ def test_keywords_of_the_receiver_and_of_the_loop_are_accepted(run: Run, log: Lo
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "version 1": ({"pp": ProxyProtocolV1()}, ValueError, "Version 1 is for streams alone"),
+    "version 1": ({"pp": ProxyProtocolV1()}, ValueError, "Version 1 is only for streams"),
     "a receiver and its keywords": ({"receiver": Receiver(), "max_header": 30}, TypeError, "max_header= cannot be"),
     "a keyword of nobody's": ({"max_headers": 30}, TypeError, "max_headers"),
-    "room for nobody": ({"max_clients": 0}, ValueError, "max_clients is 1 at least"),
-    "no time": ({"client_timeout": -1}, ValueError, "client_timeout is a number of seconds above 0"),
+    "room for nobody": ({"max_clients": 0}, ValueError, "max_clients must be at least 1"),
+    "no time": ({"client_timeout": -1}, ValueError, "client_timeout must be a number of seconds above 0"),
 }
 
 

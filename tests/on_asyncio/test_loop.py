@@ -274,10 +274,10 @@ def test_a_warning_names_an_optional_header_that_anybody_may_send(
 WRONG = {
     "VERSION": ("v3", "PROXYPROTOCOL_VERSION takes detect, v1 or v2, not 'v3'"),
     "TRUSTED": ("10.0.0.1/8", "PROXYPROTOCOL_TRUSTED takes networks, addresses and unix, with commas between them: "),
-    "UNTRUSTED": ("direct", "PROXYPROTOCOL_UNTRUSTED means nothing without PROXYPROTOCOL_TRUSTED: who is trusted?"),
+    "UNTRUSTED": ("direct", "PROXYPROTOCOL_UNTRUSTED needs PROXYPROTOCOL_TRUSTED, which names the proxies to trust"),
     "POLICY": ("skip", "PROXYPROTOCOL_POLICY takes require, optional or ignore, not 'skip'"),
     "TIMEOUT": ("soon", "PROXYPROTOCOL_TIMEOUT takes a number of seconds above 0, not 'soon'"),
-    "MAX_HEADER": ("15", "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, 16 at least, not '15'"),
+    "MAX_HEADER": ("15", "PROXYPROTOCOL_MAX_HEADER takes a number of bytes, at least 16, not '15'"),
     "IPV4_IN_TCP6": ("1", "PROXYPROTOCOL_IPV4_IN_TCP6 takes yes or no, not '1'"),
     "PORTS": (
         "8000;8443",

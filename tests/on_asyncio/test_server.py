@@ -426,7 +426,7 @@ def test_wrong_keywords_are_refused(run: Run, keywords: Any, kind: type[Exceptio
 
 
 def test_tls_time_outs_must_be_above_0(certificates: Certificates) -> None:
-    with pytest.raises(ValueError, match="ssl_handshake_timeout is a number of seconds above 0, not 0"):
+    with pytest.raises(ValueError, match="ssl_handshake_timeout must be a number of seconds above 0, not 0"):
         wrap_protocol_factory(App, ssl=certificates.server_context(), ssl_handshake_timeout=0)
 
 

@@ -202,7 +202,7 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "UNIX in version 1": (RESULTS["UNIX"], ProxyProtocolV1(), KeyError, "UNIX"),
     "a path that is too long": (ProxyResultUnix("/" + "x" * 108, ""), None, ValueError, "does not fit"),
     "a function that raises": (failing, None, ZeroDivisionError, "in the result function"),
-    "a function that gives something else": (lambda transport: "192.0.2.1", None, TypeError, "must give a ProxyResult"),
+    "a function that returns no result": (lambda transport: "192.0.2.1", None, TypeError, "must return a ProxyResult"),
 }
 
 
@@ -224,9 +224,9 @@ def test_a_header_that_cannot_be_written_fails_the_connection(
 
 def test_wrong_arguments_are_refused_at_once(reactor: Any) -> None:
     plain = TCP4ClientEndpoint(reactor, "127.0.0.1", 1)
-    with pytest.raises(TypeError, match="result is a ProxyResult, or a function that gives one, not 'v2'"):
+    with pytest.raises(TypeError, match="result must be a ProxyResult or a function that returns one, not 'v2'"):
         ProxyProtocolClientEndpoint(plain, "v2")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"pp is a codec, such as .*, not 'v2'"):
+    with pytest.raises(TypeError, match=r"pp must be a codec, such as .*, not 'v2'"):
         ProxyProtocolClientEndpoint(plain, pp="v2")  # type: ignore[arg-type]
     other: Any
     for other in ("tcp:h:1", None, AppFactory(), TCP4ServerEndpoint(reactor, 0)):

@@ -146,8 +146,8 @@ TAKES = "takes an IP address and a port, such as"
 WRONG = {
     "ppVersion=detect": r"ppVersion takes v1 or v2, not 'detect'",
     "ppVersion=v3": r"ppVersion takes v1 or v2, not 'v3'",
-    r"ppSource=203.0.113.7\:1": "ppSource and ppDest are given together: ppDest is missing",
-    r"ppDest=203.0.113.7\:1": "ppSource and ppDest are given together: ppSource is missing",
+    r"ppSource=203.0.113.7\:1": "ppSource and ppDest need each other: ppDest is missing",
+    r"ppDest=203.0.113.7\:1": "ppSource and ppDest need each other: ppSource is missing",
     r"ppSource=203.0.113.7\:1:ppDest=[\:\:1]\:2": r"take addresses of one family, not .*7:1' and '\[::1\]:2'",
     # colons that are not written as they must be cut a value short
     "ppSource=203.0.113.7:1:ppDest=198.51.100.9:2": rf"ppSource {TAKES}.* '203\.0\.113\.7' \(a colon .* written \\:\)",

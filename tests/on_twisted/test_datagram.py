@@ -180,7 +180,7 @@ def test_a_late_answer_is_not_sent_past_the_proxy_to_an_address_that_only_a_head
         await until(reactor, lambda: proxy.received == [b"in time", b"last"])
         await turns(reactor)
         assert named.received == []
-        assert log.lines == [("debug", f"No proxy speaks for 127.0.0.1:{here.port}: the answer is lost")] * 2
+        assert log.lines == [("debug", f"No proxy is known for 127.0.0.1:{here.port}: its answer is dropped")] * 2
 
     run(reactor, scenario())
 
@@ -217,7 +217,10 @@ def test_a_client_is_forgotten_in_time_and_room_is_made_for_the_newest(reactor: 
 )
 @pytest.mark.parametrize(
     ("policy", "reason"),
-    [(HeaderPolicy.REQUIRE, ": the answer is lost"), (HeaderPolicy.OPTIONAL, ", whose family is not the port's")],
+    [
+        (HeaderPolicy.REQUIRE, ": its answer is dropped"),
+        (HeaderPolicy.OPTIONAL, ", and its address family is not the socket's"),
+    ],
     ids=["REQUIRE", "OPTIONAL"],
 )
 def test_a_late_answer_to_a_forgotten_client_of_another_family_is_lost(
@@ -235,7 +238,7 @@ def test_a_late_answer_to_a_forgotten_client_of_another_family_is_lost(
         app.transport.write(b"late", address)
         await ask(reactor, proxy, HEADER + b"next")
         assert proxy.received[-1] == b"re: next"
-        assert log.lines == [("debug", f"No proxy speaks for {client}{reason}")]
+        assert log.lines == [("debug", f"No proxy is known for {client}{reason}")]
 
     run(reactor, scenario())
 
@@ -390,11 +393,11 @@ def test_the_keywords_are_those_of_every_adapter(reactor: Any, log: Log) -> None
 @pytest.mark.parametrize(
     ("keywords", "kind", "message"),
     [
-        ({"pp": ProxyProtocolV1()}, ValueError, "Version 1 is for streams alone"),
+        ({"pp": ProxyProtocolV1()}, ValueError, "Version 1 is only for streams"),
         ({"receiver": Receiver(), "max_header": 30}, TypeError, "max_header= cannot be given with it"),
-        ({"max_headers": 30}, TypeError, "There is no keyword max_headers=, but pp=, policy=, timeout=, max_header="),
-        ({"max_clients": 0}, ValueError, "max_clients is 1 at least"),
-        ({"client_timeout": -1}, ValueError, "client_timeout is a number of seconds above 0"),
+        ({"max_headers": 30}, TypeError, "Unknown keyword max_headers=; valid: pp=, policy=, timeout=, max_header="),
+        ({"max_clients": 0}, ValueError, "max_clients must be at least 1"),
+        ({"client_timeout": -1}, ValueError, "client_timeout must be a number of seconds above 0"),
     ],
 )
 def test_wrong_keywords_are_told_at_once(keywords: dict[str, Any], kind: type[Exception], message: str) -> None:

@@ -51,7 +51,7 @@ def test_a_flood_does_not_fill_the_log(reactor: Any, log: Log) -> None:
         await ask(reactor, proxy, HEADER + b"b")
         ((_, first), (_, second)) = log.lines
         assert "more" not in first
-        assert second.endswith("has 27 bytes, its header would have at least 28 (and 49 more since the last line)")
+        assert second.endswith("has 27 bytes, but its header needs at least 28 (and 49 more since the last line)")
 
     run(reactor, scenario())
 

@@ -126,18 +126,18 @@ WRONG = {
     "ppTrusted=10.0.0.0/8,": "ppTrusted takes networks, addresses and unix.*not ''",
     "ppTrusted=proxy.example": "ppTrusted takes networks, addresses and unix.*proxy.example",
     "ppTrusted=10.0.0.0/8:ppUntrusted=skip": "ppUntrusted takes reject or direct, not 'skip'",
-    "ppUntrusted=direct": "ppUntrusted means nothing without ppTrusted",
+    "ppUntrusted=direct": "ppUntrusted needs ppTrusted, which names the proxies to trust",
     "ppPolicy=reject": "ppPolicy takes require, optional or ignore, not 'reject'",
     "ppTimeout=soon": "ppTimeout takes a number of seconds above 0, not 'soon'",
     "ppTimeout=0": "ppTimeout takes a number of seconds above 0, not '0'",
     "ppTimeout=-1": "ppTimeout takes a number of seconds above 0, not '-1'",
     "ppTimeout=nan": "ppTimeout takes a number of seconds above 0, not 'nan'",
     "ppTimeout=inf": "ppTimeout takes a number of seconds above 0, not 'inf'",
-    "ppMaxHeader=15": "ppMaxHeader takes a number of bytes, 16 at least, not '15'",
-    "ppMaxHeader=4k": "ppMaxHeader takes a number of bytes, 16 at least, not '4k'",
-    "ppMaxHeader=16.0": "ppMaxHeader takes a number of bytes, 16 at least, not '16.0'",
+    "ppMaxHeader=15": "ppMaxHeader takes a number of bytes, at least 16, not '15'",
+    "ppMaxHeader=4k": "ppMaxHeader takes a number of bytes, at least 16, not '4k'",
+    "ppMaxHeader=16.0": "ppMaxHeader takes a number of bytes, at least 16, not '16.0'",
     "ppIPv4InTCP6=1": "ppIPv4InTCP6 takes yes or no, not '1'",
-    "ppVersion=v2:ppIPv4InTCP6=yes": "ppIPv4InTCP6 is about lines of version 1, and ppVersion reads v2 alone",
+    "ppVersion=v2:ppIPv4InTCP6=yes": "ppIPv4InTCP6 is only for version 1, but ppVersion is v2",
     "ppInsideTLS=maybe": "ppInsideTLS takes yes or no, not 'maybe'",
     "ppTrusted": "^ppTrusted takes a value: ppTrusted=...$",
     "ppInsideTLS:ppPolicy=ignore": "^ppInsideTLS takes a value: ppInsideTLS=...$",
@@ -350,7 +350,7 @@ def test_an_ipv6_network_with_bare_colons_is_told_how_colons_are_written() -> No
 
 @pytest.mark.parametrize("options", ["ppTimeout=soon", "ppVersion=v3", "ppMaxHeader=15", "ppUntrusted=direct"])
 def test_where_no_colon_can_have_been_meant_nothing_is_told_of_colons(options: str) -> None:
-    with pytest.raises(ValueError, match=r"^pp\w+ (takes|means)") as caught:
+    with pytest.raises(ValueError, match=r"^pp\w+ (takes|needs)") as caught:
         serverFromString(MemoryReactorClock(), f"proxyprotocol:tcp:0:{options}")
     assert ("colon" in str(caught.value)) is ("ppTrusted" in str(caught.value))
 

@@ -133,7 +133,7 @@ def test_a_time_for_tls_is_above_0(files: Files) -> None:
         wrap,
         lambda factory, **keywords: ProxyProtocolServerEndpoint(TCP4ServerEndpoint(None, 0), **keywords),
     ):
-        with pytest.raises(ValueError, match="tls_timeout is a number of seconds above 0, not 0"):
+        with pytest.raises(ValueError, match="tls_timeout must be a number of seconds above 0, not 0"):
             make(AppFactory(), tls=files.options(), tls_timeout=0)
 
 

@@ -294,7 +294,7 @@ def test_a_receiver_and_its_keywords_are_too_much() -> None:
 def test_a_wrong_keyword_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="timeout"):
         ProxyProtocolWrapperFactory(AppFactory(), timeout=0)
-    with pytest.raises(TypeError, match="There is no keyword timeuot=, but pp=, policy=, timeout=, max_header="):
+    with pytest.raises(TypeError, match="Unknown keyword timeuot=; valid: pp=, policy=, timeout=, max_header="):
         ProxyProtocolWrapperFactory(AppFactory(), timeuot=1)  # type: ignore[call-arg]
 
 

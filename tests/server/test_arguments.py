@@ -57,7 +57,7 @@ NONE = "but an address without accept= expects none"
         (["--service", "ssl://:0?tls_timeout=0", "b:1"], "tls_timeout= takes a number of seconds above 0, not '0'"),
         (
             ["--service", ":0?accept=v1&untrusted=direct", "b:1"],
-            "untrusted= means nothing without trusted=: who is trusted?",
+            "untrusted= needs trusted=, which names the proxies to trust",
         ),
         (["--service", ":0?backlog=0", "b:1"], "backlog= takes a number of connections, at least 1, not '0'"),
         (["--service", ":0?reuse_port=1", "b:1"], "reuse_port= takes yes or no, not '1'"),
