@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from proxyprotocol._adapters.facts import AF_UNIX, extra_info, is_foreign
-from proxyprotocol.asyncio.transport import Below
+from proxyprotocol.asyncio.transport import Overlay
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
@@ -101,7 +101,7 @@ class _Endpoint:
             self.protocol.datagram_received(received.payload, received.client)
 
 
-class ProxyProtocolDatagramTransport(asyncio.DatagramTransport):
+class ProxyProtocolDatagramTransport(Overlay, asyncio.DatagramTransport):
     """The application's transport for datagrams. It sends to the proxies; everything else is the real transport's own.
 
     Args:
@@ -109,21 +109,9 @@ class ProxyProtocolDatagramTransport(asyncio.DatagramTransport):
         endpoint: The protocol that reads the headers.
     """
 
-    abort: Any = Below()
-    close: Any = Below()
-    get_extra_info: Any = Below()
-    is_closing: Any = Below()
-
     def __init__(self, transport: asyncio.DatagramTransport, endpoint: _Endpoint) -> None:
         self._below = transport
         self._endpoint = endpoint
-
-    def __getattr__(self, name: str) -> Any:
-        # such as the limits of the buffer, which the base class does not have
-        return getattr(self._below, name)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} over {self._below!r}>"
 
     def get_protocol(self) -> Any:
         """Return the application's protocol."""

@@ -21,7 +21,7 @@ from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import listen
 from proxyprotocol.asyncio.sockets import covered, receive_header
 from proxyprotocol.asyncio.streams import start_tls
-from proxyprotocol.asyncio.transport import Origin, ProxyProtocolTransport
+from proxyprotocol.asyncio.transport import ProxyProtocolTransport
 from proxyprotocol.options import OPTIONS, describe_risk, parse_receiver, parse_tls_timeout
 from proxyprotocol.result import describe_address
 
@@ -72,9 +72,9 @@ class _State:
             if port != _UNIX and not (_PORT.fullmatch(port) and int(port) <= spec.MAX_PORT):
                 raise ValueError(f"{_PORTS} takes port numbers and unix, with commas between them, not {port!r}")
         # Where an application accepts by itself: for each listener the connections whose header is there, or why
-        # accept() failed; for each connection what its header said; the tasks that read headers.
+        # accept() failed; for each connection its later transport; the tasks that read headers.
         self.ready: MutableMapping[socket.socket, asyncio.Queue[socket.socket | OSError]] = WeakKeyDictionary()
-        self.origins: MutableMapping[socket.socket, Origin] = WeakKeyDictionary()
+        self.overlays: MutableMapping[socket.socket, ProxyProtocolTransport] = WeakKeyDictionary()
         self.headers: set[asyncio.Task[None]] = set()
         self.warned: set[str] = set()  # the listeners that a warning has named
 
@@ -137,7 +137,7 @@ class _HeaderLoop(_AnyLoop):
             self.remove_reader(number)
         if isinstance(connection, OSError):
             raise connection
-        return connection, self._state.origins[connection].client
+        return connection, self._state.overlays[connection].get_extra_info("peername")
 
     def _accept(self, sock: socket.socket, ready: asyncio.Queue[socket.socket | OSError]) -> None:
         try:
@@ -149,21 +149,16 @@ class _HeaderLoop(_AnyLoop):
             return
 
         async def receive() -> None:
-            origin = await self._receive_header(connection, peer)
-            if origin is None:
-                return
+            begun = await receive_header(connection, peer, self._state.receiver)
             if sock.fileno() < 0:  # the listener was closed: nobody will fetch this connection
                 connection.close()
-                return
-            self._state.origins[connection] = origin
-            ready.put_nowait(connection)
+            elif begun is not None:
+                self._state.overlays[connection] = ProxyProtocolTransport(begun, peer)
+                ready.put_nowait(connection)
 
         task = self.create_task(receive())
         self._state.headers.add(task)
         task.add_done_callback(self._state.headers.discard)
-
-    async def _receive_header(self, sock: socket.socket, peer: Any) -> Origin | None:
-        return await receive_header(sock, peer, self._state.receiver, lambda header: Origin.of(header, peer))
 
     async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **keywords: Any) -> Any:
         """Begin an application on a connection. First read its header, unless that was done already.
@@ -171,21 +166,21 @@ class _HeaderLoop(_AnyLoop):
         Raises:
             ConnectionAbortedError: The header was refused, or the connection was lost. It is closed.
         """
-        origin = self._state.origins.pop(sock, None)
-        if origin is None and self._reads(sock) and not isinstance(protocol_factory, ProxyProtocolFactory):
+        overlay = self._state.overlays.pop(sock, None)
+        if overlay is None:
+            if not self._reads(sock) or isinstance(protocol_factory, ProxyProtocolFactory):
+                return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
             peer = sock.getpeername()
-            origin = await self._receive_header(sock, peer)
-            if origin is None:
-                raise ConnectionAbortedError(
-                    f"The connection from {describe_address(peer)} did not begin with a header"
-                )
-        if origin is None:
-            return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
+            begun = await receive_header(sock, peer, self._state.receiver)
+            if begun is None:
+                address = describe_address(peer)
+                raise ConnectionAbortedError(f"The connection from {address} did not begin with a header")
+            overlay = ProxyProtocolTransport(begun, peer)
         if keywords.get("ssl") is not None:
             keywords = {"ssl_handshake_timeout": self._state.tls_timeout, **keywords}
-        beginning = _Beginning(protocol_factory(), origin)
+        beginning = _Beginning(overlay, protocol_factory())
         await super().connect_accepted_socket(lambda: beginning, sock, **keywords)
-        return beginning.transport, beginning.protocol
+        return overlay, beginning.protocol
 
     def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
         """Watch a file descriptor. Warn if it is a listening socket: the application accepts without this loop."""
@@ -213,14 +208,11 @@ class _HeaderLoop(_AnyLoop):
 class _Beginning(asyncio.Protocol):
     """Begins an application on a connection whose header was read before, after its TLS handshake if there is one."""
 
-    transport: ProxyProtocolTransport
-
-    def __init__(self, protocol: asyncio.BaseProtocol, origin: Origin) -> None:
-        self.protocol, self._origin = protocol, origin
+    def __init__(self, overlay: ProxyProtocolTransport, protocol: asyncio.BaseProtocol) -> None:
+        self._overlay, self.protocol = overlay, protocol
 
     def connection_made(self, transport: Any) -> None:
-        self.transport = ProxyProtocolTransport(transport, *self._origin)
-        self.transport.begin(self.protocol)
+        self._overlay.begin(transport, self.protocol)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
-from typing import TypeVar
 from weakref import WeakSet
 
 from proxyprotocol._adapters.deadlines import in_time
@@ -22,32 +20,27 @@ __all__ = ["covered", "receive_header"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
-_T = TypeVar("_T")
-
 #: The sockets, listening or connected, on which another part of this package reads the headers. Our loops skip them.
 covered: WeakSet[socket.socket] = WeakSet()
 
 
-async def receive_header(
-    sock: socket.socket, peer: SockAddr, receiver: Receiver, begin: Callable[[ReceiverConnection], _T]
-) -> _T | None:
-    """Read the header of a connection, and return what *begin* makes of it.
+async def receive_header(sock: socket.socket, peer: SockAddr, receiver: Receiver) -> ReceiverConnection | None:
+    """Read the header of a connection, and return what it said.
 
     Args:
         sock: The connection, which becomes non-blocking.
         peer: The address that connected.
         receiver: The rules for the header.
-        begin: Called when the header is accepted.
 
     Returns:
-        The result of *begin*. None if the connection was refused or lost: it is closed and logged then.
+        The connection, which has begun. None if it was refused or lost: then it is closed, and the log says so.
     """
     try:
         sock.setblocking(False)
         connection = receiver.connection(peer, sock.getsockname())
-        if not await in_time(_read_on(sock, connection), receiver.timeout):
+        if not await in_time(_read(sock, connection), receiver.timeout):
             connection.timed_out()
-        return begin(connection)
+        return connection
     except BaseException as error:
         sock.close()
         if isinstance(error, ProxyProtocolError):
@@ -59,7 +52,9 @@ async def receive_header(
     return None
 
 
-async def _read_on(sock: socket.socket, connection: ReceiverConnection) -> None:
+async def _read(sock: socket.socket, connection: ReceiverConnection) -> None:
+    """Do the reads of plan_reads()."""
+    loop = asyncio.get_running_loop()
     reads = plan_reads(sock, connection)
     with contextlib.suppress(StopIteration):
         read = next(reads)
@@ -67,22 +62,17 @@ async def _read_on(sock: socket.socket, connection: ReceiverConnection) -> None:
             if read is None:
                 await asyncio.sleep(REST)
                 read = next(reads)
-            else:
-                read = reads.send(await _receive(sock, *read))
-
-
-async def _receive(sock: socket.socket, size: int, flags: int) -> bytes:
-    """Receive what is there, *size* bytes at most; nothing at the end of the stream."""
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            return sock.recv(size, flags)
-        except BlockingIOError:
-            readable = asyncio.Event()
-            loop.add_reader(sock, readable.set)
+                continue
             try:
-                await readable.wait()
-            finally:
-                loop.remove_reader(sock)
-        except OSError:  # such as a reset, which is an end like another here
-            return b""
+                data = sock.recv(*read)
+            except BlockingIOError:
+                readable = asyncio.Event()
+                loop.add_reader(sock, readable.set)
+                try:
+                    await readable.wait()
+                finally:
+                    loop.remove_reader(sock)
+                continue
+            except OSError:  # such as a reset, which counts as the end
+                data = b""
+            read = reads.send(data)

@@ -108,22 +108,23 @@ class _Listening:
         IOLoop.current().add_future(task, done)
 
     async def _serve(self, sock: socket.socket, peer: SockAddr) -> None:
-        begun = await receive_header(sock, peer, self._receiver, lambda connection: self._begin(sock, peer, connection))
-        if begun is None:
+        connection = await receive_header(sock, peer, self._receiver)
+        if connection is None:
             return
-        stream, client = begun
-        if isinstance(stream, SSLIOStream):
-            try:
-                if not await in_time(stream.wait_for_handshake(), self._tls_timeout):
-                    log_no_handshake(_log, TimeoutError(describe_late_handshake(self._tls_timeout)), client, peer)
-                    stream.close()
-                    return
-            except OSError as error:  # tornado has logged what was wrong with TLS
-                _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
-                return
-            except BaseException:  # stop() has cancelled this task
+        stream: IOStream | None = None
+        try:
+            stream, client = self._begin(sock, peer, connection)
+            if isinstance(stream, SSLIOStream) and not await in_time(stream.wait_for_handshake(), self._tls_timeout):
+                log_no_handshake(_log, TimeoutError(describe_late_handshake(self._tls_timeout)), client, peer)
                 stream.close()
-                raise
+                return
+        except BaseException as error:
+            (stream or sock).close()
+            if not isinstance(error, OSError):
+                raise  # such as a CancelledError from stop()
+            # the peer is gone, or its handshake has failed: tornado has logged what was wrong with TLS
+            _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
+            return
         task: Any = asyncio.current_task()
         self._pending.discard(task)  # stop() leaves it alone from now on: it is the server's
         served = self._server.handle_stream(stream, client)
