@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
+from proxyprotocol._adapters.deadlines import in_time
 from proxyprotocol._adapters.refusals import log_refusal
 from proxyprotocol.asyncio.sockets import covered
 from proxyprotocol.asyncio.transport import ClientSocket
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ProxyProtocolListener", "ProxyProtocolStream"]
 
-_RESPITE = 0.01  # seconds
 _log = logging.getLogger("proxyprotocol.asyncio")
 
 
@@ -76,17 +75,7 @@ class ProxyProtocolListener(Listener[ByteStream]):
             peer = sock.getpeername()
         try:
             connection = self._receiver.connection(peer, sock.getsockname())
-            # The second time is for a process that was held up: what arrived meanwhile is in the socket, and not late.
-            for seconds in (self._receiver.timeout or math.inf, _RESPITE):
-                with anyio.move_on_after(seconds) as deadline:
-                    while not connection.begun:
-                        try:
-                            connection.feed(await stream.receive())
-                        except (anyio.EndOfStream, anyio.BrokenResourceError):  # a reset counts as the end
-                            connection.eof()
-                if not deadline.cancelled_caught:
-                    break
-            else:
+            if not await in_time(_read(stream, connection), self._receiver.timeout):
                 connection.timed_out()
             return ProxyProtocolStream(stream, connection)
         except ProxyProtocolError as error:
@@ -136,16 +125,26 @@ class ProxyProtocolStream(ByteStream):
         effective, known = self._effective, SocketAttribute
         if effective is None:
             return self._stream.extra_attributes
-        sock, client, own = ClientSocket(_raw_socket(self._stream), effective), effective.peername, effective.sockname
+        sock = ClientSocket(_raw_socket(self._stream), effective)
         facts: dict[Any, Any] = {known.raw_socket: sock, known.family: sock.family}
-        if isinstance(client, tuple) and isinstance(own, tuple):
-            facts |= {known.remote_address: client[:2], known.remote_port: client[1]}
-            facts |= {known.local_address: own[:2], known.local_port: own[1]}
-        else:
-            facts |= {known.remote_address: client, known.local_address: own}
-        ports = known.remote_port, known.local_port  # UNIX addresses have none
-        attributes = {name: fact for name, fact in self._stream.extra_attributes.items() if name not in ports}
-        return attributes | {name: lambda fact=fact: fact for name, fact in facts.items()}
+        others: dict[Any, Any] = {**self._stream.extra_attributes}
+        client = known.remote_address, known.remote_port, effective.peername
+        own = known.local_address, known.local_port, effective.sockname
+        for address_name, port_name, address in (client, own):
+            if isinstance(address, tuple):
+                facts |= {address_name: address[:2], port_name: address[1]}
+            else:  # UNIX addresses have no port
+                facts[address_name] = address
+                others.pop(port_name, None)
+        return others | {name: lambda fact=fact: fact for name, fact in facts.items()}
+
+
+async def _read(stream: ByteStream, connection: ReceiverConnection) -> None:
+    while not connection.begun:
+        try:
+            connection.feed(await stream.receive())
+        except (anyio.EndOfStream, anyio.BrokenResourceError):  # a reset counts as the end
+            connection.eof()
 
 
 def _raw_socket(provider: Any) -> Any:

@@ -19,7 +19,7 @@ from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_han
 from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.sockets import covered, receive_header
 from proxyprotocol.asyncio.transport import ClientSocket
-from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
+from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
@@ -107,39 +107,35 @@ class _Listening:
         # the IOLoop logs what the application raises, as it does without us
         IOLoop.current().add_future(task, done)
 
-    async def _serve(self, sock: socket.socket, peer: SockAddr) -> None:
+    async def _serve(self, sock: Any, peer: SockAddr) -> None:
         connection = await receive_header(sock, peer, self._receiver)
         if connection is None:
             return
-        stream: IOStream | None = None
+        server, effective = self._server, connection.effective
+        client: Any = peer if effective is None else effective.peername
+        kind, closing = IOStream, sock
         try:
-            stream, client = self._begin(sock, peer, connection)
+            if server.ssl_options is not None:
+                sock.getpeername()  # if the peer is gone wrapping would raise too, but leave the socket open
+                sock = ssl_wrap_socket(sock, server.ssl_options, server_side=True, do_handshake_on_connect=False)
+                kind = SSLIOStream
+            if effective is not None:
+                sock = ClientSocket(sock, effective)
+            stream = closing = kind(sock, server.max_buffer_size, server.read_chunk_size)
             if isinstance(stream, SSLIOStream) and not await in_time(stream.wait_for_handshake(), self._tls_timeout):
                 log_no_handshake(_log, TimeoutError(describe_late_handshake(self._tls_timeout)), client, peer)
                 stream.close()
                 return
         except BaseException as error:
-            (stream or sock).close()
+            closing.close()
             if not isinstance(error, OSError):
-                raise  # such as a CancelledError from stop()
+                raise  # such as the CancelledError of stop()
             # the peer is gone, or its handshake has failed: tornado has logged what was wrong with TLS
             _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
             return
+        _results[stream] = connection.result
         task: Any = asyncio.current_task()
         self._pending.discard(task)  # stop() leaves it alone from now on: it is the server's
-        served = self._server.handle_stream(stream, client)
+        served = server.handle_stream(stream, client)
         if served is not None:
             await served
-
-    def _begin(self, sock: Any, peer: Any, connection: ReceiverConnection) -> tuple[IOStream, Any]:
-        """Make the server's stream, and return it with the client's address; raise OSError if the peer is gone."""
-        server, kind = self._server, IOStream
-        if server.ssl_options is not None:
-            sock.getpeername()  # if the peer is gone wrapping would raise too, but leave the socket open
-            sock = ssl_wrap_socket(sock, server.ssl_options, server_side=True, do_handshake_on_connect=False)
-            kind = SSLIOStream
-        if connection.effective is not None:
-            sock, peer = ClientSocket(sock, connection.effective), connection.effective.peername
-        stream = kind(sock, max_buffer_size=server.max_buffer_size, read_chunk_size=server.read_chunk_size)
-        _results[stream] = connection.result
-        return stream, peer
