@@ -40,18 +40,16 @@ _UNREAD = (
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
+_PREFIX = "PROXYPROTOCOL_"
+_PORTS = _PREFIX + "PORTS"
+_VARIABLES = {_PREFIX + option.upper(): option for option in OPTIONS}
 _UNIX = "unix"
 # without leading zeros: ports are compared as text, and a listener's own number has none
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 
 def _spell(option: str) -> str:
-    """Return the environment variable of an option: ``max_header`` is ``PROXYPROTOCOL_MAX_HEADER``."""
-    return "PROXYPROTOCOL_" + option.upper()
-
-
-_PORTS = _spell("ports")
-_VARIABLES = {_spell(option): option for option in OPTIONS}
+    return _PREFIX + option.upper()
 
 
 class _State:
@@ -78,15 +76,15 @@ class _State:
         self.headers: set[asyncio.Task[None]] = set()
         self.warned: set[str] = set()  # the listeners that a warning has named
 
-    def covers(self, port: str) -> bool:
-        """Return whether the connections of a listener, named by its port or ``unix``, begin with a header."""
-        return self.ports is None or port in self.ports
-
-
-def _port_of(sock: socket.socket) -> str:
-    # ask for the address, not for the family: uvicorn makes every socket of --fd an AF_UNIX one, whatever it is
-    name = sock.getsockname()
-    return _UNIX if isinstance(name, (str, bytes)) else str(name[1])
+    def covers(self, listener: Any) -> bool:
+        """Return whether connections begin with a header at a listener, given as its socket, its port or ``unix``."""
+        if self.ports is None:
+            return True
+        if hasattr(listener, "getsockname"):
+            # ask for the address, not for the family: uvicorn makes every socket of --fd an AF_UNIX one, whatever it is
+            name = listener.getsockname()
+            listener = _UNIX if isinstance(name, (str, bytes)) else name[1]
+        return str(listener) in self.ports
 
 
 if TYPE_CHECKING:
@@ -101,16 +99,15 @@ class _HeaderLoop(_AnyLoop):
     _state: _State
 
     async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **keywords: Any) -> Any:
-        sock = keywords.get("sock")
-        name = str(port or 0) if sock is None else _port_of(sock)  # a port may be a number, a text or None
-        return await self._listen(super().create_server, protocol_factory, name, host, port, **keywords)
+        listener = keywords.get("sock") or port or 0
+        return await self._listen(super().create_server, protocol_factory, listener, host, port, **keywords)
 
     async def create_unix_server(self, protocol_factory: Any, path: Any = None, **keywords: Any) -> Any:
         return await self._listen(super().create_unix_server, protocol_factory, _UNIX, path, **keywords)
 
-    async def _listen(self, begin: Any, protocol_factory: Any, name: str, *args: Any, **keywords: Any) -> Any:
+    async def _listen(self, begin: Any, protocol_factory: Any, listener: Any, *args: Any, **keywords: Any) -> Any:
         # the arguments of our own functions override the environment
-        if isinstance(protocol_factory, ProxyProtocolFactory) or not self._state.covers(name):
+        if isinstance(protocol_factory, ProxyProtocolFactory) or not self._state.covers(listener):
             return await begin(protocol_factory, *args, **keywords)
         keywords = {"receiver": self._state.receiver, "tls_timeout": self._state.tls_timeout, **keywords}
         return await listen(begin, protocol_factory, *args, **keywords)
@@ -123,12 +120,11 @@ class _HeaderLoop(_AnyLoop):
 
         Meanwhile others are accepted: a peer that is slow with its header must not hold up the rest.
         """
-        if sock in covered:
-            accepted: tuple[socket.socket, Any] = await super().sock_accept(sock)
-            covered.add(accepted[0])
-            return accepted
         if not self._reads(sock):
-            return await super().sock_accept(sock)
+            accepted: tuple[socket.socket, Any] = await super().sock_accept(sock)
+            if sock in covered:
+                covered.add(accepted[0])
+            return accepted
         ready, number = self._state.ready.setdefault(sock, asyncio.Queue()), sock.fileno()
         super().add_reader(sock, self._accept, sock, ready)
         try:
@@ -202,7 +198,7 @@ class _HeaderLoop(_AnyLoop):
             _log.warning(_UNREAD, listener)
 
     def _reads(self, sock: socket.socket) -> bool:
-        return sock not in covered and self._state.covers(_port_of(sock))
+        return sock not in covered and self._state.covers(sock)
 
 
 class _Beginning(asyncio.Protocol):

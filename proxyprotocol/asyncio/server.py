@@ -9,8 +9,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from proxyprotocol.asyncio.acceptor import Acceptor
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
+from proxyprotocol.asyncio.sockets import Acceptor
 from proxyprotocol.asyncio.transport import Overlay
 from proxyprotocol.receiver import ReceiverKeywords
 from proxyprotocol.typing import SockAddr

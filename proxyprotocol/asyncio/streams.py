@@ -11,7 +11,7 @@ from typing import Any, Final
 from proxyprotocol.asyncio.client import create_connection
 from proxyprotocol.asyncio.server import ProxyProtocolServer, create_server, create_unix_server
 from proxyprotocol.asyncio.tls import TLS, take_unread
-from proxyprotocol.asyncio.transport import ProxyProtocolTransport
+from proxyprotocol.asyncio.transport import Overlay, ProxyProtocolTransport
 from proxyprotocol.result import describe_address
 
 __all__ = ["open_connection", "start_server", "start_tls", "start_unix_server"]
@@ -102,17 +102,14 @@ async def _until_lost(begun: Awaitable[Any], reader: asyncio.StreamReader, write
         _log.debug("The connection from %s was lost: %s", client, error)
 
 
-class _LoopOfStreams:
+class _LoopOfStreams(Overlay):
     """The running loop, with a ``start_tls`` that takes our transports: ``StreamWriter.start_tls`` calls that."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loop, name)
+        self._below = loop
 
     async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
-        return await start_tls(self._loop.start_tls, transport, *args, **keywords)
+        return await start_tls(self._below.start_tls, transport, *args, **keywords)
 
 
 async def start_tls(
