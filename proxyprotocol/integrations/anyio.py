@@ -53,9 +53,18 @@ class ProxyProtocolListener(Listener[ByteStream]):
         """Accept connections, and call *handler* with a :class:`ProxyProtocolStream` for each accepted header."""
 
         async def begin(stream: ByteStream) -> None:
-            begun = await self._receive(stream)
-            if begun is not None:
-                await handler(begun)
+            sock, peer = _raw_socket(stream), None
+            with contextlib.suppress(OSError):  # the peer may be gone already
+                peer = sock.getpeername()
+            try:
+                connection = self._receiver.connection(peer, sock.getsockname())
+                if not await in_time(_read(stream, connection), self._receiver.timeout):
+                    connection.timed_out()
+            except ProxyProtocolError as error:
+                log_refusal(_log, error, peer)
+                await anyio.aclose_forcefully(stream)
+            else:
+                await handler(ProxyProtocolStream(stream, connection))
 
         await self._listener.serve(begin, task_group)
 
@@ -66,22 +75,7 @@ class ProxyProtocolListener(Listener[ByteStream]):
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """The attributes of the other listener."""
-        attributes: Mapping[Any, Callable[[], Any]] = self._listener.extra_attributes
-        return attributes
-
-    async def _receive(self, stream: ByteStream) -> ProxyProtocolStream | None:
-        sock, peer = _raw_socket(stream), None
-        with contextlib.suppress(OSError):  # the peer may be gone already
-            peer = sock.getpeername()
-        try:
-            connection = self._receiver.connection(peer, sock.getsockname())
-            if not await in_time(_read(stream, connection), self._receiver.timeout):
-                connection.timed_out()
-            return ProxyProtocolStream(stream, connection)
-        except ProxyProtocolError as error:
-            log_refusal(_log, error, peer)
-            await anyio.aclose_forcefully(stream)
-            return None
+        return self._listener.extra_attributes  # type: ignore[no-any-return]
 
 
 class ProxyProtocolStream(ByteStream):
