@@ -9,11 +9,12 @@ from typing import Any
 
 from proxyprotocol._adapters.facts import extra_info
 from proxyprotocol.asyncio.tls import TLS
+from proxyprotocol.asyncio.transport import STREAM_LIMIT, LoopOfStreams
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.sender import Sender
 
-__all__ = ["create_connection"]
+__all__ = ["create_connection", "open_connection"]
 
 
 async def create_connection(
@@ -75,6 +76,25 @@ async def create_connection(
         finally:
             del opening  # the error's traceback refers to this frame
     return opening.transport, opening.protocol
+
+
+async def open_connection(
+    host: Any = None, port: Any = None, *, limit: int = STREAM_LIMIT, **keywords: Any
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect as :func:`asyncio.open_connection` does, and send a header before anything else, before TLS too.
+
+    Args:
+        host: The server, as ``loop.create_connection`` takes it.
+        port: The server's port.
+        limit: The reader buffers twice as many bytes at most.
+        keywords: As for :func:`create_connection`, such as ``result``, ``pp`` and ``ssl``.
+    """
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=limit, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await create_connection(lambda: protocol, host, port, **keywords)
+    loop_of_streams: Any = LoopOfStreams(loop)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop_of_streams)
 
 
 class _Opening(asyncio.Protocol):

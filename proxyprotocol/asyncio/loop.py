@@ -20,8 +20,7 @@ from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import listen
 from proxyprotocol.asyncio.sockets import covered, receive_header
-from proxyprotocol.asyncio.streams import start_tls
-from proxyprotocol.asyncio.transport import ProxyProtocolTransport
+from proxyprotocol.asyncio.transport import ProxyProtocolTransport, start_tls
 from proxyprotocol.options import OPTIONS, describe_risk, parse_receiver, parse_tls_timeout
 from proxyprotocol.result import describe_address
 

@@ -11,11 +11,19 @@ from typing import Any
 
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.sockets import Acceptor
-from proxyprotocol.asyncio.transport import Overlay
+from proxyprotocol.asyncio.transport import STREAM_LIMIT, LoopOfStreams, Overlay
 from proxyprotocol.receiver import ReceiverKeywords
+from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["ProxyProtocolServer", "create_server", "create_unix_server", "listen"]
+__all__ = [
+    "ProxyProtocolServer",
+    "create_server",
+    "create_unix_server",
+    "listen",
+    "start_server",
+    "start_unix_server",
+]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
@@ -51,6 +59,68 @@ async def create_unix_server(
 ) -> ProxyProtocolServer:
     """Listen on a UNIX socket as ``loop.create_unix_server`` does. Otherwise it is :func:`create_server`."""
     return await listen(asyncio.get_running_loop().create_unix_server, protocol_factory, path, **keywords)
+
+
+async def start_server(
+    client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+    host: Any = None,
+    port: Any = None,
+    *,
+    limit: int = STREAM_LIMIT,
+    **keywords: Any,
+) -> ProxyProtocolServer:
+    """Listen as :func:`asyncio.start_server` does, and read a header at the start of every connection.
+
+    ``writer.get_extra_info("peername")`` is the client, and ``"proxy_protocol"`` the whole :class:`.ProxyResult`.
+
+    Args:
+        client_connected_cb: A function or a coroutine function. It is called with the reader and the writer of each
+            connection whose header was accepted.
+        host: Where to listen, as ``loop.create_server`` takes it.
+        port: The port to listen on.
+        limit: A reader buffers twice as many bytes at most.
+        keywords: As for :func:`.create_server`.
+    """
+    return await create_server(_stream_factory(client_connected_cb, limit), host, port, **keywords)
+
+
+async def start_unix_server(
+    client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+    path: Any = None,
+    *,
+    limit: int = STREAM_LIMIT,
+    **keywords: Any,
+) -> ProxyProtocolServer:
+    """Listen on a UNIX socket as :func:`asyncio.start_unix_server` does. Otherwise it is :func:`start_server`."""
+    return await create_unix_server(_stream_factory(client_connected_cb, limit), path, **keywords)
+
+
+def _stream_factory(client_connected_cb: Callable[..., Any], limit: int) -> Callable[[], asyncio.BaseProtocol]:
+    loop = asyncio.get_running_loop()
+    loop_of_streams: Any = LoopOfStreams(loop)
+
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
+        begun = client_connected_cb(reader, writer)
+        return _until_lost(begun, reader, writer) if asyncio.iscoroutine(begun) else begun
+
+    def make() -> asyncio.BaseProtocol:
+        reader = asyncio.StreamReader(limit=limit, loop=loop)
+        return asyncio.StreamReaderProtocol(reader, begin, loop=loop_of_streams)
+
+    return make
+
+
+async def _until_lost(begun: Awaitable[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Run the application. If the loss of its own connection ends it, log a debug line and no traceback."""
+    try:
+        await begun
+    except (OSError, RuntimeError) as error:  # SSLError is an OSError
+        # drain() raises a ConnectionResetError of its own, and uvloop's write() a RuntimeError
+        own = str(error) == "Connection lost" or "the handler is closed" in str(error)
+        if error is not reader.exception() and not (own and writer.transport.is_closing()):
+            raise
+        client = describe_address(writer.get_extra_info("peername"))
+        _log.debug("The connection from %s was lost: %s", client, error)
 
 
 async def listen(

@@ -114,22 +114,13 @@ class _Handshake(asyncio.Protocol):
 
     transport: asyncio.Transport | None = None
 
-    def __init__(
-        self,
-        done: Callable[[asyncio.Transport], object],
-        lost: Callable[[BaseException | None], object] | None,
-    ) -> None:
-        self._done, self._lost = done, lost
+    def __init__(self, done: Callable[[asyncio.Transport], object], lost: Any) -> None:
+        self.done, self.lost = done, lost
 
     def connection_made(self, transport: Any) -> None:
-        self.transport, done = transport, self._done
-        del self._done, self._lost  # TLS keeps this object for as long as the connection lives, but not what they hold
+        self.transport, done = transport, self.done
+        del self.done, self.lost  # TLS keeps this object for as long as the connection lives, but not what they hold
         done(transport)
-
-    def lower_lost(self, error: BaseException | None) -> None:
-        # once the handshake is done, TLS itself tells the application
-        if self.transport is None and self._lost is not None:
-            self._lost(error)
 
 
 class _Protocol(SSLProtocol):
@@ -143,7 +134,9 @@ class _Protocol(SSLProtocol):
         super().buffer_updated(nbytes)  # type: ignore[misc]
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.handshake.lower_lost(exc)
+        # once the handshake is done, TLS itself tells the application
+        if self.handshake.transport is None and self.handshake.lost is not None:
+            self.handshake.lost(exc)
         del self.handshake  # it may refer to this object
         super().connection_lost(exc)
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 
 # Not public. asyncio refuses sendfile over TLS to transports that do not derive from this very class.
 from asyncio.transports import _FlowControlMixin
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from proxyprotocol._adapters.facts import AF_UNIX
-from proxyprotocol.asyncio.tls import deliver, is_tls, take_unread
+from proxyprotocol.asyncio.tls import TLS, deliver, is_tls, take_unread
 from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["ClientSocket", "Overlay", "ProxyProtocolTransport"]
+__all__ = ["STREAM_LIMIT", "ClientSocket", "LoopOfStreams", "Overlay", "ProxyProtocolTransport", "start_tls"]
+
+STREAM_LIMIT: Final = 2**16  # bytes; asyncio's own default for its streams
 
 
 class Overlay:
@@ -178,3 +182,47 @@ class ClientSocket(Overlay):
         """Set an option of the real socket. TCP options are ignored if the proxy connected over a UNIX socket."""
         if level != socket.IPPROTO_TCP or self._below.family != AF_UNIX:
             self._below.setsockopt(level, *arguments)
+
+
+class LoopOfStreams(Overlay):
+    """The running loop, with a ``start_tls`` that takes our transports: ``StreamWriter.start_tls`` calls that."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._below = loop
+
+    async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
+        """Begin TLS on one of its connections; see :func:`start_tls`."""
+        return await start_tls(self._below.start_tls, transport, *args, **keywords)
+
+
+async def start_tls(
+    own: Callable[..., Any],
+    transport: Any,
+    protocol: asyncio.BaseProtocol,
+    sslcontext: ssl.SSLContext,
+    *,
+    server_side: bool = False,
+    server_hostname: str | None = None,
+    **times: Any,
+) -> Any:
+    """Begin TLS on a connection that began without it, as ``loop.start_tls`` does, on any loop and with our transports.
+
+    The handshake begins with the bytes that a stream has received and nobody has read. A ClientHello among them begins
+    it; a command that an attacker has inserted there makes it fail. *own* is the loop's method, for other transports
+    than ours. If this raises or is cancelled, the connection is aborted.
+    """
+    tls = TLS(sslcontext, server_hostname=server_hostname, **times)
+    unread = take_unread(protocol)
+    if not unread and not isinstance(transport, ProxyProtocolTransport):
+        names = {"server_side": server_side, "server_hostname": server_hostname}
+        return await own(transport, protocol, sslcontext, **names, **times)
+
+    def done(upper: asyncio.Transport) -> None:
+        upper.set_protocol(protocol)
+
+    def lost(error: Any) -> None:
+        # TLS calls connection_lost only after connection_made, and this protocol began before TLS
+        asyncio.get_running_loop().call_soon(protocol.connection_lost, error)
+
+    # uvloop's own method takes only uvloop's transports, and no loop gives TLS the bytes that the stream holds
+    return await tls.shake_hands(transport, done, lost, data=unread, server_side=server_side)
