@@ -9,7 +9,7 @@ from typing import Any
 
 from proxyprotocol._adapters.facts import extra_info
 from proxyprotocol.asyncio.tls import TLS
-from proxyprotocol.asyncio.transport import STREAM_LIMIT, LoopOfStreams
+from proxyprotocol.asyncio.transport import LoopOfStreams
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.sender import Sender
@@ -79,7 +79,7 @@ async def create_connection(
 
 
 async def open_connection(
-    host: Any = None, port: Any = None, *, limit: int = STREAM_LIMIT, **keywords: Any
+    host: Any = None, port: Any = None, *, limit: int = 2**16, **keywords: Any
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect as :func:`asyncio.open_connection` does, and send a header before anything else, before TLS too.
 

@@ -55,7 +55,7 @@ class _State:
     """A loop's state. A wrong value in the environment, or an unknown variable with our prefix, raises ValueError."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        given = {name: value for name, value in environment.items() if name.startswith(_spell(""))}
+        given = {name: value for name, value in environment.items() if name.startswith(_PREFIX)}
         ports = given.pop(_PORTS, None)
         # we must not ignore these: after a slip in the name of _TRUSTED everybody would be trusted
         unknown = ", ".join(sorted(given.keys() - _VARIABLES.keys()))
@@ -186,13 +186,12 @@ class _HeaderLoop(_AnyLoop):
         except OSError:
             return  # a pipe, or something else
         try:
-            listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            if not listening or any(number == other.fileno() for other in covered) or not self._reads(sock):
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or not self._reads(sock):
                 return
             listener = describe_address(sock.getsockname())
         finally:
             sock.detach()
-        if listener not in self._state.warned:
+        if listener not in self._state.warned and all(number != other.fileno() for other in covered):
             self._state.warned.add(listener)
             _log.warning(_UNREAD, listener)
 
@@ -243,26 +242,20 @@ def new_uvloop_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _new_loop(base: type) -> asyncio.AbstractEventLoop:
-    # SystemExit rather than ValueError: the user who starts a server needs to see the sentence, and no server
-    # catches SystemExit to show a traceback. And before the loop is made, because that would have to be closed.
     try:
-        state = _State(os.environ)
+        state = _State(os.environ)  # before there is a loop that would have to be closed
     except ValueError as error:
         raise _exit(str(error)) from None
     risk = describe_risk(state.receiver, _spell)
     if risk is not None:
         _log.warning("%s", risk)
-
-    class EventLoop(_HeaderLoop, base):  # type: ignore[misc]
-        pass
-
-    loop = EventLoop()
+    loop: Any = type("EventLoop", (_HeaderLoop, base), {})()
     loop._state = state
-    return loop
+    return loop  # type: ignore[no-any-return]
 
 
 def _exit(sentence: str) -> SystemExit:
-    """Print why there can be no loop, and return the exception."""
+    """Print why there can be no loop, and return the exception: no server catches it to show a traceback."""
     print(sentence, file=sys.stderr)
     stop = SystemExit(sentence)
     stop.code = _STARTUP_FAILURE  # otherwise Python would print the sentence again, and exit with status 1

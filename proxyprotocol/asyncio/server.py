@@ -11,7 +11,7 @@ from typing import Any
 
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.sockets import Acceptor
-from proxyprotocol.asyncio.transport import STREAM_LIMIT, LoopOfStreams, Overlay
+from proxyprotocol.asyncio.transport import LoopOfStreams, Overlay
 from proxyprotocol.receiver import ReceiverKeywords
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
@@ -42,13 +42,11 @@ async def create_server(
         protocol_factory: Makes the application's protocols. It is called after each accepted header.
         host: Where to listen, as ``loop.create_server`` takes it.
         port: The port to listen on.
-        keywords: Those of :class:`.ProxyProtocolFactory`: ``ssl`` for TLS *after* the header, ``tls_timeout`` (seconds)
-            for its handshake; ``receiver``, or ``pp``, ``policy``, ``timeout`` (seconds) and ``max_header`` (bytes);
-            and all of ``loop.create_server``.
+        keywords: Those of :class:`.ProxyProtocolFactory`, such as ``policy`` and ``ssl`` for TLS *after* the header,
+            and all others of ``loop.create_server``.
 
     Raises:
-        TypeError: A keyword is unknown, *ssl* is not a context, or there are a receiver and its keywords.
-        ValueError: A keyword's value is out of range.
+        TypeError, ValueError: As :class:`.ProxyProtocolFactory`.
         OSError: The system does not let us listen on this address.
     """
     return await listen(asyncio.get_running_loop().create_server, protocol_factory, host, port, **keywords)
@@ -66,7 +64,7 @@ async def start_server(
     host: Any = None,
     port: Any = None,
     *,
-    limit: int = STREAM_LIMIT,
+    limit: int = 2**16,
     **keywords: Any,
 ) -> ProxyProtocolServer:
     """Listen as :func:`asyncio.start_server` does, and read a header at the start of every connection.
@@ -88,7 +86,7 @@ async def start_unix_server(
     client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
     path: Any = None,
     *,
-    limit: int = STREAM_LIMIT,
+    limit: int = 2**16,
     **keywords: Any,
 ) -> ProxyProtocolServer:
     """Listen on a UNIX socket as :func:`asyncio.start_unix_server` does. Otherwise it is :func:`start_server`."""

@@ -9,7 +9,7 @@ import ssl
 # Not public. asyncio refuses sendfile over TLS to transports that do not derive from this very class.
 from asyncio.transports import _FlowControlMixin
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol.asyncio.tls import TLS, deliver, is_tls, take_unread
@@ -17,9 +17,7 @@ from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["STREAM_LIMIT", "ClientSocket", "LoopOfStreams", "Overlay", "ProxyProtocolTransport", "start_tls"]
-
-STREAM_LIMIT: Final = 2**16  # bytes; asyncio's own default for its streams
+__all__ = ["ClientSocket", "LoopOfStreams", "Overlay", "ProxyProtocolTransport", "start_tls"]
 
 
 class Overlay:

@@ -38,8 +38,7 @@ class ProxyProtocolListener(Listener[ByteStream]):
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
 
     Raises:
-        TypeError: A keyword is unknown, or there are a receiver and another keyword.
-        ValueError: A keyword's value is out of range.
+        TypeError, ValueError: As :class:`.Receiver`.
     """
 
     def __init__(

@@ -58,8 +58,7 @@ def add_sockets(
         with the server's own ``stop()``.
 
     Raises:
-        TypeError: A keyword is unknown, or there are a receiver and another keyword.
-        ValueError: A keyword's value is out of range.
+        TypeError, ValueError: As :class:`.Receiver`.
     """
     seconds = check_seconds("tls_timeout", tls_timeout)
     return _Listening(server, Receiver.of(receiver, keywords), list(sockets), seconds).stop
