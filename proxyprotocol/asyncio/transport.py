@@ -9,6 +9,8 @@ import ssl
 # Not public. asyncio refuses sendfile over TLS to transports that do not derive from this very class.
 from asyncio.transports import _FlowControlMixin
 from collections.abc import Callable
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from proxyprotocol._adapters.facts import AF_UNIX
@@ -32,7 +34,9 @@ class Overlay:
     def __init_subclass__(cls) -> None:
         for name in {name for base in cls.__mro__[1:] for name in vars(base)} - vars(cls).keys():
             if not name.startswith("_"):
-                setattr(cls, name, _Below(name))
+                below: Any = cached_property(attrgetter(f"_below.{name}"))  # cached: later calls cost nothing more
+                below.__set_name__(cls, name)  # Python does this only for what is in the class statement
+                setattr(cls, name, below)
 
     def __getattr__(self, name: str) -> Any:
         # asyncio uses private attributes of its transports too: in start_tls, in sendfile, and when TLS fails
@@ -41,19 +45,6 @@ class Overlay:
     def __repr__(self) -> str:
         client = "" if self._effective is None else f" for {describe_address(self._effective.peername)}"
         return f"<{type(self).__name__}{client} over {self._below!r}>"
-
-
-class _Below:
-    """A method of the object below an overlay. The first look-up stores it: later calls cost nothing more."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, overlay: Any, owner: type) -> Any:
-        if overlay is None:
-            return self
-        method = overlay.__dict__[self._name] = getattr(overlay._below, self._name)
-        return method
 
 
 # This does not call asyncio.Transport's constructor, which sets attributes that would hide the real transport's.

@@ -13,7 +13,7 @@ from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 from proxyprotocol._adapters.deadlines import in_time
 from proxyprotocol._adapters.refusals import log_refusal
 from proxyprotocol.asyncio.sockets import covered
-from proxyprotocol.asyncio.transport import ClientSocket
+from proxyprotocol.asyncio.transport import ClientSocket, Overlay
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
@@ -26,7 +26,7 @@ __all__ = ["ProxyProtocolListener", "ProxyProtocolStream"]
 _log = logging.getLogger("proxyprotocol.asyncio")
 
 
-class ProxyProtocolListener(Listener[ByteStream]):
+class ProxyProtocolListener(Overlay, Listener[ByteStream]):
     """Listens as another anyio listener does, and reads a header at the start of every connection.
 
     It takes what ``anyio.create_tcp_listener`` and ``create_unix_listener`` return, on asyncio and uvloop. TLS comes
@@ -41,10 +41,13 @@ class ProxyProtocolListener(Listener[ByteStream]):
         TypeError, ValueError: As :class:`.Receiver`.
     """
 
+    aclose: Any  # this and the next come from Overlay; anyio's class declares them abstract
+    extra_attributes: Any
+
     def __init__(
         self, listener: Any, *, receiver: Receiver | None = None, **keywords: Unpack[ReceiverKeywords]
     ) -> None:
-        self._listener = listener
+        self._below = listener
         self._receiver = Receiver.of(receiver, keywords)
         covered.update(_raw_socket(one) for one in getattr(listener, "listeners", [listener]))
 
@@ -65,19 +68,10 @@ class ProxyProtocolListener(Listener[ByteStream]):
             else:
                 await handler(ProxyProtocolStream(stream, connection))
 
-        await self._listener.serve(begin, task_group)
-
-    async def aclose(self) -> None:
-        """Close the other listener."""
-        await self._listener.aclose()
-
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the other listener."""
-        return self._listener.extra_attributes  # type: ignore[no-any-return]
+        await self._below.serve(begin, task_group)
 
 
-class ProxyProtocolStream(ByteStream):
+class ProxyProtocolStream(Overlay, ByteStream):
     """A connection's stream with the client's addresses. Everything else is the real stream's own.
 
     The extra attributes ``remote_address``, ``remote_port``, ``local_address``, ``local_port``, ``family`` and
@@ -88,39 +82,32 @@ class ProxyProtocolStream(ByteStream):
     """
 
     result: ProxyResult | None
+    _below: ByteStream
+    aclose: Any  # these come from Overlay; anyio's class declares them abstract
+    send: Any
+    send_eof: Any
+    extra = ByteStream.extra  # type: ignore[misc]  # not the real stream's: it reads the extra_attributes of this one
 
     def __init__(self, stream: ByteStream, connection: ReceiverConnection) -> None:
-        self._stream, self._trailing = stream, connection.trailing
+        self._below, self._trailing = stream, connection.trailing
         self.result, self._effective = connection.result, connection.effective
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive the bytes that came with the header, and later the stream's."""
         if not self._trailing:
-            return await self._stream.receive(max_bytes)
+            return await self._below.receive(max_bytes)
         data, self._trailing = self._trailing[:max_bytes], self._trailing[max_bytes:]
         return data
-
-    async def send(self, item: bytes) -> None:
-        """Send bytes."""
-        await self._stream.send(item)
-
-    async def send_eof(self) -> None:
-        """Say that no more bytes follow."""
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._stream.aclose()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """The attributes of the real stream, with the client's addresses."""
         effective, known = self._effective, SocketAttribute
         if effective is None:
-            return self._stream.extra_attributes
-        sock = ClientSocket(_raw_socket(self._stream), effective)
+            return self._below.extra_attributes
+        sock = ClientSocket(_raw_socket(self._below), effective)
         facts: dict[Any, Any] = {known.raw_socket: sock, known.family: sock.family}
-        others: dict[Any, Any] = {**self._stream.extra_attributes}
+        others: dict[Any, Any] = {**self._below.extra_attributes}
         client = known.remote_address, known.remote_port, effective.peername
         own = known.local_address, known.local_port, effective.sockname
         for address_name, port_name, address in (client, own):
