@@ -136,10 +136,35 @@ async def receive_header(sock: socket.socket, peer: SockAddr, receiver: Receiver
     Returns:
         The connection, which has begun. None if it was refused or lost: then it is closed, and the log says so.
     """
+
+    async def receive(size: int, flags: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return sock.recv(size, flags)
+            except BlockingIOError:
+                readable = asyncio.Event()
+                loop.add_reader(sock, readable.set)
+                try:
+                    await readable.wait()
+                finally:
+                    loop.remove_reader(sock)
+            except OSError:  # such as a reset, which counts as the end
+                return b""
+
+    async def read() -> None:
+        reads, data = plan_reads(sock, connection), None
+        with contextlib.suppress(StopIteration):
+            while True:
+                step = next(reads) if data is None else reads.send(data)
+                data = None if step is None else await receive(*step)
+                if data is None:
+                    await asyncio.sleep(REST)
+
     try:
         sock.setblocking(False)
         connection = receiver.connection(peer, sock.getsockname())
-        if not await in_time(_read(sock, connection), receiver.timeout):
+        if not await in_time(read(), receiver.timeout):
             connection.timed_out()
         return connection
     except BaseException as error:
@@ -151,29 +176,3 @@ async def receive_header(sock: socket.socket, peer: SockAddr, receiver: Receiver
         else:
             raise  # the policy function raised, or this task was cancelled
     return None
-
-
-async def _read(sock: socket.socket, connection: ReceiverConnection) -> None:
-    """Do the reads of plan_reads()."""
-    loop = asyncio.get_running_loop()
-    reads = plan_reads(sock, connection)
-    with contextlib.suppress(StopIteration):
-        read = next(reads)
-        while True:
-            if read is None:
-                await asyncio.sleep(REST)
-                read = next(reads)
-                continue
-            try:
-                data = sock.recv(*read)
-            except BlockingIOError:
-                readable = asyncio.Event()
-                loop.add_reader(sock, readable.set)
-                try:
-                    await readable.wait()
-                finally:
-                    loop.remove_reader(sock)
-                continue
-            except OSError:  # such as a reset, which counts as the end
-                data = b""
-            read = reads.send(data)

@@ -50,7 +50,7 @@ class TLS:
         self,
         transport: asyncio.Transport,
         done: Callable[[asyncio.Transport], object],
-        lost: Callable[[BaseException | None], object] | None = None,
+        lost: Callable[[BaseException | None], object] = lambda error: None,
         *,
         data: bytes = b"",
         server_side: bool = True,
@@ -72,15 +72,7 @@ class TLS:
         deliver(transport, data)
         return handshake
 
-    async def shake_hands(
-        self,
-        transport: asyncio.Transport,
-        done: Callable[[asyncio.Transport], object],
-        lost: Callable[[BaseException | None], object] | None = None,
-        *,
-        data: bytes = b"",
-        server_side: bool,
-    ) -> asyncio.Transport:
+    async def shake_hands(self, transport: asyncio.Transport, *callbacks: Any, **keywords: Any) -> asyncio.Transport:
         """Do a handshake as :meth:`begin` does, and return the TLS transport, or abort the connection and raise.
 
         Here *done* must not raise: the loop would log its error.
@@ -96,7 +88,7 @@ class TLS:
         try:
             # the loop reads nothing between these two lines, because nothing awaits there
             transport.resume_reading()
-            handshake = self.begin(transport, done, lost, data=data, server_side=server_side, waiter=waiter)
+            handshake = self.begin(transport, *callbacks, waiter=waiter, **keywords)
             await waiter
             if handshake.transport is None:
                 raise ConnectionAbortedError("The connection was lost in its TLS handshake")
@@ -135,7 +127,7 @@ class _Protocol(SSLProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         # once the handshake is done, TLS itself tells the application
-        if self.handshake.transport is None and self.handshake.lost is not None:
+        if self.handshake.transport is None:
             self.handshake.lost(exc)
         del self.handshake  # it may refer to this object
         super().connection_lost(exc)
