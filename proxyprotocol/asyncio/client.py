@@ -89,12 +89,11 @@ async def open_connection(
         limit: The reader buffers twice as many bytes at most.
         keywords: As for :func:`create_connection`, such as ``result``, ``pp`` and ``ssl``.
     """
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=limit, loop=loop)
+    loop: Any = LoopOfStreams(asyncio.get_running_loop())
+    reader = asyncio.StreamReader(limit, loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
     transport, _ = await create_connection(lambda: protocol, host, port, **keywords)
-    loop_of_streams: Any = LoopOfStreams(loop)
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop_of_streams)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 class _Opening(asyncio.Protocol):

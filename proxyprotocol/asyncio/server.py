@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
@@ -94,39 +94,28 @@ async def start_unix_server(
 
 
 def _stream_factory(client_connected_cb: Callable[..., Any], limit: int) -> Callable[[], asyncio.BaseProtocol]:
-    loop = asyncio.get_running_loop()
-    loop_of_streams: Any = LoopOfStreams(loop)
+    loop: Any = LoopOfStreams(asyncio.get_running_loop())
+
+    async def run(begun: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Run the application. If the loss of its own connection ends it, log a debug line and no traceback."""
+        try:
+            await begun
+        except (OSError, RuntimeError) as error:  # SSLError is an OSError
+            # drain() raises a ConnectionResetError of its own, and uvloop's write() a RuntimeError
+            own = str(error) == "Connection lost" or "the handler is closed" in str(error)
+            if error is not reader.exception() and not (own and writer.transport.is_closing()):
+                raise
+            client = describe_address(writer.get_extra_info("peername"))
+            _log.debug("The connection from %s was lost: %s", client, error)
 
     def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
         begun = client_connected_cb(reader, writer)
-        return _until_lost(begun, reader, writer) if asyncio.iscoroutine(begun) else begun
+        return run(begun, reader, writer) if asyncio.iscoroutine(begun) else begun
 
-    def make() -> asyncio.BaseProtocol:
-        reader = asyncio.StreamReader(limit=limit, loop=loop)
-        return asyncio.StreamReaderProtocol(reader, begin, loop=loop_of_streams)
-
-    return make
+    return lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(limit, loop), begin, loop)
 
 
-async def _until_lost(begun: Awaitable[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Run the application. If the loss of its own connection ends it, log a debug line and no traceback."""
-    try:
-        await begun
-    except (OSError, RuntimeError) as error:  # SSLError is an OSError
-        # drain() raises a ConnectionResetError of its own, and uvloop's write() a RuntimeError
-        own = str(error) == "Connection lost" or "the handler is closed" in str(error)
-        if error is not reader.exception() and not (own and writer.transport.is_closing()):
-            raise
-        client = describe_address(writer.get_extra_info("peername"))
-        _log.debug("The connection from %s was lost: %s", client, error)
-
-
-async def listen(
-    begin: Callable[..., Awaitable[Any]],
-    protocol_factory: Callable[[], asyncio.BaseProtocol],
-    *args: Any,
-    **keywords: Any,
-) -> ProxyProtocolServer:
+async def listen(begin: Any, protocol_factory: Any, *args: Any, **keywords: Any) -> ProxyProtocolServer:
     """Listen with a loop's own method, *begin*, and the keywords of :class:`.ProxyProtocolFactory`."""
     own = {name: keywords.pop(name) for name in _OWN_KEYWORDS & keywords.keys()}
     factory = ProxyProtocolFactory(protocol_factory, **own)
