@@ -52,8 +52,7 @@ async def create_datagram_endpoint(
         The application's transport and its protocol.
 
     Raises:
-        TypeError: A keyword is unknown, or there are a receiver and its keywords.
-        ValueError: A keyword's value is out of range, or *pp* is version 1, which datagrams cannot have.
+        TypeError, ValueError: As :class:`.Receiver`; also if *pp* is version 1, which datagrams cannot have.
         OSError: The system does not let us receive at this address.
     """
     own = {name: keywords.pop(name) for name in ReceiverKeywords.__optional_keys__ & keywords.keys()}
@@ -71,17 +70,13 @@ class _Endpoint:
     transport: ProxyProtocolDatagramTransport
 
     def __init__(self, protocol: Any, datagrams: DatagramReceiver, now: Callable[[], float]) -> None:
-        self.protocol = protocol
-        self.datagrams = datagrams
-        self.now = now
+        self.protocol, self.datagrams, self.now = protocol, datagrams, now
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.protocol, name)
 
     def connection_made(self, transport: Any) -> None:
-        self._below = transport
-        #: The socket's family.
-        self.family = transport.get_extra_info("socket").family
+        self._below, self.family = transport, transport.get_extra_info("socket").family
         self.transport = ProxyProtocolDatagramTransport(transport, self)
         self.protocol.connection_made(self.transport)
 
@@ -110,8 +105,7 @@ class ProxyProtocolDatagramTransport(Overlay, asyncio.DatagramTransport):
     """
 
     def __init__(self, transport: asyncio.DatagramTransport, endpoint: _Endpoint) -> None:
-        self._below = transport
-        self._endpoint = endpoint
+        self._below, self._endpoint = transport, endpoint
 
     def get_protocol(self) -> Any:
         """Return the application's protocol."""

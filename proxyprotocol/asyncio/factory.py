@@ -127,7 +127,8 @@ class _Pending(asyncio.Protocol):
         try:
             self._connection = connection = factory._receiver.connection(self._peer, local)
         except ProxyProtocolError as error:
-            self._refuse(error)
+            log_refusal(_log, error, self._peer)
+            self.abort()
         except BaseException:  # the policy function raised; the loop logs it
             transport.abort()
             raise
@@ -168,7 +169,8 @@ class _Pending(asyncio.Protocol):
             asyncio.get_running_loop().call_exception_handler(context)
 
     def handshake_late(self) -> None:
-        self._log_no_handshake(TimeoutError(describe_late_handshake(self._factory._tls_timeout)))
+        late = TimeoutError(describe_late_handshake(self._factory._tls_timeout))
+        log_no_handshake(_log, late, self._overlay.get_extra_info("peername"), self._peer)
         self._transport.abort()
 
     def abort(self) -> None:
@@ -178,10 +180,6 @@ class _Pending(asyncio.Protocol):
         self._factory._handshakes.discard(self)
         self._transport.abort()
 
-    def _refuse(self, error: ProxyProtocolError) -> None:
-        log_refusal(_log, error, self._peer)
-        self.abort()
-
     def _advance(self, step: Callable[..., bool], *data: bytes) -> bool:
         """Give the header data, or its end; then refuse the connection, or begin TLS or the application, or wait."""
         connection: Any = self._connection
@@ -189,7 +187,8 @@ class _Pending(asyncio.Protocol):
             if not step(*data):
                 return False
         except ProxyProtocolError as error:
-            self._refuse(error)
+            log_refusal(_log, error, self._peer)
+            self.abort()
             return False
         factory, transport, self._connection = self._factory, self._transport, None
         factory._headers.discard(self)
@@ -217,8 +216,5 @@ class _Pending(asyncio.Protocol):
 
     def _handshake_lost(self, error: BaseException | None) -> None:
         if self in self._factory._handshakes and error is not None:
-            self._log_no_handshake(error)
+            log_no_handshake(_log, error, self._overlay.get_extra_info("peername"), self._peer)
         self._factory._handshakes.discard(self)
-
-    def _log_no_handshake(self, error: BaseException) -> None:
-        log_no_handshake(_log, error, self._overlay.get_extra_info("peername"), self._peer)

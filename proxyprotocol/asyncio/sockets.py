@@ -8,7 +8,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
 from proxyprotocol._adapters.deadlines import in_time
@@ -26,6 +26,7 @@ _log = logging.getLogger("proxyprotocol.asyncio")
 #: The sockets, listening or connected, on which another part of this package reads the headers. Our loops skip them.
 covered: WeakSet[socket.socket] = WeakSet()
 
+_Begin: TypeAlias = Callable[[socket.socket, Any], None]
 _ACCEPTS: Final = 64  # at once; then the connections that are open already get their turn
 # The errors with which accept() reports that this connection is gone or that the network has failed. All others concern
 # the system: it is short of files or memory, or a firewall forbids the connection.
@@ -55,12 +56,12 @@ class Acceptor:
         self._loop = loop
         self._full = full
         self._shortage = Shortage(log)
-        self._listeners: dict[socket.socket, tuple[int, Callable[[socket.socket, Any], None]]] = {}
+        self._listeners: dict[socket.socket, tuple[int, _Begin]] = {}
         self._resume: asyncio.TimerHandle | None = None
         #: Whether it accepts nothing for now.
         self.paused = False
 
-    def listen(self, sock: socket.socket, backlog: int, begin: Callable[[socket.socket, Any], None]) -> None:
+    def listen(self, sock: socket.socket, backlog: int, begin: _Begin) -> None:
         """Accept the connections of a non-blocking socket with a queue of *backlog* connections. The caller closes it.
 
         *begin* is called with each new socket, which is non-blocking too, and its peer's address.
@@ -90,9 +91,7 @@ class Acceptor:
         for sock, (_, begin) in self._listeners.items():
             self._loop.add_reader(sock, self._accept, sock, begin)
 
-    def _accept(
-        self, listener: socket.socket, begin: Callable[[socket.socket, Any], None], most: int = _ACCEPTS
-    ) -> None:
+    def _accept(self, listener: socket.socket, begin: _Begin, most: int = _ACCEPTS) -> None:
         for _ in range(most):
             problem = self._full()
             if problem is not None:

@@ -205,13 +205,12 @@ async def start_tls(
     if not unread and not isinstance(transport, ProxyProtocolTransport):
         names = {"server_side": server_side, "server_hostname": server_hostname}
         return await own(transport, protocol, sslcontext, **names, **times)
-
-    def done(upper: asyncio.Transport) -> None:
-        upper.set_protocol(protocol)
-
-    def lost(error: Any) -> None:
-        # TLS calls connection_lost only after connection_made, and this protocol began before TLS
-        asyncio.get_running_loop().call_soon(protocol.connection_lost, error)
-
     # uvloop's own method takes only uvloop's transports, and no loop gives TLS the bytes that the stream holds
-    return await tls.shake_hands(transport, done, lost, data=unread, server_side=server_side)
+    return await tls.shake_hands(
+        transport,
+        lambda upper: upper.set_protocol(protocol),
+        # TLS calls connection_lost only after connection_made, and this protocol began before TLS
+        lambda error: asyncio.get_running_loop().call_soon(protocol.connection_lost, error),
+        data=unread,
+        server_side=server_side,
+    )
