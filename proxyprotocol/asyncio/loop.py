@@ -20,8 +20,7 @@ from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import listen
 from proxyprotocol.asyncio.sockets import covered, receive_header
-from proxyprotocol.asyncio.streams import start_tls
-from proxyprotocol.asyncio.transport import Origin, ProxyProtocolTransport
+from proxyprotocol.asyncio.transport import ProxyProtocolTransport, start_tls
 from proxyprotocol.options import OPTIONS, describe_risk, parse_receiver, parse_tls_timeout
 from proxyprotocol.result import describe_address
 
@@ -40,25 +39,23 @@ _UNREAD = (
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
+_PREFIX = "PROXYPROTOCOL_"
+_PORTS = _PREFIX + "PORTS"
+_VARIABLES = {_PREFIX + option.upper(): option for option in OPTIONS}
 _UNIX = "unix"
 # without leading zeros: ports are compared as text, and a listener's own number has none
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 
 def _spell(option: str) -> str:
-    """Return the environment variable of an option: ``max_header`` is ``PROXYPROTOCOL_MAX_HEADER``."""
-    return "PROXYPROTOCOL_" + option.upper()
-
-
-_PORTS = _spell("ports")
-_VARIABLES = {_spell(option): option for option in OPTIONS}
+    return _PREFIX + option.upper()
 
 
 class _State:
     """A loop's state. A wrong value in the environment, or an unknown variable with our prefix, raises ValueError."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        given = {name: value for name, value in environment.items() if name.startswith(_spell(""))}
+        given = {name: value for name, value in environment.items() if name.startswith(_PREFIX)}
         ports = given.pop(_PORTS, None)
         # we must not ignore these: after a slip in the name of _TRUSTED everybody would be trusted
         unknown = ", ".join(sorted(given.keys() - _VARIABLES.keys()))
@@ -72,21 +69,21 @@ class _State:
             if port != _UNIX and not (_PORT.fullmatch(port) and int(port) <= spec.MAX_PORT):
                 raise ValueError(f"{_PORTS} takes port numbers and unix, with commas between them, not {port!r}")
         # Where an application accepts by itself: for each listener the connections whose header is there, or why
-        # accept() failed; for each connection what its header said; the tasks that read headers.
+        # accept() failed; for each connection its later transport; the tasks that read headers.
         self.ready: MutableMapping[socket.socket, asyncio.Queue[socket.socket | OSError]] = WeakKeyDictionary()
-        self.origins: MutableMapping[socket.socket, Origin] = WeakKeyDictionary()
+        self.overlays: MutableMapping[socket.socket, ProxyProtocolTransport] = WeakKeyDictionary()
         self.headers: set[asyncio.Task[None]] = set()
         self.warned: set[str] = set()  # the listeners that a warning has named
 
-    def covers(self, port: str) -> bool:
-        """Return whether the connections of a listener, named by its port or ``unix``, begin with a header."""
-        return self.ports is None or port in self.ports
-
-
-def _port_of(sock: socket.socket) -> str:
-    # ask for the address, not for the family: uvicorn makes every socket of --fd an AF_UNIX one, whatever it is
-    name = sock.getsockname()
-    return _UNIX if isinstance(name, (str, bytes)) else str(name[1])
+    def covers(self, listener: Any) -> bool:
+        """Return whether connections begin with a header at a listener, given as its socket, its port or ``unix``."""
+        if self.ports is None:
+            return True
+        if hasattr(listener, "getsockname"):
+            # ask for the address, not for the family: uvicorn makes every socket of --fd an AF_UNIX one, whatever it is
+            name = listener.getsockname()
+            listener = _UNIX if isinstance(name, (str, bytes)) else name[1]
+        return str(listener) in self.ports
 
 
 if TYPE_CHECKING:
@@ -101,16 +98,15 @@ class _HeaderLoop(_AnyLoop):
     _state: _State
 
     async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **keywords: Any) -> Any:
-        sock = keywords.get("sock")
-        name = str(port or 0) if sock is None else _port_of(sock)  # a port may be a number, a text or None
-        return await self._listen(super().create_server, protocol_factory, name, host, port, **keywords)
+        listener = keywords.get("sock") or port or 0
+        return await self._listen(super().create_server, protocol_factory, listener, host, port, **keywords)
 
     async def create_unix_server(self, protocol_factory: Any, path: Any = None, **keywords: Any) -> Any:
         return await self._listen(super().create_unix_server, protocol_factory, _UNIX, path, **keywords)
 
-    async def _listen(self, begin: Any, protocol_factory: Any, name: str, *args: Any, **keywords: Any) -> Any:
+    async def _listen(self, begin: Any, protocol_factory: Any, listener: Any, *args: Any, **keywords: Any) -> Any:
         # the arguments of our own functions override the environment
-        if isinstance(protocol_factory, ProxyProtocolFactory) or not self._state.covers(name):
+        if isinstance(protocol_factory, ProxyProtocolFactory) or not self._state.covers(listener):
             return await begin(protocol_factory, *args, **keywords)
         keywords = {"receiver": self._state.receiver, "tls_timeout": self._state.tls_timeout, **keywords}
         return await listen(begin, protocol_factory, *args, **keywords)
@@ -123,12 +119,11 @@ class _HeaderLoop(_AnyLoop):
 
         Meanwhile others are accepted: a peer that is slow with its header must not hold up the rest.
         """
-        if sock in covered:
-            accepted: tuple[socket.socket, Any] = await super().sock_accept(sock)
-            covered.add(accepted[0])
-            return accepted
         if not self._reads(sock):
-            return await super().sock_accept(sock)
+            accepted: tuple[socket.socket, Any] = await super().sock_accept(sock)
+            if sock in covered:
+                covered.add(accepted[0])
+            return accepted
         ready, number = self._state.ready.setdefault(sock, asyncio.Queue()), sock.fileno()
         super().add_reader(sock, self._accept, sock, ready)
         try:
@@ -137,7 +132,7 @@ class _HeaderLoop(_AnyLoop):
             self.remove_reader(number)
         if isinstance(connection, OSError):
             raise connection
-        return connection, self._state.origins[connection].client
+        return connection, self._state.overlays[connection].get_extra_info("peername")
 
     def _accept(self, sock: socket.socket, ready: asyncio.Queue[socket.socket | OSError]) -> None:
         try:
@@ -149,21 +144,16 @@ class _HeaderLoop(_AnyLoop):
             return
 
         async def receive() -> None:
-            origin = await self._receive_header(connection, peer)
-            if origin is None:
-                return
+            begun = await receive_header(connection, peer, self._state.receiver)
             if sock.fileno() < 0:  # the listener was closed: nobody will fetch this connection
                 connection.close()
-                return
-            self._state.origins[connection] = origin
-            ready.put_nowait(connection)
+            elif begun is not None:
+                self._state.overlays[connection] = ProxyProtocolTransport(begun, peer)
+                ready.put_nowait(connection)
 
         task = self.create_task(receive())
         self._state.headers.add(task)
         task.add_done_callback(self._state.headers.discard)
-
-    async def _receive_header(self, sock: socket.socket, peer: Any) -> Origin | None:
-        return await receive_header(sock, peer, self._state.receiver, lambda header: Origin.of(header, peer))
 
     async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **keywords: Any) -> Any:
         """Begin an application on a connection. First read its header, unless that was done already.
@@ -171,21 +161,21 @@ class _HeaderLoop(_AnyLoop):
         Raises:
             ConnectionAbortedError: The header was refused, or the connection was lost. It is closed.
         """
-        origin = self._state.origins.pop(sock, None)
-        if origin is None and self._reads(sock) and not isinstance(protocol_factory, ProxyProtocolFactory):
+        overlay = self._state.overlays.pop(sock, None)
+        if overlay is None:
+            if not self._reads(sock) or isinstance(protocol_factory, ProxyProtocolFactory):
+                return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
             peer = sock.getpeername()
-            origin = await self._receive_header(sock, peer)
-            if origin is None:
-                raise ConnectionAbortedError(
-                    f"The connection from {describe_address(peer)} did not begin with a header"
-                )
-        if origin is None:
-            return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
+            begun = await receive_header(sock, peer, self._state.receiver)
+            if begun is None:
+                address = describe_address(peer)
+                raise ConnectionAbortedError(f"The connection from {address} did not begin with a header")
+            overlay = ProxyProtocolTransport(begun, peer)
         if keywords.get("ssl") is not None:
             keywords = {"ssl_handshake_timeout": self._state.tls_timeout, **keywords}
-        beginning = _Beginning(protocol_factory(), origin)
+        beginning = _Beginning(overlay, protocol_factory())
         await super().connect_accepted_socket(lambda: beginning, sock, **keywords)
-        return beginning.transport, beginning.protocol
+        return overlay, beginning.protocol
 
     def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
         """Watch a file descriptor. Warn if it is a listening socket: the application accepts without this loop."""
@@ -196,31 +186,27 @@ class _HeaderLoop(_AnyLoop):
         except OSError:
             return  # a pipe, or something else
         try:
-            listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            if not listening or any(number == other.fileno() for other in covered) or not self._reads(sock):
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or not self._reads(sock):
                 return
             listener = describe_address(sock.getsockname())
         finally:
             sock.detach()
-        if listener not in self._state.warned:
+        if listener not in self._state.warned and all(number != other.fileno() for other in covered):
             self._state.warned.add(listener)
             _log.warning(_UNREAD, listener)
 
     def _reads(self, sock: socket.socket) -> bool:
-        return sock not in covered and self._state.covers(_port_of(sock))
+        return sock not in covered and self._state.covers(sock)
 
 
 class _Beginning(asyncio.Protocol):
     """Begins an application on a connection whose header was read before, after its TLS handshake if there is one."""
 
-    transport: ProxyProtocolTransport
-
-    def __init__(self, protocol: asyncio.BaseProtocol, origin: Origin) -> None:
-        self.protocol, self._origin = protocol, origin
+    def __init__(self, overlay: ProxyProtocolTransport, protocol: asyncio.BaseProtocol) -> None:
+        self._overlay, self.protocol = overlay, protocol
 
     def connection_made(self, transport: Any) -> None:
-        self.transport = ProxyProtocolTransport(transport, *self._origin)
-        self.transport.begin(self.protocol)
+        self._overlay.begin(transport, self.protocol)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -256,26 +242,20 @@ def new_uvloop_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _new_loop(base: type) -> asyncio.AbstractEventLoop:
-    # SystemExit rather than ValueError: the user who starts a server needs to see the sentence, and no server
-    # catches SystemExit to show a traceback. And before the loop is made, because that would have to be closed.
     try:
-        state = _State(os.environ)
+        state = _State(os.environ)  # before there is a loop that would have to be closed
     except ValueError as error:
         raise _exit(str(error)) from None
     risk = describe_risk(state.receiver, _spell)
     if risk is not None:
         _log.warning("%s", risk)
-
-    class EventLoop(_HeaderLoop, base):  # type: ignore[misc]
-        pass
-
-    loop = EventLoop()
+    loop: Any = type("EventLoop", (_HeaderLoop, base), {})()
     loop._state = state
-    return loop
+    return loop  # type: ignore[no-any-return]
 
 
 def _exit(sentence: str) -> SystemExit:
-    """Print why there can be no loop, and return the exception."""
+    """Print why there can be no loop, and return the exception: no server catches it to show a traceback."""
     print(sentence, file=sys.stderr)
     stop = SystemExit(sentence)
     stop.code = _STARTUP_FAILURE  # otherwise Python would print the sentence again, and exit with status 1

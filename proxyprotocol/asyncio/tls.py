@@ -50,7 +50,7 @@ class TLS:
         self,
         transport: asyncio.Transport,
         done: Callable[[asyncio.Transport], object],
-        lost: Callable[[BaseException | None], object] | None = None,
+        lost: Callable[[BaseException | None], object] = lambda error: None,
         *,
         data: bytes = b"",
         server_side: bool = True,
@@ -72,15 +72,7 @@ class TLS:
         deliver(transport, data)
         return handshake
 
-    async def shake_hands(
-        self,
-        transport: asyncio.Transport,
-        done: Callable[[asyncio.Transport], object],
-        lost: Callable[[BaseException | None], object] | None = None,
-        *,
-        data: bytes = b"",
-        server_side: bool,
-    ) -> asyncio.Transport:
+    async def shake_hands(self, transport: asyncio.Transport, *callbacks: Any, **keywords: Any) -> asyncio.Transport:
         """Do a handshake as :meth:`begin` does, and return the TLS transport, or abort the connection and raise.
 
         Here *done* must not raise: the loop would log its error.
@@ -96,7 +88,7 @@ class TLS:
         try:
             # the loop reads nothing between these two lines, because nothing awaits there
             transport.resume_reading()
-            handshake = self.begin(transport, done, lost, data=data, server_side=server_side, waiter=waiter)
+            handshake = self.begin(transport, *callbacks, waiter=waiter, **keywords)
             await waiter
             if handshake.transport is None:
                 raise ConnectionAbortedError("The connection was lost in its TLS handshake")
@@ -114,22 +106,13 @@ class _Handshake(asyncio.Protocol):
 
     transport: asyncio.Transport | None = None
 
-    def __init__(
-        self,
-        done: Callable[[asyncio.Transport], object],
-        lost: Callable[[BaseException | None], object] | None,
-    ) -> None:
-        self._done, self._lost = done, lost
+    def __init__(self, done: Callable[[asyncio.Transport], object], lost: Any) -> None:
+        self.done, self.lost = done, lost
 
     def connection_made(self, transport: Any) -> None:
-        self.transport, done = transport, self._done
-        del self._done, self._lost  # TLS keeps this object for as long as the connection lives, but not what they hold
+        self.transport, done = transport, self.done
+        del self.done, self.lost  # TLS keeps this object for as long as the connection lives, but not what they hold
         done(transport)
-
-    def lower_lost(self, error: BaseException | None) -> None:
-        # once the handshake is done, TLS itself tells the application
-        if self.transport is None and self._lost is not None:
-            self._lost(error)
 
 
 class _Protocol(SSLProtocol):
@@ -143,7 +126,9 @@ class _Protocol(SSLProtocol):
         super().buffer_updated(nbytes)  # type: ignore[misc]
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.handshake.lower_lost(exc)
+        # once the handshake is done, TLS itself tells the application
+        if self.handshake.transport is None:
+            self.handshake.lost(exc)
         del self.handshake  # it may refer to this object
         super().connection_lost(exc)
 

@@ -48,8 +48,4 @@ class ProxyProtocolMixIn(BaseController):
 
         aiosmtpd itself connects to its port for that: without a header, and from an address that may not be trusted.
         """
-
-        async def make() -> None:
-            self._factory_invoker()
-
-        asyncio.run_coroutine_threadsafe(make(), self.loop)
+        self.loop.call_soon_threadsafe(self._factory_invoker)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from proxyprotocol.asyncio.acceptor import Acceptor
+from proxyprotocol.asyncio.sockets import Acceptor
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._relay import metrics
