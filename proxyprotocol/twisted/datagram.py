@@ -16,8 +16,8 @@ from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, 
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
-from proxyprotocol.twisted.addresses import to_sockaddr
-from proxyprotocol.twisted.handover import log_prefix
+from proxyprotocol.twisted.clock import Clock
+from proxyprotocol.twisted.transport import log_prefix, to_sockaddr
 from proxyprotocol.typing import SockAddr
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         self._datagrams = DatagramReceiver(
             Receiver.of(receiver, keywords), max_clients=max_clients, client_timeout=client_timeout
         )
-        self._clock = clock
+        self._clock = Clock(clock)
 
     def logPrefix(self) -> str:
         return log_prefix(self.wrappedProtocol)
@@ -105,9 +105,9 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         local = to_sockaddr(self.transport.getHost()) if self._datagrams.needs_local else None
         try:
-            received = self._datagrams.receive(datagram, addr, local, self._now())
+            received = self._datagrams.receive(datagram, addr, local, self._clock.time())
         except ProxyProtocolError as error:
-            refusal = self._datagrams.describe_refusal(error, addr, self._now())
+            refusal = self._datagrams.describe_refusal(error, addr, self._clock.time())
             if refusal is not None:
                 _log.warn("{refusal}", refusal=refusal, error=error)
             return
@@ -115,14 +115,6 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         with self._datagrams.answering(received):
             # only host and port: Twisted's IPv6 ports leave out flow and scope as well
             self.wrappedProtocol.datagramReceived(received.payload, client[:2] if isinstance(client, tuple) else client)
-
-    def _now(self) -> float:
-        if self._clock is None:
-            from twisted.internet import reactor
-
-            # imported late: the application may install a reactor after it has made a protocol
-            self._clock = IReactorTime(reactor)
-        return self._clock.seconds()
 
 
 class _Transport:
@@ -132,7 +124,7 @@ class _Transport:
         directlyProvides(self, IProxiedDatagramTransport, providedBy(port))
         self._port = port
         self._family: int | None = getattr(port, "addressFamily", None)
-        self._datagrams, self._now = wrapper._datagrams, wrapper._now
+        self._datagrams, self._clock = wrapper._datagrams, wrapper._clock
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._port, name)
@@ -141,7 +133,7 @@ class _Transport:
         """Send a datagram to the client's proxy, or directly if the policy allows clients without a header."""
         to = addr
         if addr is not None:
-            to = self._datagrams.reply_to(addr, self._now())
+            to = self._datagrams.reply_to(addr, self._clock.time())
             if to is None:
                 # drop it: datagrams may get lost anyway
                 _log.debug("No proxy speaks for {peer}: the answer is lost", peer=describe_address(addr))
@@ -156,4 +148,4 @@ class _Transport:
         self.write(b"".join(seq), addr)
 
     def getProxyResult(self, addr: SockAddr) -> ProxyResult | None:
-        return self._datagrams.result_for(addr, self._now())
+        return self._datagrams.result_for(addr, self._clock.time())

@@ -26,10 +26,17 @@ from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol._wire import spec
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_refusal
-from proxyprotocol.result import describe_address
-from proxyprotocol.twisted import handover
-from proxyprotocol.twisted.addresses import from_sockaddr, to_sockaddr
 from proxyprotocol.twisted.clock import Clock
+from proxyprotocol.twisted.handover import hand_over
+from proxyprotocol.twisted.transport import (
+    IN_A_LAYER,
+    abort,
+    describe_peer,
+    find_slot,
+    from_sockaddr,
+    log_prefix,
+    to_sockaddr,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -67,7 +74,7 @@ class ProxyProtocolWrapper(Protocol):
     def logPrefix(self) -> str:
         """Return the name of this class, with the application's protocol if there is one."""
         name = type(self).__name__
-        return name if self.wrappedProtocol is None else f"{handover.log_prefix(self.wrappedProtocol)} ({name})"
+        return name if self.wrappedProtocol is None else f"{log_prefix(self.wrappedProtocol)} ({name})"
 
     def getPeer(self) -> IAddress:
         """Return the client's address; before the header is complete, the address that connected."""
@@ -91,7 +98,7 @@ class ProxyProtocolWrapper(Protocol):
         except ProxyProtocolError as error:
             self._refuse(error)
         except BaseException:  # from the policy function; Twisted logs it, but would leave the connection open
-            handover.abort(transport)
+            abort(transport)
             raise
         else:
             if connection.begun:
@@ -120,11 +127,17 @@ class ProxyProtocolWrapper(Protocol):
             try:
                 self._connection.eof()
             except ProxyProtocolError as error:
-                if reason.check(ConnectionClosed) is None:
-                    self._log_broken_tls(reason)
-                else:
+                if reason.check(ConnectionClosed) is not None:
                     self._log_refusal(error)
-            self._forget()
+                else:
+                    _log.warn(
+                        "Refused a connection from {peer}: TLS around the header has failed ({reason!r}). Most senders "
+                        "put the header in front of TLS: leave out inside_tls= (ppInsideTLS=yes), and listenSSL",
+                        peer=describe_peer(self.transport),
+                        reason=reason.value,
+                    )
+            self._connection = None
+            self.factory._headers.discard(self)
 
     def readConnectionLost(self) -> None:
         """Forward a half-close; the transport calls this only if the wrapper stayed."""
@@ -142,16 +155,16 @@ class ProxyProtocolWrapper(Protocol):
         except ProxyProtocolError as error:
             self._refuse(error)
         else:
-            self._hand_over(connection)
+            try:
+                self._hand_over(connection)
+            except Exception:  # from the application: a server that speaks first starts here
+                _log.failure("The application raised an error when its connection started")
 
     def abort(self) -> None:
         """Abort the connection without a message in the log; the factory calls this when its port stops."""
-        self._forget()
-        handover.abort(self.transport)
-
-    def _forget(self) -> None:
         self._connection = None
         self.factory._headers.discard(self)
+        abort(self.transport)
 
     def _refuse(self, error: ProxyProtocolError) -> None:
         self._log_refusal(error)
@@ -160,14 +173,6 @@ class ProxyProtocolWrapper(Protocol):
     def _log_refusal(self, error: ProxyProtocolError) -> None:
         log = _log.debug if error.routine else _log.warn
         log("{refusal}", refusal=describe_refusal(error, to_sockaddr(self.transport.getPeer())), error=error)
-
-    def _log_broken_tls(self, reason: Failure) -> None:
-        _log.warn(
-            "Refused a connection from {peer}: TLS around the header has failed ({reason!r}). Most senders put the "
-            "header in front of TLS: leave out inside_tls= (ppInsideTLS=yes), and listenSSL",
-            peer=describe_address(to_sockaddr(self.transport.getPeer())),
-            reason=reason.value,
-        )
 
     def _hand_over(self, connection: ReceiverConnection) -> None:
         """Build the application's protocol and give it the connection."""
@@ -181,28 +186,27 @@ class ProxyProtocolWrapper(Protocol):
             protocol = factory.wrappedFactory.buildProtocol(peer)
             if protocol is None:
                 # Abort instead of loseConnection(): TLS below would wait for its peer, and the deadline has ended.
-                handover.abort(transport)
+                abort(transport)
                 return
             # check the usual case inline: a call takes measurable time here
-            slot = "protocol" if getattr(transport, "protocol", None) is self else handover.find_slot(transport, self)
+            slot = "protocol" if getattr(transport, "protocol", None) is self else find_slot(transport, self)
             if slot is None:
-                transport, slot = self._stay(protocol), handover.IN_A_LAYER
+                transport, slot = self._stay(protocol), IN_A_LAYER
             # A transport in front of another may return that one's protocol. We did not replace the protocol there, so
             # data still arrives here and must be forwarded.
             self.wrappedProtocol = protocol
-            handover.hand_over(transport, slot, protocol, peer, client, connection)
+            hand_over(transport, slot, protocol, peer, client, connection)
         except BaseException:
             # from the application; outside the reactor's read nobody else would drop the connection
-            handover.abort(transport)
+            abort(transport)
             raise
 
     def _stay(self, protocol: IProtocol) -> ProxyProtocolWrapper:
         """Become the application's transport, because the real one cannot be handed over."""
         # mypy confuses the hash of the instances with that of the class
         self.__class__ = _forwarding(type(self))  # type: ignore[arg-type]
-        directlyProvides(self, providedBy(self.transport))
-        if IHalfCloseableProtocol.providedBy(protocol):
-            directlyProvides(self, providedBy(self.transport), IHalfCloseableProtocol)
+        half_close = [IHalfCloseableProtocol] if IHalfCloseableProtocol.providedBy(protocol) else []
+        directlyProvides(self, providedBy(self.transport), *half_close)
         return self
 
 
@@ -246,18 +250,26 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],
     ) -> None:
-        _check_factory(wrapped_factory)
-        own_clock, tls_timeout = Clock(clock), check_seconds("tls_timeout", tls_timeout)
+        if isinstance(wrapped_factory, type) or not hasattr(wrapped_factory, "buildProtocol"):
+            raise TypeError(f"wrapped_factory must be a factory, which builds protocols, not {wrapped_factory!r}")
+        inner: Any = wrapped_factory
+        while inner is not None:
+            if isinstance(inner, (ProxyProtocolWrapperFactory, HAProxyWrappingFactory)):
+                raise TypeError(describe_second_header("The factory"))
+            inner = getattr(inner, "wrappedFactory", None)
+        tls_timeout = check_seconds("tls_timeout", tls_timeout)
         if tls is not None:
             from proxyprotocol.twisted.tls import TLSFactory  # needs pyOpenSSL, which applications without TLS may lack
 
-            wrapped_factory = TLSFactory(tls, wrapped_factory, clock, tls_timeout, own_clock)
+            wrapped_factory = TLSFactory(tls, wrapped_factory, clock, tls_timeout)
         super().__init__(wrapped_factory)  # type: ignore[no-untyped-call]
         self.receiver = Receiver.of(receiver, keywords)
         if IProtocolNegotiationFactory.providedBy(self.wrappedFactory):
             # TLS around the header checks for it: without it, newer Twisted refuses clients that offer a protocol
             alsoProvides(self, IProtocolNegotiationFactory)
-        self._headers: Deadlines[ProxyProtocolWrapper] = Deadlines(self.receiver.timeout, _time_out, own_clock)
+        self._headers: Deadlines[ProxyProtocolWrapper] = Deadlines(
+            self.receiver.timeout, lambda wrapper: wrapper.time_out(), Clock(clock)
+        )
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyProtocolWrapper:  # type: ignore[override]
         return self.protocol(self)
@@ -271,21 +283,3 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         """Abort the connections that are still waiting for their header."""
         for wrapper in self._headers.close():
             wrapper.abort()
-
-
-def _time_out(wrapper: ProxyProtocolWrapper) -> None:
-    try:
-        wrapper.time_out()
-    except Exception:
-        # from the application: a server that speaks first starts here
-        _log.failure("An application has raised as it began")
-
-
-def _check_factory(factory: Any) -> None:
-    """Reject non-factories, and factories that already read a header."""
-    if isinstance(factory, type) or not hasattr(factory, "buildProtocol"):
-        raise TypeError(f"The wrapped factory is one that builds protocols, not {factory!r}")
-    while factory is not None:
-        if isinstance(factory, (ProxyProtocolWrapperFactory, HAProxyWrappingFactory)):
-            raise TypeError(describe_second_header("The factory"))
-        factory = getattr(factory, "wrappedFactory", None)

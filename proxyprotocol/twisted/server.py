@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, fail
@@ -21,11 +22,9 @@ from proxyprotocol._adapters.deadlines import check_seconds
 from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol._wire import spec
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
-from proxyprotocol.result import describe_address
-from proxyprotocol.twisted import handover
-from proxyprotocol.twisted.addresses import to_sockaddr
 from proxyprotocol.twisted.factory import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
-from proxyprotocol.twisted.tls_endpoints import part_server
+from proxyprotocol.twisted.tls_endpoints import split_tls_endpoint
+from proxyprotocol.twisted.transport import abort, describe_peer, layers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -90,10 +89,8 @@ class ProxyProtocolServerEndpoint:
                 raise TypeError(
                     "The endpoint does not do TLS: inside_tls= (ppInsideTLS=yes) needs an endpoint that does"
                 )
-        elif (taken := part_server(endpoint)) is not None:
-            if tls is not None:
-                raise TypeError("The endpoint already does TLS: leave out tls=")
-            self._endpoint, self._tls = taken
+        elif (parts := split_tls_endpoint(endpoint, tls)) is not None:
+            self._endpoint, self._tls = parts
 
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Start to listen.
@@ -111,37 +108,29 @@ class ProxyProtocolServerEndpoint:
         except TypeError:  # a factory that already reads a header
             return fail()
         if type(self._endpoint) not in _PLAIN_ENDPOINTS:
-            wrapper.protocol = _FirstInside if self._inside_tls else _FirstOutside
+            wrapper.protocol = partial(_OnlyWrapper, inside_tls=self._inside_tls)  # type: ignore[assignment]
         listening: Deferred[IListeningPort] = self._endpoint.listen(wrapper)
         return listening
 
 
-class _FirstInside(ProxyProtocolWrapper):
-    """Refuses a connection on which another wrapper has read a header: foreign endpoints may do so unnoticed."""
+class _OnlyWrapper(ProxyProtocolWrapper):
+    """Refuses a connection on which a foreign endpoint has already read a header, or has started TLS unexpectedly."""
+
+    def __init__(self, factory: ProxyProtocolWrapperFactory, *, inside_tls: bool) -> None:
+        super().__init__(factory)
+        self._inside_tls = inside_tls
 
     def makeConnection(self, transport: Any) -> None:
-        refusal = self._refusal(transport)
-        if refusal is None:
-            super().makeConnection(transport)
-        else:
-            peer = describe_address(to_sockaddr(transport.getPeer()))
-            _log.error("Refused a connection from {peer}: {refusal}", peer=peer, refusal=refusal)
-            handover.abort(transport)
-
-    def _refusal(self, transport: Any) -> str | None:
-        if any(isinstance(layer, HAProxyProtocolWrapper) for layer in handover.layers(transport)):
-            return describe_second_header("this endpoint")
-        return None
-
-
-class _FirstOutside(_FirstInside):
-    """Also refuses a connection on which TLS has started."""
-
-    def _refusal(self, transport: Any) -> str | None:
-        if ISSLTransport.providedBy(transport):
-            return (
+        if not self._inside_tls and ISSLTransport.providedBy(transport):
+            refusal = (
                 "the header comes before TLS, but this endpoint has already started TLS. Use an endpoint without TLS, "
                 "and pass the context as tls=; or use inside_tls= (ppInsideTLS=yes) if the sender puts the header "
                 "inside TLS"
             )
-        return super()._refusal(transport)
+        elif any(isinstance(layer, HAProxyProtocolWrapper) for layer in layers(transport)):
+            refusal = describe_second_header("this endpoint")
+        else:
+            super().makeConnection(transport)
+            return
+        _log.error("Refused a connection from {peer}: {refusal}", peer=describe_peer(transport), refusal=refusal)
+        abort(transport)

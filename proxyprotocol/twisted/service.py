@@ -26,12 +26,10 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.result import ProxyResult
 from proxyprotocol.sender import name_ends
-from proxyprotocol.twisted import handover
-from proxyprotocol.twisted.addresses import to_sockaddr
 from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
-from proxyprotocol.twisted.transport import proxy_result
+from proxyprotocol.twisted.transport import abort, describe_peer, proxy_result, to_sockaddr
 
 __all__ = ["EchoFactory", "Options", "RelayFactory", "makeService"]
 
@@ -149,7 +147,7 @@ class _Echo(Protocol):
 
     def connectionMade(self) -> None:
         self.transport.registerProducer(self.transport, True)
-        client = describe_address(to_sockaddr(self.transport.getPeer()))
+        client = describe_peer(self.transport)
         self.transport.write(f"You are {client}, {proxy_result(self.transport)!r}\n".encode())
 
     def dataReceived(self, data: bytes) -> None:
@@ -231,7 +229,7 @@ class _Side(Protocol):
             other.transport.unregisterProducer()
             if ITCPTransport.providedBy(self.transport) and reason.check(ConnectionDone) is None:
                 # A cut stream must not look complete. UNIX sockets are exempt: a peer with unread data resets them.
-                handover.abort(other.transport)
+                abort(other.transport)
             else:
                 other.transport.loseConnection()
 
@@ -267,9 +265,9 @@ class _ClientSide(_Side):
     def _refused(self, failure: Failure) -> None:
         self._connecting = None
         if failure.check(CancelledError) is None:
-            client = describe_address(to_sockaddr(self.transport.getPeer()))
+            client = describe_peer(self.transport)
             _log.warn("Cannot relay {client}: {reason}", client=client, reason=failure.getErrorMessage())
-        handover.abort(self.transport)
+        abort(self.transport)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         if self._connecting is not None:

@@ -24,7 +24,7 @@ from proxyprotocol import (
 )
 from proxyprotocol.result import describe_address
 from proxyprotocol.twisted import IProxiedTransport, proxy_result
-from proxyprotocol.twisted.addresses import from_sockaddr, to_sockaddr
+from proxyprotocol.twisted.transport import from_sockaddr, to_sockaddr
 from proxyprotocol.typing import SockAddr
 from tests.on_twisted import reactors
 from tests.on_twisted.reactors import (
@@ -233,11 +233,6 @@ def test_an_address_goes_to_the_socket_modules_form_and_back(address: IAddress, 
 
 def test_an_address_of_no_socket_has_none_in_the_socket_module() -> None:
     assert to_sockaddr(HostnameAddress(b"example.com", 80)) is None
-
-
-def test_an_address_has_the_kind_that_is_asked_for() -> None:
-    assert from_sockaddr(("192.0.2.1", 80), "UDP") == IPv4Address("UDP", "192.0.2.1", 80)
-    assert from_sockaddr(("::1", 80, 0, 0), "UDP") == IPv6Address("UDP", "::1", 80)
 
 
 @pytest.fixture

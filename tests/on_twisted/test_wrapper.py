@@ -300,7 +300,7 @@ def test_a_wrong_keyword_is_refused_at_once() -> None:
 
 @pytest.mark.parametrize("what", [App, AppFactory, App(), None, "tcp:80"], ids=lambda what: type(what).__name__)
 def test_what_is_no_factory_is_refused_at_once(what: Any) -> None:
-    with pytest.raises(TypeError, match="The wrapped factory is one that builds protocols, not "):
+    with pytest.raises(TypeError, match="wrapped_factory must be a factory, which builds protocols, not "):
         ProxyProtocolWrapperFactory(what)
 
 
