@@ -26,7 +26,7 @@ from zope.interface.verify import verifyObject
 
 from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2, ProxyResultIPv4, ProxyResultIPv6
 from proxyprotocol.twisted import ProxyProtocolClientEndpoint
-from proxyprotocol.twisted.strings import ClientStringParser, server_from_options
+from proxyprotocol.twisted.strings import ClientStringParser
 from tests.on_twisted import reactors, tls
 from tests.on_twisted.clients import LOCAL, peers, saying
 from tests.on_twisted.reactors import AppFactory, listen, run, until
@@ -219,7 +219,7 @@ def test_a_file_that_tls_cannot_be_done_with_is_told_with_the_description(
 def test_a_server_s_second_header_is_refused_in_capitals_too(description: str) -> None:
     """It was not: Twisted finds plugins in upper and lower case."""
     with pytest.raises(ValueError, match="already reads a header"):
-        server_from_options(MemoryReactorClock(), description, {})
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:{description}")
 
 
 def test_a_server_s_port_that_is_no_number_is_told_with_the_description() -> None:
