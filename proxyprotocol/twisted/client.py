@@ -7,17 +7,8 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
+from twisted.internet import interfaces
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IAddress,
-    IFileDescriptorReceiver,
-    IHalfCloseableProtocol,
-    IProtocol,
-    IProtocolFactory,
-    ISSLTransport,
-    IStreamClientEndpoint,
-    ITransport,
-)
 from twisted.internet.protocol import Protocol
 from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
@@ -33,7 +24,7 @@ from proxyprotocol.twisted.transport import AT_THE_SOCKET, abort, find_slot, log
 __all__ = ["ProxyProtocolClientEndpoint"]
 
 
-@implementer(IStreamClientEndpoint)
+@implementer(interfaces.IStreamClientEndpoint)
 class ProxyProtocolClientEndpoint:
     """Connects through another endpoint, and sends a header before anything else.
 
@@ -58,13 +49,13 @@ class ProxyProtocolClientEndpoint:
 
     def __init__(
         self,
-        endpoint: IStreamClientEndpoint,
-        result: ProxyResult | Callable[[ITransport], ProxyResult | None] | None = None,
+        endpoint: interfaces.IStreamClientEndpoint,
+        result: ProxyResult | Callable[[interfaces.ITransport], ProxyResult | None] | None = None,
         *,
         pp: ProxyProtocol | None = None,
         tls: Any = None,
     ) -> None:
-        if not IStreamClientEndpoint.providedBy(endpoint):
+        if not interfaces.IStreamClientEndpoint.providedBy(endpoint):
             raise TypeError(f"endpoint must be a client endpoint, such as clientFromString() returns, not {endpoint!r}")
         self._sender = Sender(result, pp=pp)
         self._endpoint = endpoint
@@ -92,7 +83,7 @@ class ProxyProtocolClientEndpoint:
         endpoint._sender = replace(self._sender, result=result)
         return endpoint
 
-    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+    def connect(self, factory: interfaces.IProtocolFactory) -> Deferred[interfaces.IProtocol]:
         """Connect, and send the header.
 
         Args:
@@ -105,7 +96,7 @@ class ProxyProtocolClientEndpoint:
         """
         inner = factory if self._layer is None else self._layer(factory)
         opening = _OpeningFactory(inner, self._sender, in_tls=self._layer is not None)
-        connecting: Deferred[IProtocol] = self._endpoint.connect(opening).addCallback(opening.opened)
+        connecting: Deferred[interfaces.IProtocol] = self._endpoint.connect(opening).addCallback(opening.opened)
         return connecting
 
 
@@ -116,12 +107,12 @@ class _OpeningFactory(WrappingFactory):
     # why the header could not be written
     failure: Failure | None = None
 
-    def __init__(self, wrapped_factory: IProtocolFactory, sender: Sender, *, in_tls: bool) -> None:
+    def __init__(self, wrapped_factory: interfaces.IProtocolFactory, sender: Sender, *, in_tls: bool) -> None:
         super().__init__(wrapped_factory)  # type: ignore[no-untyped-call]
         self.sender = sender
         self._in_tls = in_tls
 
-    def buildProtocol(self, addr: IAddress | None) -> _Opening | None:  # type: ignore[override]
+    def buildProtocol(self, addr: interfaces.IAddress | None) -> _Opening | None:  # type: ignore[override]
         """Return the protocol that sends the header, or None if the application's factory rejects the connection."""
         protocol: Any = self.wrappedFactory.buildProtocol(addr)
         # Twisted wraps TLS around None as well, and then fails with a traceback when it connects
@@ -151,7 +142,7 @@ class _Opening(Protocol):
         self.factory = factory
         self.wrappedProtocol: Any = protocol
         # Twisted's endpoints check for these interfaces when they receive the protocol
-        for interface in (IHalfCloseableProtocol, IFileDescriptorReceiver):
+        for interface in (interfaces.IHalfCloseableProtocol, interfaces.IFileDescriptorReceiver):
             if interface.providedBy(protocol):
                 alsoProvides(self, interface)
 
@@ -161,7 +152,7 @@ class _Opening(Protocol):
     def makeConnection(self, transport: Any) -> None:
         protocol = self.wrappedProtocol
         try:
-            if ISSLTransport.providedBy(transport):
+            if interfaces.ISSLTransport.providedBy(transport):
                 raise TypeError(
                     "The header comes before TLS, but this endpoint has already started TLS: use an endpoint without "
                     "TLS, and pass the TLS settings as tls="

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import AbstractDatagramProtocol, DatagramProtocol
-from twisted.logger import Logger
 from zope.interface import Interface, directlyProvides, providedBy
 
 from proxyprotocol._adapters.facts import is_foreign
@@ -17,15 +16,13 @@ from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.twisted.clock import Clock
-from proxyprotocol.twisted.transport import log_prefix, to_sockaddr
+from proxyprotocol.twisted.transport import log, log_prefix, to_sockaddr
 from proxyprotocol.typing import SockAddr
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["IProxiedDatagramTransport", "ProxyProtocolDatagramWrapper"]
-
-_log = Logger(namespace="proxyprotocol.twisted")
 
 
 class IProxiedDatagramTransport(Interface):
@@ -109,7 +106,7 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         except ProxyProtocolError as error:
             refusal = self._datagrams.describe_refusal(error, addr, self._clock.time())
             if refusal is not None:
-                _log.warn("{refusal}", refusal=refusal, error=error)
+                log.warn("{refusal}", refusal=refusal, error=error)
             return
         client = received.client
         with self._datagrams.answering(received):
@@ -136,11 +133,11 @@ class _Transport:
             to = self._datagrams.reply_to(addr, self._clock.time())
             if to is None:
                 # drop it: datagrams may get lost anyway
-                _log.debug("No proxy speaks for {peer}: the answer is lost", peer=describe_address(addr))
+                log.debug("No proxy speaks for {peer}: the answer is lost", peer=describe_address(addr))
                 return
             if self._family is not None and is_foreign(to, self._family):
                 # we have forgotten this client, and Twisted's port would raise an error into the application
-                _log.debug("No proxy speaks for {peer}, whose family is not the port's", peer=describe_address(to))
+                log.debug("No proxy speaks for {peer}, whose family is not the port's", peer=describe_address(to))
                 return
         self._port.write(datagram, to)
 

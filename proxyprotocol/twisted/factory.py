@@ -5,17 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet import interfaces
 from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import (
-    IAddress,
-    IHalfCloseableProtocol,
-    IProtocol,
-    IProtocolFactory,
-    IProtocolNegotiationFactory,
-    IReactorTime,
-)
 from twisted.internet.protocol import Protocol
-from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory  # Twisted offers no public name
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
@@ -34,6 +26,7 @@ from proxyprotocol.twisted.transport import (
     describe_peer,
     find_slot,
     from_sockaddr,
+    log,
     log_prefix,
     to_sockaddr,
 )
@@ -42,8 +35,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["ProxyProtocolWrapper", "ProxyProtocolWrapperFactory"]
-
-_log = Logger(namespace="proxyprotocol.twisted")
 
 
 class ProxyProtocolWrapper(Protocol):
@@ -76,14 +67,14 @@ class ProxyProtocolWrapper(Protocol):
         name = type(self).__name__
         return name if self.wrappedProtocol is None else f"{log_prefix(self.wrappedProtocol)} ({name})"
 
-    def getPeer(self) -> IAddress:
+    def getPeer(self) -> interfaces.IAddress:
         """Return the client's address; before the header is complete, the address that connected."""
-        peer: IAddress = self.transport.getPeer()
+        peer: interfaces.IAddress = self.transport.getPeer()
         return peer
 
-    def getHost(self) -> IAddress:
+    def getHost(self) -> interfaces.IAddress:
         """Return the address that the client connected to; before the header is complete, the real one."""
-        host: IAddress = self.transport.getHost()
+        host: interfaces.IAddress = self.transport.getHost()
         return host
 
     def makeConnection(self, transport: Any) -> None:
@@ -130,7 +121,7 @@ class ProxyProtocolWrapper(Protocol):
                 if reason.check(ConnectionClosed) is not None:
                     self._log_refusal(error)
                 else:
-                    _log.warn(
+                    log.warn(
                         "Refused a connection from {peer}: TLS around the header has failed ({reason!r}). Most senders "
                         "put the header in front of TLS: leave out inside_tls= (ppInsideTLS=yes), and listenSSL",
                         peer=describe_peer(self.transport),
@@ -158,7 +149,7 @@ class ProxyProtocolWrapper(Protocol):
             try:
                 self._hand_over(connection)
             except Exception:  # from the application: a server that speaks first starts here
-                _log.failure("The application raised an error when its connection started")
+                log.failure("The application raised an error when its connection started")
 
     def abort(self) -> None:
         """Abort the connection without a message in the log; the factory calls this when its port stops."""
@@ -171,8 +162,8 @@ class ProxyProtocolWrapper(Protocol):
         self.abort()
 
     def _log_refusal(self, error: ProxyProtocolError) -> None:
-        log = _log.debug if error.routine else _log.warn
-        log("{refusal}", refusal=describe_refusal(error, to_sockaddr(self.transport.getPeer())), error=error)
+        write = log.debug if error.routine else log.warn
+        write("{refusal}", refusal=describe_refusal(error, to_sockaddr(self.transport.getPeer())), error=error)
 
     def _hand_over(self, connection: ReceiverConnection) -> None:
         """Build the application's protocol and give it the connection."""
@@ -191,7 +182,12 @@ class ProxyProtocolWrapper(Protocol):
             # check the usual case inline: a call takes measurable time here
             slot = "protocol" if getattr(transport, "protocol", None) is self else find_slot(transport, self)
             if slot is None:
-                transport, slot = self._stay(protocol), IN_A_LAYER
+                # stay, as the application's transport; mypy confuses the hash of the instances with that of the class
+                self.__class__ = _forwarding(type(self))  # type: ignore[arg-type]
+                directlyProvides(self, providedBy(transport))
+                if interfaces.IHalfCloseableProtocol.providedBy(protocol):
+                    alsoProvides(self, interfaces.IHalfCloseableProtocol)
+                transport, slot = self, IN_A_LAYER
             # A transport in front of another may return that one's protocol. We did not replace the protocol there, so
             # data still arrives here and must be forwarded.
             self.wrappedProtocol = protocol
@@ -200,14 +196,6 @@ class ProxyProtocolWrapper(Protocol):
             # from the application; outside the reactor's read nobody else would drop the connection
             abort(transport)
             raise
-
-    def _stay(self, protocol: IProtocol) -> ProxyProtocolWrapper:
-        """Become the application's transport, because the real one cannot be handed over."""
-        # mypy confuses the hash of the instances with that of the class
-        self.__class__ = _forwarding(type(self))  # type: ignore[arg-type]
-        half_close = [IHalfCloseableProtocol] if IHalfCloseableProtocol.providedBy(protocol) else []
-        directlyProvides(self, providedBy(self.transport), *half_close)
-        return self
 
 
 @cache
@@ -242,11 +230,11 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
 
     def __init__(
         self,
-        wrapped_factory: IProtocolFactory,
+        wrapped_factory: interfaces.IProtocolFactory,
         *,
         tls: Any = None,
         tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
-        clock: IReactorTime | None = None,
+        clock: interfaces.IReactorTime | None = None,
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],
     ) -> None:
@@ -264,14 +252,14 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
             wrapped_factory = TLSFactory(tls, wrapped_factory, clock, tls_timeout)
         super().__init__(wrapped_factory)  # type: ignore[no-untyped-call]
         self.receiver = Receiver.of(receiver, keywords)
-        if IProtocolNegotiationFactory.providedBy(self.wrappedFactory):
+        if interfaces.IProtocolNegotiationFactory.providedBy(self.wrappedFactory):
             # TLS around the header checks for it: without it, newer Twisted refuses clients that offer a protocol
-            alsoProvides(self, IProtocolNegotiationFactory)
+            alsoProvides(self, interfaces.IProtocolNegotiationFactory)
         self._headers: Deadlines[ProxyProtocolWrapper] = Deadlines(
             self.receiver.timeout, lambda wrapper: wrapper.time_out(), Clock(clock)
         )
 
-    def buildProtocol(self, addr: IAddress | None) -> ProxyProtocolWrapper:  # type: ignore[override]
+    def buildProtocol(self, addr: interfaces.IAddress | None) -> ProxyProtocolWrapper:  # type: ignore[override]
         return self.protocol(self)
 
     def acceptableProtocols(self) -> list[bytes]:

@@ -5,16 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet import endpoints, interfaces
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import (
-    AdoptedStreamServerEndpoint,
-    StandardIOEndpoint,
-    TCP4ServerEndpoint,
-    TCP6ServerEndpoint,
-    UNIXServerEndpoint,
-)
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, ISSLTransport, IStreamServerEndpoint
-from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # Twisted offers no public name
 from zope.interface import implementer
 
@@ -24,25 +16,24 @@ from proxyprotocol._wire import spec
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.twisted.factory import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
 from proxyprotocol.twisted.tls_endpoints import split_tls_endpoint
-from proxyprotocol.twisted.transport import abort, describe_peer, layers
+from proxyprotocol.twisted.transport import abort, describe_peer, layers, log
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["ProxyProtocolServerEndpoint"]
 
-_log = Logger(namespace="proxyprotocol.twisted")
 # Twisted's endpoints that never do TLS
 _PLAIN_ENDPOINTS = (
-    AdoptedStreamServerEndpoint,
-    StandardIOEndpoint,
-    TCP4ServerEndpoint,
-    TCP6ServerEndpoint,
-    UNIXServerEndpoint,
+    endpoints.AdoptedStreamServerEndpoint,
+    endpoints.StandardIOEndpoint,
+    endpoints.TCP4ServerEndpoint,
+    endpoints.TCP6ServerEndpoint,
+    endpoints.UNIXServerEndpoint,
 )
 
 
-@implementer(IStreamServerEndpoint)
+@implementer(interfaces.IStreamServerEndpoint)
 class ProxyProtocolServerEndpoint:
     """Listens through another endpoint, and reads a header at the start of every connection.
 
@@ -66,7 +57,7 @@ class ProxyProtocolServerEndpoint:
 
     def __init__(
         self,
-        endpoint: IStreamServerEndpoint,
+        endpoint: interfaces.IStreamServerEndpoint,
         *,
         tls: Any = None,
         tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
@@ -74,7 +65,7 @@ class ProxyProtocolServerEndpoint:
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],
     ) -> None:
-        if not IStreamServerEndpoint.providedBy(endpoint):
+        if not interfaces.IStreamServerEndpoint.providedBy(endpoint):
             raise TypeError(f"endpoint must be a server endpoint, such as serverFromString() returns, not {endpoint!r}")
         self._receiver = Receiver.of(receiver, keywords)
         self._endpoint = endpoint
@@ -92,7 +83,7 @@ class ProxyProtocolServerEndpoint:
         elif (parts := split_tls_endpoint(endpoint, tls)) is not None:
             self._endpoint, self._tls = parts
 
-    def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+    def listen(self, factory: interfaces.IProtocolFactory) -> Deferred[interfaces.IListeningPort]:
         """Start to listen.
 
         Args:
@@ -109,7 +100,7 @@ class ProxyProtocolServerEndpoint:
             return fail()
         if type(self._endpoint) not in _PLAIN_ENDPOINTS:
             wrapper.protocol = partial(_OnlyWrapper, inside_tls=self._inside_tls)  # type: ignore[assignment]
-        listening: Deferred[IListeningPort] = self._endpoint.listen(wrapper)
+        listening: Deferred[interfaces.IListeningPort] = self._endpoint.listen(wrapper)
         return listening
 
 
@@ -121,7 +112,7 @@ class _OnlyWrapper(ProxyProtocolWrapper):
         self._inside_tls = inside_tls
 
     def makeConnection(self, transport: Any) -> None:
-        if not self._inside_tls and ISSLTransport.providedBy(transport):
+        if not self._inside_tls and interfaces.ISSLTransport.providedBy(transport):
             refusal = (
                 "the header comes before TLS, but this endpoint has already started TLS. Use an endpoint without TLS, "
                 "and pass the context as tls=; or use inside_tls= (ppInsideTLS=yes) if the sender puts the header "
@@ -132,5 +123,5 @@ class _OnlyWrapper(ProxyProtocolWrapper):
         else:
             super().makeConnection(transport)
             return
-        _log.error("Refused a connection from {peer}: {refusal}", peer=describe_peer(transport), refusal=refusal)
+        log.error("Refused a connection from {peer}: {refusal}", peer=describe_peer(transport), refusal=refusal)
         abort(transport)

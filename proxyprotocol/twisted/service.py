@@ -10,30 +10,21 @@ from typing import Any, ClassVar
 
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import IService
+from twisted.internet import interfaces
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import (
-    IAddress,
-    IHalfCloseableProtocol,
-    ISSLTransport,
-    IStreamClientEndpoint,
-    IStreamServerEndpoint,
-    ITCPTransport,
-)
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from proxyprotocol.sender import name_ends
 from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
-from proxyprotocol.twisted.transport import abort, describe_peer, proxy_result, to_sockaddr
+from proxyprotocol.twisted.transport import abort, describe_peer, log, proxy_result, to_sockaddr
 
 __all__ = ["EchoFactory", "Options", "RelayFactory", "makeService"]
 
-_log = Logger(namespace="proxyprotocol.twisted")
 _LISTEN = ["listen", "l", None, "Where to listen: an endpoint string, such as proxyprotocol:tcp:8080"]
 _CONNECT = ["connect", "c", None, "Where to connect: an endpoint string, such as tcp:127.0.0.1:8080"]
 
@@ -92,11 +83,11 @@ def makeService(options: Options) -> IService:
     return service
 
 
-@implementer(IStreamServerEndpoint)
+@implementer(interfaces.IStreamServerEndpoint)
 class _ListenOrExit:
     """Listens; if it cannot, it logs why and ends the program, at once and with exit status 1 where possible."""
 
-    def __init__(self, endpoint: IStreamServerEndpoint, description: str) -> None:
+    def __init__(self, endpoint: interfaces.IStreamServerEndpoint, description: str) -> None:
         self._endpoint, self._description = endpoint, description
         self._failed = False
 
@@ -111,14 +102,14 @@ class _ListenOrExit:
             return failure
         from twisted.internet import reactor
 
-        _log.critical("--listen {description}: {why}", description=self._description, why=failure.getErrorMessage())
+        log.critical("--listen {description}: {why}", description=self._description, why=failure.getErrorMessage())
         self._failed = True
         if reactor.running:  # the endpoint failed later
             reactor.stop()
         return None
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(interfaces.IHalfCloseableProtocol)
 class _Echo(Protocol):
     transport: Any
 
@@ -151,14 +142,14 @@ class RelayFactory(Factory):
             the client of the incoming connection.
     """
 
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+    def __init__(self, endpoint: interfaces.IStreamClientEndpoint) -> None:
         self._endpoint = endpoint
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+    def buildProtocol(self, addr: interfaces.IAddress | None) -> Protocol:
         return _ClientSide(self._endpoint)
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(interfaces.IHalfCloseableProtocol)
 class _Side(Protocol):
     """One side of a relayed connection: sends its data to the other side, which sets the pace."""
 
@@ -175,7 +166,7 @@ class _Side(Protocol):
             transport = self.other.transport
             transport.unregisterProducer()
             # TLS cannot close one half
-            if ITCPTransport.providedBy(transport) and not ISSLTransport.providedBy(transport):
+            if interfaces.ITCPTransport.providedBy(transport) and not interfaces.ISSLTransport.providedBy(transport):
                 transport.loseWriteConnection()
             else:
                 transport.loseConnection()
@@ -192,7 +183,7 @@ class _Side(Protocol):
         if other is not None:
             other.other = None
             other.transport.unregisterProducer()
-            if ITCPTransport.providedBy(self.transport) and reason.check(ConnectionDone) is None:
+            if interfaces.ITCPTransport.providedBy(self.transport) and reason.check(ConnectionDone) is None:
                 # A cut stream must not look complete. UNIX sockets are exempt: a peer with unread data resets them.
                 abort(other.transport)
             else:
@@ -224,7 +215,7 @@ class _ClientSide(_Side):
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
-            _log.warn(
+            log.warn(
                 "Cannot relay {client}: {reason}",
                 client=describe_peer(self.transport),
                 reason=failure.getErrorMessage(),

@@ -11,14 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from twisted.internet import interfaces
 from twisted.internet.endpoints import clientFromString, serverFromString
-from twisted.internet.interfaces import (
-    IStreamClientEndpoint,
-    IStreamClientEndpointStringParserWithReactor,
-    IStreamServerEndpoint,
-    IStreamServerEndpointStringParser,
-)
-from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
@@ -35,10 +29,10 @@ from proxyprotocol.options import (
 )
 from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
 from proxyprotocol.twisted.server import ProxyProtocolServerEndpoint
+from proxyprotocol.twisted.transport import log
 
 __all__ = ["ClientStringParser", "ServerStringParser"]
 
-_log = Logger(namespace="proxyprotocol.twisted")
 
 _NAME = "proxyprotocol"
 _PREFIX = "pp"
@@ -126,7 +120,7 @@ class _StringParser(ABC):
             raise ValueError(f"{description} cannot be {self._use}: {error}") from error
 
 
-@implementer(IPlugin, IStreamServerEndpointStringParser)
+@implementer(IPlugin, interfaces.IStreamServerEndpointStringParser)
 class ServerStringParser(_StringParser):
     """Parses the endpoint strings of servers; Twisted finds it as a plugin."""
 
@@ -137,7 +131,7 @@ class ServerStringParser(_StringParser):
     _with_header = (_NAME, "haproxy")
     _act = "reads"
 
-    def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> IStreamServerEndpoint:
+    def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> interfaces.IStreamServerEndpoint:
         """Make a server endpoint.
 
         Args:
@@ -148,17 +142,17 @@ class ServerStringParser(_StringParser):
         Raises:
             ValueError: An option, its value or the description of the wrapped endpoint is wrong.
         """
-        endpoint: IStreamServerEndpoint = self._make(reactor, args, kwargs)
+        endpoint: interfaces.IStreamServerEndpoint = self._make(reactor, args, kwargs)
         return endpoint
 
     def _wrapper(self, options: Mapping[str, str]) -> Callable[[Any], Any]:
         inside_tls = choose(_spell("inside_tls"), options.get("inside_tls", "no"), YES_NO)
         receiver, tls_timeout = parse_receiver(options, _spell), parse_tls_timeout(options, _spell)
 
-        def wrap(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
+        def wrap(endpoint: interfaces.IStreamServerEndpoint) -> interfaces.IStreamServerEndpoint:
             risk = describe_risk(receiver, _spell)
             if risk is not None:
-                _log.warn("{risk}", risk=risk)
+                log.warn("{risk}", risk=risk)
             return ProxyProtocolServerEndpoint(
                 endpoint, receiver=receiver, inside_tls=inside_tls, tls_timeout=tls_timeout
             )
@@ -166,7 +160,7 @@ class ServerStringParser(_StringParser):
         return wrap
 
 
-@implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
+@implementer(IPlugin, interfaces.IStreamClientEndpointStringParserWithReactor)
 class ClientStringParser(_StringParser):
     """Parses the endpoint strings of clients; Twisted finds it as a plugin."""
 
@@ -176,9 +170,9 @@ class ClientStringParser(_StringParser):
     _with_header = (_NAME,)
     _act = "sends"
 
-    def parseStreamClient(self, reactor: Any, *args: Any, **kwargs: Any) -> IStreamClientEndpoint:
+    def parseStreamClient(self, reactor: Any, *args: Any, **kwargs: Any) -> interfaces.IStreamClientEndpoint:
         """Make a client endpoint; see :meth:`ServerStringParser.parseStreamServer`."""
-        endpoint: IStreamClientEndpoint = self._make(reactor, args, kwargs)
+        endpoint: interfaces.IStreamClientEndpoint = self._make(reactor, args, kwargs)
         return endpoint
 
     def _wrapper(self, options: Mapping[str, str]) -> Callable[[Any], Any]:

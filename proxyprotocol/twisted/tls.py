@@ -6,18 +6,15 @@ import inspect
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime
-from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from proxyprotocol._adapters.deadlines import Deadlines
 from proxyprotocol._adapters.refusals import describe_late_handshake, describe_no_handshake
 from proxyprotocol.twisted.clock import Clock
-from proxyprotocol.twisted.transport import to_sockaddr
+from proxyprotocol.twisted.transport import log, to_sockaddr
 
 __all__ = ["TLSFactory"]
-
-_log = Logger(namespace="proxyprotocol.twisted")
 
 
 class TLSFactory(TLSMemoryBIOFactory):
@@ -75,5 +72,5 @@ class _TLS(TLSMemoryBIOFactory.protocol):  # type: ignore[misc, valid-type]
             # handing over replaced getPeer only on the instance: the class still returns the proxy's address
             client, peer = map(to_sockaddr, (self.transport.getPeer(), type(self.transport).getPeer(self.transport)))
             reason = describe_late_handshake(self.factory.timeout)
-            _log.warn("{refusal}", refusal=describe_no_handshake(reason, client, peer))
+            log.warn("{refusal}", refusal=describe_no_handshake(reason, client, peer))
             self.abortConnection()

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.logger import Logger
 from twisted.python.components import registerAdapter
 from zope.interface import Interface, implementer
 
@@ -24,10 +25,13 @@ __all__ = [
     "find_slot",
     "from_sockaddr",
     "layers",
+    "log",
     "log_prefix",
     "proxy_result",
     "to_sockaddr",
 ]
+
+log = Logger(namespace="proxyprotocol.twisted")
 
 # the attribute in which a transport keeps its result and its former ``client``
 HEADER: Final = "_proxyprotocol_header"
