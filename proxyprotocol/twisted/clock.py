@@ -24,8 +24,7 @@ _EVERY: Final = 0.25  # seconds between two checks; a busy reactor may be late b
 class Clock:
     """Returns the time and keeps one timer, which is all that a queue of deadlines needs.
 
-    Args:
-        reactor: The source of time, such as a ``twisted.internet.task.Clock`` in a test; None for the global reactor.
+    The source of time is *reactor*, such as a ``twisted.internet.task.Clock`` in a test; None for the global reactor.
     """
 
     def __init__(self, reactor: IReactorTime | None) -> None:
@@ -51,12 +50,7 @@ class Clock:
         return seconds
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> Clock:
-        """Start the timer, which must not be running.
-
-        Args:
-            seconds: The delay.
-            function: Called when the time is over, unless :meth:`cancel` is called first.
-        """
+        """Start the timer, which must not be running; it calls *function* unless :meth:`cancel` comes first."""
         with self._lock:
             self._due, self._function = self.time() + seconds, function
             call: Any = self._reactor.callLater(seconds, lambda: self._fire(call))

@@ -32,12 +32,12 @@ class IProxiedDatagramTransport(Interface):
         """Return what the header of a client's datagram said.
 
         Args:
-            addr: The client's address, as passed to ``datagramReceived``. Inside ``datagramReceived``, this method
-                returns the header of the current datagram; at any other time, that of the last remembered datagram from
-                this client.
+            addr: The client's address, as passed to ``datagramReceived``.
 
         Returns:
-            The result; its ``tlv`` holds the additional fields. None if there was no header.
+            The result; its ``tlv`` holds the additional fields. None if there was no header. Inside
+            ``datagramReceived``, it is for the current datagram; at any other time, for the last remembered one from
+            this client.
         """
 
 

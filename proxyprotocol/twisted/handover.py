@@ -26,15 +26,9 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, client: Any, 
     like any other. All three call ``stopReading`` on the object that reads the socket, so this function watches that
     method.
 
-    This is one long function because calls cost time here: split into six, it took a fifth longer.
+    *client* is the address *peer* in the form of the socket module, or None if the header did not name a client.
 
-    Args:
-        transport: The transport that the application gets.
-        slot: The attribute in which the transport keeps its protocol.
-        protocol: The application's protocol.
-        peer: The client's address.
-        client: The same address in the form of the socket module; None if the header did not name a client.
-        connection: The decided connection.
+    This is one long function because calls cost time here: split into six, it took a fifth longer.
     """
     below, above = transport, protocol  # the object at the socket, and the object right above it
     if slot is AT_THE_SOCKET:

@@ -18,14 +18,7 @@ __all__ = ["TLSFactory"]
 
 
 class TLSFactory(TLSMemoryBIOFactory):
-    """Adds TLS, as a server, to every connection of a factory.
-
-    Args:
-        tls: The TLS settings, such as a ``twisted.internet.ssl.CertificateOptions``.
-        wrapped_factory: The application's factory.
-        reactor: The reactor for TLS and for the time-out; None for the global reactor.
-        timeout: How long a handshake may take, in seconds.
-    """
+    """Adds TLS, as a server, to every connection of a factory; *timeout* limits each handshake, in seconds."""
 
     def __init__(
         self, tls: Any, wrapped_factory: IProtocolFactory, reactor: IReactorTime | None, timeout: float

@@ -15,39 +15,27 @@ from twisted.internet.interfaces import IProtocolFactory
 
 __all__ = ["client_tls", "split_tls_endpoint"]
 
-_Parts = tuple[Any, Any]
 
-
-def _split_ssl_server(private: Any) -> _Parts:
-    tcp = TCP4ServerEndpoint(private._reactor, private._port, private._backlog, private._interface)
-    return tcp, private._sslContextFactory
-
-
-def _split_ssl_client(private: Any) -> _Parts:
-    where = private._reactor, private._host, private._port, private._timeout, private._bindAddress
-    return TCP4ClientEndpoint(*where), client_tls(private._sslContextFactory)
-
-
-# by name, because importing the classes may need pyOpenSSL
-_SPLITS: dict[str, Callable[[Any], _Parts]] = {
-    "twisted.internet.endpoints.SSL4ServerEndpoint": _split_ssl_server,
+# by name, because importing the classes may need pyOpenSSL; wrapClientTLS returns a _WrapperEndpoint
+_SPLITS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "twisted.internet.endpoints.SSL4ServerEndpoint": lambda private: (
+        TCP4ServerEndpoint(private._reactor, private._port, private._backlog, private._interface),
+        private._sslContextFactory,
+    ),
     "twisted.protocols._sni.TLSServerEndpoint": lambda private: (private.endpoint, private.connectionCreator),
-    "twisted.internet.endpoints.SSL4ClientEndpoint": _split_ssl_client,
-    # wrapClientTLS returns it
+    "twisted.internet.endpoints.SSL4ClientEndpoint": lambda private: (
+        TCP4ClientEndpoint(private._reactor, private._host, private._port, private._timeout, private._bindAddress),
+        client_tls(private._sslContextFactory),
+    ),
     "twisted.internet.endpoints._WrapperEndpoint": lambda private: (private._wrappedEndpoint, private._wrapperFactory),
 }
 
 
-def split_tls_endpoint(endpoint: object, tls: Any) -> _Parts | None:
+def split_tls_endpoint(endpoint: object, tls: Any) -> tuple[Any, Any] | None:
     """Split an ``ssl:`` or ``tls:`` endpoint into an endpoint without TLS and TLS.
 
-    Args:
-        endpoint: The endpoint.
-        tls: What the user passed as ``tls=``.
-
-    Returns:
-        The two parts; None for any other endpoint. TLS is a context for a server, and for a client a function that adds
-        TLS to a factory, as :func:`client_tls` returns.
+    Return None for any other endpoint. TLS is a context for a server, and for a client a function that adds TLS to a
+    factory, as :func:`client_tls` returns.
 
     Raises:
         TypeError: This version of Twisted keeps the parts elsewhere, or *tls* requests TLS a second time.
@@ -68,11 +56,7 @@ def split_tls_endpoint(endpoint: object, tls: Any) -> _Parts | None:
 
 
 def client_tls(tls: Any) -> Callable[[IProtocolFactory], IProtocolFactory]:
-    """Return a function that adds TLS, as a client, to a factory.
-
-    Args:
-        tls: The TLS settings, such as ``twisted.internet.ssl.optionsForClientTLS`` returns.
-    """
+    """Return a function that adds TLS, as a client and with the settings *tls*, to a factory."""
     from twisted.protocols.tls import TLSMemoryBIOFactory  # needs pyOpenSSL, which applications without TLS may lack
 
     return lambda factory: TLSMemoryBIOFactory(tls, True, factory)

@@ -50,11 +50,7 @@ class IProxiedTransport(Interface):
     """
 
     def getProxyResult() -> ProxyResult:
-        """Return what the header said.
-
-        Returns:
-            The result; its ``tlv`` holds the additional fields.
-        """
+        """Return what the header said; the result's ``tlv`` holds the additional fields."""
 
     def getProxyPeer() -> IAddress:
         """Return the address of the proxy, which is the address that really connected."""
@@ -152,11 +148,7 @@ def to_sockaddr(address: IAddress) -> SockAddr:
 
 
 def from_sockaddr(address: Any) -> IAddress:
-    """Convert a socket address to a Twisted address.
-
-    Args:
-        address: A result's ``peername`` or ``sockname``, not None.
-    """
+    """Convert a result's ``peername`` or ``sockname``, not None, to a Twisted address."""
     if type(address) is str:
         return UNIXAddress(os.fsencode(address) or None)
     if len(address) == 2:
