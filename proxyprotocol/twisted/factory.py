@@ -44,9 +44,7 @@ class ProxyProtocolWrapper(Protocol):
     client's address, and connects it to the connection's own transport. From then on ``getPeer`` and ``getHost`` of
     that transport return the addresses of the header, and so do ``client``, ``hostname`` and the log prefix of
     Twisted's server transports. The wrapper then drops out. Only if it cannot hand over a transport of an unknown kind
-    does it stay, and forward every event.
-
-    Only the application learns of a half-close. If the stream ends inside the header, the connection is lost.
+    does it stay, and forward every event. A stream that ends inside the header loses the connection.
 
     Args:
         factory: The factory that made it.
@@ -122,7 +120,7 @@ class ProxyProtocolWrapper(Protocol):
                     self._log_refusal(error)
                 else:
                     log.warn(
-                        "Refused a connection from {peer}: TLS around the header has failed ({reason!r}). Most senders "
+                        "Refused a connection from {peer}: TLS around the header failed ({reason!r}). Most senders "
                         "put the header in front of TLS: leave out inside_tls= (ppInsideTLS=yes), and listenSSL",
                         peer=describe_peer(self.transport),
                         reason=reason.value,

@@ -79,8 +79,7 @@ def makeService(options: Options) -> IService:
     endpoints = options.endpoints
     factory: Factory = RelayFactory(endpoints["connect"]) if "connect" in endpoints else EchoFactory()
     listening = _ListenOrExit(endpoints["listen"], options.subOptions["listen"])
-    service: IService = StreamServerEndpointService(listening, factory)
-    return service
+    return StreamServerEndpointService(listening, factory)
 
 
 @implementer(interfaces.IStreamServerEndpoint)

@@ -7,7 +7,6 @@ Examples for servers: ``proxyprotocol:tcp:8080``, ``proxyprotocol:unix:/run/app.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -62,20 +61,36 @@ def _quote(part: str) -> str:
     return part.replace("\\", "\\\\").replace(":", "\\:").replace("=", "\\=")
 
 
-class _StringParser(ABC):
+def _parse_server(options: Mapping[str, str]) -> Callable[[Any], Any]:
+    inside_tls = choose(_spell("inside_tls"), options.get("inside_tls", "no"), YES_NO)
+    receiver, tls_timeout = parse_receiver(options, _spell), parse_tls_timeout(options, _spell)
+
+    def wrap(endpoint: Any) -> Any:
+        risk = describe_risk(receiver, _spell)
+        if risk is not None:
+            log.warn("{risk}", risk=risk)
+        return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls, tls_timeout=tls_timeout)
+
+    return wrap
+
+
+def _parse_client(options: Mapping[str, str]) -> Callable[[Any], Any]:
+    codec, result = parse_sender(options, _spell)
+    return lambda endpoint: ProxyProtocolClientEndpoint(endpoint, result, pp=codec)
+
+
+class _StringParser:
     """What the parsers of server strings and of client strings share."""
 
     prefix = _NAME
+    # turns the options into the function that wraps an endpoint
+    _parse: Callable[[Mapping[str, str]], Callable[[Any], Any]]
     _from_string: Callable[[Any, str], Any]
     _use: str
     _options: Mapping[str, str]
     # the prefixes of endpoints that handle a header themselves, and what they do with it
     _with_header: tuple[str, ...]
     _act: str
-
-    @abstractmethod
-    def _wrapper(self, options: Mapping[str, str]) -> Callable[[Any], Any]:
-        """Return the function that wraps the described endpoint; raise ValueError for a wrong value."""
 
     def _make(self, reactor: Any, args: tuple[str, ...], kwargs: Mapping[str, str]) -> Any:
         """Make an endpoint from the parts of a string after its prefix; raise ValueError for whatever goes wrong."""
@@ -89,7 +104,7 @@ class _StringParser(ABC):
         if unknown:
             raise ValueError(f"Unknown option {unknown}: the options are {', '.join(self._options)}")
         try:
-            wrapper = self._wrapper({self._options[name]: value for name, value in ours.items()})
+            wrapper = self._parse({self._options[name]: value for name, value in ours.items()})
         except ValueError as error:
             if not any(name in str(error) for name in _WITH_COLONS):
                 raise
@@ -124,6 +139,7 @@ class _StringParser(ABC):
 class ServerStringParser(_StringParser):
     """Parses the endpoint strings of servers; Twisted finds it as a plugin."""
 
+    _parse = staticmethod(_parse_server)
     _from_string = staticmethod(serverFromString)
     _use = "listened on"
     _options = _SERVER_OPTIONS
@@ -132,12 +148,7 @@ class ServerStringParser(_StringParser):
     _act = "reads"
 
     def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> interfaces.IStreamServerEndpoint:
-        """Make a server endpoint.
-
-        Args:
-            reactor: The reactor.
-            args: The positional parts of the string after its prefix.
-            kwargs: The parts with a name.
+        """Make a server endpoint from the parts of a string after its prefix.
 
         Raises:
             ValueError: An option, its value or the description of the wrapped endpoint is wrong.
@@ -145,25 +156,12 @@ class ServerStringParser(_StringParser):
         endpoint: interfaces.IStreamServerEndpoint = self._make(reactor, args, kwargs)
         return endpoint
 
-    def _wrapper(self, options: Mapping[str, str]) -> Callable[[Any], Any]:
-        inside_tls = choose(_spell("inside_tls"), options.get("inside_tls", "no"), YES_NO)
-        receiver, tls_timeout = parse_receiver(options, _spell), parse_tls_timeout(options, _spell)
-
-        def wrap(endpoint: interfaces.IStreamServerEndpoint) -> interfaces.IStreamServerEndpoint:
-            risk = describe_risk(receiver, _spell)
-            if risk is not None:
-                log.warn("{risk}", risk=risk)
-            return ProxyProtocolServerEndpoint(
-                endpoint, receiver=receiver, inside_tls=inside_tls, tls_timeout=tls_timeout
-            )
-
-        return wrap
-
 
 @implementer(IPlugin, interfaces.IStreamClientEndpointStringParserWithReactor)
 class ClientStringParser(_StringParser):
     """Parses the endpoint strings of clients; Twisted finds it as a plugin."""
 
+    _parse = staticmethod(_parse_client)
     _from_string = staticmethod(clientFromString)
     _use = "connected to"
     _options = _CLIENT_OPTIONS
@@ -174,7 +172,3 @@ class ClientStringParser(_StringParser):
         """Make a client endpoint; see :meth:`ServerStringParser.parseStreamServer`."""
         endpoint: interfaces.IStreamClientEndpoint = self._make(reactor, args, kwargs)
         return endpoint
-
-    def _wrapper(self, options: Mapping[str, str]) -> Callable[[Any], Any]:
-        version, result = parse_sender(options, _spell)
-        return lambda endpoint: ProxyProtocolClientEndpoint(endpoint, result, pp=version)

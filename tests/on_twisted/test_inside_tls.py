@@ -93,7 +93,7 @@ def test_a_header_in_front_of_tls_is_refused_where_it_must_be_inside(
     ((level, line),) = log.lines
     assert level == "warn"
     assert line.startswith("Refused a connection from 127.0.0.1:")
-    assert "TLS around the header has failed (" in line
+    assert "TLS around the header failed (" in line
     assert line.endswith("put the header in front of TLS: leave out inside_tls= (ppInsideTLS=yes), and listenSSL")
 
 
