@@ -6,12 +6,9 @@ each test, and a client.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import importlib
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -22,7 +19,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -190,18 +187,6 @@ class Log:
         return len(expected)
 
 
-@pytest.fixture
-def log() -> Iterator[Log]:
-    """The log. A failure in it that the test has not taken out is the test's."""
-    log = Log()
-    globalLogPublisher.addObserver(log)
-    try:
-        yield log
-    finally:
-        globalLogPublisher.removeObserver(log)
-    assert [failure.getTraceback() for failure in log.failures] == []
-
-
 REACTORS = {
     "select": ("selectreactor", "SelectReactor"),
     "poll": ("pollreactor", "PollReactor"),
@@ -210,36 +195,10 @@ REACTORS = {
 }
 
 
-@contextlib.contextmanager
-def _built_reactor(kind: str) -> Iterator[Any]:
-    module, name = REACTORS[kind]
-    with contextlib.ExitStack() as stack:
-        arguments = []
-        if kind == "asyncio":
-            arguments = [stack.enter_context(contextlib.closing(asyncio.new_event_loop()))]
-        reactor = getattr(importlib.import_module(f"twisted.internet.{module}"), name)(*arguments)
-        if kind == "epoll":
-            stack.callback(reactor._poller.close)
-        try:
-            yield reactor
-        finally:
-            for reader in list(reactor._internalReaders):
-                reactor.removeReader(reader)
-                reader.connectionLost(None)
-
-
 def install(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a reactor the one that ``from twisted.internet import reactor`` gives."""
     monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
     monkeypatch.setattr(sys.modules["twisted.internet"], "reactor", reactor, raising=False)
-
-
-@pytest.fixture
-def reactor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Each kind of reactor in turn, see conftest.py: a new one, that is the global one during the test."""
-    with _built_reactor(request.param) as reactor:
-        install(reactor, monkeypatch)
-        yield reactor
 
 
 def run(reactor: Any, scenario: Coroutine[Deferred[Any], Any, None]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,6 @@ from proxyprotocol.result import describe_address
 from proxyprotocol.twisted import IProxiedTransport, proxy_result
 from proxyprotocol.twisted.transport import from_sockaddr, to_sockaddr
 from proxyprotocol.typing import SockAddr
-from tests.on_twisted import reactors
 from tests.on_twisted.reactors import (
     CLIENT,
     DESTINATION,
@@ -44,9 +41,6 @@ from tests.on_twisted.reactors import (
 )
 from tests.vectors import IPV4_BLOCK, IPV6_BLOCK, LOCAL, MAPPED_BLOCK, SIGNATURE, paths, v2
 from tests.vectors import PROXY as PROXY_COMMAND
-
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
 
 CLIENT_6 = IPv6Address("TCP", "2001:db8::1", 1000)
 DESTINATION_6 = IPv6Address("TCP", "2001:db8:ffff::2", 2000)
@@ -233,13 +227,6 @@ def test_an_address_goes_to_the_socket_modules_form_and_back(address: IAddress, 
 
 def test_an_address_of_no_socket_has_none_in_the_socket_module() -> None:
     assert to_sockaddr(HostnameAddress(b"example.com", 80)) is None
-
-
-@pytest.fixture
-def short_path() -> Iterator[Path]:
-    """A directory for UNIX sockets, whose paths must be shorter than that of ``tmp_path`` may be."""
-    with tempfile.TemporaryDirectory() as directory:
-        yield Path(directory)
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])

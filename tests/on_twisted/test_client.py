@@ -33,7 +33,6 @@ from proxyprotocol import (
 )
 from proxyprotocol.tlv import ProxyProtocolTLV
 from proxyprotocol.twisted import ProxyProtocolClientEndpoint, proxy_result
-from tests.on_twisted import reactors
 from tests.on_twisted.clients import LOCAL, NAMED, HalfCloseable, endpoint_of, failing, peers, saying
 from tests.on_twisted.reactors import (
     App,
@@ -46,9 +45,6 @@ from tests.on_twisted.reactors import (
     turns,
     until,
 )
-
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
 
 RESULTS = {
     "IPv4": NAMED,

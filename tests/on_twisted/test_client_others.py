@@ -14,12 +14,8 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface import implementer, providedBy
 
 from proxyprotocol.twisted import ProxyProtocolClientEndpoint
-from tests.on_twisted import reactors
 from tests.on_twisted.clients import LOCAL, HalfCloseable, endpoint_of, failing, peers, saying
 from tests.on_twisted.reactors import PROXY, App, AppFactory, MemoryTransport, listen, run, until
-
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
 
 
 @implementer(IStreamClientEndpoint)

@@ -9,12 +9,8 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 
 from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2, ProxyResult
 from proxyprotocol.twisted import ProxyProtocolServerEndpoint, proxy_result
-from tests.on_twisted import reactors
 from tests.on_twisted.clients import NAMED, endpoint_of, peers, saying
 from tests.on_twisted.reactors import CLIENT, DESTINATION, HEADER, AppFactory, connect, listen, run, until, wrap
-
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
 
 
 @pytest.mark.parametrize("pp", [ProxyProtocolV1(), ProxyProtocolV2()], ids=["v1", "v2"])

@@ -27,13 +27,12 @@ from zope.interface.verify import verifyObject
 from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2, ProxyResultIPv4, ProxyResultIPv6
 from proxyprotocol.twisted import ProxyProtocolClientEndpoint
 from proxyprotocol.twisted.strings import ClientStringParser
-from tests.on_twisted import reactors, tls
+from tests.on_twisted import tls
 from tests.on_twisted.clients import LOCAL, peers, saying
 from tests.on_twisted.reactors import AppFactory, listen, run, until
 from tests.on_twisted.tls import SERVER_NAME, Files, answering
 
-log, reactor, files = reactors.log, reactors.reactor, tls.files
-pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+pytestmark = tls.OLD_WAYS
 
 IPV4 = ProxyResultIPv4((IPv4Address("203.0.113.7"), 5678), (IPv4Address("198.51.100.9"), 443))
 IPV6 = ProxyResultIPv6((IPv6Address("2001:db8::1"), 443), (IPv6Address("2001:db8::2"), 80))

@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from proxyprotocol import ProxyProtocolV1
 from proxyprotocol.twisted import ProxyProtocolClientEndpoint, ProxyProtocolServerEndpoint
-from tests.on_twisted import reactors, tls
+from tests.on_twisted import tls
 from tests.on_twisted.clients import LOCAL, NAMED, endpoint_of, failing, peers
 from tests.on_twisted.reactors import (
     CLIENT,
@@ -37,9 +37,7 @@ from tests.on_twisted.reactors import (
 )
 from tests.on_twisted.tls import SERVER_NAME, Files, answering
 
-log, reactor = reactors.log, reactors.reactor
-files = tls.files
-pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+pytestmark = tls.OLD_WAYS
 
 CONTEXT = object()
 CLIENT_HELLO = b"\x16\x03\x01"  # a record of TLS' handshake

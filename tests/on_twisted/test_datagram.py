@@ -14,14 +14,9 @@ from twisted.internet.task import Clock
 
 from proxyprotocol import HeaderPolicy, ProxyProtocolV1, ProxyProtocolV2, Receiver, TrustedProxies
 from proxyprotocol.twisted import IProxiedDatagramTransport, ProxyProtocolDatagramWrapper
-from tests.on_twisted import reactors, test_addresses
 from tests.on_twisted.datagrams import CLIENT, HEADER, App, Peer, ask, keep_quiet, listen, peer_of
 from tests.on_twisted.reactors import Log, run, turns, until
 from tests.vectors import IPV4_BLOCK, IPV6_BLOCK, LOCAL, PROXY, paths, tlv, v2
-
-log, reactor = reactors.log, reactors.reactor
-short_path = test_addresses.short_path
-pytestmark = pytest.mark.usefixtures("log")
 
 CLIENT6 = ("2001:db8::1", 1000)
 HEADER6 = v2(PROXY, 0x22, IPV6_BLOCK)

@@ -10,13 +10,9 @@ from twisted.internet.task import Clock
 
 from proxyprotocol import HeaderPolicy, TrustedProxies
 from tests.core.test_fuzz import mutated
-from tests.on_twisted import reactors
 from tests.on_twisted.datagrams import CLIENT, HEADER, App, Peer, ask, keep_quiet, listen, peer_of
 from tests.on_twisted.reactors import Log, run, until
 from tests.vectors import SIGNATURE, VERSION_1
-
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
 
 
 def test_without_a_header_a_datagram_is_dropped_and_told_in_the_log(reactor: Any, log: Log) -> None:

@@ -27,12 +27,11 @@ from zope.interface.verify import verifyObject
 
 from proxyprotocol import HeaderPolicy, Receiver
 from proxyprotocol.twisted import ProxyProtocolServerEndpoint, ProxyProtocolWrapperFactory
-from tests.on_twisted import reactors, tls
+from tests.on_twisted import tls
 from tests.on_twisted.reactors import CLIENT, DESTINATION, HEADER, AppFactory, Log, connect, run, until
 from tests.on_twisted.tls import Files, TLSClient, answering, served
 
-log, reactor, files = reactors.log, reactors.reactor, tls.files
-pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+pytestmark = tls.OLD_WAYS
 
 CONTEXT = object()
 

@@ -11,7 +11,6 @@ from zope.interface import directlyProvides, implementer, providedBy
 
 from proxyprotocol import HeaderPolicy
 from proxyprotocol.twisted import IProxiedTransport, ProxyProtocolWrapper, proxy_result
-from tests.on_twisted import reactors
 from tests.on_twisted.reactors import (
     CLIENT,
     DESTINATION,
@@ -26,9 +25,6 @@ from tests.on_twisted.reactors import (
     wrap,
 )
 from tests.vectors import LOCAL, single_bytes, v2
-
-log = reactors.log
-pytestmark = pytest.mark.usefixtures("log")
 
 
 class OpaqueTransport(StringTransport):

@@ -12,7 +12,6 @@ from twisted.protocols.portforward import ProxyFactory
 from zope.interface import implementer
 
 from proxyprotocol.twisted import IProxiedTransport, ProxyProtocolWrapper
-from tests.on_twisted import reactors
 from tests.on_twisted.reactors import (
     CLIENT,
     DESTINATION,
@@ -31,9 +30,6 @@ from tests.on_twisted.reactors import (
     wrap,
 )
 from tests.vectors import single_bytes
-
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
 
 # more than one read takes
 LONG = bytes(range(256)) * 1024

@@ -10,7 +10,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import ISSLTransport
 
 from proxyprotocol.twisted import IProxiedTransport, proxy_result
-from tests.on_twisted import reactors, tls
+from tests.on_twisted import tls
 from tests.on_twisted.reactors import (
     CLIENT,
     DESTINATION,
@@ -27,9 +27,7 @@ from tests.on_twisted.reactors import (
 )
 from tests.on_twisted.tls import CUTS, Files, TLSClient, answering
 
-log, reactor = reactors.log, reactors.reactor
-files = tls.files
-pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+pytestmark = tls.OLD_WAYS
 
 
 INSIDE = "proxyprotocol:ssl:0:interface=127.0.0.1:ppInsideTLS=yes"

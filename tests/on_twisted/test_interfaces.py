@@ -14,12 +14,8 @@ from zope.interface.verify import verifyObject
 
 from proxyprotocol import HeaderPolicy, ProxyResult
 from proxyprotocol.twisted import IProxiedTransport, proxy_result
-from tests.on_twisted import reactors
 from tests.on_twisted.reactors import HEADER, PROXY, AppFactory, accept, wrap
 from tests.vectors import VECTORS, Vector, describe
-
-log = reactors.log
-pytestmark = pytest.mark.usefixtures("log")
 
 
 @pytest.fixture

@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.on_twisted import reactors
 from tests.on_twisted.reactors import HEADER, App, AppFactory, Log, connected, run, turns, until, watched
-
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
 
 
 def test_an_application_that_pauses_as_it_begins_gets_no_byte_until_it_resumes(reactor: Any) -> None:

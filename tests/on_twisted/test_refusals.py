@@ -50,9 +50,6 @@ from tests.on_twisted.reactors import (
 from tests.vectors import IPV4_BLOCK, SIGNATURE, checksum, single_bytes, tlv, v2
 from tests.vectors import PROXY as PROXY_COMMAND
 
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
-
 CASES = json.loads((Path(__file__).parent.parent / "corpus" / "conformance.json").read_text())["cases"]
 
 # What comes, and what the log says of it.

@@ -6,8 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,12 +23,11 @@ from zope.interface.verify import verifyObject
 from proxyprotocol import HeaderPolicy, ProxyProtocolDetect, ProxyProtocolV1, ProxyProtocolV2, Receiver
 from proxyprotocol.twisted import ProxyProtocolServerEndpoint
 from proxyprotocol.twisted.strings import ServerStringParser
-from tests.on_twisted import reactors, tls
+from tests.on_twisted import tls
 from tests.on_twisted.reactors import CLIENT, HEADER, AppFactory, Log, connect, run, until
 from tests.on_twisted.tls import Files
 
-log, reactor, files = reactors.log, reactors.reactor, tls.files
-pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+pytestmark = tls.OLD_WAYS
 
 
 def receiver(options: str) -> Receiver:
@@ -290,13 +287,6 @@ def test_tls_without_openssl_is_refused_with_what_is_missing(project_root: Path)
             print(error)
     """
     assert "the extra proxyprotocol[tls] installs" in python(program, project_root)
-
-
-@pytest.fixture
-def short_path() -> Iterator[Path]:
-    """A directory for UNIX sockets, whose paths must be shorter than that of ``tmp_path`` may be."""
-    with tempfile.TemporaryDirectory() as directory:
-        yield Path(directory)
 
 
 SERVED = {

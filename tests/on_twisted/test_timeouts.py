@@ -38,14 +38,6 @@ from tests.on_twisted.reactors import (
 )
 from tests.vectors import single_bytes
 
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
 
 def test_a_header_that_does_not_come_in_time_is_refused(clock: Clock, log: Log) -> None:
     factory = AppFactory()

@@ -26,7 +26,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from proxyprotocol.twisted import IProxiedTransport, ProxyProtocolServerEndpoint, proxy_result
-from tests.on_twisted import reactors, tls
+from tests.on_twisted import tls
 from tests.on_twisted.reactors import (
     CLIENT,
     DESTINATION,
@@ -47,9 +47,7 @@ from tests.on_twisted.reactors import (
 )
 from tests.on_twisted.tls import CUTS, SERVER_NAME, Files, TLSClient, answering, served
 
-log, reactor = reactors.log, reactors.reactor
-files = tls.files
-pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+pytestmark = tls.OLD_WAYS
 
 
 @CUTS
@@ -76,11 +74,6 @@ def test_a_string_reads_the_header_and_then_does_tls(
     assert factory.built == [CLIENT]
     assert (factory.app.peer, factory.app.host, client.received) == (CLIENT, DESTINATION, b"answer to question")
     assert len(factory.app.lost) == 1
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def in_a_handshake(files: Files, clock: Clock, factory: AppFactory, **keywords: Any) -> tuple[Any, MemoryTransport]:

@@ -31,9 +31,6 @@ from tests.on_twisted.reactors import (
 from tests.vectors import PROXY as PROXY_COMMAND
 from tests.vectors import VECTORS, Vector, describe, single_bytes, splits, tlv, v2
 
-log = reactors.log
-pytestmark = pytest.mark.usefixtures("log")
-
 PAYLOAD = b"GET / HTTP/1.0\r\n\r\n"
 V2_HEADER = v2(PROXY_COMMAND, 0x11, bytes.fromhex("c0000201 c6336402 03e8 07d0"))
 HEADERS = pytest.mark.parametrize("header", [HEADER, V2_HEADER], ids=["v1", "v2"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -50,47 +49,6 @@ class Files(NamedTuple):
         """The endpoint string of a server."""
         options = {"privateKey": self.key, "certKey": self.certificate, "extraCertChain": self.chain}
         return ":".join([prefix, *(f"{name}={quoteStringArgument(str(path))}" for name, path in options.items())])
-
-
-@pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """The files, made once. The client has only the root: without the chain in the server's answer it trusts nobody."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-    from cryptography.x509.oid import NameOID
-
-    directory = tmp_path_factory.mktemp("certificates")
-    now, lifetime = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
-    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("root", "chain", SERVER_NAME, "client")}
-
-    def issue(subject: str, issuer: str) -> bytes:
-        is_authority = subject in ("root", "chain")
-        names = {name: x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in (subject, issuer)}
-        public = {name: keys[name].public_key() for name in (subject, issuer)}
-        builder = x509.CertificateBuilder(names[issuer], names[subject], public[subject], x509.random_serial_number())
-        builder = builder.not_valid_before(now - lifetime).not_valid_after(now + lifetime)
-        for extension, critical in (
-            (x509.BasicConstraints(is_authority, None), True),
-            (x509.SubjectAlternativeName([x509.DNSName(subject)]), False),
-            (x509.SubjectKeyIdentifier.from_public_key(public[subject]), False),
-            (x509.AuthorityKeyIdentifier.from_issuer_public_key(public[issuer]), False),
-            (x509.KeyUsage(True, False, False, False, False, is_authority, is_authority, False, False), True),
-        ):
-            builder = builder.add_extension(extension, critical)
-        return builder.sign(keys[issuer], SHA256()).public_bytes(Encoding.PEM)
-
-    def key(name: str) -> bytes:
-        return keys[name].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-    chain = issue("chain", "root")
-    contents = [issue("root", "root"), chain, issue(SERVER_NAME, "chain"), key(SERVER_NAME)]
-    contents.append(key("client") + issue("client", "chain") + chain)
-    paths = Files(*(directory / f"{name}.pem" for name in Files._fields))
-    for path, content in zip(paths, contents, strict=True):
-        path.write_bytes(content)
-    return paths
 
 
 class TLSClient(Client):
