@@ -72,7 +72,7 @@ def short_path() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """The files, made once. The client has only the root: without the chain in the server's answer it trusts nobody."""
+    """The files, made once. The client has only the root, so the server must send the chain."""
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.hashes import SHA256

@@ -1,4 +1,4 @@
-"""The client's endpoint with servers of ours: they see who was named, through a relay too."""
+"""The client's endpoint with the package's own servers, also through a relay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.on_twisted.reactors import CLIENT, DESTINATION, HEADER, AppFactory, c
 
 
 @pytest.mark.parametrize("pp", [ProxyProtocolV1(), ProxyProtocolV2()], ids=["v1", "v2"])
-def test_our_server_sees_who_was_named(reactor: Any, pp: Any) -> None:
+def test_the_server_sees_the_named_client(reactor: Any, pp: Any) -> None:
     server, given = peers(), []
 
     def name(transport: Any) -> ProxyResult:
@@ -32,7 +32,7 @@ def test_our_server_sees_who_was_named(reactor: Any, pp: Any) -> None:
 
 
 @pytest.mark.parametrize("pp", [ProxyProtocolV1(), ProxyProtocolV2()], ids=["v1", "v2"])
-def test_our_server_sees_a_client_that_speaks_for_itself(reactor: Any, pp: Any) -> None:
+def test_the_server_sees_a_client_that_speaks_for_itself(reactor: Any, pp: Any) -> None:
     server = peers()
 
     async def scenario() -> None:
@@ -44,8 +44,8 @@ def test_our_server_sees_a_client_that_speaks_for_itself(reactor: Any, pp: Any) 
     run(reactor, scenario())
 
 
-def test_a_relay_passes_on_what_it_was_told(reactor: Any) -> None:
-    """Server, relay, and server behind it: the last one sees the client that the first was told of."""
+def test_a_relay_passes_on_the_client_of_its_header(reactor: Any) -> None:
+    """The server after the relay sees the client of the header that the relay received."""
     behind = peers()
     port_behind = listen(reactor, wrap(behind, clock=reactor))
 

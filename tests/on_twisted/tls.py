@@ -1,4 +1,4 @@
-"""A client that does TLS by itself, for the tests that say what goes into which segment, and its certificates."""
+"""A client that does TLS by itself, so that tests can choose the segments, and its certificates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SERVER_NAME = "app.example.com"
 
 
 class Files(NamedTuple):
-    """Paths of PEM files: an authority, which has issued another, which has issued the server's and a client's."""
+    """Paths of PEM files: a root authority, an intermediate one, and the server's and the client's certificates."""
 
     root: Path
     chain: Path
@@ -27,7 +27,7 @@ class Files(NamedTuple):
     client: Path
 
     def context(self, *alpn: str) -> ssl.SSLContext:
-        """What a client connects with."""
+        """Return the TLS context of a client."""
         context = ssl.create_default_context(cafile=str(self.root))
         context.load_cert_chain(self.client)
         if alpn:
@@ -35,7 +35,7 @@ class Files(NamedTuple):
         return context
 
     def options(self) -> CertificateOptions:
-        """What a server does TLS with: it asks for the client's certificate."""
+        """Return the TLS settings of a server that asks for a client certificate."""
         own = PrivateCertificate.loadPEM(self.key.read_bytes() + self.certificate.read_bytes())
         chain = Certificate.loadPEM(self.chain.read_bytes())
         return CertificateOptions(
@@ -46,18 +46,18 @@ class Files(NamedTuple):
         )
 
     def string(self, prefix: str) -> str:
-        """The endpoint string of a server."""
+        """Return the endpoint string of a server."""
         options = {"privateKey": self.key, "certKey": self.certificate, "extraCertChain": self.chain}
         return ":".join([prefix, *(f"{name}={quoteStringArgument(str(path))}" for name, path in options.items())])
 
 
 class TLSClient(Client):
-    """A client that does TLS by itself, to say what goes into which segment.
+    """A client that does TLS by itself, to choose what goes into which segment.
 
     Args:
-        context: What it does TLS with.
-        before: What it sends in front of its ClientHello.
-        cut: How it cuts what it sends.
+        context: The TLS context.
+        before: The bytes to send before the ClientHello.
+        cut: The function that cuts the sent bytes into segments.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TLSClient(Client):
         self._advance()
 
     def say(self, *records: bytes) -> None:
-        """Send records, in one segment."""
+        """Send records in one segment."""
         for record in records:
             self.tls.write(record)
         self._send(self._outgoing.read())
@@ -95,9 +95,9 @@ class TLSClient(Client):
                 self.received += data
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLError:  # no TLS
+        except ssl.SSLError:  # the server does not do TLS
             self.transport.loseConnection()
-        else:  # the end
+        else:  # the stream has ended
             self.transport.loseConnection()
         before, self._before = self._before, b""
         self._send(before + self._outgoing.read())
@@ -108,7 +108,7 @@ def answering(app: Any) -> None:
 
 
 async def served(reactor: Any, port: Any, client: TLSClient, *records: bytes) -> None:
-    """Do the handshake, say something and get the answer to it."""
+    """Do the handshake, send records and wait for the answer."""
     await connect(reactor, port, client)
     await until(reactor, lambda: client.ready)
     client.say(*records)
@@ -117,5 +117,5 @@ async def served(reactor: Any, port: Any, client: TLSClient, *records: bytes) ->
 
 CUTS = pytest.mark.parametrize("cut", [lambda data: [data], single_bytes], ids=["whole", "byte by byte"])
 
-# Twisted's own, with a pyOpenSSL that is newer than it
+# Twisted's own use of pyOpenSSL, if that is newer than Twisted
 OLD_WAYS = pytest.mark.filterwarnings("ignore:.*(pyOpenSSL|X509):DeprecationWarning")
