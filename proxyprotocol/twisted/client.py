@@ -84,10 +84,7 @@ class ProxyProtocolClientEndpoint:
         return endpoint
 
     def connect(self, factory: interfaces.IProtocolFactory) -> Deferred[interfaces.IProtocol]:
-        """Connect, and send the header.
-
-        Args:
-            factory: The application's factory.
+        """Connect for the application's factory, and send the header.
 
         Returns:
             A Deferred that fires with the application's protocol, connected. It fails if the wrapped endpoint fails. It

@@ -137,7 +137,7 @@ class _Transport:
                 return
             if self._family is not None and is_foreign(to, self._family):
                 # we have forgotten this client, and Twisted's port would raise an error into the application
-                log.debug("No proxy speaks for {peer}, whose family is not the port's", peer=describe_address(to))
+                log.debug("No proxy speaks for {peer}, and its family is not the port's", peer=describe_address(to))
                 return
         self._port.write(datagram, to)
 

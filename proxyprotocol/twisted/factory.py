@@ -52,13 +52,12 @@ class ProxyProtocolWrapper(Protocol):
 
     factory: ProxyProtocolWrapperFactory
     transport: Any = None
-    wrappedProtocol: Any
-    # None before makeConnection() and after the decision
-    _connection: ReceiverConnection | None
+    wrappedProtocol: Any = None
+    # set from makeConnection() until the decision
+    _connection: ReceiverConnection | None = None
 
     def __init__(self, factory: ProxyProtocolWrapperFactory) -> None:
         self.factory = factory
-        self.wrappedProtocol = self._connection = None
 
     def logPrefix(self) -> str:
         """Return the name of this class, with the application's protocol if there is one."""

@@ -84,10 +84,7 @@ class ProxyProtocolServerEndpoint:
             self._endpoint, self._tls = parts
 
     def listen(self, factory: interfaces.IProtocolFactory) -> Deferred[interfaces.IListeningPort]:
-        """Start to listen.
-
-        Args:
-            factory: The application's factory.
+        """Start to listen for the application's factory.
 
         Returns:
             A Deferred that fires with the port. It fails with TypeError if *factory* already reads a header.

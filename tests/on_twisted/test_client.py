@@ -84,7 +84,7 @@ def test_the_header_is_sent_even_if_the_application_waits_for_its_server(reactor
     assert server.app.segments == [LOCAL]
 
 
-def test_nothing_of_ours_is_left_on_the_connection(reactor: Any) -> None:
+def test_no_code_of_the_package_stays_on_the_connection(reactor: Any) -> None:
     server, client = peers(), AppFactory()
 
     async def scenario() -> None:

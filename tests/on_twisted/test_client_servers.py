@@ -46,19 +46,19 @@ def test_the_server_sees_a_client_that_speaks_for_itself(reactor: Any, pp: Any) 
 
 def test_a_relay_passes_on_the_client_of_its_header(reactor: Any) -> None:
     """The server after the relay sees the client of the header that the relay received."""
-    behind = peers()
-    port_behind = listen(reactor, wrap(behind, clock=reactor))
+    last = peers()
+    last_port = listen(reactor, wrap(last, clock=reactor))
 
     def pass_on(app: Any) -> None:
-        endpoint = endpoint_of(reactor, port_behind, lambda transport: proxy_result(app.transport))
+        endpoint = endpoint_of(reactor, last_port, lambda transport: proxy_result(app.transport))
         endpoint.connect(AppFactory(begin=saying(b"from the relay")))
 
     async def scenario() -> None:
         port = await ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 0, 50, "127.0.0.1")).listen(relay)
         client = await connect(reactor, port)
         client.transport.write(HEADER)
-        await until(reactor, lambda: behind.apps and behind.app.received)
+        await until(reactor, lambda: last.apps and last.app.received)
 
     relay = AppFactory(begin=pass_on)
     run(reactor, scenario())
-    assert (behind.app.peer, behind.app.host, behind.app.received) == (CLIENT, DESTINATION, b"from the relay")
+    assert (last.app.peer, last.app.host, last.app.received) == (CLIENT, DESTINATION, b"from the relay")

@@ -197,9 +197,9 @@ def test_the_hint_about_colons_appears_only_for_options_that_take_addresses(vers
 BAD_FILES = {
     "trust roots that are not there": "tls:app.example:443:trustRoots={directory}/nowhere",
     "a certificate that is not there": "tls:app.example:443:certificate={directory}/nowhere.pem:privateKey={key}",
-    "a certificate that is none": "tls:app.example:443:certificate={directory}/text.pem:privateKey={key}",
+    "an invalid certificate": "tls:app.example:443:certificate={directory}/text.pem:privateKey={key}",
     "a key that is not there": "ssl:127.0.0.1:443:privateKey={directory}/nowhere.pem:certKey={certificate}",
-    "a key that is none": "ssl:127.0.0.1:443:privateKey={directory}/text.pem:certKey={certificate}",
+    "an invalid key": "ssl:127.0.0.1:443:privateKey={directory}/text.pem:certKey={certificate}",
 }
 
 

@@ -210,7 +210,7 @@ def test_a_client_is_forgotten_after_a_time_or_for_a_newer_client(reactor: Any) 
 )
 @pytest.mark.parametrize(
     ("policy", "reason"),
-    [(HeaderPolicy.REQUIRE, ": the answer is lost"), (HeaderPolicy.OPTIONAL, ", whose family is not the port's")],
+    [(HeaderPolicy.REQUIRE, ": the answer is lost"), (HeaderPolicy.OPTIONAL, ", and its family is not the port's")],
     ids=["REQUIRE", "OPTIONAL"],
 )
 def test_a_late_answer_to_a_forgotten_client_of_another_family_is_dropped(

@@ -164,7 +164,7 @@ def test_an_ssl_endpoint_listens_without_tls() -> None:
     assert (tcp._reactor, tcp._port, tcp._backlog, tcp._interface) == (reactor, 8443, 7, "::1")
 
 
-def test_inside_tls_keeps_an_ssl_endpoint_as_it_is() -> None:
+def test_inside_tls_keeps_an_ssl_endpoint_unchanged() -> None:
     reactor = MemoryReactorClock()
     ssl = SSL4ServerEndpoint(reactor, 8443, CONTEXT)
     ProxyProtocolServerEndpoint(ssl, inside_tls=True).listen(AppFactory())

@@ -203,7 +203,7 @@ def test_a_connection_without_a_header_is_forwarded_too(factory: AppFactory) -> 
 
 
 def test_a_transport_that_proxies_another_does_not_swallow_the_connection(factory: AppFactory) -> None:
-    """It returns the other transport's protocol, but the other never sees what is set on it."""
+    """It returns the other transport's protocol, but attributes set on it never reach the other."""
     below: Any = MemoryTransport()
     protocol = wrap(factory).buildProtocol(PROXY)
     below.protocol = protocol

@@ -61,8 +61,8 @@ BAD = {
     "a bare line feed": (b"PROXY TCP4 192.0.2.1\n", "at byte"),
     "a line too long": (b"PROXY UNKNOWN " + b"x" * 94, "107"),
     "version 3": (SIGNATURE + b"\x31", "version"),
-    "a command that is none": (SIGNATURE + b"\x22", "command"),
-    "a family that is none": (SIGNATURE + b"\x21\x41", "family"),
+    "an unknown command": (SIGNATURE + b"\x22", "command"),
+    "an unknown family": (SIGNATURE + b"\x21\x41", "family"),
     "too long": (SIGNATURE + b"\x21\x11\xff\xff", "65551"),
     "too short for its family": (SIGNATURE + b"\x21\x11\x00\x0b", "11"),
     "a TLV that is cut": (v2(PROXY_COMMAND, 0x11, IPV4_BLOCK, b"\1\0"), "TLV"),
@@ -318,10 +318,10 @@ def test_sixty_half_sent_headers_do_not_delay_a_good_one(reactor: Any) -> None:
         for client in half_sent:
             client.transport.write(HEADER[:-1])
         good = await connect(reactor, port)
-        begun = reactor.seconds()
+        started = reactor.seconds()
         good.transport.write(HEADER + b"question")
         await until(reactor, lambda: good.received == b"answer")
-        assert reactor.seconds() - begun < 1
+        assert reactor.seconds() - started < 1
         assert len(factory.apps) == 1
         assert not any(client.lost for client in half_sent)
 
@@ -347,7 +347,7 @@ def end_by(data: bytes, wrapping: Any, clock: Clock) -> Any:
     return transport
 
 
-def end_by_a_codec_of_somebody_elses(wrapping: Any, clock: Clock) -> Any:
+def end_by_a_foreign_codec(wrapping: Any, clock: Clock) -> Any:
     """Its error is the cause of ours, and has its own traceback."""
 
     class Codec(ProxyProtocolV1):
@@ -371,7 +371,7 @@ ENDS |= {
     "cut": partial(end_by, HEADER[:9]),
     "a health check": partial(end_by, b""),
     "late": late,
-    "codec": end_by_a_codec_of_somebody_elses,
+    "codec": end_by_a_foreign_codec,
 }
 
 

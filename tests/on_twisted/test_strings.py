@@ -347,9 +347,9 @@ def test_the_hint_about_colons_appears_only_for_options_that_take_addresses(opti
 
 BAD_FILES = {
     "a key that is not there": "ssl:443:privateKey={directory}/nowhere.pem",
-    "a key that is none": "ssl:443:privateKey={directory}/text.pem",
+    "an invalid key": "ssl:443:privateKey={directory}/text.pem",
     "a certificate that is not there": "ssl:443:privateKey={key}:certKey={directory}/nowhere.pem",
-    "a certificate that is none": "ssl:443:privateKey={key}:certKey={directory}/text.pem",
+    "an invalid certificate": "ssl:443:privateKey={key}:certKey={directory}/text.pem",
     "a directory": "ssl:443:privateKey={directory}",
 }
 
@@ -359,7 +359,7 @@ def test_a_missing_file_is_named(files: Files) -> None:
         serverFromString(MemoryReactorClock(), f"proxyprotocol:ssl:1:privateKey={files.key}:certKey=/nowhere.pem")
 
 
-@pytest.mark.parametrize("inside", ["", ":ppInsideTLS=yes"], ids=["behind", "inside"])
+@pytest.mark.parametrize("inside", ["", ":ppInsideTLS=yes"], ids=["after", "inside"])
 @pytest.mark.parametrize("description", BAD_FILES.values(), ids=BAD_FILES)
 def test_an_unusable_file_raises_an_error_that_quotes_the_description(
     files: Files, tmp_path: Path, description: str, inside: str

@@ -302,12 +302,12 @@ def wrapping(clock: Clock) -> Any:
 
 def test_stopping_a_port_drops_connections_that_wait(wrapping: Any, clock: Clock, log: Log) -> None:
     wrapping.doStart()
-    begun, half, waiting = (accept(wrapping) for _ in range(3))
-    begun.receive(HEADER)
+    started, half, waiting = (accept(wrapping) for _ in range(3))
+    started.receive(HEADER)
     half.receive(HEADER[:9])
     wrapping.doStop()
 
-    assert [begun.aborts, half.aborts, waiting.aborts] == [0, 1, 1]
+    assert [started.aborts, half.aborts, waiting.aborts] == [0, 1, 1]
     assert (clock.getDelayedCalls(), log.lines) == ([], [])
     half.lose()
     assert log.lines == []
