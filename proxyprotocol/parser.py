@@ -56,9 +56,7 @@ class HeaderParser:
         if type(max_header) is not int:
             raise TypeError(f"max_header must be a number of bytes, not {max_header!r}")
         if max_header < spec.V2_FIXED_LENGTH:
-            raise ValueError(
-                f"max_header must be at least 16, the fixed part of a version 2 header, not {max_header!r}"
-            )
+            raise ValueError(f"max_header must be at least 16, the fixed length of version 2, not {max_header!r}")
         codec = DETECT if pp is None else pp
         try:
             found = codec.parse(b"", max_header)

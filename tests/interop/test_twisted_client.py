@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2, ProxyResult, ProxyResultIPv4, ProxyResultIPv6
 from proxyprotocol.tlv import ProxyProtocolTLV
 from proxyprotocol.twisted import ProxyProtocolClientEndpoint
-from tests.on_twisted import reactors
+from tests.on_twisted import conftest
 from tests.on_twisted.reactors import AppFactory, run, until
 
 from ._certificates import SERVER_NAME, Certificates
@@ -28,7 +28,7 @@ from ._programs import Address
 from ._proxies import HAProxy
 from ._servers import Seen, Server
 
-reactor, log = reactors.reactor, reactors.log
+reactor, log = conftest.reactor, conftest.log
 pytestmark = pytest.mark.usefixtures("log")
 
 STRING = "proxyprotocol:tcp:0:interface=127.0.0.1"
