@@ -28,7 +28,7 @@ _OF_THE_CONNECTION: Final = frozenset(
 class _Listener(NamedTuple):
     sock: socket.socket
     backlog: int
-    begin: Callable[[socket.socket, Any], None]
+    begin: Callable[[socket.socket, Any], object]
 
 
 class Acceptor:
@@ -54,7 +54,7 @@ class Acceptor:
         #: Whether it accepts nothing for now.
         self.paused = False
 
-    def listen(self, sock: socket.socket, backlog: int, begin: Callable[[socket.socket, Any], None]) -> None:
+    def listen(self, sock: socket.socket, backlog: int, begin: Callable[[socket.socket, Any], object]) -> None:
         """Accept the connections of a non-blocking socket with a queue of *backlog* connections. The caller closes it.
 
         *begin* is called with each new socket, which is non-blocking too, and its peer's address.

@@ -19,7 +19,6 @@ from proxyprotocol.server._relay.connection import Connection
 from proxyprotocol.server._relay.deadlines import Queues
 from proxyprotocol.server._relay.options import Destination, Listening, parse_destination, parse_source
 from proxyprotocol.server._relay.places import Places
-from proxyprotocol.typing import SockAddr
 
 __all__ = ["BUFFER_LENGTH", "Relay", "Service", "parse_service"]
 
@@ -95,10 +94,9 @@ class Relay:
         self.values = metrics.Counters(1).of(0) if counters is None else counters
         self._acceptor = Acceptor(self.loop, _log, self._full)
         self._services: list[Service] = []
-        self._connections: set[Connection] = set()
+        self.connections: set[Connection] = set()
         self._most = _most_connections()
         self._empty = asyncio.Event()
-        self._empty.set()
 
     def listen(self, service: Service, sockets: Sequence[socket.socket]) -> None:
         """Accept the connections of a service.
@@ -107,11 +105,12 @@ class Relay:
             service: The service.
             sockets: Its listening sockets, non-blocking. The caller closes them.
         """
-        places = Places(service.destination.address)
+        source, destination = service.source, service.destination
+        begin = partial(Connection, self, source, destination, Places(destination.address))
         self._services.append(service)
         for sock in sockets:
-            self._acceptor.listen(sock, service.source.backlog, partial(self._begin, service, places))
-            _log.info("Listening on %s for %s", describe_address(sock.getsockname()), service.destination.address.name)
+            self._acceptor.listen(sock, source.backlog, begin)
+            _log.info("Listening on %s for %s", describe_address(sock.getsockname()), destination.address.name)
 
     def stop_listening(self) -> None:
         """Stop accepting, after those who wait in the system's queue already."""
@@ -120,7 +119,9 @@ class Relay:
 
     async def drain(self) -> None:
         """Wait until no connection is open."""
-        await self._empty.wait()
+        while self.connections:
+            self._empty.clear()
+            await self._empty.wait()
 
     def close(self, reason: str = "the relay ends") -> None:
         """Close all connections at once.
@@ -129,9 +130,10 @@ class Relay:
             reason: The reason for the log.
         """
         self.stop_listening()
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.abort(reason)
-        self.queues.close()
+        for queue in self.queues.values():
+            queue.close()
 
     def reload(self) -> None:
         """Read the files of TLS again. If one cannot be used, the relay logs that, and the old ones stay in use."""
@@ -144,23 +146,15 @@ class Relay:
 
     def forget(self, connection: Connection) -> None:
         """Handle that a connection is over."""
-        self._connections.discard(connection)
+        self.connections.discard(connection)
         self.values[metrics.OPEN] -= 1
-        if not self._connections:
+        if not self.connections:
             self._empty.set()
         if self._acceptor.paused:
             self._acceptor.go_on()
 
-    def _begin(self, service: Service, places: Places, sock: socket.socket, peer: SockAddr) -> None:
-        connection = Connection(self, service.source, service.destination, places, sock, peer)
-        self._connections.add(connection)
-        self._empty.clear()
-        self.values[metrics.CONNECTIONS] += 1
-        self.values[metrics.OPEN] += 1
-        connection.begin()
-
     def _full(self) -> str | None:
-        if len(self._connections) < self._most:
+        if len(self.connections) < self._most:
             return None
         return f"{self._most} connections are open, and there are no file descriptors for more"
 

@@ -122,7 +122,7 @@ class Running:
     @property
     def open(self) -> int:
         """The number of open connections."""
-        return len(self.relay._connections)
+        return len(self.relay.connections)
 
     def wait_until_empty(self) -> None:
         wait_for(lambda: not self.open)

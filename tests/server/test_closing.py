@@ -136,7 +136,7 @@ def test_a_client_that_keeps_silent_is_not_waited_for(relaying: Relaying) -> Non
 def lingering(relaying: Relaying) -> tuple[Running, socket.socket, Link]:
     """Relay to a server that answers and goes, while the client, who has read nothing, says nothing either."""
     pair = relaying.connected()
-    (connection,) = pair.running.relay._connections
+    (connection,) = pair.running.relay.connections
     link = connection._link
     assert link is not None
     fill(pair.client)

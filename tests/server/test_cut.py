@@ -76,7 +76,7 @@ def test_a_reset_that_is_met_when_tls_itself_has_to_answer_is_no_end(
     server = backend.accept().sock
     client.sendall(b"begun")
     assert server.recv(100) == b"begun"
-    (connection,) = running.relay._connections
+    (connection,) = running.relay.connections
     stream = connection._client
     assert isinstance(stream, TLSStream)
 

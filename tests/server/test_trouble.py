@@ -112,7 +112,7 @@ def test_a_client_that_is_reset_in_its_header_is_a_cut_header(
 
 def first(running: Any) -> Any:
     """The one connection."""
-    (connection,) = running.relay._connections
+    (connection,) = running.relay.connections
     return connection
 
 
@@ -263,11 +263,14 @@ def test_a_name_is_asked_for_once_by_all_who_wait_and_again_when_it_is_old(monke
 
         monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
         places = Places(Address("name:80"))
-        assert places.known(loop.time()) is None
+        assert places.fresh_until < loop.time()
         found = [(socket.AF_INET, ("192.0.2.1", 80))]
         assert list(await asyncio.gather(places.find(1), places.find(1))) == [found, found]
-        assert places.known(loop.time()) == found
-        assert places.known(loop.time() + 11) is None
+        assert places.found == found
+        assert loop.time() < places.fresh_until < loop.time() + 11
+        assert await places.find(1) == found  # without another look-up
+        assert asked == ["name"]
+        places.fresh_until = 0.0
         # while nobody answers, the old answer counts
         assert await places.find(1) == found
 

@@ -15,9 +15,10 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from proxyprotocol._adapters.facts import AF_UNIX
+from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.errors import drop_tracebacks
 from proxyprotocol.server._process.program import describe_error
 from proxyprotocol.server._relay.deadlines import Queues, Timed
@@ -68,11 +69,14 @@ _OPEN, _ENDED, _BROKEN, _OVER = State
 
 
 class Context(Protocol):
-    """What all links of a relay share.
+    """What all connections of a relay share.
 
     Attributes:
         buffer: Every flow reads into it.
         values: The counters, by the numbers of ``metrics``.
+        connections: Those that are open.
+        dnsbl: The block list to ask about each client.
+        connect_timeout: How long each address of a destination may take, in seconds.
         idle_timeout: How long nothing may move, in seconds; None for no limit.
     """
 
@@ -80,7 +84,13 @@ class Context(Protocol):
     queues: Queues
     buffer: memoryview
     values: memoryview
+    connections: set[Any]
+    dnsbl: Dnsbl | None
+    connect_timeout: float
     idle_timeout: float | None
+
+    def forget(self, connection: Any) -> None:
+        """Handle that a connection is over."""
 
 
 class Flow:
@@ -227,7 +237,7 @@ class Link(Timed):
     __slots__ = ("_ended", "_grain", "_idle", "_lingers_until", "_requeue_at", "_time", "closed", "down", "relay", "up")
 
     def __init__(self, relay: Context, client: Stream, server: Stream, ended: Callable[[str | None], None]) -> None:
-        super().__init__()
+        self.queue = None
         self.relay, self._ended = relay, ended
         self._time = relay.loop.time
         self.closed = False
@@ -235,14 +245,15 @@ class Link(Timed):
         self._lingers_until: float | None = None
         idle = relay.idle_timeout
         self._grain = 0.0 if idle is None else min(_GRAIN, idle * _GRAIN_SHARE)
-        self._idle = None if idle is None else relay.queues.of(idle + self._grain)
-        self._requeue_at = math.inf if idle is None else 0.0
+        self._idle = relay.queues[None if idle is None else idle + self._grain]
+        #: When a moving byte takes the link to the end of its queue: a busy one need not go there for each chunk.
+        self._requeue_at = math.inf if idle is None else self._time() + self._grain
+        self.wait(self._idle)
         self.up = Flow(self, client, server, BYTES_UP)
         self.down = Flow(self, server, client, BYTES_DOWN)
 
     def begin(self, header: bytes, first: bytes) -> None:
         """Begin to relay: send *header*, and with it the *first* bytes of the client."""
-        self.touch()
         self.relay.values[BYTES_UP] += len(first)
         if header or first:
             self.up.push(memoryview(header + first))
@@ -278,7 +289,7 @@ class Link(Timed):
                     up.source.sock.shutdown(socket.SHUT_WR)
                 longest = min(_MOST_LINGER, self.relay.idle_timeout or _MOST_LINGER)
                 linger = min(_LINGER, longest)
-                self._idle, self._requeue_at = self.relay.queues.of(linger), math.inf
+                self._idle, self._requeue_at = self.relay.queues[linger], math.inf
                 self._lingers_until = self.relay.loop.time() + longest - linger
                 self.wait(self._idle)
         self.watch_both()
