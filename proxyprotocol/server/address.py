@@ -134,8 +134,30 @@ class Address:
             raise ValueError(f"The certificates of authorities in {files} cannot be used: {error}") from None
         # with renegotiation, a peer could make a write wait for a read
         context.options |= _ssl.OP_NO_RENEGOTIATION
-        self._load_certificate(context)
-        self._set_verification(context)
+        cert, key, verify = (self.option(name) for name in ("cert", "key", "verify"))
+        if cert is not None:
+            _check_readable("cert", cert)
+            if key is not None:
+                _check_readable("key", key)
+            try:
+                # OpenSSL would ask for a password at the terminal, and stop a service from starting
+                context.load_cert_chain(cert, key, password=b"")
+            except (_ssl.SSLError, ValueError) as error:
+                files = cert if key is None else f"{cert} with the key {key}"
+                raise ValueError(f"The certificate {files} cannot be used: {error}") from None
+        elif self.server:
+            raise ValueError(f"{self._text!r} needs cert=, the file with the server's certificate")
+        elif key is not None:
+            raise ValueError(f"{self._text!r} has key= but lacks cert=, the file with the certificate")
+        if verify is not None:
+            mode = choose("verify=", verify, _VERIFY_MODES)
+            if mode is _ssl.CERT_NONE:
+                context.check_hostname = False
+            elif self.server and not authorities:
+                raise ValueError(
+                    f"verify={verify} needs cafile= or capath=, the certificates of the authorities to trust"
+                )
+            context.verify_mode = mode
         return context
 
     def check(self, known: tuple[str, ...]) -> None:
@@ -162,35 +184,6 @@ class Address:
                     f"option {name!r} is for ssl:// addresses" if name in TLS_OPTIONS else f"unknown option {name!r}"
                 )
                 raise ValueError(f"{self._text!r}: {problem}; possible here: {', '.join(allowed)}")
-
-    def _load_certificate(self, context: _ssl.SSLContext) -> None:
-        cert, key = self.option("cert"), self.option("key")
-        if cert is None:
-            if self.server:
-                raise ValueError(f"{self._text!r} needs cert=, the file with the server's certificate")
-            if key is not None:
-                raise ValueError(f"{self._text!r} has key= but lacks cert=, the file with the certificate")
-            return
-        for name, path in (("cert", cert), ("key", key)):
-            if path is not None:
-                _check_readable(name, path)
-        try:
-            # OpenSSL would ask for a password at the terminal, and stop a service from starting
-            context.load_cert_chain(cert, key, password=b"")
-        except (_ssl.SSLError, ValueError) as error:
-            files = cert if key is None else f"{cert} with the key {key}"
-            raise ValueError(f"The certificate {files} cannot be used: {error}") from None
-
-    def _set_verification(self, context: _ssl.SSLContext) -> None:
-        verify = self.option("verify")
-        if verify is None:
-            return
-        mode = choose("verify=", verify, _VERIFY_MODES)
-        if mode is _ssl.CERT_NONE:
-            context.check_hostname = False
-        elif self.server and not {"cafile", "capath"} & self.query.keys():
-            raise ValueError(f"verify={verify} needs cafile= or capath=, the certificates of the authorities to trust")
-        context.verify_mode = mode
 
 
 def _check_readable(name: str, path: str) -> None:

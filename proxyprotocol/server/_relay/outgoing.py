@@ -77,14 +77,10 @@ class Outgoing:
         adds = bool(self.additions) or dnsbl is not None
         if received is None:
             said = _describe(incoming, _DEFAULT if self.additions is None else self.additions, dnsbl, authority)
-        elif (
-            received.family_number
-            and wire[0] == _V2_BEGINS
-            and isinstance(codec, ProxyProtocolV2)
-            and not (adds or self.drop)
-        ):
-            return wire
         else:
+            as_it_came = received.family_number and wire[0] == _V2_BEGINS and not (adds or self.drop)
+            if as_it_came and isinstance(codec, ProxyProtocolV2):
+                return wire
             said, tlv = received, ProxyProtocolTLV() if self.drop else received.tlv
             if isinstance(codec, ProxyProtocolV2) and not (tlv and Type.PP2_TYPE_CRC32C in tlv):
                 codec = _WITHOUT_CHECKSUM  # the TLVs go on as they came: with a CRC32C only if there was one
