@@ -13,7 +13,7 @@ import pytest
 
 from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.server._relay.connection import Connection
-from proxyprotocol.server._relay.ends import PlainStream
+from proxyprotocol.server._relay.ends import Stream
 from proxyprotocol.server._relay.link import Flow, Link
 from proxyprotocol.server._relay.outgoing import Incoming
 from proxyprotocol.server._relay.tls import TLSStream
@@ -25,7 +25,7 @@ from tests.server.test_header import closed
 from tests.server.test_trouble import Fails, NeverAnswers
 from tests.server.tls import Encrypted, accept_tls, destination, hello_with_name, source
 
-KINDS = (Connection, Link, Flow, PlainStream, TLSStream, Incoming, ReceiverConnection, ssl.SSLObject)
+KINDS = (Connection, Link, Flow, Stream, TLSStream, Incoming, ReceiverConnection, ssl.SSLObject)
 HEADER = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 
 

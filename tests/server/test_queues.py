@@ -11,7 +11,7 @@ import pytest
 
 from proxyprotocol.server._relay import link as link_module
 from proxyprotocol.server._relay.deadlines import Queues, Timed
-from proxyprotocol.server._relay.ends import PlainStream
+from proxyprotocol.server._relay.ends import Stream
 from proxyprotocol.server._relay.link import Link
 from proxyprotocol.server._relay.metrics import Counters
 
@@ -149,7 +149,7 @@ def test_a_busy_connection_is_never_late_and_an_idle_one_by_little(waiting: Wait
             values=Counters(1).of(0),
             idle_timeout=idle,
         )
-        link = Link(relay, PlainStream(near), PlainStream(far), ends.append)
+        link = Link(relay, Stream(near), Stream(far), ends.append)
         link.touch()
         for _ in range(1000):
             waiting.advance(idle / 100)
@@ -169,7 +169,7 @@ def test_a_busy_connection_changes_its_place_in_the_queue_only_now_and_then(
     )
     near, far = socket.socketpair()
     with near, far:
-        link = Link(relay, PlainStream(near), PlainStream(far), lambda reason: None)
+        link = Link(relay, Stream(near), Stream(far), lambda reason: None)
         moved: list[float] = []
         monkeypatch.setattr(Link, "wait", lambda link, queue: moved.append(waiting.now))
         for _ in range(10_000):

@@ -18,7 +18,7 @@ from proxyprotocol.result import describe_address
 from proxyprotocol.server._process.program import describe_error
 from proxyprotocol.server._relay import metrics
 from proxyprotocol.server._relay.deadlines import Timed
-from proxyprotocol.server._relay.ends import PlainStream, Stream
+from proxyprotocol.server._relay.ends import Stream
 from proxyprotocol.server._relay.link import Context, Link
 from proxyprotocol.server._relay.options import Destination, Listening
 from proxyprotocol.server._relay.outgoing import Incoming
@@ -49,26 +49,6 @@ class Connection(Timed):
         peer: The address that has connected.
     """
 
-    __slots__ = (
-        "_client",
-        "_destination",
-        "_dnsbl",
-        "_header",
-        "_incoming",
-        "_late",
-        "_link",
-        "_peer",
-        "_places",
-        "_received",
-        "_relay",
-        "_remaining",
-        "_server",
-        "_sock",
-        "_source",
-        "_task",
-        "_to",
-    )
-
     _incoming: Incoming
     _received: ReceiverConnection
     # A function, not a bound method: the connection would refer to itself until the next garbage collection.
@@ -89,7 +69,7 @@ class Connection(Timed):
         self._relay = relay
         self._source, self._destination, self._places = source, destination, places
         self._sock, self._peer = sock, peer
-        self._client: Stream = PlainStream(sock)
+        self._client = Stream(sock)
         self._server: socket.socket | None = None
         self._link: Link | None = None
         self._task: asyncio.Task[None] | asyncio.TimerHandle | None = None
@@ -302,7 +282,7 @@ class Connection(Timed):
         if header:
             self._relay.values[metrics.HEADERS_SENT[header[0]]] += 1
         if destination.tls is None:
-            self._begin(PlainStream(server), header)
+            self._begin(Stream(server), header)
             return
         name = destination.server_name
         stream = TLSStream(server, destination.tls, server_side=False, server_hostname=name, first=header)
@@ -316,7 +296,7 @@ class Connection(Timed):
         """Begin to relay: send the header at once, in one piece with what the client has sent by now."""
         relay = self._relay
         self.wait(None)
-        first = self._received.trailing if isinstance(self._client, PlainStream) else b""
+        first = self._received.trailing if self._source.tls is None else b""
         try:
             size = self._client.recv_into(relay.buffer[:_FIRST_READ])
         except (BlockingIOError, InterruptedError):

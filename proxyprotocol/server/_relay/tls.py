@@ -15,6 +15,7 @@ from copy import copy
 from typing import Any, Final
 
 from proxyprotocol.errors import drop_tracebacks
+from proxyprotocol.server._relay.ends import Stream
 
 __all__: list[str] = []
 
@@ -29,7 +30,7 @@ _PLAINTEXT: Final = 4 * _RECORD
 _MOST_UNSENT: Final = 2 * _PLAINTEXT
 
 
-class TLSStream:
+class TLSStream(Stream):
     """TLS on a socket. Call :meth:`handshake` until it returns True before anything else.
 
     Args:
@@ -41,22 +42,8 @@ class TLSStream:
         data: The peer's first bytes, if somebody has read them already.
     """
 
-    __slots__ = (
-        "_ended",
-        "_error",
-        "_established",
-        "_incoming",
-        "_outgoing",
-        "_read_ahead",
-        "_unsent",
-        "fd",
-        "most",
-        "notified",
-        "reading",
-        "sock",
-        "tls",
-        "writing",
-    )
+    # no more than send() encrypts at once, so that nothing is kept twice, in plain and encrypted
+    most = _PLAINTEXT
 
     def __init__(
         self,
@@ -70,8 +57,6 @@ class TLSStream:
     ) -> None:
         self.sock, self.fd = sock, sock.fileno()
         self.reading = self.writing = False
-        # no more than send() encrypts at once, so that nothing is kept twice, in plain and encrypted
-        self.most: int | None = _PLAINTEXT
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
         self._incoming.write(data)
@@ -82,18 +67,15 @@ class TLSStream:
         self._error: OSError | None = None
 
     @property
-    def unsent(self) -> bool:
-        """Whether bytes wait for the peer to take them."""
+    def unsent(self) -> bool:  # type: ignore[override]  # nobody sets these three
         return bool(self._unsent or self._outgoing.pending)
 
     @property
-    def choked(self) -> bool:
-        """Whether so many wait that TLS can answer nothing more."""
+    def choked(self) -> bool:  # type: ignore[override]
         return len(self._unsent) + self._outgoing.pending > _MOST_UNSENT
 
     @property
-    def buffered(self) -> bool:
-        """Whether this object holds bytes to read, or the end."""
+    def buffered(self) -> bool:  # type: ignore[override]
         return bool(self._over or self._read_ahead or self._incoming.pending or self.tls.pending())
 
     def handshake(self) -> bool:
@@ -123,12 +105,6 @@ class TLSStream:
         return True
 
     def recv_into(self, view: memoryview) -> int:
-        """Read as much as there is, and return how many bytes; 0 at the end, with or without a close_notify.
-
-        Raises:
-            BlockingIOError: There is nothing to read yet.
-            OSError: The connection is lost, or the peer does not speak TLS.
-        """
         size = min(len(self._read_ahead), len(view))
         view[:size], self._read_ahead = self._read_ahead[:size], self._read_ahead[size:]
         # A record that does not fit stays in the system's buffer. The link flushes the answers of TLS itself: here,
@@ -145,12 +121,6 @@ class TLSStream:
         raise BlockingIOError if self._error is None else copy(self._error)
 
     def send(self, view: memoryview) -> int:
-        """Encrypt some of the bytes, send what the peer takes, and return how many were encrypted. Some may be unsent.
-
-        Raises:
-            BlockingIOError: Earlier bytes are unsent.
-            OSError: The connection is lost.
-        """
         self.flush()
         if self.unsent:
             raise BlockingIOError
@@ -164,7 +134,6 @@ class TLSStream:
         return size
 
     def flush(self) -> None:
-        """Send as much of the unsent bytes as the peer takes."""
         while self.unsent:
             if self._outgoing.pending:
                 # after what waits already: during the handshake a header, so that both leave in one piece
@@ -175,7 +144,6 @@ class TLSStream:
                 return
 
     def end(self) -> None:
-        """Send a close_notify. The peer's bytes can still be read."""
         # OpenSSL reads up to the peer's close_notify, and would drop the records before it
         record = memoryview(bytearray(_RECORD))
         with contextlib.suppress(ssl.SSLWantReadError):
