@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,10 +43,6 @@ class Service:
     source: Listening
     destination: Destination
 
-    def __post_init__(self) -> None:
-        if "authority" in (self.destination.outgoing.additions or ()):
-            self.source.keep_names()
-
 
 def parse_service(source: str, destination: str) -> Service:
     """Parse a service from its two addresses, in the form of the command line.
@@ -58,7 +54,8 @@ def parse_service(source: str, destination: str) -> Service:
     Raises:
         ValueError: An address is wrong. The text is a sentence.
     """
-    return Service(parse_source(source), parse_destination(destination))
+    to = parse_destination(destination)
+    return Service(parse_source(source, keep_names="authority" in (to.outgoing.additions or ())), to)
 
 
 class Relay:
@@ -86,6 +83,10 @@ class Relay:
         dnsbl: Dnsbl | None = None,
         counters: memoryview | None = None,
     ) -> None:
+        import resource  # here, so that systems without it can still use Address
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = math.inf if limit == resource.RLIM_INFINITY else max((limit - _OTHER_FILES) // 2, 1)
         self.loop = asyncio.get_running_loop()
         self.queues = Queues(self.loop)
         self.buffer = memoryview(bytearray(buffer_length))
@@ -95,7 +96,6 @@ class Relay:
         self._acceptor = Acceptor(self.loop, _log, self._full)
         self._services: list[Service] = []
         self.connections: set[Connection] = set()
-        self._most = _most_connections()
         self._empty = asyncio.Event()
 
     def listen(self, service: Service, sockets: Sequence[socket.socket]) -> None:
@@ -157,11 +157,3 @@ class Relay:
         if len(self.connections) < self._most:
             return None
         return f"{self._most} connections are open, and there are no file descriptors for more"
-
-
-def _most_connections() -> int:
-    """Return for how many connections there are file descriptors."""
-    import resource  # here, so that systems without it can still use Address
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if limit == resource.RLIM_INFINITY else max((limit - _OTHER_FILES) // 2, 1)

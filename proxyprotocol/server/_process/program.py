@@ -57,18 +57,22 @@ def run_program(name: str, command: Callable[[], int]) -> int:
             status = end.code if isinstance(end.code, int) else 0
         # here, where an error still gets its sentence and its exit status
         sys.stdout.flush()
-    except BrokenPipeError:
-        _forget_unwritten()
-        return _BROKEN_PIPE
+        return status
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except (ProgramError, OSError) as error:
-        if isinstance(error, OSError):
-            _forget_unwritten()
-        sentence = describe_error(error) if isinstance(error, OSError) else str(error)
-        print(f"{name}: {escape(sentence)}", file=sys.stderr)
-        return TROUBLE
-    return status
+    except ProgramError as error:
+        sentence = str(error)
+    except OSError as error:
+        # drop what standard output holds: Python flushes it again at its end, and would report the error
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return _BROKEN_PIPE
+        sentence = describe_error(error)
+    print(f"{name}: {escape(sentence)}", file=sys.stderr)
+    return TROUBLE
 
 
 def run_parser(
@@ -78,15 +82,7 @@ def run_parser(
     run: Callable[[argparse.Namespace], int],
     arguments: Sequence[str] | None,
 ) -> int:
-    """Run a command that is also a subcommand of another, and return the exit status.
-
-    Args:
-        name: What the user calls it.
-        description: What it does, for its help.
-        add_arguments: Adds its arguments to a parser.
-        run: Runs it, and returns its exit status.
-        arguments: Those after the command's name; None for the process's own.
-    """
+    """Run a command that is also a subcommand of another, with the process's own arguments for None."""
 
     def command() -> int:
         parser = ArgumentParser(prog=name, description=description, allow_abbrev=False)
@@ -122,23 +118,11 @@ def describe_error(error: OSError) -> str:
 
 
 def _open_closed_streams() -> None:
-    """Open the null device for each closed standard stream, which is None in Python.
-
-    Otherwise a file or socket that is opened later would get descriptor 0, 1 or 2, and with it the stream's text.
-    Standard input stays None, so that a command that reads it can tell a closed stream from an empty one.
-    """
-    if sys.stdin is None:
+    """Open the null device for each closed standard stream: a socket must not get its descriptor, and its text."""
+    if sys.stdin is None:  # and it stays None: a command that reads it tells a closed stream from an empty one
         os.open(os.devnull, os.O_RDONLY)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             place = os.open(os.devnull, os.O_WRONLY)
             # open until the process ends, like the real streams
             setattr(sys, name, open(place, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
-
-
-def _forget_unwritten() -> None:
-    """Drop what standard output holds: Python flushes it again at its end, and would report the error."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,7 +20,7 @@ from proxyprotocol.server._relay import metrics
 from proxyprotocol.server._relay.deadlines import Timed
 from proxyprotocol.server._relay.ends import Stream
 from proxyprotocol.server._relay.link import Context, Link
-from proxyprotocol.server._relay.options import Destination, Listening
+from proxyprotocol.server._relay.options import Destination, Listening, NamedTLS
 from proxyprotocol.server._relay.outgoing import Incoming
 from proxyprotocol.server._relay.places import Places
 from proxyprotocol.server._relay.tls import TLSStream
@@ -271,7 +271,7 @@ class Connection(Timed):
             self._try_next(os.strerror(error))
             return
         tls = self._incoming["ssl_object"]
-        authority = None if tls is None else self._source.names.get(tls)
+        authority = tls.name if isinstance(tls, NamedTLS) else None
         try:
             header = destination.outgoing.header(
                 self._incoming, received.believed, self._header, self._dnsbl, authority, server, self._to[1]
