@@ -19,14 +19,7 @@ __all__: list[str] = []
 
 
 def listen(listening: Listening, *, reuse_port: bool = False) -> list[socket.socket]:
-    """Listen on an address, or on every address of its host.
-
-    Args:
-        listening: The address.
-        reuse_port: Whether other sockets listen there too.
-
-    Returns:
-        Non-blocking sockets.
+    """Listen on an address, or on every address of its host, and return non-blocking sockets.
 
     Raises:
         ProgramError: Listening there is impossible.

@@ -38,16 +38,7 @@ _AGAIN: Final = 0.02  # seconds between two attempts at a UNIX socket with a ful
 
 
 class Connection(Timed):
-    """One connection. It begins when it is made, right after accept.
-
-    Args:
-        relay: What all connections share.
-        source: The address that it came to.
-        destination: The address that it goes to.
-        places: The addresses of the destination's host.
-        sock: The client's socket, which must not block.
-        peer: The address that has connected.
-    """
+    """One connection, with the non-blocking socket of the client. It begins when it is made, right after accept."""
 
     _incoming: Incoming
     _received: ReceiverConnection
@@ -107,7 +98,7 @@ class Connection(Timed):
     # the header
 
     def _read_header(self) -> bool:
-        """Read once, and return whether the header needs more bytes, which may be there already."""
+        """Read once, and return whether to read again: the header is not complete, and there may be more bytes."""
         try:
             data = self._sock.recv(_HEADER_READ)
         except (BlockingIOError, InterruptedError):
@@ -205,7 +196,7 @@ class Connection(Timed):
             try:
                 self._dnsbl = await relay.dnsbl.lookup(SocketInfo.get(self._incoming, self._received.believed))
             except Exception as error:  # from a user's own class: the client must not wait for ever
-                # repr(): a log handler that keeps records must not keep the traceback, which refers to this connection
+                # repr(): log handlers that keep records must not keep the traceback, which refers to this connection
                 _log.error("The block list failed: %s counts as not listed: %s", self._name(), repr(error))
         try:
             self._remaining = iter(await self._places.find(relay.connect_timeout))

@@ -59,19 +59,10 @@ class Outgoing:
         server: socket.socket,
         address: SockAddr,
     ) -> bytes:
-        """Return the header of one connection.
+        """Return the header of one connection; raise ValueError if it has no room for the content.
 
-        Args:
-            incoming: The client's connection.
-            received: The header that came in, if the relay believes it.
-            wire: Its bytes.
-            dnsbl: The answer of a DNS block list about the client.
-            authority: The name that the client asked for in TLS.
-            server: The socket of the connection to the destination.
-            address: The address that this socket is connected to.
-
-        Raises:
-            ValueError: The content does not fit in a header.
+        *received* is the header that came in, if the relay believes it, and *wire* its bytes; *authority* is the name
+        that the client asked for in TLS. *server* is the socket to the destination, connected to *address*.
         """
         codec = self.codec
         adds = bool(self.additions) or dnsbl is not None

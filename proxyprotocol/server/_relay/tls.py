@@ -19,27 +19,20 @@ from proxyprotocol.server._relay.ends import Stream
 
 __all__: list[str] = []
 
-_RECORD: Final = 16384  # bytes; a TLS record holds at most so many
-# Bytes to read from a socket at once. 64 KiB are not faster, and cost another 16 KiB for each connection; 32 KiB cost a
-# twentieth of the throughput.
+_RECORD: Final = 16384  # bytes; the most in one TLS record
+# Bytes to read from a socket at once. 64 KiB are not faster, and cost another 16 KiB for each connection; with 32 KiB
+# the throughput is a twentieth lower.
 _CIPHERTEXT: Final = 3 * _RECORD
-# Bytes to encrypt before sending. This object keeps what the peer does not take of them.
+# Bytes to encrypt before sending. The stream keeps what the peer does not take.
 _PLAINTEXT: Final = 4 * _RECORD
-# Answers of TLS itself come on top. When more than this is unsent, the peer must take some before the relay reads
-# again.
+# TLS itself adds its answers. When more than this is unsent, the relay reads nothing until the peer takes some.
 _MOST_UNSENT: Final = 2 * _PLAINTEXT
 
 
 class TLSStream(Stream):
-    """TLS on a socket. Call :meth:`handshake` until it returns True before anything else.
+    """TLS on a non-blocking socket. Call :meth:`handshake` until it returns True before anything else.
 
-    Args:
-        sock: The socket, which must not block.
-        context: The TLS context.
-        server_side: Whether the relay is the server.
-        server_hostname: For a client: the name that the server's certificate must have.
-        first: Bytes to send before TLS, in one piece with its first bytes.
-        data: The peer's first bytes, if somebody has read them already.
+    *first* is sent before TLS, in one piece with its first bytes. *data* are the peer's first bytes, read already.
     """
 
     # no more than send() encrypts at once, so that nothing is kept twice, in plain and encrypted
@@ -63,8 +56,7 @@ class TLSStream(Stream):
         self._unsent = memoryview(first)
         self._read_ahead = b""
         self._established = self._ended = self.notified = False
-        # to be raised when the caller has read everything that came before it
-        self._error: OSError | None = None
+        self._error: OSError | None = None  # which recv_into() raises when it has returned everything before it
 
     @property
     def unsent(self) -> bool:  # type: ignore[override]  # nobody sets these three
@@ -113,11 +105,11 @@ class TLSStream(Stream):
             try:
                 size += self._decrypt(len(view) - size, view[size:])
             except ssl.SSLWantReadError:
-                if not self._fetch_more():
+                if not self._fetch():
                     break
         if size or self._ended:
             return size
-        # a copy: the traceback of the raised error refers to this stream, which must not refer to it
+        # a copy: the traceback of the raised error refers to this stream, which must not refer to the error
         raise BlockingIOError if self._error is None else copy(self._error)
 
     def send(self, view: memoryview) -> int:
@@ -176,23 +168,23 @@ class TLSStream(Stream):
             self._keep(error)
         return 0
 
-    def _fetch_more(self) -> bool:
-        """Do as ``_fetch``, but keep an error until the caller has read everything that came before it."""
-        try:
-            return self._fetch()
-        except OSError as error:
-            self._keep(error)
-            return False
-
     def _keep(self, error: OSError) -> None:
         drop_tracebacks(error)
         self._error = error
 
     def _fetch(self) -> bool:
-        """Read from the socket, and return whether there was anything, the end included."""
+        """Read from the socket, and return whether there was anything, the end included.
+
+        After the handshake, an error waits until the caller has read everything that came before it.
+        """
         try:
             data = self.sock.recv(_CIPHERTEXT)
         except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if not self._established:
+                raise
+            self._keep(error)
             return False
         if data:
             self._incoming.write(data)
