@@ -123,37 +123,32 @@ class Address:
         """
         if self.url.scheme != "ssl":
             return None
-        authorities = {name: path for name in ("cafile", "capath") if (path := self.option(name)) is not None}
-        for name, path in authorities.items():
-            _check_readable(name, path)
+        files = {name: path for name in ("cert", "key", "cafile", "capath") if (path := self.option(name)) is not None}
+        cert, key, verify = files.pop("cert", None), files.pop("key", None), self.option("verify")
+        if cert is None and self.server:
+            raise ValueError(f"{self._text!r} needs cert=, the file with the server's certificate")
+        if cert is None and key is not None:
+            raise ValueError(f"{self._text!r} has key= but lacks cert=, the file with the certificate")
+        for name, path in {"cert": cert, "key": key, **files}.items():
+            if path is not None:
+                _check_readable(name, path)
         purpose = _ssl.Purpose.CLIENT_AUTH if self.server else _ssl.Purpose.SERVER_AUTH
+        what = "certificates of authorities in " + " and ".join(f"{name}={path}" for name, path in files.items())
         try:
-            context = _ssl.create_default_context(purpose, **authorities)
-        except (_ssl.SSLError, ValueError) as error:
-            files = " and ".join(f"{name}={path}" for name, path in authorities.items())
-            raise ValueError(f"The certificates of authorities in {files} cannot be used: {error}") from None
-        # with renegotiation, a peer could make a write wait for a read
-        context.options |= _ssl.OP_NO_RENEGOTIATION
-        cert, key, verify = (self.option(name) for name in ("cert", "key", "verify"))
-        if cert is not None:
-            _check_readable("cert", cert)
-            if key is not None:
-                _check_readable("key", key)
-            try:
+            context = _ssl.create_default_context(purpose, **files)
+            if cert is not None:
+                what = f"certificate {cert}" if key is None else f"certificate {cert} with the key {key}"
                 # OpenSSL would ask for a password at the terminal, and stop a service from starting
                 context.load_cert_chain(cert, key, password=b"")
-            except (_ssl.SSLError, ValueError) as error:
-                files = cert if key is None else f"{cert} with the key {key}"
-                raise ValueError(f"The certificate {files} cannot be used: {error}") from None
-        elif self.server:
-            raise ValueError(f"{self._text!r} needs cert=, the file with the server's certificate")
-        elif key is not None:
-            raise ValueError(f"{self._text!r} has key= but lacks cert=, the file with the certificate")
+        except (_ssl.SSLError, ValueError) as error:
+            raise ValueError(f"The {what} cannot be used: {error}") from None
+        # with renegotiation, a peer could make a write wait for a read
+        context.options |= _ssl.OP_NO_RENEGOTIATION
         if verify is not None:
             mode = choose("verify=", verify, _VERIFY_MODES)
             if mode is _ssl.CERT_NONE:
                 context.check_hostname = False
-            elif self.server and not authorities:
+            elif self.server and not files:
                 raise ValueError(
                     f"verify={verify} needs cafile= or capath=, the certificates of the authorities to trust"
                 )

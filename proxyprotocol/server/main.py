@@ -115,15 +115,16 @@ class _Program:
     """Opens everything before the relay accepts the first connection, so that every error shows at once."""
 
     def __init__(self, services: list[Service], options: argparse.Namespace) -> None:
-        self._services, self._options = services, options
+        self._options = options
         self._counters = metrics.Counters(options.workers)
         self._metrics = _listen_for_metrics(options.metrics)
-        # for each worker, the sockets of each service
-        first = [listen(service.source, reuse_port=options.workers > 1) for service in services]
-        self._sockets = [first]
+        # for each worker, the services with their sockets
+        first = [(service, listen(service.source, reuse_port=options.workers > 1)) for service in services]
+        self._services = [first]
         for _ in range(1, options.workers):
-            pairs = zip(services, first, strict=True)
-            self._sockets.append([[share(sock, service.source.backlog) for sock in own] for service, own in pairs])
+            self._services.append(
+                [(service, [share(sock, service.source.backlog) for sock in sockets]) for service, sockets in first]
+            )
 
     def run(self) -> int:
         if self._options.workers == 1:
@@ -131,18 +132,18 @@ class _Program:
         return Workers(self._options.workers, self._work, self._stop_listening, self._counters.reset_open).run()
 
     def _stop_listening(self) -> None:
-        for sock in self._all_sockets():
-            unlink(sock)
-            sock.close()
+        for worker in range(self._options.workers):
+            for sock in self._sockets(worker):
+                unlink(sock)
+                sock.close()
 
-    def _all_sockets(self) -> list[socket.socket]:
-        return [sock for worker in self._sockets for service in worker for sock in service]
+    def _sockets(self, worker: int) -> set[socket.socket]:
+        return {sock for _, sockets in self._services[worker] for sock in sockets}
 
     def _work(self, worker: int, parent: int) -> int:
         """Do the work of one process; it reads signals from the file descriptor *parent*, unless that is -1."""
-        own = {sock for service in self._sockets[worker] for sock in service}
-        for sock in self._all_sockets():
-            if sock not in own:
+        for other in range(self._options.workers):
+            for sock in self._sockets(other) - self._sockets(worker):
                 sock.close()
         if worker:
             for sock in self._metrics:
@@ -169,11 +170,11 @@ class _Program:
         first, second = _watch_signals(relay, parent)
         if self._metrics and not worker:
             await metrics.serve(self._metrics, self._counters)
-        for service, sockets in zip(self._services, self._sockets[worker], strict=True):
+        for service, sockets in self._services[worker]:
             relay.listen(service, sockets)
         await first.wait()
         relay.stop_listening()
-        for sock in (sock for service in self._sockets[worker] for sock in service):
+        for sock in self._sockets(worker):
             if options.workers == 1:  # several workers share the path: their parent removes it
                 unlink(sock)
             sock.close()
