@@ -164,20 +164,17 @@ class Address:
         Raises:
             ValueError: The address is wrong. The text is a sentence.
         """
-        url = self.url
-        if url.scheme not in _SCHEMES or url.fragment or "@" in url.netloc:
+        url, unix = self.url, self.url.scheme == "unix"
+        wrong = url.scheme not in _SCHEMES or url.fragment or "@" in url.netloc
+        if wrong or (not unix and (url.path or self.port is None)):
             raise ValueError(f"{self._text!r} is not an address such as {_FORMS}")
-        if url.scheme == "unix":
-            if not url.path.strip("@"):
-                raise ValueError(f"{self._text!r} lacks the path of a UNIX socket: write unix:/run/app.sock")
-        elif url.path or self.port is None:
-            raise ValueError(f"{self._text!r} is not an address such as {_FORMS}")
-        allowed = (*known, *TLS_OPTIONS) if url.scheme == "ssl" else known
+        if unix and not url.path.strip("@"):
+            raise ValueError(f"{self._text!r} lacks the path of a UNIX socket: write unix:/run/app.sock")
+        tls = (*TLS_OPTIONS, "tls_timeout" if self.server else "server_name")
+        allowed = (*known, *tls) if url.scheme == "ssl" else known
         for name in self.query:
             if name not in allowed:
-                problem = (
-                    f"option {name!r} is for ssl:// addresses" if name in TLS_OPTIONS else f"unknown option {name!r}"
-                )
+                problem = f"option {name!r} is for ssl:// addresses" if name in tls else f"unknown option {name!r}"
                 raise ValueError(f"{self._text!r}: {problem}; possible here: {', '.join(allowed)}")
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Final
 
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.server._process.program import ProgramError, number, run_parser
@@ -148,7 +148,8 @@ class _Program:
         if worker:
             for sock in self._metrics:
                 sock.close()
-        sys.unraisablehook = _log_unraisable
+        # what Python cannot raise to any caller, such as an invalid name in a client's TLS, is one line
+        sys.unraisablehook = lambda what: _log.error("Python ignored an error: %r", what.exc_value)
         asyncio.run(self._serve(worker, parent))
         if threading.active_count() > 1:  # a look-up still runs, and Python would wait for it at exit
             logging.shutdown()
@@ -183,11 +184,6 @@ class _Program:
         for task in pending:
             task.cancel()
         relay.close()
-
-
-def _log_unraisable(what: Any) -> None:
-    """Log an error that Python cannot raise to any caller, such as an invalid name in a client's TLS, in one line."""
-    _log.error("Python ignored an error: %r", what.exc_value)
 
 
 def _watch_signals(relay: Relay, parent: int) -> tuple[asyncio.Event, asyncio.Event]:

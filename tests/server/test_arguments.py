@@ -52,7 +52,7 @@ NONE = "but an address without accept= expects none"
         (["--service", ":0?timeout=1", "b:1"], f"timeout= is an option for headers, {NONE}"),
         (
             ["--service", ":0?tls_timeout=1", "b:1"],
-            "':0?tls_timeout=1': unknown option 'tls_timeout'; possible here: ",
+            "':0?tls_timeout=1': option 'tls_timeout' is for ssl:// addresses; possible here: ",
         ),
         (["--service", "ssl://:0?tls_timeout=0", "b:1"], "tls_timeout= takes a number of seconds above 0, not '0'"),
         (

@@ -22,14 +22,11 @@ _LONG: Final = 3600.0  # seconds; a wait without a deadline
 
 
 class Workers:
-    """Starts workers, passes signals on to them, and replaces each that dies.
+    """Starts *count* workers, passes signals on to them, and replaces each that dies.
 
-    Args:
-        count: How many.
-        work: Does a worker's work, and returns its exit status. It gets the worker's number and a file descriptor,
-            which has a byte for each SIGTERM or SIGINT of the parent, and the end of file when the parent is gone.
-        stop_listening: Closes the parent's listening sockets.
-        died: Called with the number of a worker that has died.
+    *work* does a worker's work, and returns its exit status. It gets the worker's number and a file descriptor, which
+    has a byte for each SIGTERM or SIGINT of the parent, and the end of file when the parent is gone. *stop_listening*
+    closes the parent's listening sockets. *died* is called with the number of a worker that has died.
     """
 
     def __init__(
@@ -39,9 +36,7 @@ class Workers:
         stop_listening: Callable[[], None],
         died: Callable[[int], None],
     ) -> None:
-        self._work = work
-        self._stop_listening = stop_listening
-        self._died = died
+        self._work, self._stop_listening, self._died = work, stop_listening, died
         self._ending = False
         self._status = 0
         self._running: dict[int, int] = {}  # workers by process id

@@ -24,7 +24,6 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 # Options for a header. tls_timeout is not among them: TLS also comes without a header.
 _RECEIVER_OPTIONS = tuple(name for name in OPTIONS if name not in ("version", "tls_timeout"))
 _LISTENER_OPTIONS = ("backlog", "reuse_port")
-_SOURCE_OPTIONS = ("accept", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS, "pp")
 _TLV = f"drop, none, or some of {', '.join(ADDITIONS)}, with commas between them"
 
 
@@ -107,22 +106,18 @@ def parse_listener(text: str) -> Listening:
         ValueError: The address is wrong. The text is a sentence.
     """
     address = Address(text, server=True)
-    _check(address, ("pp", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS))
+    address.check(("pp", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS))
     return Listening(address, _receiver(address, "pp", isinstance(address.pp, ProxyProtocolNoop) and "pp=noop"))
 
 
 def parse_source(text: str, keep_names: bool = False) -> Listening:
     """Parse the address that a service listens on; errors as in :func:`parse_listener`."""
     address = Address(text, server=True)
-    _check(address, _SOURCE_OPTIONS)
+    address.check(("accept", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS, "pp"))
     if not isinstance(address.pp, ProxyProtocolNoop) and address.option("pp") is not None:
         raise ValueError(f"{text!r} has pp=, which is for destinations; write accept= for the headers that come in")
     bare = address.option("accept") is None and "an address without accept="
     return Listening(address, _receiver(address, "accept", bare), keep_names)
-
-
-def _check(address: Address, known: tuple[str, ...]) -> None:
-    address.check((*known, "tls_timeout") if address.url.scheme == "ssl" else known)
 
 
 def _receiver(address: Address, version: str, bare: str | Literal[False]) -> Receiver:
@@ -140,7 +135,7 @@ def _receiver(address: Address, version: str, bare: str | Literal[False]) -> Rec
 def parse_destination(text: str) -> Destination:
     """Parse the address that a service connects to; errors as in :func:`parse_listener`."""
     address = Address(text)
-    address.check(("pp", "tlv", "server_name") if address.url.scheme == "ssl" else ("pp", "tlv"))
+    address.check(("pp", "tlv"))
     if not address.host and address.path is None:
         raise ValueError(f"{text!r} lacks the host to connect to")
     if address.port == 0:

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import math
 import socket
-from copy import copy
 from typing import Any, Final
 
 from proxyprotocol._adapters.facts import AF_UNIX
+from proxyprotocol.server._process.program import describe_error
 from proxyprotocol.server.address import Address
 
 __all__: list[str] = []
@@ -34,6 +34,7 @@ class Places:
         self.found: list[tuple[int, Any]] = []
         self.fresh_until = -math.inf
         self._asking: asyncio.Task[None] | None = None
+        self._problem = ""  # of the last look-up
         if address.path is not None:
             self._keep([(AF_UNIX, address.path)], math.inf)
         else:
@@ -52,29 +53,25 @@ class Places:
         if asyncio.get_running_loop().time() < self.fresh_until:
             return self.found
         if self._asking is None:
+            self._problem = ""
             self._asking = asyncio.create_task(self._ask())
-            self._asking.add_done_callback(self._asked)
         # asyncio.wait() does not cancel the task at the time-out: other connections wait for it too
-        done, _ = await asyncio.wait({self._asking}, timeout=timeout)
+        await asyncio.wait({self._asking}, timeout=timeout)
         if not self.found:
-            for task in done:
-                if (error := task.exception()) is not None:
-                    raise copy(error)  # the traceback of the original would refer to the waiting connections
-            raise OSError(f"no name server answered within {timeout:g} seconds")
+            raise OSError(self._problem or f"no name server answered within {timeout:g} seconds")
         return self.found
 
     async def _ask(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            self._keep([(family, address) for family, *_, address in found], loop.time() + _FRESH)
+        except OSError as error:
+            self._problem = describe_error(error)
         except ValueError as error:  # an empty label, one that is too long, or a NUL
-            raise OSError(f"{self._host!a} is not a valid host name: {error}") from None
-        self._keep([(family, address) for family, *_, address in found], loop.time() + _FRESH)
-
-    def _asked(self, task: asyncio.Task[None]) -> None:
-        self._asking = None
-        if not task.cancelled():
-            task.exception()  # the waiting connections report it; asyncio must not report it again
+            self._problem = f"{self._host!a} is not a valid host name: {error}"
+        finally:
+            self._asking = None
 
     def _keep(self, found: list[tuple[Any, Any]], fresh_until: float) -> None:
         self.found, self.fresh_until = list(dict.fromkeys(found)), fresh_until
