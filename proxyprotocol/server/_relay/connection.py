@@ -224,9 +224,10 @@ class Connection(Timed):
                 if family != AF_UNIX:
                     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 error = server.connect_ex(address)
-                problem = os.strerror(error)
             except OSError as failure:
-                error, problem = failure.errno or -1, describe_error(failure)
+                self._drop_server()
+                problem = describe_error(failure)
+                continue
             if error == 0:
                 self._connected()
                 return
@@ -234,6 +235,7 @@ class Connection(Timed):
                 relay.loop.add_writer(server.fileno(), self._connected)
                 return
             self._drop_server()
+            problem = os.strerror(error)
             if error == errno.EAGAIN:  # a UNIX socket has a full queue, and nothing tells when it has room
                 self._task = relay.loop.call_later(_AGAIN, self._try_next, problem, (place,))
                 return
