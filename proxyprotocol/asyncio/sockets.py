@@ -26,7 +26,7 @@ _log = logging.getLogger("proxyprotocol.asyncio")
 #: The sockets, listening or connected, on which another part of this package reads the headers. Our loops skip them.
 covered: WeakSet[socket.socket] = WeakSet()
 
-_Begin: TypeAlias = Callable[[socket.socket, Any], None]
+_Begin: TypeAlias = "Callable[[socket.socket, Any], object]"
 _ACCEPTS: Final = 64  # at once; then the connections that are open already get their turn
 # The errors with which accept() reports that this connection is gone or that the network has failed. All others concern
 # the system: it is short of files or memory, or a firewall forbids the connection.

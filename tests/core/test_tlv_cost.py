@@ -94,14 +94,14 @@ def relaying(wire: bytes) -> Callable[[], object]:
     """Make the relay's header from a received one, with ``tlv=unique-id``."""
     header = ProxyProtocolV2(checksum=False).pack(result_of(wire))
     receiver = Receiver(max_header=len(header))
-    sock = SimpleNamespace(family=socket.AF_INET, type=socket.SOCK_STREAM, getsockname=lambda: ("192.0.2.9", 80))
+    sock: Any = SimpleNamespace(family=socket.AF_INET, type=socket.SOCK_STREAM)
     outgoing = Outgoing(V2, frozenset({"unique-id"}))
 
     def relay() -> bytes:
         received = receiver.connection(None, None)
         received.feed(header)
-        incoming = Incoming(SimpleNamespace(sock=sock), ("192.0.2.8", 1), received)
-        sent = outgoing.header(incoming, None, None, None)
+        incoming = Incoming(socket=sock, peername=("192.0.2.8", 1), sockname=("192.0.2.9", 80), ssl_object=None)
+        sent = outgoing.header(incoming, received.believed, header, None, None, sock, None)
         assert len(sent) == len(header) + 3 + 16
         return sent
 
