@@ -21,7 +21,6 @@ _LOOKED_AT: Final = 1024
 _COLON_LINE: Final = re.compile(r"[0-9A-Fa-f]{8}: (?P<digits>[0-9A-Fa-f]{2,}(?: [0-9A-Fa-f]+)*)(?:\s\s.*)?")
 _HEXDUMP_LINE: Final = re.compile(r"[0-9A-Fa-f]{8}(?:  (?P<digits>[0-9A-Fa-f]{2}(?: {1,2}[0-9A-Fa-f]{2})*))?")
 _SEPARATORS: Final = re.compile(r"0[xX](?=[0-9A-Fa-f]{2})|[\s:,;]+")
-_DIGITS: Final = re.compile(r"(?:[0-9A-Fa-f]{2})*")
 _QUOTED: Final = re.compile(r"[bB]?(?P<quote>['\"])(?P<inside>.*)(?P=quote)", re.DOTALL)
 _ESCAPE: Final = re.compile(rb"\\(?:x(?P<hex>[0-9A-Fa-f]{2})|(?P<octal>[0-7]{1,3})|(?P<letter>[abefnrtv\\'\"]))")
 _LETTERS: Final = dict(zip(b"abefnrtv\\'\"", b"\a\b\x1b\f\n\r\t\v\\'\"", strict=True))
@@ -43,8 +42,15 @@ def read_hex(text: str) -> bytes:
         quoted = _QUOTED.fullmatch(text)
         return read_escapes(quoted["inside"] if quoted else text)
     digits = _SEPARATORS.sub("", " ".join(_lines_of_digits(text)))
-    if not _DIGITS.fullmatch(digits):
-        raise ProgramError(_complaint(text, digits))
+    wrong = re.search(r"[^0-9A-Fa-f]", digits)
+    if wrong is not None:
+        lines = enumerate(text.splitlines(), 1)
+        line = next(number for number, line in lines if wrong[0] in _SEPARATORS.sub("", line))
+        raise ProgramError(
+            f"{wrong[0]!a} in line {line} is not a hexadecimal digit; proxyprotocol decode --help says what --hex reads"
+        )
+    if len(digits) % 2:
+        raise ProgramError(f"{len(digits)} hexadecimal digits are an odd number: one is missing")
     return bytes.fromhex(digits)
 
 
@@ -72,14 +78,6 @@ def _lines_of_digits(text: str) -> Iterator[str]:
             if any(digits):
                 return iter(digits)
     return iter(lines)
-
-
-def _complaint(text: str, digits: str) -> str:
-    wrong = re.search(r"[^0-9A-Fa-f]", digits)
-    if wrong is None:
-        return f"{len(digits)} hexadecimal digits are an odd number: one is missing"
-    line = next(number for number, line in enumerate(text.splitlines(), 1) if wrong[0] in _SEPARATORS.sub("", line))
-    return f"{wrong[0]!a} in line {line} is not a hexadecimal digit; proxyprotocol decode --help says what --hex reads"
 
 
 def read_escapes(text: str) -> bytes:
