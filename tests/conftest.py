@@ -62,6 +62,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reactors", default=",".join(REACTORS), help="the kinds of reactors to test on, with commas")
 
 
+@pytest.hookimpl(optionalhook=True)  # only pytest-xdist has it
+def pytest_xdist_auto_num_workers() -> int:
+    """Start two workers for each processor: many tests wait for other programs or for time-outs."""
+    return 2 * (os.cpu_count() or 1)
+
+
 def pytest_collection_finish() -> None:
     """Hide the collected tests from the garbage collector: many tests call it, and each call would walk them all."""
     gc.collect()

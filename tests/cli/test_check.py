@@ -72,9 +72,16 @@ def outcomes(ran: Ran) -> dict[str, str]:
     return dict(re.findall(r"^  (\w.*?)  +(.*)$", ran.text, re.MULTILINE))
 
 
+@pytest.fixture
+def silent_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for a greeting: the servers of these tests never speak first, and each would cost a second."""
+    monkeypatch.setattr("proxyprotocol.cli.check._FIRST_WORD", 0.05)  # no option sets it
+
+
 # Real servers
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_our_own_endpoint_wants_a_header_and_takes_every_one(tmp_path: Path) -> None:
     listen = ["--listen", "proxyprotocol:tcp:0:interface=127.0.0.1", "--path", str(tmp_path)]
     with program("-u", "-m", "twisted", "web", *listen) as server:
@@ -89,6 +96,7 @@ def test_our_own_endpoint_wants_a_header_and_takes_every_one(tmp_path: Path) -> 
     assert all("connection" in seen[name] for name in ("without a header", "version 1, wrong", "version 2, wrong"))
 
 
+@pytest.mark.usefixtures("silent_at_first")
 @pytest.mark.parametrize(("version", "other"), [(1, 2), (2, 1)])
 def test_a_server_that_takes_one_version_is_told_from_one_that_takes_both(
     tmp_path: Path, version: int, other: int
@@ -101,6 +109,7 @@ def test_a_server_that_takes_one_version_is_told_from_one_that_takes_both(
     assert f"A wrong header of version {other}" not in ran.text
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_a_server_of_pythons_own_wants_none(tmp_path: Path) -> None:
     server_class = http.server.ThreadingHTTPServer
     handler = type("Handler", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *arguments: None})
@@ -215,6 +224,7 @@ def echo(connection: socket.socket) -> None:
     connection.sendall(connection.recv(65536))
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_what_is_sent_may_be_chosen() -> None:
     with serving(echo) as server:
         ran = run("check", server, "--send", r"\x41\r\nB")
@@ -223,6 +233,7 @@ def test_what_is_sent_may_be_chosen() -> None:
     assert outcomes(ran)["without a header"] == "answered 'A'"
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_a_server_that_answers_headers_as_anything_else_takes_none() -> None:
     with serving(echo) as server:
         ran = run("check", server, "--send", "", *QUICK)
@@ -239,6 +250,7 @@ def optional(connection: socket.socket) -> None:
     connection.sendall(b"hello\n")
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_a_server_that_needs_no_header_and_takes_one_is_warned_of() -> None:
     with serving(optional) as server:
         ran = run("check", server)
@@ -254,6 +266,7 @@ def only_proxied(connection: socket.socket) -> None:
         echo(connection)
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_a_server_that_serves_no_health_checks_is_told_of() -> None:
     with serving(only_proxied) as server:
         ran = run("check", server)
@@ -312,12 +325,14 @@ def nasty(connection: socket.socket) -> None:
     connection.sendall(b"\x1b[31mred\x9b\n")
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_what_a_server_answers_cannot_harm_a_terminal() -> None:
     with serving(nasty) as server:
         ran = run("check", server)
     assert all(line.isprintable() for line in ran.text.splitlines())
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_what_a_server_answers_is_escaped_once() -> None:
     def serve(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -366,6 +381,7 @@ def shake_hands(connection: socket.socket, context: ssl.SSLContext) -> None:
         tls.recv(65536)
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_it_speaks_tls_after_a_header(tls_context: ssl.SSLContext) -> None:
     def serve(connection: socket.socket) -> None:
         read_header(connection)
@@ -378,6 +394,7 @@ def test_it_speaks_tls_after_a_header(tls_context: ssl.SSLContext) -> None:
     assert outcomes(ran)["version 2"] == "TLS was agreed upon"
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_tls_without_a_header_is_told_from_it(tls_context: ssl.SSLContext) -> None:
     with serving(lambda connection: shake_hands(connection, tls_context)) as server:
         ran = run("check", server, "--tls")
@@ -385,6 +402,7 @@ def test_tls_without_a_header_is_told_from_it(tls_context: ssl.SSLContext) -> No
     assert "It wants no header" in ran.text
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_it_says_that_a_server_does_not_speak_tls() -> None:
     with serving(constant) as server:
         ran = run("check", server, "--tls")
@@ -418,6 +436,7 @@ def test_a_wrong_argument_is_one_sentence(arguments: tuple[str, ...], said: str)
     assert len(ran.errors.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("silent_at_first")
 @pytest.mark.parametrize("seconds", ["1e1", ".5", "2", "9999.5"])
 def test_seconds_are_written_as_for_the_relay(seconds: str) -> None:
     with serving(echo) as server:
@@ -432,6 +451,7 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
     assert ran.errors == f"proxyprotocol: Cannot connect to 127.0.0.1:{port}: Connection refused\n"
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_a_server_is_asked_over_ipv6() -> None:
     families = set()
 
