@@ -28,42 +28,25 @@ _ENDINGS: Final = {"closed": "closed the connection", "reset": "reset the connec
 
 
 class Target(NamedTuple):
-    """The server, and how to ask it.
-
-    Attributes:
-        host: Its name or address.
-        port: Its port.
-        message: The bytes after the header; empty for a server that speaks first.
-        tls: Whether TLS follows the header.
-        timeout: How long one connection may take, in seconds.
-        greets: Whether the server speaks first to a client that sends nothing: its greeting is worth waiting for.
-    """
+    """The server, and how to ask it."""
 
     host: str
     port: int
-    message: bytes
-    tls: bool
-    timeout: float
-    greets: bool = False
+    message: bytes  # the bytes after the header; empty for a server that speaks first
+    tls: bool  # whether TLS follows the header
+    timeout: float  # how long one connection may take, in seconds
+    greets: bool = False  # whether the server speaks first to a silent client, so that its greeting is worth a wait
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one connection.
-
-    Attributes:
-        answer: What the server said.
-        ending: How the connection ended: ``"closed"``, ``"reset"``, or empty if it was still open.
-        handshake: With TLS, whether the handshake succeeded; else None.
-        reason: With TLS, why it failed.
-        peer: The server's IP address; empty if the server reset the connection before the client could send.
-    """
+    """The result of one connection."""
 
     answer: bytes = b""
-    ending: str = ""
-    handshake: bool | None = None
-    reason: str = ""
-    peer: str = ""
+    ending: str = ""  # "closed", "reset", or empty if the connection was still open
+    handshake: bool | None = None  # whether the TLS handshake succeeded; None without TLS
+    reason: str = ""  # why the handshake failed
+    peer: str = ""  # the server's IP address; empty if the server reset the connection before the client could send
 
     @property
     def answered(self) -> bool:
@@ -106,15 +89,7 @@ class Outcome:
 
 
 def ask(target: Target, header: Callable[[ProxyResult], bytes]) -> Outcome:
-    """Connect to a server, send a header and the message, and collect the answer.
-
-    Args:
-        target: The server.
-        header: Returns the header, or no bytes, for the ends of the connection.
-
-    Raises:
-        ProgramError: The connection failed.
-    """
+    """Connect, send what *header* returns for the ends of the connection, then the message, and collect the answer."""
     reset = Outcome(ending="reset", handshake=False if target.tls else None)
     try:
         sock = socket.create_connection((target.host, target.port), target.timeout)

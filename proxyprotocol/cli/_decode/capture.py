@@ -41,14 +41,9 @@ class _Limited:
 
 
 class Capture:
-    """The headers in a capture. Iterate once: *packets* counts the packets so far.
+    """The headers in a capture, of which the *first* bytes were read already.
 
-    Args:
-        first: The first bytes of the file.
-        file: The file after these bytes.
-
-    Raises:
-        ProgramError: The capture is damaged, or of an unknown kind of network. Iteration raises it too.
+    Iterate once: *packets* counts the packets so far. A damaged file raises :class:`ProgramError`.
     """
 
     def __init__(self, first: bytes, file: BinaryIO) -> None:

@@ -51,13 +51,7 @@ _UNKNOWN: Final[Description] = {
 
 
 def describe(data: bytes, following: int = 0, *, is_datagram: bool = False) -> Description:
-    """Describe the header at the start of *data*, or what is wrong with it.
-
-    Args:
-        data: The first bytes of a stream, up to the longest possible header; or a datagram.
-        following: How many more bytes came that are not in *data*.
-        is_datagram: Whether the stricter rules for datagrams apply.
-    """
+    """Describe the header at the start of *data*, or what is wrong with it; *following* counts more bytes after it."""
     # the longest possible header, because a receiver's limit does not make a header wrong
     parser = HeaderParser(max_header=spec.V2_MAX_LENGTH)
     error = None

@@ -27,15 +27,10 @@ _LETTERS: Final = dict(zip(b"abefnrtv\\'\"", b"\a\b\x1b\f\n\r\t\v\\'\"", strict=
 
 
 def read_hex(text: str) -> bytes:
-    """Return the bytes that a text stands for.
+    """Return the bytes that a text stands for; a :class:`ProgramError` says what is wrong with another text.
 
-    Args:
-        text: Pairs of hexadecimal digits, with or without white space, colons, commas or ``0x`` between them; a dump
-            by ``xxd`` or ``hexdump -C``; or, if there is a backslash in it, a string with the escapes of C and Python,
-            with or without quotation marks.
-
-    Raises:
-        ProgramError: The text is something else.
+    The text is pairs of hexadecimal digits, with or without white space, colons, commas or ``0x`` between them; a dump
+    by ``xxd`` or ``hexdump -C``; or, if it has a backslash, a string with the escapes of C and Python.
     """
     if "\\" in text:
         text = text.strip()

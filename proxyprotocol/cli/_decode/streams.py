@@ -28,22 +28,13 @@ Flow: TypeAlias = tuple[str, int, str, int]
 
 
 class Segment(NamedTuple):
-    """The part of a stream that one packet holds.
+    """The part of a stream that one packet holds."""
 
-    Attributes:
-        packet: The packet's number in its capture, counted from 1.
-        flow: The sender and the receiver, each with its port.
-        sequence: The sequence number of the segment.
-        begins: Whether it is the client's first, a SYN without an ACK.
-        ends: Whether it is the last, a FIN or a RST.
-        data: The bytes.
-    """
-
-    packet: int
+    packet: int  # its number in the capture, counted from 1
     flow: Flow
     sequence: int
-    begins: bool
-    ends: bool
+    begins: bool  # the client's first segment, a SYN without an ACK
+    ends: bool  # the last one, a FIN or a RST
     data: bytes
 
 
