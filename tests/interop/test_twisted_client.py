@@ -1,4 +1,4 @@
-"""The Twisted client in front of a real HAProxy, which reads its header and tells a server of ours what it said."""
+"""The Twisted client in front of a real HAProxy, which reads its header and passes it on to our server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mail server on Twisted, that speaks first: it does so behind the header, and sees the client."""
+"""A mail server on Twisted speaks first: it waits for the header, and sees the client."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_message_names_the_client_it_came_from(server: Application, way_to: Wa
     assert_delivered(server, MailClient(connection), sender, "plain")
 
 
-def test_a_message_names_the_client_it_came_from_behind_starttls(
+def test_a_message_names_the_client_it_came_from_after_starttls(
     server: Application, way_to: WayTo, certificates: Certificates
 ) -> None:
     connection, sender = way_to(server.ports[0]).connect()
