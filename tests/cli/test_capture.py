@@ -1,4 +1,4 @@
-"""`proxyprotocol decode` of captures: real ones by tcpdump, and packets made here in any order that a network may deliver.
+"""`proxyprotocol decode` of captures: real ones by tcpdump, and packets made here in any order a network may choose.
 
 In captures/ HAProxy connects to a server: with version 2 over IPv4 and, for another client, version 1 over IPv6.
 """

@@ -1,4 +1,4 @@
-"""`proxyprotocol check` against real servers: ours, Python's own, and small ones that behave like those of other projects."""
+"""`proxyprotocol check` against real servers: ours, Python's own, and small ones that imitate other projects."""
 
 from __future__ import annotations
 
@@ -98,9 +98,7 @@ def test_our_own_endpoint_wants_a_header_and_takes_every_one(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("silent_at_first")
 @pytest.mark.parametrize(("version", "other"), [(1, 2), (2, 1)])
-def test_a_server_may_take_one_version_only(
-    tmp_path: Path, version: int, other: int
-) -> None:
+def test_a_server_may_take_one_version_only(tmp_path: Path, version: int, other: int) -> None:
     listen = ["--listen", f"proxyprotocol:tcp:0:interface=127.0.0.1:ppVersion=v{version}", "--path", str(tmp_path)]
     with program("-u", "-m", "twisted", "web", *listen) as server:
         ran = run("check", server)

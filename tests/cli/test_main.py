@@ -141,9 +141,7 @@ def test_a_closed_standard_input_is_one_sentence() -> None:
     ],
     ids=["decode", "encode", "version", "mistake", "server", "server's mistake"],
 )
-def test_output_to_a_closed_stream_is_dropped(
-    command: tuple[str, ...], status: int, redirections: str
-) -> None:
+def test_output_to_a_closed_stream_is_dropped(command: tuple[str, ...], status: int, redirections: str) -> None:
     ended, output, errors = closed(*command, redirections=redirections)
     assert ended == status
     assert b"Traceback" not in errors

@@ -47,7 +47,7 @@ Serve = Callable[[str], Server]
 
 
 def seen_by(server: Server, reactor: Any, endpoint: IStreamClientEndpoint) -> tuple[Seen, Any]:
-    """Connect, try the echo, and return what the server saw behind HAProxy, and the application."""
+    """Connect, try the echo, and return what the server and the application saw."""
     client = AppFactory(begin=lambda app: app.transport.write(b"ping"))
 
     async def scenario() -> None:

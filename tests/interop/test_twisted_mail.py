@@ -17,7 +17,7 @@ WayTo = Callable[[int], Way]
 
 BANNER = re.compile(rb"220 .* ESMTP\r\n")
 
-# one server, for all tests on one worker
+# one worker runs all tests of this file, so that the server is started once
 pytestmark = pytest.mark.xdist_group("twisted-mail")
 
 
@@ -32,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates)
 
 
 def assert_delivered(server: Application, client: MailClient, sender: Address, text: str) -> None:
-    """Send a message, that is to name its sender."""
+    """Send a message; its sender identifies it."""
     with client:
         client.sendmail("bob@example.org", "alice@example.com", f"Subject: {text}\r\n\r\n{text}\r\n")
 
