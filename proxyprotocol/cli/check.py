@@ -66,10 +66,14 @@ _PROBES: Final[Mapping[str, Callable[[ProxyResult], bytes]]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to a parser."""
     parser.description = _DESCRIPTION
-    parser.add_argument("server", metavar="HOST:PORT", type=_server, help="the server; an IPv6 address in brackets")
-    parser.add_argument("--tls", action="store_true", help="speak TLS after the header; certificates are not checked")
+    parser.add_argument(
+        "server", metavar="HOST:PORT", type=_server, help="the server; write an IPv6 address in brackets"
+    )
+    parser.add_argument(
+        "--tls", action="store_true", help="start TLS after the header, without a check of certificates"
+    )
     parser.add_argument("--send", metavar="TEXT", type=read_escapes, help=_SEND_HELP)
-    seconds = number(float, 0.001, _LONGEST, f"it takes a number of seconds above 0, up to {_LONGEST}")
+    seconds = number(float, 0.001, _LONGEST, f"expected a number of seconds above 0, up to {_LONGEST}")
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=seconds, default=3.0, help="how long each connection may take (3)"
     )
@@ -110,7 +114,7 @@ def _takes(outcome: Outcome, wrong: Outcome) -> bool:
 
 
 def _changed(target: Target, outcomes: Mapping[str, Outcome], taken: list[str]) -> set[str]:
-    """Ask again what decides, and return the probes with another answer: a server may limit connections, or race."""
+    """Repeat the decisive probes, and return those with another answer: a server may limit connections, or race."""
     without = outcomes[_WITHOUT]
     if not (taken and without.answered) or (without.shape == outcomes[taken[0]].shape and not target.greets):
         return set()
@@ -143,7 +147,7 @@ def _conclude_taken(outcomes: Mapping[str, Outcome], taken: list[str]) -> Iterat
     versions = "versions 1 and 2" if len(taken) == 2 else f"{taken[0]} only"
     if without.answered and without.shape == served.shape:
         yield green(f"It takes a header, {versions}, and connections without one too.")
-        yield "Anybody who reaches it can pretend to be any client: it should trust only its proxies."
+        yield "Anyone who can reach it can claim to be any client: it should trust only its proxies."
     else:
         yield green(f"It wants a header, and takes {versions}. Without one it {without.describe(served)}.")
     for special, version, meaning in (
@@ -161,5 +165,5 @@ def _conclude_taken(outcomes: Mapping[str, Outcome], taken: list[str]) -> Iterat
 def _server(text: str) -> tuple[str, int]:
     match = _ADDRESS.fullmatch(text)
     if match is None or not 0 < int(match["port"]) <= spec.MAX_PORT:
-        raise argparse.ArgumentTypeError(f"it takes HOST:PORT, such as localhost:8080 or [::1]:8080, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, such as localhost:8080 or [::1]:8080, not {text!r}")
     return match["ipv6"] or match["host"], int(match["port"])

@@ -46,11 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Decode, and return the exit status: 0 if there is a header and every header is right, otherwise 1.
-
-    Args:
-        options: The arguments.
-    """
+    """Decode, and return the exit status: 0 if the input has headers and all are right, otherwise 1."""
     if options.file == "-" and sys.stdin is None:
         raise ProgramError("standard input is closed: name a file, or redirect one")
     with nullcontext(sys.stdin.buffer) if options.file == "-" else open(options.file, "rb") as file:
@@ -61,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
             data = file.read(spec.V2_FIXED_LENGTH)
             if data.startswith(_CAPTURES):
                 return _decode_capture(data, file, options.json)
-            # as much as a header can have; the rest is only counted
+            # as much as a header can have; the rest needs only a count
             data += file.read(spec.V2_MAX_LENGTH - len(data))
             while chunk := file.read(_CHUNK):
                 following += len(chunk)

@@ -28,11 +28,11 @@ Write a PROXY protocol header to standard output: { proxyprotocol encode --sourc
 _UNIX: Final = "unix:"
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _DER_SEQUENCE: Final = b"\x30"
-# as in "--tlv netns=blue": the names in Type without PP2_TYPE_, and those of the rows
+# for options like --tlv netns=blue: the names in Type without PP2_TYPE_, and the labels of the rows
 _TYPE_NAMES: Final = {name[9:].lower(): int(kind) for name, kind in Type.__members__.items() if name[:9] == "PP2_TYPE_"}
 _TYPE_NAMES.update({field.label.lower(): field.number for field in fields.rows(ProxyProtocolTLV).values()})
 _HEADER_OPTIONS: Final = {name: field for name, field in fields.rows(ProxyProtocolTLV).items() if field.metavar}
-# those of PP2_TYPE_SSL; the client's certificate comes from a file
+# the fields of PP2_TYPE_SSL with text; --client-cert reads the certificate from a file
 _SSL_OPTIONS: Final = {
     f"tls_{name}": field for name, field in fields.rows(ProxyProtocolSSLTLV).items() if field.form is fields.TEXT
 }
@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_tlv,
-        help="any TLV, may be repeated: the type is a number or a name, such as 0xE2 or netns; the value is text, or "
-        "0x and hexadecimal digits",
+        help="any TLV; this option may be repeated. The type is a number or a name, such as 0xE2 or netns. The value is "
+        "text, or 0x and hexadecimal digits",
     )
     _add_options(group, _HEADER_OPTIONS)
     group.add_argument("--tls", action="store_true", help="the client came over TLS; the options below imply it")
@@ -85,18 +85,11 @@ def _add_options(group: argparse._ArgumentGroup, options: dict[str, fields.Field
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the header and return the exit status, 0.
-
-    Args:
-        options: The arguments.
-
-    Raises:
-        ProgramError: No header can say this.
-    """
+    """Write the header and return 0; a :class:`ProgramError` says why no header can hold these values."""
     try:
         header = _pack(options)
     except KeyError:
-        raise ProgramError("version 1 cannot say this: it has only IPv4 and IPv6 over TCP") from None
+        raise ProgramError("version 1 cannot say this: it knows only IPv4 and IPv6 over TCP") from None
     except ProxyProtocolSyntaxError as error:
         raise ProgramError(error.reason) from None  # an offset means nothing to the user of options
     except ValueError as error:
@@ -115,7 +108,7 @@ def _pack(options: argparse.Namespace) -> bytes:
     given = {name: value for name in _HEADER_OPTIONS if (value := getattr(options, name)) is not None}
     tlv = ProxyProtocolTLV(b"".join(options.tlv), ssl=_ssl(options), **given)
     if options.version == "v1" and (tlv or options.dgram):
-        raise ProgramError("version 1 has no place for TLVs and for datagrams: leave them out, or --v1")
+        raise ProgramError("version 1 has no place for TLVs or datagrams: leave them out, or leave out --v1")
     if bool(options.source or options.dest) + options.local + options.unknown != 1:
         raise ProgramError("name the client with --source and --dest, or give one of --local and --unknown")
     ends = {name: value for name in ("source", "dest") if (value := getattr(options, name)) is not None}
@@ -141,7 +134,7 @@ def _ssl(options: argparse.Namespace) -> ProxyProtocolSSLTLV | None:
     shown = certificate is not None or options.verified or texts["cn"] is not None
     if not options.tls and not shown and not any(texts.values()):
         return None
-    # HAProxy too writes a verify code of 0 if there is no certificate at all
+    # Like HAProxy, write a verify code of 0 if the client showed no certificate.
     verified = options.verified or not shown
     return ProxyProtocolSSLTLV(has_ssl=True, has_cert_conn=shown, verified=verified, client_cert=certificate, **texts)
 

@@ -26,7 +26,7 @@ _SUBCOMMANDS: Final = {
     "check": (check, "find out whether a server wants a header, and which versions it takes"),
     "echo": (echo_command, "run an echo server that wants a header, like proxyprotocol-echo"),
     "relay": (relay_command, "run a relay that sends a header, like proxyprotocol-server"),
-    "demo": (demo, "see the library at work"),
+    "demo": (demo, "show the library at work"),
 }
 
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: Those after the command's name; None for the process's own.
+        arguments: The arguments after the command's name; None for those of the process.
 
     Returns:
         The exit status: 0 for a good answer, 1 for a bad one, 2 if the command could not do its work.
