@@ -114,7 +114,7 @@ def _takes(outcome: Outcome, wrong: Outcome) -> bool:
 
 
 def _changed(target: Target, outcomes: Mapping[str, Outcome], taken: list[str]) -> set[str]:
-    """Repeat the decisive probes, and return those with another answer: a server may limit connections, or race."""
+    """Repeat the decisive probes. Return those with another answer: a server may limit connections, or race."""
     without = outcomes[_WITHOUT]
     if not (taken and without.answered) or (without.shape == outcomes[taken[0]].shape and not target.greets):
         return set()

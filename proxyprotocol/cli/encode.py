@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_tlv,
-        help="any TLV; this option may be repeated. The type is a number or a name, such as 0xE2 or netns. The value is "
-        "text, or 0x and hexadecimal digits",
+        help="any TLV; may be repeated. The type is a number or a name, such as 0xE2 or netns. The value is text, "
+        "or 0x and hexadecimal digits",
     )
     _add_options(group, _HEADER_OPTIONS)
     group.add_argument("--tls", action="store_true", help="the client came over TLS; the options below imply it")
