@@ -9,7 +9,6 @@ import re
 import socket
 import ssl
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from proxyprotocol import ProxyProtocolError, ProxyResultType
 from proxyprotocol.result import describe_address
 from proxyprotocol.sync import read_header
 from tests.cli.commands import Ran, run
+from tests.interop._applications import running
 from tests.interop._certificates import make_certificates
 
 PATIENCE = 20.0  # seconds; every wait takes a fraction of one, unless the machine is very busy
@@ -55,16 +55,12 @@ def serving(serve: Serve, host: str = "127.0.0.1") -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def program(*command: str) -> Iterator[str]:
-    """Run a server that says on which port of 127.0.0.1 it listens, and yield its address."""
-    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        try:
-            assert process.stdout is not None
-            said = (re.search(rb"(?:starting on |port )(\d+)", line) for line in process.stdout)
-            yield f"127.0.0.1:{int(next(filter(None, said))[1])}"
-        finally:
-            process.terminate()
-            process.communicate(timeout=PATIENCE)
+def twisted_web(directory: Path, *options: str) -> Iterator[str]:
+    """Run a web server of Twisted on our endpoint, and yield its address."""
+    listen = ":".join(("proxyprotocol:tcp:0:interface=127.0.0.1", *options))
+    command = [sys.executable, "-m", "twisted", "web", "--listen", listen, "--path", str(directory)]
+    with running(command, directory) as server:
+        yield f"127.0.0.1:{server.ports[0]}"
 
 
 def outcomes(ran: Ran) -> dict[str, str]:
@@ -83,8 +79,7 @@ def silent_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("silent_at_first")
 def test_our_own_endpoint_wants_a_header_and_takes_every_one(tmp_path: Path) -> None:
-    listen = ["--listen", "proxyprotocol:tcp:0:interface=127.0.0.1", "--path", str(tmp_path)]
-    with program("-u", "-m", "twisted", "web", *listen) as server:
+    with twisted_web(tmp_path) as server:
         ran = run("check", server)
     assert (ran.status, ran.errors) == (0, "")
     assert "It wants a header, and takes versions 1 and 2." in ran.text
@@ -99,8 +94,7 @@ def test_our_own_endpoint_wants_a_header_and_takes_every_one(tmp_path: Path) -> 
 @pytest.mark.usefixtures("silent_at_first")
 @pytest.mark.parametrize(("version", "other"), [(1, 2), (2, 1)])
 def test_a_server_may_take_one_version_only(tmp_path: Path, version: int, other: int) -> None:
-    listen = ["--listen", f"proxyprotocol:tcp:0:interface=127.0.0.1:ppVersion=v{version}", "--path", str(tmp_path)]
-    with program("-u", "-m", "twisted", "web", *listen) as server:
+    with twisted_web(tmp_path, f"ppVersion=v{version}") as server:
         ran = run("check", server)
     assert ran.status == 0
     assert f"takes version {version} only" in ran.text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from proxyprotocol.server._process.program import ProgramError
@@ -50,7 +49,7 @@ def read_hex(text: str) -> bytes:
 
 
 def looks_like_hex(data: bytes) -> bool:
-    """Return whether *data*, which is not a header, looks like the text of one: its user forgot --hex."""
+    """Return whether *data*, which is not a header, looks like the text of one, so that the user needs --hex."""
     first = data[:_LOOKED_AT]
     if len(data) > len(first):  # cut between two lines, otherwise between two pairs of digits
         separator = next((each for each in (b"\n", b" ", b",", b":", b";") if each in first), None)
@@ -61,7 +60,7 @@ def looks_like_hex(data: bytes) -> bool:
         return False
 
 
-def _lines_of_digits(text: str) -> Iterator[str]:
+def _lines_of_digits(text: str) -> list[str]:
     """Return the digits of each line, without the offsets and the characters of a dump."""
     lines = [line for each in text.splitlines() if (line := each.strip())]
     before_the_bar = [line.partition("|")[0].rstrip() for line in lines]
@@ -71,8 +70,8 @@ def _lines_of_digits(text: str) -> Iterator[str]:
             # a line with nothing but an offset belongs to a dump only if other lines have digits after theirs
             digits = [match["digits"] or "" for match in matches if match]
             if any(digits):
-                return iter(digits)
-    return iter(lines)
+                return digits
+    return lines
 
 
 def read_escapes(text: str) -> bytes:
