@@ -17,7 +17,7 @@ from typing import Any, Final
 import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4, ProxyResultUnknown, Receiver
-from proxyprotocol.cli._decode.description import describe_header  # the public command only prints it
+from proxyprotocol.cli._decode.description import describe  # the public command only prints it
 from proxyprotocol.server._relay.outgoing import Incoming, Outgoing  # the part of the relay that makes headers
 from proxyprotocol.tlv import TLV, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
 from tests.vectors import IPV4, tlv
@@ -87,7 +87,7 @@ def asking(name: str, wire: bytes) -> Callable[[], object]:
 
 def describing(wire: bytes) -> Callable[[], object]:
     header = V2.pack(result_of(wire))
-    return lambda: describe_header(header, V2.unpack(header))
+    return lambda: describe(header)
 
 
 def relaying(wire: bytes) -> Callable[[], object]:

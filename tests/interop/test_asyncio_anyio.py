@@ -46,7 +46,7 @@ async def serve(stream: Any) -> None:
 async def listening(
     run: Run, path: Path | None, security: Security, wrap: Any = None, handler: Any = serve
 ) -> AsyncIterator[Any]:
-    """A listener of anyio, on a UNIX socket if there is a path, and within the helper if one is given; its address."""
+    """Start a listener of anyio, on TCP or on a UNIX socket, inside the helper *wrap* if there is one."""
     if path is None:
         listener: Any = await anyio.create_tcp_listener(local_host="127.0.0.1")
     else:

@@ -1,4 +1,4 @@
-"""The Twisted client in front of a real HAProxy, which reads its header and tells a server of ours what it said."""
+"""The Twisted client in front of a real HAProxy, which reads its header and passes it on to our server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Serve = Callable[[str], Server]
 
 
 def seen_by(server: Server, reactor: Any, endpoint: IStreamClientEndpoint) -> tuple[Seen, Any]:
-    """Connect, try the echo, and return what the server saw behind HAProxy, and the application."""
+    """Connect, try the echo, and return what the server and the application saw."""
     client = AppFactory(begin=lambda app: app.transport.write(b"ping"))
 
     async def scenario() -> None:
