@@ -125,14 +125,15 @@ def check_signature(data: bytes | bytearray, *signatures: bytes) -> bool:
     Raises:
         ProxyProtocolSyntaxError: It starts with none of them; the offset is that of the first wrong byte.
     """
-    begins = signature_begins(data, *signatures)
-    if begins is False:
+    if data.startswith(signatures):
+        return True
+    if signature_begins(data, *signatures) is False:
         at = next(at for at in range(len(data)) if signature_begins(data[: at + 1], *signatures) is False)
         hint = ": this is TLS, which must come after the header" if data[0] == _TLS_HANDSHAKE else ""
         raise ProxyProtocolSyntaxError(
             f"There is no PROXY protocol header: the data begins with {bytes(data[:_SHOWN])!r}{hint}", at
         )
-    return begins is True
+    return False
 
 
 def signature_begins(data: bytes | bytearray, *signatures: bytes) -> bool | None:

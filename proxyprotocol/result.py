@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET6, AddressFamily, SocketKind, inet_ntoa, inet_ntop
-from typing import Any, ClassVar, Final, Generic, TypeGuard, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeGuard, TypeVar, cast
 
 from proxyprotocol._wire import spec
 from proxyprotocol.tlv import ProxyProtocolTLV
@@ -58,8 +58,7 @@ class ProxyResultType(Enum):
     @property
     def family(self) -> AddressFamily:
         """The address family. On Windows this raises AttributeError for UNIX, because there is no AF_UNIX."""
-        family: AddressFamily = getattr(AddressFamily, self.value[1])
-        return family
+        return cast(AddressFamily, getattr(AddressFamily, self.value[1]))
 
 
 class ProxyResult(ABC):

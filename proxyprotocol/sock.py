@@ -6,6 +6,7 @@ import socket
 from abc import ABC, abstractmethod
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import AddressFamily, SocketKind
+from typing import cast
 
 from proxyprotocol._adapters.facts import AF_UNIX, decode_path, extra_info
 from proxyprotocol.result import ProxyResult, is_unknown
@@ -61,8 +62,7 @@ class SocketInfo(ABC):
     @property
     def socket(self) -> socket.socket:
         """The real connection's socket, whatever the header says; None after a TLS transport has closed."""
-        sock: socket.socket = extra_info(self._transport, "socket")
-        return sock
+        return cast(socket.socket, extra_info(self._transport, "socket"))
 
     @property
     @abstractmethod
@@ -217,8 +217,7 @@ class SocketInfoLocal(SocketInfo):
 
     @property
     def family(self) -> AddressFamily:
-        family: AddressFamily = getattr(self.socket, "family", socket.AF_UNSPEC)
-        return family
+        return cast(AddressFamily, getattr(self.socket, "family", socket.AF_UNSPEC))
 
     @property
     def protocol(self) -> SocketKind | None:
@@ -238,18 +237,15 @@ class SocketInfoLocal(SocketInfo):
 
     @property
     def cipher(self) -> Cipher | None:
-        cipher: Cipher | None = extra_info(self._transport, "cipher")
-        return cipher
+        return cast("Cipher | None", extra_info(self._transport, "cipher"))
 
     @property
     def compression(self) -> str | None:
-        compression: str | None = extra_info(self._transport, "compression")
-        return compression
+        return cast("str | None", extra_info(self._transport, "compression"))
 
     @property
     def peercert(self) -> PeerCert | None:
-        peercert: PeerCert | None = extra_info(self._transport, "peercert")
-        return peercert
+        return cast("PeerCert | None", extra_info(self._transport, "peercert"))
 
     @property
     def unique_id(self) -> bytes:

@@ -361,6 +361,9 @@ def test_a_connection_begins_with_a_header_when_all_six_bytes_are_there(data: by
     assert V1.begins(data) is begins
 
 
+# The next four tests replace the system's inet_pton. The choice is made once, at import, so they use private names.
+
+
 def test_leading_zeros_are_rejected_even_if_the_system_accepts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     def lenient(number: int, text: str) -> bytes:
         # as macOS and musl read IPv4 addresses
