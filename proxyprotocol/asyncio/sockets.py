@@ -60,14 +60,15 @@ async def receive_header(
 
 
 async def _read_on(sock: socket.socket, connection: ReceiverConnection) -> None:
-    reads, data = plan_reads(sock, connection), None
+    reads = plan_reads(sock, connection)
     with contextlib.suppress(StopIteration):
+        read = next(reads)
         while True:
-            read = reads.send(data)
             if read is None:
                 await asyncio.sleep(REST)
+                read = next(reads)
             else:
-                data = await _receive(sock, *read)
+                read = reads.send(await _receive(sock, *read))
 
 
 async def _receive(sock: socket.socket, size: int, flags: int) -> bytes:
