@@ -140,7 +140,7 @@ def parse_sender(
 
     Args:
         options: Values by the names of :data:`SENDER_OPTIONS`. An option that is not there has its default.
-        spell: Returns the name of an option as the user wrote it, for messages.
+        spell: As for :func:`parse_receiver`.
 
     Returns:
         The codec, and what the header says: None for a client that speaks for itself.
