@@ -119,11 +119,7 @@ def _number(options: Mapping[str, str], name: str, spell: Callable[[str], str]) 
 def describe_risk(receiver: Receiver, spell: Callable[[str], str] = str) -> str | None:
     """Return the warning to log for an optional header from any peer; None for other policies.
 
-    It is not an error, because a firewall may admit only the proxy.
-
-    Args:
-        receiver: The result of :func:`parse_receiver`.
-        spell: Its argument.
+    It is not an error, because a firewall may admit only the proxy. *spell* is as for :func:`parse_receiver`.
     """
     if receiver.policy is not HeaderPolicy.OPTIONAL:
         return None
@@ -140,7 +136,7 @@ def parse_sender(
 
     Args:
         options: Values by the names of :data:`SENDER_OPTIONS`. An option that is not there has its default.
-        spell: Returns the name of an option as the user wrote it, for messages.
+        spell: As for :func:`parse_receiver`.
 
     Returns:
         The codec, and what the header says: None for a client that speaks for itself.

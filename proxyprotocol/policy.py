@@ -88,12 +88,7 @@ class TrustedProxies:
             self._networks[len(packed)].setdefault(shift, set()).add(int.from_bytes(packed, "big") >> shift)
 
     def __call__(self, peer: SockAddr, local: SockAddr) -> HeaderPolicy:
-        """Choose the policy of a connection.
-
-        Args:
-            peer: The address that connected, as the socket module gives it.
-            local: The address that it connected to, in the same form.
-        """
+        """Choose the policy of a connection, from the arguments of :meth:`trusts`."""
         return self._trusted if self.trusts(peer, local) else self._otherwise
 
     def trusts(self, peer: SockAddr, local: SockAddr = None) -> bool:

@@ -269,13 +269,7 @@ def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | 
     reads, data = plan_reads(sock, connection), None
     try:
         while True:
-            read = reads.send(data)
-            if read is not None:
-                data = _receive(sock, *read, deadline)
-            elif time.monotonic() < deadline:
-                time.sleep(REST)
-            else:
-                data = None
+            data = _receive(sock, reads.send(data), deadline)
             if data is None:
                 connection.timed_out()
                 break
@@ -287,14 +281,17 @@ def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | 
     return connection
 
 
-def _receive(sock: socket.socket, size: int, flags: int, deadline: float) -> bytes | None:
-    """Receive at most *size* bytes; return ``b""`` at the end of the stream, and None when the time is over."""
+def _receive(sock: socket.socket, read: tuple[int, int] | None, deadline: float) -> bytes | None:
+    """Do one of the planned reads; return ``b""`` at the end of the stream, and None when the time is over."""
     remaining = max(deadline - time.monotonic(), 0)
+    if read is None:
+        time.sleep(min(REST, remaining))
+        return b"" if remaining else None
     # If this process was stopped meanwhile, the header may be in the socket, and is not late: look once more.
     for seconds in (remaining, 0):
         sock.settimeout(None if seconds == math.inf else seconds)
         try:
-            return sock.recv(size, flags)
+            return sock.recv(*read)
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
             continue
         except OSError:  # such as a reset, which ends the stream too
