@@ -67,15 +67,12 @@ class ProxyProtocolClientEndpoint:
             raise TypeError(describe_second_header("The endpoint", "sends"))
 
     def speaking_for(self, result: ProxyResult) -> ProxyProtocolClientEndpoint:
-        """Return an endpoint that sends *result*, unless this one already has a result to send.
+        """Return a copy that sends *result*; or this endpoint itself, if it already has a result.
 
         Use it in a relay, to pass on the client of the incoming connection.
 
         Args:
             result: The client to name in the header.
-
-        Returns:
-            A copy that sends *result*; this endpoint itself if it already has a result.
         """
         if self._sender.result is not None:
             return self
@@ -98,7 +95,7 @@ class ProxyProtocolClientEndpoint:
 
 
 class _OpeningFactory(WrappingFactory):
-    """Puts a header in front of one connection."""
+    """Sends a header before the application's data, on one connection."""
 
     noisy = False
     # why the header could not be written

@@ -218,7 +218,8 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
 
     Raises:
-        TypeError: Both a receiver and its keywords were given, or a keyword is unknown.
+        TypeError: *wrapped_factory* is not a factory or already reads a header, both a receiver and its keywords were
+            given, or a keyword is unknown.
         ValueError: A keyword is out of range.
     """
 

@@ -203,7 +203,7 @@ class _ClientSide(_Side):
             if client is None:
                 client = name_ends(to_sockaddr(transport.getPeer()), to_sockaddr(transport.getHost()))
             endpoint = endpoint.speaking_for(client)
-        self._connecting: Deferred[Any] = endpoint.connect(Factory.forProtocol(_Side))
+        self._connecting: Deferred[Any] = maybeDeferred(endpoint.connect, Factory.forProtocol(_Side))
         self._connecting.addCallbacks(self._connected, self._failed)
 
     def _connected(self, other: _Side) -> None:

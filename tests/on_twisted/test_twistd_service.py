@@ -11,11 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from proxyprotocol.twisted.service import RelayFactory
 from tests.interop._applications import twistd
 from tests.interop._programs import PATIENCE, Program, connect, receive_all, wait_for
+from tests.on_twisted.reactors import Log, accept
 from tests.vectors import IPV4_BLOCK, LOCAL, PROXY, tlv, v2
 
 Start = Callable[..., int]
@@ -125,6 +128,17 @@ def test_a_destination_that_refuses_drops_only_that_client(start: Start) -> None
         for _ in range(2):
             with connect(("127.0.0.1", relay)) as client, contextlib.suppress(ConnectionResetError):
                 assert client.recv(1) == b""
+
+
+def test_an_endpoint_that_raises_an_error_drops_only_that_client(log: Log) -> None:
+    class Broken:
+        def connect(self, factory: Any) -> Any:
+            raise ZeroDivisionError("in connect")
+
+    transport = accept(RelayFactory(Broken()))  # type: ignore[arg-type]
+    assert transport.aborts == 1
+    transport.lose()
+    assert log.lines == [("warn", "Cannot relay 10.1.2.3:50000: in connect")]
 
 
 def test_a_connection_closes_with_its_second_half(start: Start, tmp_path: Path) -> None:
