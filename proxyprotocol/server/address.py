@@ -11,10 +11,9 @@ from proxyprotocol.options import choose
 from proxyprotocol.result import describe_address
 from proxyprotocol.version import ProxyProtocolVersion
 
-__all__ = ["TLS_OPTIONS", "Address"]
+__all__ = ["Address"]
 
-#: The options of an address for TLS.
-TLS_OPTIONS = ("cert", "key", "verify", "cafile", "capath")
+_TLS_OPTIONS = ("cert", "key", "verify", "cafile", "capath")
 
 _CODECS: dict[str, ProxyProtocol] = {codec.name.lower(): codec.value for codec in ProxyProtocolVersion}
 _VERIFY_MODES = {mode.name.lower(): mode for mode in _ssl.VerifyMode}
@@ -130,8 +129,13 @@ class Address:
         if cert is None and key is not None:
             raise ValueError(f"{self._text!r} has key= but lacks cert=, the file with the certificate")
         for name, path in {"cert": cert, "key": key, **files}.items():
-            if path is not None:
-                _check_readable(name, path)
+            try:
+                if name == "capath" and path is not None:
+                    next(Path(path).iterdir(), None)
+                elif path is not None:
+                    Path(path).open("rb").close()
+            except OSError as error:
+                raise ValueError(f"{name}={path} cannot be read: {error.strerror}") from None
         purpose = _ssl.Purpose.CLIENT_AUTH if self.server else _ssl.Purpose.SERVER_AUTH
         what = "certificates of authorities in " + " and ".join(f"{name}={path}" for name, path in files.items())
         try:
@@ -170,20 +174,9 @@ class Address:
             raise ValueError(f"{self._text!r} is not an address such as {_FORMS}")
         if unix and not url.path.strip("@"):
             raise ValueError(f"{self._text!r} lacks the path of a UNIX socket: write unix:/run/app.sock")
-        tls = (*TLS_OPTIONS, "tls_timeout" if self.server else "server_name")
+        tls = (*_TLS_OPTIONS, "tls_timeout" if self.server else "server_name")
         allowed = (*known, *tls) if url.scheme == "ssl" else known
         for name in self.query:
             if name not in allowed:
                 problem = f"option {name!r} is for ssl:// addresses" if name in tls else f"unknown option {name!r}"
                 raise ValueError(f"{self._text!r}: {problem}; possible here: {', '.join(allowed)}")
-
-
-def _check_readable(name: str, path: str) -> None:
-    try:
-        file = Path(path)
-        if name == "capath":
-            next(file.iterdir(), None)
-        else:
-            file.open("rb").close()
-    except OSError as error:
-        raise ValueError(f"{name}={path} cannot be read: {error.strerror}") from None

@@ -45,7 +45,15 @@ def escape(text: str) -> str:
 
 def run_program(name: str, command: Callable[[], int]) -> int:
     """Run a command to its end, and return the exit status; *name* is what the user calls it."""
-    _open_closed_streams()
+    # Open the null device for each closed standard stream: a socket must not get its descriptor, and its text.
+    # sys.stdin stays None: a command that reads it can tell a closed stream from an empty one.
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)
+    for stream_name in ("stdout", "stderr"):
+        if getattr(sys, stream_name) is None:
+            place = os.open(os.devnull, os.O_WRONLY)
+            # open until the process ends, like the real streams
+            setattr(sys, stream_name, open(place, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # a terminal that lacks a character must not cause a traceback
         if isinstance(stream, TextIOWrapper):
@@ -115,14 +123,3 @@ def describe_error(error: OSError) -> str:
         return "the connection ended in it" if isinstance(error, ssl.SSLEOFError) else error.reason or str(error)
     reason = error.strerror or str(error) or type(error).__name__
     return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
-
-
-def _open_closed_streams() -> None:
-    """Open the null device for each closed standard stream: a socket must not get its descriptor, and its text."""
-    if sys.stdin is None:  # and it stays None: a command that reads it tells a closed stream from an empty one
-        os.open(os.devnull, os.O_RDONLY)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            place = os.open(os.devnull, os.O_WRONLY)
-            # open until the process ends, like the real streams
-            setattr(sys, name, open(place, "w", encoding="utf-8", closefd=False))  # noqa: SIM115

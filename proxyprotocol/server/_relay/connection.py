@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, Final
 
 from proxyprotocol._adapters.facts import AF_UNIX
@@ -45,7 +46,6 @@ class Connection(Timed):
     # A function, not a bound method: the connection would refer to itself until the next garbage collection.
     _late: Callable[[Connection], None]
     _remaining: Iterator[tuple[int, Any]]
-    _to: tuple[int, Any]
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Connection(Timed):
         self._server: socket.socket | None = None
         self._link: Link | None = None
         self._task: asyncio.Task[None] | asyncio.TimerHandle | None = None
+        self._to: tuple[int, Any] = (0, None)  # the family and the address of the server
         self._dnsbl: str | None = None
         self._header = b""  # as it came in
         relay.connections.add(self)
@@ -207,50 +208,40 @@ class Connection(Timed):
             self._task = None
             self._try_next("it has no address")
 
-    def _try_next(self, problem: str) -> None:
+    def _try_next(self, problem: str, again: tuple[tuple[int, Any], ...] = ()) -> None:
         """Connect to the next place; *problem* says what was wrong with the last one."""
+        self._drop_task()
         self._drop_server()
-        for place in self._remaining:
-            self._to, self._late = place, Connection._connect_late
-            self.wait(self._relay.queues[self._relay.connect_timeout])
-            reason = self._try()
-            if reason is None:
+        relay = self._relay
+        for place in chain(again, self._remaining):
+            if place is not self._to:
+                self._to, self._late = place, Connection._connect_late
+                self.wait(relay.queues[relay.connect_timeout])
+            family, address = place
+            try:
+                self._server = server = socket.socket(family, socket.SOCK_STREAM)
+                server.setblocking(False)
+                if family != AF_UNIX:
+                    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                error = server.connect_ex(address)
+            except OSError as failure:
+                self._drop_server()
+                problem = describe_error(failure)
+                continue
+            if error == 0:
+                self._connected()
                 return
-            problem = reason
+            if error == errno.EINPROGRESS:
+                relay.loop.add_writer(server.fileno(), self._connected)
+                return
+            self._drop_server()
+            problem = os.strerror(error)
+            if error == errno.EAGAIN:  # a UNIX socket has a full queue, and nothing tells when it has room
+                self._task = relay.loop.call_later(_AGAIN, self._try_next, problem, (place,))
+                return
         self._fail(problem)
 
-    def _try(self) -> str | None:
-        """Begin to connect, and return what is wrong if the system says so at once."""
-        family, address = self._to
-        try:
-            self._server = server = socket.socket(family, socket.SOCK_STREAM)
-            server.setblocking(False)
-            if family != AF_UNIX:
-                server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            error = server.connect_ex(address)
-        except OSError as failure:
-            self._drop_server()
-            return describe_error(failure)
-        if error == 0:
-            self._connected()
-        elif error == errno.EINPROGRESS:
-            self._relay.loop.add_writer(server.fileno(), self._connected)
-        elif error == errno.EAGAIN:  # a UNIX socket has a full queue, and nothing tells when it has room
-            self._drop_server()
-            self._task = self._relay.loop.call_later(_AGAIN, self._try_again)
-        else:
-            self._drop_server()
-            return os.strerror(error)
-        return None
-
-    def _try_again(self) -> None:
-        self._task = None
-        problem = self._try()
-        if problem is not None:
-            self._try_next(problem)
-
     def _connect_late(self) -> None:
-        self._drop_task()
         self._try_next(f"it did not answer within {self._relay.connect_timeout:g} seconds")
 
     def _connected(self) -> None:

@@ -140,23 +140,10 @@ def parse_destination(text: str) -> Destination:
         raise ValueError(f"{text!r} lacks the host to connect to")
     if address.port == 0:
         raise ValueError(f"{text!r} has port 0, to which nobody can connect")
-    destination = Destination(address, _parse_outgoing(address), address.ssl)
-    if destination.tls is not None:
-        name = destination.server_name
-        try:
-            destination.tls.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
-        except ValueError as error:
-            raise ValueError(f"{name!r} cannot be the name in a certificate: {error}") from None
-    return destination
-
-
-def _parse_outgoing(address: Address) -> Outgoing:
     tlv = address.option("tlv")
     # detect means version 2 here: a result that does not fit must not be sent as version 1, which has no TLVs
     codec = ProxyProtocolV2() if isinstance(address.pp, ProxyProtocolDetect) else address.pp
-    if tlv is None:
-        return Outgoing(codec)
-    names = [name.strip().lower() for name in tlv.split(",")]
+    names = [] if tlv is None else [name.strip().lower() for name in tlv.split(",")]
     additions = frozenset(names) - {"drop", "none"}
     if not additions <= set(ADDITIONS) or ("none" in names and additions):
         raise ValueError(f"tlv= takes {_TLV}, not {tlv!r}")
@@ -165,4 +152,12 @@ def _parse_outgoing(address: Address) -> Outgoing:
     if "client-cert" in additions and "ssl" not in additions:
         raise ValueError("tlv=client-cert is part of ssl: write tlv=ssl,client-cert")
     # drop alone does not say what to add
-    return Outgoing(codec, None if names == ["drop"] else additions, "drop" in names)
+    outgoing = Outgoing(codec, None if names in ([], ["drop"]) else additions, "drop" in names)
+    destination = Destination(address, outgoing, address.ssl)
+    if destination.tls is not None:
+        name = destination.server_name
+        try:
+            destination.tls.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
+        except ValueError as error:
+            raise ValueError(f"{name!r} cannot be the name in a certificate: {error}") from None
+    return destination
