@@ -31,11 +31,9 @@ def listen(listening: Listening, *, reuse_port: bool = False) -> list[socket.soc
 
 def listen_at(at: Address, backlog: int, reuse_port: bool) -> list[socket.socket]:
     """Do the same for a host and a port; *backlog* connections may wait to be accepted."""
-    host, port = at.host, at.port
+    host = None if at.host in ("", "*") else at.host
     try:
-        found = socket.getaddrinfo(
-            None if host in ("", "*") else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(host, at.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = describe_error(error) if isinstance(error, OSError) else str(error)
         raise ProgramError(f"The host of {at.name} has no address: {reason}") from None

@@ -34,17 +34,10 @@ class NamedTLS(ssl.SSLObject):
 
 
 class Listening:
-    """The address that a server listens on.
+    """The address that a server listens on, with its receiver, its TLS context (or None) and its other options.
 
-    Args:
-        address: The address.
-        receiver: Decides on the headers of its connections.
-        keep_names: Whether the TLS of each connection is a :class:`NamedTLS`. Do this only if the names are needed:
-            Python reports each name that is not ASCII as an error of its own.
-
-    Attributes:
-        tls: The TLS context; None without TLS.
-        tls_timeout: How long the TLS handshake may take, in seconds.
+    With *keep_names*, the TLS of each connection is a :class:`NamedTLS`. Use this only if the names are needed: Python
+    reports each name that is not ASCII as an error.
     """
 
     def __init__(self, address: Address, receiver: Receiver, keep_names: bool = False) -> None:
@@ -77,13 +70,7 @@ def _note_name(tls: Any, name: str | None, context: ssl.SSLContext) -> None:
 
 @dataclass(eq=False)
 class Destination:
-    """The address that a service connects to.
-
-    Args:
-        address: The address.
-        outgoing: Writes the header of each connection.
-        tls: The TLS context; None without TLS.
-    """
+    """The address that a service connects to, with what writes its headers, and its TLS context (or None)."""
 
     address: Address
     outgoing: Outgoing

@@ -36,13 +36,10 @@ class Incoming(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Outgoing:
-    """Writes the headers for a destination.
+    """Writes the headers for a destination. *drop* leaves out the TLVs of the header that came in.
 
-    Args:
-        codec: The format.
-        additions: What the header says beside the addresses. With None it says what ``proxy-protocol`` says, and
-            nothing if the connection came in with a header.
-        drop: Whether to leave out the TLVs of the header that came in.
+    *additions* are what a header says beside the addresses. With None it says what ``proxy-protocol`` says, and nothing
+    if the connection came in with a header.
     """
 
     codec: ProxyProtocol
