@@ -1,4 +1,4 @@
-"""What proxyprotocol-server tells Prometheus."""
+"""The metrics of proxyprotocol-server."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_without_metrics_their_library_is_not_needed(start: Starter) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-def test_metrics_on_any_host_and_for_others_while_one_is_slow(start: Starter, host: str) -> None:
+def test_metrics_are_served_on_any_host_while_one_client_is_slow(start: Starter, host: str) -> None:
     with reserved_port("::1" if host == "[::1]" else "127.0.0.1") as port:
         pass
     server = start("--metrics", f"{host}:{port}")
@@ -60,7 +60,7 @@ def test_metrics_on_any_host_and_for_others_while_one_is_slow(start: Starter, ho
         assert time.monotonic() - begin < 5
 
 
-def test_metrics_for_others_while_many_are_silent(start: Starter) -> None:
+def test_metrics_are_served_while_many_clients_are_silent(start: Starter) -> None:
     with reserved_port("127.0.0.1") as port:
         pass
     server = start("--metrics", str(port))
@@ -71,7 +71,7 @@ def test_metrics_for_others_while_many_are_silent(start: Starter) -> None:
         for _ in range(3):
             assert scrape(port)["proxyprotocol_open_connections{}"] == 0
         assert time.monotonic() - begin < 5
-        # those that have waited longest have given way to the others, which are no more than they may be
+        # the relay has cut the oldest, and needs no threads
         assert silent[0].recv(1) == b""
         assert len(os.listdir(f"/proc/{server.process.pid}/task")) < 20
     assert server.end() == 0

@@ -96,7 +96,7 @@ def test_a_new_deadline_takes_the_place_of_the_one_before(waiting: Waiting, befo
     assert (late.times, other.times) == (1, 1)
 
 
-def test_what_waits_no_longer_is_never_late_and_nothing_of_it_stays(waiting: Waiting) -> None:
+def test_a_connection_that_stopped_waiting_is_never_late_and_leaves_no_objects(waiting: Waiting) -> None:
     late = Late()
     late.wait(waiting.queues[1])
     late.wait(waiting.queues[None])
@@ -129,7 +129,7 @@ def test_an_error_in_one_does_not_cost_the_others_their_deadlines(waiting: Waiti
     assert later.times == 1
 
 
-def test_closed_queues_have_no_timer_and_return_those_who_wait(waiting: Waiting) -> None:
+def test_closed_queues_have_no_timer_and_return_the_waiting_connections(waiting: Waiting) -> None:
     late = Late()
     late.wait(waiting.queues[1])
     late.wait(waiting.queues[2])
@@ -138,7 +138,7 @@ def test_closed_queues_have_no_timer_and_return_those_who_wait(waiting: Waiting)
 
 
 @pytest.mark.parametrize("idle", [0.5, 3600])
-def test_a_busy_connection_is_never_late_and_an_idle_one_by_little(waiting: Waiting, idle: float) -> None:
+def test_a_busy_connection_is_never_late_and_an_idle_one_is_closed_soon(waiting: Waiting, idle: float) -> None:
     ends: list[str | None] = []
     near, far = socket.socketpair()
     with near, far:
@@ -161,7 +161,7 @@ def test_a_busy_connection_is_never_late_and_an_idle_one_by_little(waiting: Wait
         assert ends == [f"nothing has moved for {idle:g} seconds"]
 
 
-def test_a_busy_connection_changes_its_place_in_the_queue_only_now_and_then(
+def test_a_busy_connection_moves_in_its_queue_only_now_and_then(
     waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relay: Any = SimpleNamespace(
