@@ -17,7 +17,7 @@ from proxyprotocol import (
     ProxyResultUnknown,
 )
 from proxyprotocol.tlv import ProxyProtocolTLV
-from tests.server.relays import Relaying, lines
+from tests.server.relays import Relaying, lines, receive
 
 SOURCE, DEST = (IPv4Address("192.0.2.1"), 1000), (IPv4Address("198.51.100.2"), 2000)
 # not in order, with a duplicate, padding, a vendor's TLV and an experimental one
@@ -62,6 +62,18 @@ def test_tlvs_are_passed_on_byte_for_byte(relaying: Relaying) -> None:
 
     assert bytes(passed.tlv) == VECTORS
     assert passed.peername == ("192.0.2.1", 1000)
+
+
+@pytest.mark.parametrize("piece", [1, 20, 1000])
+@pytest.mark.parametrize("checksum", [True, False])
+def test_a_header_without_changes_is_passed_on_byte_for_byte(relaying: Relaying, piece: int, checksum: bool) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, "127.0.0.1:0?accept=detect")
+    client = relaying.keep(running.connect())
+    sent = ProxyProtocolV2(checksum=checksum).pack(result(VECTORS)) + b"hello"
+    for at in range(0, len(sent), piece):
+        client.sendall(sent[at : at + piece])
+    assert receive(backend.accept(header=False).sock, len(sent)) == sent
 
 
 def test_a_checksum_is_computed_again_if_there_was_one(relaying: Relaying) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.interop._programs import reserved_port, wait_for
 from tests.server.programs import Starter, scrape
-from tests.server.relays import PATIENCE
+from tests.server.relays import PATIENCE, receive_all
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -39,6 +39,32 @@ def test_metrics(start: Starter, workers: str) -> None:
     assert told['proxyprotocol_refusals_total{reason="malformed"}'] == 1
     assert told['proxyprotocol_bytes_total{direction="up"}'] == 5
     assert told['proxyprotocol_bytes_total{direction="down"}'] == 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /metrics?name[]=x HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n", b"HTTP/1.0 200 OK"),
+        (b"POST / HTTP/1.1\r\n\r\n", b"HTTP/1.0 405 Method Not Allowed"),
+        (b"nonsense\r\n\r\n", b""),
+        (b"x" * 200_000, b""),
+    ],
+    ids=["gzip", "post", "nonsense", "too long"],
+)
+def test_a_request_for_metrics_gets_a_response_or_is_cut(start: Starter, request_: bytes, status: bytes) -> None:
+    with reserved_port("127.0.0.1") as port:
+        pass
+    server = start("--metrics", str(port))
+    server.wait_for_line("Listening on")
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        response = b""
+        with contextlib.suppress(ConnectionError):
+            client.sendall(request_)
+            response = receive_all(client)
+    head, _, body = response.partition(b"\r\n\r\n")
+    assert head.partition(b"\r\n")[0] == status
+    assert not status or f"Content-Length: {len(body)}".encode() in head
+    assert server.end() == 0
 
 
 def test_without_metrics_their_library_is_not_needed(start: Starter) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4
 from proxyprotocol.server._relay.link import Flow
+from proxyprotocol.server._relay.metrics import REFUSALS  # the counters have no public names
 from tests.interop._certificates import CLIENT_NAME, SERVER_NAME, Certificates
 from tests.interop._programs import wait_for
 from tests.server.relays import PATIENCE, Accepted, Relaying, fill, in_thread, lines, receive, receive_all, reset
@@ -339,6 +342,21 @@ def test_a_client_without_tls_is_refused_with_one_line(
     running.wait_until_empty()
     (line,) = lines(caplog)
     assert "the TLS handshake failed: [SSL: HTTP_REQUEST]" in line
+
+
+@pytest.mark.parametrize("end", [reset, socket.socket.close])
+def test_a_client_that_leaves_in_the_handshake_is_a_debug_line(
+    relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture, end: Callable[[Any], None]
+) -> None:
+    caplog.set_level(logging.DEBUG, "proxyprotocol.server")
+    running = relaying.relay(relaying.backend().address, source(certificates))
+    client = running.connect_and_send(hello_with_name(b"x"))
+    client.recv(1)
+    end(client)
+    running.wait_until_empty()
+    (record,) = (record for record in caplog.records if "the TLS handshake failed" in record.getMessage())
+    assert record.levelname == "DEBUG"
+    assert running.counters.of(0)[REFUSALS["tls"]] == 1
 
 
 def test_a_handshake_has_a_deadline(
