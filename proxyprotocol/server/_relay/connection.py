@@ -173,8 +173,8 @@ class Connection(Timed):
 
     def _refuse_tls(self, error: OSError) -> None:
         self._relay.values[metrics.REFUSALS["tls"]] += 1
-        client = self._received.addresses
-        log_no_handshake(_log, error, self._peer if client is None else client.peername, self._peer)
+        effective = self._received.effective
+        log_no_handshake(_log, error, self._peer if effective is None else effective.peername, self._peer)
         self._close()
 
     # the way to the destination
