@@ -163,7 +163,7 @@ class Address:
         """Check the whole address.
 
         Args:
-            known: The names of the options that it may have, beside those of TLS.
+            known: The names of the options that it may have, besides those of TLS.
 
         Raises:
             ValueError: The address is wrong. The text is a sentence.

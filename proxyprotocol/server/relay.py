@@ -61,11 +61,11 @@ def parse_service(source: str, destination: str) -> Service:
 class Relay:
     """Relays connections on the running loop until :meth:`close`.
 
-    Every connection takes two file descriptors. The relay accepts as many as there are descriptors for; others wait in
-    the system's queue.
+    Every connection takes two file descriptors. The relay accepts as many connections as it has descriptors for; the
+    others wait in the system's queue.
 
     Args:
-        buffer_length: How many bytes to move at once. The relay keeps at most so many for a slow target.
+        buffer_length: How many bytes to move at once, and the most that the relay keeps for a slow target.
         connect_timeout: How long the look-up of a destination's name may take, and after it each address to accept the
             connection and do its TLS, in seconds.
         idle_timeout: How long nothing may move on a connection, in seconds; None for no limit. The relay closes an idle
@@ -113,7 +113,7 @@ class Relay:
             _log.info("Listening on %s for %s", describe_address(sock.getsockname()), destination.address.name)
 
     def stop_listening(self) -> None:
-        """Stop accepting, after those who wait in the system's queue already."""
+        """Stop accepting, after the clients that wait in the system's queue already."""
         self._acceptor.stop()
         self._services.clear()
 

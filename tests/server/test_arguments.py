@@ -28,7 +28,7 @@ UNEXPECTED = "but an address without accept= expects none"
         (["--service", "unix:", "b:1"], "'unix:' lacks the path of a UNIX socket: write unix:/run/app.sock"),
         (["--service", ":0", "ssl://.a:1"], "'.a' cannot be the name in a certificate: "),
         (["--service", ":0", ":1"], "':1' lacks the host to connect to"),
-        (["--service", ":0", "b:0"], "'b:0' has port 0, to which nobody can connect"),
+        (["--service", ":0", "b:0"], "'b:0' has port 0: write the port to connect to"),
         (
             ["--service", ":0", "b:1?cert=x"],
             "'b:1?cert=x': option 'cert' is for ssl:// addresses; possible here: pp, tlv",

@@ -377,7 +377,7 @@ def test_a_destination_with_the_wrong_certificate_gets_no_data(
     with pytest.raises((ssl.SSLError, ConnectionError)):
         Encrypted(accepted.sock, certificates.server_context(), server_side=True).recv(10)
     assert closed(client)
-    assert "the certificate is not good: Hostname mismatch" in lines(caplog)[-1]
+    assert "the certificate is invalid: Hostname mismatch" in lines(caplog)[-1]
 
 
 def test_a_destination_that_does_not_finish_tls_in_time_closes_the_client(

@@ -24,7 +24,7 @@ _BROKEN_PIPE: Final = 128 + 13
 
 
 class ProgramError(Exception):
-    """The command cannot go on. The text is a sentence for the user."""
+    """The command cannot continue. The text is a sentence for the user."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -118,8 +118,8 @@ def number(convert: Callable[[str], float], least: float, most: float, what: str
 def describe_error(error: OSError) -> str:
     """Describe an error of the system or of OpenSSL in part of one line."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not good: {error.verify_message}"
+        return f"the certificate is invalid: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return "the connection ended in it" if isinstance(error, ssl.SSLEOFError) else error.reason or str(error)
+        return "the peer closed the connection" if isinstance(error, ssl.SSLEOFError) else error.reason or str(error)
     reason = error.strerror or str(error) or type(error).__name__
     return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"

@@ -44,13 +44,13 @@ def listen_at(at: Address, backlog: int, reuse_port: bool) -> list[socket.socket
             if sock is not None:
                 sockets.append(stack.enter_context(sock))
         if not sockets:
-            raise ProgramError(f"This system has no sockets for {at.name}")
+            raise ProgramError(f"Cannot listen on {at.name}: this system supports none of its address families")
         stack.pop_all()
     return sockets
 
 
 def share(sock: socket.socket, backlog: int) -> socket.socket:
-    """Listen with another socket on the address of *sock*; a UNIX socket, which has one queue, is returned itself."""
+    """Listen with another socket on the address of *sock*; return a UNIX socket itself, because it has one queue."""
     other = None if sock.family == AF_UNIX else _open(sock.family, sock.getsockname(), backlog, reuse_port=True)
     return other or sock
 
@@ -61,9 +61,7 @@ def _open(family: int, address: tuple[object, ...], backlog: int, reuse_port: bo
         # IPv4 and IPv6 get a socket each: IPv4 clients must not have mapped IPv6 addresses
         sock = socket.create_server(address, family=family, backlog=backlog, reuse_port=reuse_port)
     except ValueError:
-        raise ProgramError(
-            "Several processes cannot listen on one port here: this system has no SO_REUSEPORT"
-        ) from None
+        raise ProgramError("Several processes cannot listen on one port: this system has no SO_REUSEPORT") from None
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT:
             return None

@@ -14,20 +14,19 @@ class Stream:
     """One end of a relayed connection: a socket, which must not block. :class:`.TLSStream` adds TLS.
 
     Attributes:
-        fd: The socket's file descriptor, which the selector is given. Asked about a socket object that it does not
-            know, as happens for every connection, it would format an error with both addresses that nobody sees.
+        fd: The socket's file descriptor, for the selector. For a socket object that it does not know, as each new one,
+            the selector would format an error with both addresses, and drop it.
         reading: Whether the selector watches for bytes from the peer. The link keeps this up to date.
         writing: Whether the selector watches for room to send. The link keeps this up to date.
         recv_into: Takes bytes from the peer as a socket does: it returns 0 at the end of the peer's data, raises
             BlockingIOError if the socket is not ready, and any other OSError if the connection is lost.
         send: Sends bytes to the peer, and raises as ``recv_into`` does.
-        most: How many bytes to read for this end at most in one go; None for the whole buffer.
-        unsent: Whether ``send`` has accepted bytes that still wait here. It takes no more before :meth:`flush` sent
-            them.
+        most: The most bytes to read for this end at once; None for the whole buffer.
+        unsent: Whether bytes that ``send`` has accepted still wait here; if so, it takes no more.
         choked: Whether nothing may be read before :meth:`flush` has sent what waits here.
         buffered: Whether there are bytes to read that the selector does not know of.
-        notified: Whether the peer itself said that it has sent its last byte, which only TLS can tell. A lost
-            connection also reads as 0 from a socket, once another call has been given the error.
+        notified: Whether the peer has confirmed the end of its data, as only TLS can. A lost connection also reads as 0
+            bytes, after another call has got the error.
     """
 
     __slots__ = ("fd", "reading", "recv_into", "send", "sock", "writing")

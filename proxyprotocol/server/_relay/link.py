@@ -226,10 +226,10 @@ class Link(Timed):
         self.closed = False
         #: None until nothing is left to do but drop what the client sends. Then: until when that may be prolonged.
         self._lingers_until: float | None = None
-        idle = relay.idle_timeout
-        self._grain = 0.0 if idle is None else min(_GRAIN, idle * _GRAIN_SHARE)
-        self._idle = relay.queues[None if idle is None else idle + self._grain]
-        self._requeue_at = math.inf if idle is None else self._time() + self._grain
+        idle = math.inf if relay.idle_timeout is None else relay.idle_timeout
+        self._grain = min(_GRAIN, idle * _GRAIN_SHARE)
+        self._idle = relay.queues[idle + self._grain]
+        self._requeue_at = self._time() + self._grain
         self.wait(self._idle)
         self.up = Flow(self, client, server, BYTES_UP)
         self.down = Flow(self, server, client, BYTES_DOWN)

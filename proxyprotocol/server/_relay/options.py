@@ -126,7 +126,7 @@ def parse_destination(text: str) -> Destination:
     if not address.host and address.path is None:
         raise ValueError(f"{text!r} lacks the host to connect to")
     if address.port == 0:
-        raise ValueError(f"{text!r} has port 0, to which nobody can connect")
+        raise ValueError(f"{text!r} has port 0: write the port to connect to")
     tlv = address.option("tlv")
     # detect means version 2 here: a result that does not fit must not be sent as version 1, which has no TLVs
     codec = ProxyProtocolV2() if isinstance(address.pp, ProxyProtocolDetect) else address.pp

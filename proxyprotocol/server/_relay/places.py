@@ -14,7 +14,7 @@ from proxyprotocol.server.address import Address
 
 __all__: list[str] = []
 
-# Seconds that an answer counts. An administrator who moves a service keeps the old address up for at least as long.
+# Seconds until a name is looked up again. A service that moves is expected to keep its old address for longer.
 _FRESH: Final = 10.0
 
 
@@ -39,16 +39,14 @@ class Places:
             self._keep([(AF_UNIX, address.path)], math.inf)
         else:
             with contextlib.suppress(OSError, ValueError):  # not an IP address
-                numeric = socket.getaddrinfo(
-                    self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-                )
-                self._keep([(family, address) for family, *_, address in numeric], math.inf)
+                numeric = {"type": socket.SOCK_STREAM, "flags": socket.AI_NUMERICHOST}
+                self._keep(socket.getaddrinfo(self._host, self._port, **numeric), math.inf)
 
     async def find(self, timeout: float) -> list[tuple[int, Any]]:
         """Look the name up if necessary, and wait so many seconds for the answer.
 
         Raises:
-            OSError: There is no answer, nor an old one.
+            OSError: No name server answered, and there is no old answer.
         """
         if asyncio.get_running_loop().time() < self.fresh_until:
             return self.found
@@ -65,7 +63,7 @@ class Places:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-            self._keep([(family, address) for family, *_, address in found], loop.time() + _FRESH)
+            self._keep(found, loop.time() + _FRESH)
         except OSError as error:
             self._problem = describe_error(error)
         except ValueError as error:  # an empty label, one that is too long, or a NUL
@@ -73,5 +71,6 @@ class Places:
         finally:
             self._asking = None
 
-    def _keep(self, found: list[tuple[Any, Any]], fresh_until: float) -> None:
-        self.found, self.fresh_until = list(dict.fromkeys(found)), fresh_until
+    def _keep(self, found: list[Any], fresh_until: float) -> None:
+        self.found = list(dict.fromkeys((family, address) for family, *_, address in found))
+        self.fresh_until = fresh_until
