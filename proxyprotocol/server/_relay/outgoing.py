@@ -66,12 +66,12 @@ class Outgoing:
         if received is None:
             said = _describe(incoming, _DEFAULT if self.additions is None else self.additions, dnsbl, authority)
         else:
-            as_it_came = received.family_number and wire[0] == _V2_BEGINS and not (adds or self.drop)
-            if as_it_came and isinstance(codec, ProxyProtocolV2):
+            version_2 = isinstance(codec, ProxyProtocolV2)
+            if version_2 and received.family_number and wire[0] == _V2_BEGINS and not (adds or self.drop):
                 return wire
             said, tlv = received, ProxyProtocolTLV() if self.drop else received.tlv
-            if isinstance(codec, ProxyProtocolV2) and not (tlv and Type.PP2_TYPE_CRC32C in tlv):
-                codec = _WITHOUT_CHECKSUM  # the TLVs go on as they came: with a CRC32C only if there was one
+            if version_2 and Type.PP2_TYPE_CRC32C not in tlv:
+                codec = _WITHOUT_CHECKSUM  # a CRC32C goes on only if one came in
             if adds:
                 own = _describe(incoming, self.additions or frozenset(), dnsbl, authority).tlv
                 # the first proxy knows more about the client
