@@ -81,8 +81,8 @@ class _Endpoint:
         self.protocol.connection_made(self.transport)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        # Linux says None for a UNIX socket without a name. Say "" as the transports of connections do: from None no
-        # policy could tell that this is a UNIX socket.
+        # Linux reports None for a UNIX socket without a name. We pass on "", as the transports of connections do: a
+        # policy could not tell from None that this is a UNIX socket.
         sender: SockAddr = "" if addr is None and self.family == AF_UNIX else addr
         local = extra_info(self._below, "sockname") if self.datagrams.needs_local else None
         try:
@@ -143,7 +143,7 @@ class ProxyProtocolDatagramTransport(Overlay, asyncio.DatagramTransport):
             _log.debug("No proxy speaks for %s: the answer is lost", describe_address(addr))
             return
         if is_foreign(to, endpoint.family):
-            # A client that was forgotten. Its address would close asyncio's transport, and uvloop's would raise.
+            # We have forgotten this client. Sending to it would close asyncio's transport, and uvloop's would raise.
             unreachable = f"No proxy speaks for {describe_address(to)}, whose family is not the socket's"
             endpoint.protocol.error_received(OSError(errno.EAFNOSUPPORT, unreachable))
             return

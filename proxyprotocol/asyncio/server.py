@@ -151,7 +151,7 @@ class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
         return f"<{type(self).__name__} sockets={self.sockets!r}>"
 
     async def start_serving(self) -> None:
-        """Accept connections, if it does not already."""
+        """Start to accept connections, unless the server accepts already."""
         await self._below.start_serving()
         self._accept_ourselves()
 
@@ -162,7 +162,7 @@ class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
             return
         for sock in self.sockets:
             self._loop.remove_reader(sock)
-            self._listeners.append(sock.dup())  # the server does not show its own sockets
+            self._listeners.append(sock.dup())  # server.sockets holds only read-only views
             self._acceptor.listen(self._listeners[-1], 0, self._begin)
 
     def _begin(self, sock: socket.socket, peer: SockAddr) -> None:

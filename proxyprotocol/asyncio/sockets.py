@@ -39,7 +39,7 @@ _OF_THE_CONNECTION: Final = frozenset(
 
 
 class Acceptor:
-    """Accepts connections. If there is no room it leaves them in the system's queue, and logs so once a minute.
+    """Accepts connections. Without room for more it leaves them in the system's queue; the log says so once a minute.
 
     asyncio's own servers do not pause when the system has no file descriptor left: they try again at once, as often as
     the queue is long, and log a traceback for each attempt.
@@ -47,7 +47,7 @@ class Acceptor:
     Args:
         loop: The loop.
         log: The logger for these lines.
-        full: Returns why there is no room for another connection, or None if there is.
+        full: Returns why the caller has no room for another connection, or None if it has.
     """
 
     def __init__(

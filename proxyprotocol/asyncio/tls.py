@@ -60,8 +60,7 @@ class TLS:
 
         *done* is called with the TLS transport when the handshake is done, before any application data. *lost*
         is called if the connection ends before that: with the error, or None if this side has ended it. *waiter* is a
-        future for the end of the handshake, with an exception if it failed. If this side has ended the connection it
-        gets None.
+        future that is done after the handshake, with an exception if the handshake failed.
         """
         handshake = _Handshake(done, lost)
         loop, hostname = asyncio.get_running_loop(), self._server_hostname
@@ -86,7 +85,7 @@ class TLS:
         waiter = asyncio.get_running_loop().create_future()
         handshake: _Handshake | None = None
         try:
-            # the loop reads nothing between these two lines, because nothing awaits there
+            # no await comes between these two lines, so the loop reads nothing meanwhile
             transport.resume_reading()
             handshake = self.begin(transport, *callbacks, waiter=waiter, **keywords)
             await waiter

@@ -23,9 +23,9 @@ __all__ = ["ClientSocket", "LoopOfStreams", "Overlay", "ProxyProtocolTransport",
 
 
 class Overlay:
-    """Stands in front of another object, ``_below``, which has everything that the overlay's own class does not define.
+    """Stands in front of another object, ``_below``, and takes from it whatever its own class does not define.
 
-    That includes the public methods that the class inherits from asyncio: there they raise NotImplementedError.
+    That includes the public methods of its base classes: asyncio's only raise NotImplementedError.
     """
 
     _below: Any = None
@@ -35,7 +35,7 @@ class Overlay:
         for name in {name for base in cls.__mro__[1:] for name in vars(base)} - vars(cls).keys():
             if not name.startswith("_"):
                 below: Any = cached_property(attrgetter(f"_below.{name}"))  # cached: later calls cost nothing more
-                below.__set_name__(cls, name)  # Python does this only for what is in the class statement
+                below.__set_name__(cls, name)  # Python calls it only for attributes of the class statement
                 setattr(cls, name, below)
 
     def __getattr__(self, name: str) -> Any:
