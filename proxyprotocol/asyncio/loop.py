@@ -20,7 +20,7 @@ from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import listen
 from proxyprotocol.asyncio.sockets import covered, receive_header
-from proxyprotocol.asyncio.transport import ProxyProtocolTransport, start_tls
+from proxyprotocol.asyncio.transport import LoopOfStreams, ProxyProtocolTransport
 from proxyprotocol.options import OPTIONS, describe_risk, parse_receiver, parse_tls_timeout
 from proxyprotocol.result import describe_address
 
@@ -112,7 +112,7 @@ class _HeaderLoop(_AnyLoop):
         return await listen(begin, protocol_factory, *args, **keywords)
 
     async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
-        return await start_tls(super().start_tls, transport, *args, **keywords)
+        return await LoopOfStreams(super()).start_tls(transport, *args, **keywords)
 
     async def sock_accept(self, sock: Any) -> tuple[socket.socket, Any]:
         """Return a connection whose header has arrived, and the client's address.

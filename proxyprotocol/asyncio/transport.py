@@ -8,7 +8,6 @@ import ssl
 
 # Not public. asyncio refuses sendfile over TLS to transports that do not derive from this very class.
 from asyncio.transports import _FlowControlMixin
-from collections.abc import Callable
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -19,7 +18,7 @@ from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["ClientSocket", "LoopOfStreams", "Overlay", "ProxyProtocolTransport", "start_tls"]
+__all__ = ["ClientSocket", "LoopOfStreams", "Overlay", "ProxyProtocolTransport"]
 
 
 class Overlay:
@@ -174,43 +173,42 @@ class ClientSocket(Overlay):
 
 
 class LoopOfStreams(Overlay):
-    """The running loop, with a ``start_tls`` that takes our transports: ``StreamWriter.start_tls`` calls that."""
+    """A loop with a ``start_tls`` that takes our transports: ``StreamWriter.start_tls`` calls it.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    Args:
+        loop: The other loop.
+    """
+
+    def __init__(self, loop: Any) -> None:
         self._below = loop
 
-    async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
-        """Begin TLS on one of its connections; see :func:`start_tls`."""
-        return await start_tls(self._below.start_tls, transport, *args, **keywords)
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        **times: Any,
+    ) -> Any:
+        """Begin TLS on a connection that began without it, as the other loop's method does, also on our transports.
 
-
-async def start_tls(
-    own: Callable[..., Any],
-    transport: Any,
-    protocol: asyncio.BaseProtocol,
-    sslcontext: ssl.SSLContext,
-    *,
-    server_side: bool = False,
-    server_hostname: str | None = None,
-    **times: Any,
-) -> Any:
-    """Begin TLS on a connection that began without it, as ``loop.start_tls`` does, on any loop and with our transports.
-
-    The handshake begins with the bytes that a stream has received and nobody has read. A ClientHello among them begins
-    it; a command that an attacker has inserted there makes it fail. *own* is the loop's method, for other transports
-    than ours. If this raises or is cancelled, the connection is aborted.
-    """
-    tls = TLS(sslcontext, server_hostname=server_hostname, **times)
-    unread = take_unread(protocol)
-    if not unread and not isinstance(transport, ProxyProtocolTransport):
-        names = {"server_side": server_side, "server_hostname": server_hostname}
-        return await own(transport, protocol, sslcontext, **names, **times)
-    # uvloop's own method takes only uvloop's transports, and no loop gives TLS the bytes that the stream holds
-    return await tls.shake_hands(
-        transport,
-        lambda upper: upper.set_protocol(protocol),
-        # TLS calls connection_lost only after connection_made, and this protocol began before TLS
-        lambda error: asyncio.get_running_loop().call_soon(protocol.connection_lost, error),
-        data=unread,
-        server_side=server_side,
-    )
+        The handshake begins with the bytes that a stream has received and nobody has read. A ClientHello among them
+        begins it; a command that an attacker has inserted there makes it fail. If this raises or is cancelled, the
+        connection is aborted.
+        """
+        tls = TLS(sslcontext, server_hostname=server_hostname, **times)
+        unread = take_unread(protocol)
+        if not unread and not isinstance(transport, ProxyProtocolTransport):
+            names = {"server_side": server_side, "server_hostname": server_hostname}
+            return await self._below.start_tls(transport, protocol, sslcontext, **names, **times)
+        # uvloop's own method takes only uvloop's transports, and no loop gives TLS the bytes that the stream holds
+        return await tls.shake_hands(
+            transport,
+            lambda upper: upper.set_protocol(protocol),
+            # TLS calls connection_lost only after connection_made, and this protocol began before TLS
+            lambda error: asyncio.get_running_loop().call_soon(protocol.connection_lost, error),
+            data=unread,
+            server_side=server_side,
+        )
