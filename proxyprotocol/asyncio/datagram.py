@@ -99,9 +99,7 @@ class _Endpoint:
 class ProxyProtocolDatagramTransport(Overlay, asyncio.DatagramTransport):
     """The application's transport for datagrams. It sends to the proxies; everything else is the real transport's own.
 
-    Args:
-        transport: The real transport.
-        endpoint: The protocol that reads the headers.
+    :func:`create_datagram_endpoint` makes it.
     """
 
     def __init__(self, transport: asyncio.DatagramTransport, endpoint: _Endpoint) -> None:
@@ -133,18 +131,13 @@ class ProxyProtocolDatagramTransport(Overlay, asyncio.DatagramTransport):
                 this client any more and the policy demands a header, the datagram is lost and a debug line says so. If
                 the policy does not, but the socket has another family, ``error_received`` is called.
         """
-        if addr is None:
-            self._below.sendto(data)
-            return
         endpoint = self._endpoint
-        to = endpoint.datagrams.reply_to(addr, endpoint.now())
-        if not to:
-            # None, or "" for a UNIX socket without a name
+        to = addr if addr is None else endpoint.datagrams.reply_to(addr, endpoint.now())
+        if addr is not None and not to:  # None, or "" for a UNIX socket without a name
             _log.debug("No proxy speaks for %s: the answer is lost", describe_address(addr))
-            return
-        if is_foreign(to, endpoint.family):
+        elif addr is not None and is_foreign(to, endpoint.family):
             # We have forgotten this client. Sending to it would close asyncio's transport, and uvloop's would raise.
             unreachable = f"No proxy speaks for {describe_address(to)}, whose family is not the socket's"
             endpoint.protocol.error_received(OSError(errno.EAFNOSUPPORT, unreachable))
-            return
-        self._below.sendto(data, to)
+        else:
+            self._below.sendto(data, to)

@@ -126,11 +126,7 @@ class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
     """A listening server, with the methods and attributes of :class:`asyncio.Server`, and of uvloop's on uvloop.
 
     Closing it aborts the connections whose application has not begun. Otherwise :meth:`wait_closed`, which from Python
-    3.12 waits for connections, would wait for peers that never finish a header.
-
-    Args:
-        server: The loop's own server.
-        factory: The protocol factory of that server.
+    3.12 waits for connections, would wait for peers that never finish a header. :func:`create_server` makes it.
     """
 
     get_loop: Any  # these come from Overlay; asyncio's class declares them abstract
@@ -138,8 +134,7 @@ class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
     wait_closed: Any
 
     def __init__(self, server: Any, factory: ProxyProtocolFactory) -> None:
-        self._below = server
-        self._factory = factory
+        self._below, self._factory = server, factory
         self._closed = False
         self._serving: asyncio.Future[None] | None = None
         self._loop: Any = server.get_loop()

@@ -38,13 +38,10 @@ class TLS:
         if not isinstance(context, ssl.SSLContext):
             raise TypeError(f"TLS takes an ssl.SSLContext, not {context!r}")
         times = {"ssl_handshake_timeout": ssl_handshake_timeout, "ssl_shutdown_timeout": ssl_shutdown_timeout}
-        for name, seconds in times.items():
-            check_seconds(name, seconds)
+        self._times: Any = {name: check_seconds(name, time) for name, time in times.items() if time is not None}
         if ssl_shutdown_timeout is not None and sys.version_info < (3, 11):
             raise TypeError("ssl_shutdown_timeout needs Python 3.11 or later")
-        self._context = context
-        self._server_hostname = server_hostname
-        self._times: dict[str, Any] = {name: seconds for name, seconds in times.items() if seconds is not None}
+        self._context, self._server_hostname = context, server_hostname
 
     def begin(
         self,

@@ -173,11 +173,7 @@ class ClientSocket(Overlay):
 
 
 class LoopOfStreams(Overlay):
-    """A loop with a ``start_tls`` that takes our transports: ``StreamWriter.start_tls`` calls it.
-
-    Args:
-        loop: The other loop.
-    """
+    """Another loop with a ``start_tls`` that takes our transports: ``StreamWriter.start_tls`` calls it."""
 
     def __init__(self, loop: Any) -> None:
         self._below = loop
