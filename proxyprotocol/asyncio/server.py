@@ -7,7 +7,7 @@ import inspect
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.sockets import Acceptor
@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
+
+_StreamCallback: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 
 # the keywords of the factory; the loop takes all others
 _OWN_KEYWORDS = ReceiverKeywords.__optional_keys__.union(inspect.getfullargspec(ProxyProtocolFactory).kwonlyargs)
@@ -60,12 +62,7 @@ async def create_unix_server(
 
 
 async def start_server(
-    client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
-    host: Any = None,
-    port: Any = None,
-    *,
-    limit: int = 2**16,
-    **keywords: Any,
+    client_connected_cb: _StreamCallback, host: Any = None, port: Any = None, *, limit: int = 2**16, **keywords: Any
 ) -> ProxyProtocolServer:
     """Listen as :func:`asyncio.start_server` does, and read a header at the start of every connection.
 
@@ -83,17 +80,13 @@ async def start_server(
 
 
 async def start_unix_server(
-    client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
-    path: Any = None,
-    *,
-    limit: int = 2**16,
-    **keywords: Any,
+    client_connected_cb: _StreamCallback, path: Any = None, *, limit: int = 2**16, **keywords: Any
 ) -> ProxyProtocolServer:
     """Listen on a UNIX socket as :func:`asyncio.start_unix_server` does. Otherwise it is :func:`start_server`."""
     return await create_unix_server(_stream_factory(client_connected_cb, limit), path, **keywords)
 
 
-def _stream_factory(client_connected_cb: Callable[..., Any], limit: int) -> Callable[[], asyncio.BaseProtocol]:
+def _stream_factory(client_connected_cb: _StreamCallback, limit: int) -> Callable[[], asyncio.BaseProtocol]:
     loop: Any = LoopOfStreams(asyncio.get_running_loop())
 
     async def run(begun: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

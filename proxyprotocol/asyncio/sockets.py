@@ -125,12 +125,7 @@ class Acceptor:
 
 
 async def receive_header(sock: socket.socket, peer: SockAddr, receiver: Receiver) -> ReceiverConnection | None:
-    """Read the header of a connection, and return what it said.
-
-    Args:
-        sock: The connection, which becomes non-blocking.
-        peer: The address that connected.
-        receiver: The rules for the header.
+    """Read the header of a connection from *peer*, by the rules of *receiver*. The socket becomes non-blocking.
 
     Returns:
         The connection, which has begun. None if it was refused or lost: then it is closed, and the log says so.

@@ -56,10 +56,6 @@ class ProxyProtocolTransport(Overlay, _FlowControlMixin, asyncio.Transport):
     and ``"proxy_peername"`` the address that really connected.
 
     It knows the addresses from the start, and takes the real transport in :meth:`begin`.
-
-    Args:
-        connection: The connection after its header.
-        peer: The address that connected, as the socket module gives it.
     """
 
     _held = b""  # bytes for the application, which does not read at the moment
