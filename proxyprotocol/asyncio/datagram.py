@@ -88,8 +88,7 @@ class _Endpoint:
         try:
             received = self.datagrams.receive(data, sender, local, self.now())
         except ProxyProtocolError as error:
-            refusal = self.datagrams.describe_refusal(error, sender, self.now())
-            if refusal is not None:
+            if (refusal := self.datagrams.describe_refusal(error, sender, self.now())) is not None:
                 _log.warning("%s", refusal)
             return
         with self.datagrams.answering(received):

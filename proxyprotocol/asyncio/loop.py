@@ -115,16 +115,14 @@ class _HeaderLoop(_AnyLoop):
         return await LoopOfStreams(super()).start_tls(transport, *args, **keywords)
 
     async def sock_accept(self, sock: Any) -> tuple[socket.socket, Any]:
-        """Return a connection whose header has arrived, and the client's address.
-
-        Meanwhile the loop accepts others: a peer that is slow with its header must not hold up the rest.
-        """
+        """Return a connection whose header has arrived, and the client's address."""
         if not self._reads(sock):
             accepted: tuple[socket.socket, Any] = await super().sock_accept(sock)
             if sock in covered:
                 covered.add(accepted[0])
             return accepted
         ready, number = self._state.ready.setdefault(sock, asyncio.Queue()), sock.fileno()
+        # meanwhile accept others too: a peer that is slow with its header must not hold up the rest
         super().add_reader(sock, self._accept, sock, ready)
         try:
             connection = await ready.get()
@@ -156,11 +154,7 @@ class _HeaderLoop(_AnyLoop):
         task.add_done_callback(self._state.headers.discard)
 
     async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **keywords: Any) -> Any:
-        """Begin an application on a connection. First read its header, unless that was done already.
-
-        Raises:
-            ConnectionAbortedError: The header was refused, or the connection was lost. It is closed.
-        """
+        """Begin an application on a connection. First read its header, unless that was done already."""
         overlay = self._state.overlays.pop(sock, None)
         if overlay is None:
             if not self._reads(sock) or isinstance(protocol_factory, ProxyProtocolFactory):
@@ -246,8 +240,7 @@ def _new_loop(base: type) -> asyncio.AbstractEventLoop:
         state = _State(os.environ)  # before there is a loop that would have to be closed
     except ValueError as error:
         raise _exit(str(error)) from None
-    risk = describe_risk(state.receiver, _spell)
-    if risk is not None:
+    if (risk := describe_risk(state.receiver, _spell)) is not None:
         _log.warning("%s", risk)
     loop: Any = type("EventLoop", (_HeaderLoop, base), {})()
     loop._state = state

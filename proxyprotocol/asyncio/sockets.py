@@ -93,8 +93,7 @@ class Acceptor:
 
     def _accept(self, listener: socket.socket, begin: _Begin, most: int = _ACCEPTS) -> None:
         for _ in range(most):
-            problem = self._full()
-            if problem is not None:
+            if (problem := self._full()) is not None:
                 self._pause(problem)
                 return
             try:

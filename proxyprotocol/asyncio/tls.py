@@ -135,10 +135,9 @@ def is_tls(protocol: asyncio.BaseProtocol) -> bool:
 
 
 def deliver(transport: asyncio.Transport, data: bytes) -> bytes:
-    """Give bytes to the protocol of a transport while it reads. The protocol may change between two calls.
+    """Give bytes to a transport's protocol while it reads, and return those that are left when it pauses.
 
-    Returns:
-        The bytes that are left because the protocol has paused reading; none if the transport is closing.
+    The protocol may change on the way. Nothing is left once the transport is closing.
     """
     while data and transport.is_reading() and not transport.is_closing():
         protocol: Any = transport.get_protocol()

@@ -68,13 +68,7 @@ class ProxyProtocolTransport(Overlay, _FlowControlMixin, asyncio.Transport):
         self._peer = peer
 
     def begin(self, transport: asyncio.Transport, protocol: Any, data: bytes = b"") -> None:
-        """Begin the application: its protocol becomes the real transport's.
-
-        Args:
-            transport: The real transport, or TLS upon it.
-            protocol: The application's protocol.
-            data: The bytes that came with the header.
-        """
+        """Begin the application on the real transport, or on its TLS, with the bytes that came with the header."""
         self._below = transport
         transport.set_protocol(protocol)
         protocol.connection_made(self)
@@ -148,10 +142,9 @@ class ProxyProtocolTransport(Overlay, _FlowControlMixin, asyncio.Transport):
 class ClientSocket(Overlay):
     """A connection's socket with the client's addresses, for servers that ask the socket rather than the transport."""
 
-    _effective: ProxyResult
-
     def __init__(self, sock: Any, effective: ProxyResult) -> None:
-        self._below, self._effective = sock, effective
+        self._below = sock
+        self._effective: ProxyResult = effective
         self.family = effective.family
 
     def getpeername(self) -> SockAddr:
