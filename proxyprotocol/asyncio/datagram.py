@@ -82,15 +82,14 @@ class _Endpoint:
         self.protocol.connection_made(self.transport)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        # Linux says None for a UNIX socket without a name. Say "" as the transports of connections do: from None no
-        # policy could tell that this is a UNIX socket.
+        # Linux reports None for a UNIX socket without a name. We pass on "", as the transports of connections do: a
+        # policy could not tell from None that this is a UNIX socket.
         sender: SockAddr = "" if addr is None and self.family == AF_UNIX else addr
         local = extra_info(self._below, "sockname") if self.datagrams.needs_local else None
         try:
             received = self.datagrams.receive(data, sender, local, self.now())
         except ProxyProtocolError as error:
-            refusal = self.datagrams.describe_refusal(error, sender, self.now())
-            if refusal is not None:
+            if (refusal := self.datagrams.describe_refusal(error, sender, self.now())) is not None:
                 _log.warning("%s", refusal)
             return
         with self.datagrams.answering(received):
@@ -100,9 +99,7 @@ class _Endpoint:
 class ProxyProtocolDatagramTransport(Overlay, asyncio.DatagramTransport):
     """The application's transport for datagrams. It sends to the proxies; everything else is the real transport's own.
 
-    Args:
-        transport: The real transport.
-        endpoint: The protocol that reads the headers.
+    :func:`create_datagram_endpoint` makes it.
     """
 
     def __init__(self, transport: asyncio.DatagramTransport, endpoint: _Endpoint) -> None:
@@ -134,12 +131,9 @@ class ProxyProtocolDatagramTransport(Overlay, asyncio.DatagramTransport):
                 this client any more and the policy demands a header, the datagram is lost and a debug line says so. If
                 the policy does not, but the socket has another family, ``error_received`` is called.
         """
-        if addr is None:
-            self._below.sendto(data)
-            return
         endpoint = self._endpoint
-        to = endpoint.datagrams.reply_to(addr, endpoint.now())
-        lost = describe_lost_answer(addr, to, endpoint.family)
+        to = addr if addr is None else endpoint.datagrams.reply_to(addr, endpoint.now())
+        lost = None if addr is None else describe_lost_answer(addr, to, endpoint.family)
         if lost is None:
             self._below.sendto(data, to)
         elif to:  # an address of another family would close asyncio's transport, and uvloop's would raise

@@ -96,7 +96,7 @@ class ProxyProtocolFactory:
             connection.abort()
 
 
-#: :class:`ProxyProtocolFactory` under the name of what it does to the application's factory.
+#: The same class. This name says what it does: it wraps the application's protocol factory.
 wrap_protocol_factory = ProxyProtocolFactory
 
 
@@ -133,13 +133,13 @@ class _Pending(asyncio.Protocol):
             transport.abort()
             raise
         else:
-            if connection.begun:  # no header comes
+            if connection.begun:  # the policy or the codec expects no header
                 self._advance(connection.eof)
             else:
                 factory._headers.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._connection is not None:  # not refused already
+        if self._connection is not None:  # None: the connection was refused
             self._advance(self._connection.feed, data)
 
     def eof_received(self) -> bool | None:
@@ -164,7 +164,7 @@ class _Pending(asyncio.Protocol):
         try:
             self._advance(connection.timed_out)
         except Exception as error:
-            # The header was optional, the application began and raised. A deadline must not raise.
+            # The header was optional: the application began, and raised. A deadline must not raise.
             context = {"message": "An application has raised as it began", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
@@ -181,7 +181,7 @@ class _Pending(asyncio.Protocol):
         self._transport.abort()
 
     def _advance(self, step: Callable[..., bool], *data: bytes) -> bool:
-        """Give the header data, or its end; then refuse the connection, or begin TLS or the application, or wait."""
+        """Take data, or the end of it. Return whether the header is done, and TLS or the application began."""
         connection: Any = self._connection
         try:
             if not step(*data):

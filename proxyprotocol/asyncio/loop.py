@@ -1,4 +1,4 @@
-"""Event loops whose listeners read headers, for servers that take no such option, such as uvicorn's command.
+"""Event loops whose listeners read headers, for servers without an option for that, such as uvicorn's command.
 
 ``uvicorn --loop proxyprotocol.asyncio:new_event_loop app:app`` needs no change to the application. Environment
 variables say how headers are read.
@@ -20,7 +20,7 @@ from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import listen
 from proxyprotocol.asyncio.sockets import covered, receive_header
-from proxyprotocol.asyncio.transport import ProxyProtocolTransport, start_tls
+from proxyprotocol.asyncio.transport import LoopOfStreams, ProxyProtocolTransport
 from proxyprotocol.options import OPTIONS, describe_risk, parse_receiver, parse_tls_timeout
 from proxyprotocol.result import describe_address
 
@@ -31,8 +31,8 @@ __all__ = ["new_event_loop", "new_uvloop_event_loop"]
 _STARTUP_FAILURE = 3
 
 _UNREAD = (
-    "No PROXY protocol header is read on %s: the application watches this listening socket with add_reader() and "
-    "accepts its connections without the event loop. Use proxyprotocol.integrations.tornado.add_sockets for tornado, "
+    "The event loop reads no PROXY protocol header on %s: the application watches this listening socket with "
+    "add_reader() and accepts its connections itself. Use proxyprotocol.integrations.tornado.add_sockets for tornado, "
     "proxyprotocol.integrations.anyio.ProxyProtocolListener for anyio and loop.sock_accept() for your own sockets, or "
     "name the ports of all other listeners in PROXYPROTOCOL_PORTS"
 )
@@ -57,10 +57,10 @@ class _State:
     def __init__(self, environment: Mapping[str, str]) -> None:
         given = {name: value for name, value in environment.items() if name.startswith(_PREFIX)}
         ports = given.pop(_PORTS, None)
-        # we must not ignore these: after a slip in the name of _TRUSTED everybody would be trusted
+        # We must not ignore these: with a typo in the name of _TRUSTED we would trust every peer.
         unknown = ", ".join(sorted(given.keys() - _VARIABLES.keys()))
         if unknown:
-            raise ValueError(f"Unknown variable {unknown}. Known are {', '.join([*_VARIABLES, _PORTS])}")
+            raise ValueError(f"Unknown variable {unknown}. The known ones are {', '.join([*_VARIABLES, _PORTS])}")
         options = {_VARIABLES[name]: value for name, value in given.items()}
         self.receiver = parse_receiver(options, _spell)
         self.tls_timeout = parse_tls_timeout(options, _spell)
@@ -68,8 +68,8 @@ class _State:
         for port in self.ports or ():
             if port != _UNIX and not (_PORT.fullmatch(port) and int(port) <= spec.MAX_PORT):
                 raise ValueError(f"{_PORTS} takes port numbers and unix, with commas between them, not {port!r}")
-        # Where an application accepts by itself: for each listener the connections whose header is there, or why
-        # accept() failed; for each connection its later transport; the tasks that read headers.
+        # For applications that call sock_accept(): the connections of each listener whose header has arrived, or the
+        # error of accept(); the later transport of each connection; the tasks that read headers.
         self.ready: MutableMapping[socket.socket, asyncio.Queue[socket.socket | OSError]] = WeakKeyDictionary()
         self.overlays: MutableMapping[socket.socket, ProxyProtocolTransport] = WeakKeyDictionary()
         self.headers: set[asyncio.Task[None]] = set()
@@ -93,7 +93,7 @@ else:
 
 
 class _HeaderLoop(_AnyLoop):
-    """Stands before asyncio's or uvloop's class of loops, and reads headers on every listener that it opens."""
+    """The first base class of our loops, before asyncio's or uvloop's loop: it reads headers on every listener."""
 
     _state: _State
 
@@ -112,19 +112,17 @@ class _HeaderLoop(_AnyLoop):
         return await listen(begin, protocol_factory, *args, **keywords)
 
     async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
-        return await start_tls(super().start_tls, transport, *args, **keywords)
+        return await LoopOfStreams(super()).start_tls(transport, *args, **keywords)
 
     async def sock_accept(self, sock: Any) -> tuple[socket.socket, Any]:
-        """Return a connection whose header is there, and the client's address.
-
-        Meanwhile others are accepted: a peer that is slow with its header must not hold up the rest.
-        """
+        """Return a connection whose header has arrived, and the client's address."""
         if not self._reads(sock):
             accepted: tuple[socket.socket, Any] = await super().sock_accept(sock)
             if sock in covered:
                 covered.add(accepted[0])
             return accepted
         ready, number = self._state.ready.setdefault(sock, asyncio.Queue()), sock.fileno()
+        # meanwhile accept others too: a peer that is slow with its header must not hold up the rest
         super().add_reader(sock, self._accept, sock, ready)
         try:
             connection = await ready.get()
@@ -145,7 +143,7 @@ class _HeaderLoop(_AnyLoop):
 
         async def receive() -> None:
             begun = await receive_header(connection, peer, self._state.receiver)
-            if sock.fileno() < 0:  # the listener was closed: nobody will fetch this connection
+            if sock.fileno() < 0:  # the application has closed the listener, and will not fetch this connection
                 connection.close()
             elif begun is not None:
                 self._state.overlays[connection] = ProxyProtocolTransport(begun, peer)
@@ -156,11 +154,7 @@ class _HeaderLoop(_AnyLoop):
         task.add_done_callback(self._state.headers.discard)
 
     async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **keywords: Any) -> Any:
-        """Begin an application on a connection. First read its header, unless that was done already.
-
-        Raises:
-            ConnectionAbortedError: The header was refused, or the connection was lost. It is closed.
-        """
+        """Begin an application on a connection. First read its header, unless that was done already."""
         overlay = self._state.overlays.pop(sock, None)
         if overlay is None:
             if not self._reads(sock) or isinstance(protocol_factory, ProxyProtocolFactory):
@@ -184,7 +178,7 @@ class _HeaderLoop(_AnyLoop):
         try:
             sock = socket.socket(fileno=number)
         except OSError:
-            return  # a pipe, or something else
+            return  # not a socket
         try:
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or not self._reads(sock):
                 return
@@ -200,7 +194,7 @@ class _HeaderLoop(_AnyLoop):
 
 
 class _Beginning(asyncio.Protocol):
-    """Begins an application on a connection whose header was read before, after its TLS handshake if there is one."""
+    """Begins the application on a connection after its header, which was read before, and after its TLS handshake."""
 
     def __init__(self, overlay: ProxyProtocolTransport, protocol: asyncio.BaseProtocol) -> None:
         self._overlay, self.protocol = overlay, protocol
@@ -219,8 +213,8 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     ``create_server``, ``create_unix_server``, ``sock_accept`` or ``connect_accepted_socket``. Servers that the
     functions of this package open follow their own arguments.
 
-    The log warns of an optional header that everybody may send. It also warns of a listening socket that the
-    application watches with ``add_reader``: the application accepts there by itself, and nothing reads a header.
+    The loop logs a warning if every peer may send an optional header. It logs another if the application watches a
+    listening socket with ``add_reader``: the application accepts there by itself, and the loop reads no header.
 
     Raises:
         SystemExit: A variable is wrong. A sentence on standard error names the variable and what it takes.
@@ -246,8 +240,7 @@ def _new_loop(base: type) -> asyncio.AbstractEventLoop:
         state = _State(os.environ)  # before there is a loop that would have to be closed
     except ValueError as error:
         raise _exit(str(error)) from None
-    risk = describe_risk(state.receiver, _spell)
-    if risk is not None:
+    if (risk := describe_risk(state.receiver, _spell)) is not None:
         _log.warning("%s", risk)
     loop: Any = type("EventLoop", (_HeaderLoop, base), {})()
     loop._state = state

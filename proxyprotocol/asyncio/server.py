@@ -7,7 +7,7 @@ import inspect
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.sockets import Acceptor
@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
+
+_StreamCallback: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 
 # the keywords of the factory; the loop takes all others
 _OWN_KEYWORDS = ReceiverKeywords.__optional_keys__.union(inspect.getfullargspec(ProxyProtocolFactory).kwonlyargs)
@@ -60,12 +62,7 @@ async def create_unix_server(
 
 
 async def start_server(
-    client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
-    host: Any = None,
-    port: Any = None,
-    *,
-    limit: int = 2**16,
-    **keywords: Any,
+    client_connected_cb: _StreamCallback, host: Any = None, port: Any = None, *, limit: int = 2**16, **keywords: Any
 ) -> ProxyProtocolServer:
     """Listen as :func:`asyncio.start_server` does, and read a header at the start of every connection.
 
@@ -83,17 +80,13 @@ async def start_server(
 
 
 async def start_unix_server(
-    client_connected_cb: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
-    path: Any = None,
-    *,
-    limit: int = 2**16,
-    **keywords: Any,
+    client_connected_cb: _StreamCallback, path: Any = None, *, limit: int = 2**16, **keywords: Any
 ) -> ProxyProtocolServer:
     """Listen on a UNIX socket as :func:`asyncio.start_unix_server` does. Otherwise it is :func:`start_server`."""
     return await create_unix_server(_stream_factory(client_connected_cb, limit), path, **keywords)
 
 
-def _stream_factory(client_connected_cb: Callable[..., Any], limit: int) -> Callable[[], asyncio.BaseProtocol]:
+def _stream_factory(client_connected_cb: _StreamCallback, limit: int) -> Callable[[], asyncio.BaseProtocol]:
     loop: Any = LoopOfStreams(asyncio.get_running_loop())
 
     async def run(begun: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -126,11 +119,7 @@ class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
     """A listening server, with the methods and attributes of :class:`asyncio.Server`, and of uvloop's on uvloop.
 
     Closing it aborts the connections whose application has not begun. Otherwise :meth:`wait_closed`, which from Python
-    3.12 waits for connections, would wait for peers that never finish a header.
-
-    Args:
-        server: The loop's own server.
-        factory: The protocol factory of that server.
+    3.12 waits for connections, would wait for peers that never finish a header. :func:`create_server` makes it.
     """
 
     get_loop: Any  # these come from Overlay; asyncio's class declares them abstract
@@ -138,8 +127,7 @@ class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
     wait_closed: Any
 
     def __init__(self, server: Any, factory: ProxyProtocolFactory) -> None:
-        self._below = server
-        self._factory = factory
+        self._below, self._factory = server, factory
         self._closed = False
         self._serving: asyncio.Future[None] | None = None
         self._loop: Any = server.get_loop()
@@ -151,7 +139,7 @@ class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
         return f"<{type(self).__name__} sockets={self.sockets!r}>"
 
     async def start_serving(self) -> None:
-        """Accept connections, if it does not already."""
+        """Start to accept connections, unless the server accepts already."""
         await self._below.start_serving()
         self._accept_ourselves()
 
@@ -162,7 +150,7 @@ class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
             return
         for sock in self.sockets:
             self._loop.remove_reader(sock)
-            self._listeners.append(sock.dup())  # the server does not show its own sockets
+            self._listeners.append(sock.dup())  # server.sockets holds only read-only views
             self._acceptor.listen(self._listeners[-1], 0, self._begin)
 
     def _begin(self, sock: socket.socket, peer: SockAddr) -> None:

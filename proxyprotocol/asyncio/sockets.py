@@ -39,7 +39,7 @@ _OF_THE_CONNECTION: Final = frozenset(
 
 
 class Acceptor:
-    """Accepts connections. If there is no room it leaves them in the system's queue, and logs so once a minute.
+    """Accepts connections. Without room for more it leaves them in the system's queue; the log says so once a minute.
 
     asyncio's own servers do not pause when the system has no file descriptor left: they try again at once, as often as
     the queue is long, and log a traceback for each attempt.
@@ -47,7 +47,7 @@ class Acceptor:
     Args:
         loop: The loop.
         log: The logger for these lines.
-        full: Returns why there is no room for another connection, or None if there is.
+        full: Returns why the caller has no room for another connection, or None if it has.
     """
 
     def __init__(
@@ -93,8 +93,7 @@ class Acceptor:
 
     def _accept(self, listener: socket.socket, begin: _Begin, most: int = _ACCEPTS) -> None:
         for _ in range(most):
-            problem = self._full()
-            if problem is not None:
+            if (problem := self._full()) is not None:
                 self._pause(problem)
                 return
             try:
@@ -125,12 +124,7 @@ class Acceptor:
 
 
 async def receive_header(sock: socket.socket, peer: SockAddr, receiver: Receiver) -> ReceiverConnection | None:
-    """Read the header of a connection, and return what it said.
-
-    Args:
-        sock: The connection, which becomes non-blocking.
-        peer: The address that connected.
-        receiver: The rules for the header.
+    """Read the header of a connection from *peer*, by the rules of *receiver*. The socket becomes non-blocking.
 
     Returns:
         The connection, which has begun. None if it was refused or lost: then it is closed, and the log says so.

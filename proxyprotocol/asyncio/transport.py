@@ -8,7 +8,6 @@ import ssl
 
 # Not public. asyncio refuses sendfile over TLS to transports that do not derive from this very class.
 from asyncio.transports import _FlowControlMixin
-from collections.abc import Callable
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -19,13 +18,13 @@ from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["ClientSocket", "LoopOfStreams", "Overlay", "ProxyProtocolTransport", "start_tls"]
+__all__ = ["ClientSocket", "LoopOfStreams", "Overlay", "ProxyProtocolTransport"]
 
 
 class Overlay:
-    """Stands in front of another object, ``_below``, which has everything that the overlay's own class does not define.
+    """Stands in front of another object, ``_below``, and takes from it whatever its own class does not define.
 
-    That includes the public methods that the class inherits from asyncio: there they raise NotImplementedError.
+    That includes the public methods of its base classes: asyncio's only raise NotImplementedError.
     """
 
     _below: Any = None
@@ -35,7 +34,7 @@ class Overlay:
         for name in {name for base in cls.__mro__[1:] for name in vars(base)} - vars(cls).keys():
             if not name.startswith("_"):
                 below: Any = cached_property(attrgetter(f"_below.{name}"))  # cached: later calls cost nothing more
-                below.__set_name__(cls, name)  # Python does this only for what is in the class statement
+                below.__set_name__(cls, name)  # Python calls it only for attributes of the class statement
                 setattr(cls, name, below)
 
     def __getattr__(self, name: str) -> Any:
@@ -57,10 +56,6 @@ class ProxyProtocolTransport(Overlay, _FlowControlMixin, asyncio.Transport):
     and ``"proxy_peername"`` the address that really connected.
 
     It knows the addresses from the start, and takes the real transport in :meth:`begin`.
-
-    Args:
-        connection: The connection after its header.
-        peer: The address that connected, as the socket module gives it.
     """
 
     _held = b""  # bytes for the application, which does not read at the moment
@@ -73,13 +68,7 @@ class ProxyProtocolTransport(Overlay, _FlowControlMixin, asyncio.Transport):
         self._peer = peer
 
     def begin(self, transport: asyncio.Transport, protocol: Any, data: bytes = b"") -> None:
-        """Begin the application: its protocol becomes the real transport's.
-
-        Args:
-            transport: The real transport, or TLS upon it.
-            protocol: The application's protocol.
-            data: The bytes that came with the header.
-        """
+        """Begin the application on the real transport, or on its TLS, with the bytes that came with the header."""
         self._below = transport
         transport.set_protocol(protocol)
         protocol.connection_made(self)
@@ -153,10 +142,9 @@ class ProxyProtocolTransport(Overlay, _FlowControlMixin, asyncio.Transport):
 class ClientSocket(Overlay):
     """A connection's socket with the client's addresses, for servers that ask the socket rather than the transport."""
 
-    _effective: ProxyResult
-
     def __init__(self, sock: Any, effective: ProxyResult) -> None:
-        self._below, self._effective = sock, effective
+        self._below = sock
+        self._effective: ProxyResult = effective
         self.family = effective.family
 
     def getpeername(self) -> SockAddr:
@@ -174,43 +162,38 @@ class ClientSocket(Overlay):
 
 
 class LoopOfStreams(Overlay):
-    """The running loop, with a ``start_tls`` that takes our transports: ``StreamWriter.start_tls`` calls that."""
+    """Another loop with a ``start_tls`` that takes our transports: ``StreamWriter.start_tls`` calls it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: Any) -> None:
         self._below = loop
 
-    async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
-        """Begin TLS on one of its connections; see :func:`start_tls`."""
-        return await start_tls(self._below.start_tls, transport, *args, **keywords)
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        **times: Any,
+    ) -> Any:
+        """Begin TLS on a connection that began without it, as the other loop's method does, also on our transports.
 
-
-async def start_tls(
-    own: Callable[..., Any],
-    transport: Any,
-    protocol: asyncio.BaseProtocol,
-    sslcontext: ssl.SSLContext,
-    *,
-    server_side: bool = False,
-    server_hostname: str | None = None,
-    **times: Any,
-) -> Any:
-    """Begin TLS on a connection that began without it, as ``loop.start_tls`` does, on any loop and with our transports.
-
-    The handshake begins with the bytes that a stream has received and nobody has read. A ClientHello among them begins
-    it; a command that an attacker has inserted there makes it fail. *own* is the loop's method, for other transports
-    than ours. If this raises or is cancelled, the connection is aborted.
-    """
-    tls = TLS(sslcontext, server_hostname=server_hostname, **times)
-    unread = take_unread(protocol)
-    if not unread and not isinstance(transport, ProxyProtocolTransport):
-        names = {"server_side": server_side, "server_hostname": server_hostname}
-        return await own(transport, protocol, sslcontext, **names, **times)
-    # uvloop's own method takes only uvloop's transports, and no loop gives TLS the bytes that the stream holds
-    return await tls.shake_hands(
-        transport,
-        lambda upper: upper.set_protocol(protocol),
-        # TLS calls connection_lost only after connection_made, and this protocol began before TLS
-        lambda error: asyncio.get_running_loop().call_soon(protocol.connection_lost, error),
-        data=unread,
-        server_side=server_side,
-    )
+        The handshake begins with the bytes that a stream has received and nobody has read. A ClientHello among them
+        begins it; a command that an attacker has inserted there makes it fail. If this raises or is cancelled, the
+        connection is aborted.
+        """
+        tls = TLS(sslcontext, server_hostname=server_hostname, **times)
+        unread = take_unread(protocol)
+        if not unread and not isinstance(transport, ProxyProtocolTransport):
+            names = {"server_side": server_side, "server_hostname": server_hostname}
+            return await self._below.start_tls(transport, protocol, sslcontext, **names, **times)
+        # uvloop's own method takes only uvloop's transports, and no loop gives TLS the bytes that the stream holds
+        return await tls.shake_hands(
+            transport,
+            lambda upper: upper.set_protocol(protocol),
+            # TLS calls connection_lost only after connection_made, and this protocol began before TLS
+            lambda error: asyncio.get_running_loop().call_soon(protocol.connection_lost, error),
+            data=unread,
+            server_side=server_side,
+        )

@@ -72,12 +72,7 @@ class ProxySite(web.BaseSite):
         return self._name
 
     async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            RuntimeError: The site listens already.
-            Exception: As :func:`.create_server`.
-        """
+        """Listen. Raises a RuntimeError if the site listens already, else whatever :func:`.create_server` raises."""
         await super().start()
         # aiohttp offers no other way: its own sites assign _server too, for runner.addresses and stop()
         self._server = await self._listen()

@@ -55,12 +55,19 @@ class ProxyProtocolListener(Overlay, Listener[ByteStream]):
         """Accept connections, and call *handler* with a :class:`ProxyProtocolStream` for each accepted header."""
 
         async def begin(stream: ByteStream) -> None:
+            async def read() -> None:
+                while not connection.begun:
+                    try:
+                        connection.feed(await stream.receive())
+                    except (anyio.EndOfStream, anyio.BrokenResourceError):  # a reset counts as the end
+                        connection.eof()
+
             sock, peer = _raw_socket(stream), None
             with contextlib.suppress(OSError):  # the peer may be gone already
                 peer = sock.getpeername()
             try:
                 connection = self._receiver.connection(peer, sock.getsockname())
-                if not await in_time(_read(stream, connection), self._receiver.timeout):
+                if not await in_time(read(), self._receiver.timeout):
                     connection.timed_out()
             except ProxyProtocolError as error:
                 log_refusal(_log, error, peer)
@@ -117,14 +124,6 @@ class ProxyProtocolStream(Overlay, ByteStream):
                 facts[address_name] = address
                 others.pop(port_name, None)
         return others | {name: lambda fact=fact: fact for name, fact in facts.items()}
-
-
-async def _read(stream: ByteStream, connection: ReceiverConnection) -> None:
-    while not connection.begun:
-        try:
-            connection.feed(await stream.receive())
-        except (anyio.EndOfStream, anyio.BrokenResourceError):  # a reset counts as the end
-            connection.eof()
 
 
 def _raw_socket(provider: Any) -> Any:

@@ -97,10 +97,8 @@ def proxy_result(stream: IOStream) -> ProxyResult | None:
 async def _serve(
     server: TCPServer, sock: Any, peer: SockAddr, receiver: Receiver, tls_timeout: float, pending: set[Any]
 ) -> None:
-    """Read a connection's header, make its stream, wait for TLS, and leave the rest to the server.
-
-    tornado reads and writes its sockets itself, so there is no transport that an overlay could wrap.
-    """
+    """Read a connection's header, make its stream, wait for TLS, and leave the rest to the server."""
+    # tornado reads and writes its sockets itself: it has no transport that an overlay could wrap
     connection = await receive_header(sock, peer, receiver)
     if connection is None:
         return
@@ -128,6 +126,5 @@ async def _serve(
         return
     _results[stream] = connection.result
     pending.discard(asyncio.current_task())  # stop() leaves it alone from now on: it is the server's
-    served = server.handle_stream(stream, client)
-    if served is not None:
+    if (served := server.handle_stream(stream, client)) is not None:
         await served

@@ -22,8 +22,8 @@ __all__ = ["auto", "h11", "httptools"]
 class _Beginning(asyncio.Protocol):
     """Makes a connection's protocol with an application of its own that knows the header, and hands over to it.
 
-    uvicorn's protocols, those of WebSockets too, take their application from the configuration, and tell it nothing of
-    the connection but the two addresses. We tried a context variable instead: uvloop calls the protocols of all
+    uvicorn's protocols, those of WebSockets too, take their application from the configuration, and tell it only the
+    two addresses of the connection. We tried a context variable instead: uvloop calls the protocols of all
     connections in one and the same context.
     """
 

@@ -109,7 +109,7 @@ def test_a_unix_listener_without_the_helper_is_warned_of(run: Run, log: Log, tmp
     run(story)
     ((level, line),) = log.lines
     assert level == "WARNING"
-    assert f"No PROXY protocol header is read on UNIX socket '{tmp_path / 'app.sock'}':" in line
+    assert f"The event loop reads no PROXY protocol header on UNIX socket '{tmp_path / 'app.sock'}':" in line
 
 
 @pytest.mark.parametrize("wrap", [None, lambda listener: ProxyProtocolListener(listener, timeout=0.2)])
