@@ -9,7 +9,6 @@ import re
 import socket
 import ssl
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from proxyprotocol import ProxyProtocolError, ProxyResultType
 from proxyprotocol.result import describe_address
 from proxyprotocol.sync import read_header
 from tests.cli.commands import Ran, run
-from tests.interop._applications import running
+from tests.interop._applications import running, twistd
 from tests.interop._certificates import make_certificates
 
 PATIENCE = 20.0  # seconds; every wait takes a fraction of one, unless the machine is very busy
@@ -58,8 +57,7 @@ def serving(serve: Serve, host: str = "127.0.0.1") -> Iterator[str]:
 def twisted_web(directory: Path, *options: str) -> Iterator[str]:
     """Run a web server of Twisted on our endpoint, and yield its address."""
     listen = ":".join(("proxyprotocol:tcp:0:interface=127.0.0.1", *options))
-    command = [sys.executable, "-m", "twisted", "web", "--listen", listen, "--path", str(directory)]
-    with running(command, directory) as server:
+    with running(twistd("web", "--listen", listen, "--path", str(directory)), directory) as server:
         yield f"127.0.0.1:{server.ports[0]}"
 
 
