@@ -32,7 +32,8 @@ demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py $(if $(KEEP),--keep)
 
 # pytest comes last, so that its closing line is the last one printed.
-test: $(VENV)/.installed-test lint docs
+test: $(VENV)/.installed-test
+	@$(MAKE) --no-print-directory -j2 lint docs
 	@$(BIN)/python -m pytest --cov
 
 lint: $(VENV)/.installed-test

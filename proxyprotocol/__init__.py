@@ -1,7 +1,7 @@
-"""The PROXY protocol: the real client behind a load balancer, for any Python server.
+"""The PROXY protocol: tells any Python server who its client is, if a load balancer relays the connection.
 
-This module gives the public names of floors 0 to 3 and defines nothing. The adapters are in
-:mod:`proxyprotocol.twisted`, :mod:`proxyprotocol.reader` and their neighbours.
+This module re-exports the public names of the core. The adapters are modules and packages of their own, such as
+:mod:`proxyprotocol.twisted` and :mod:`proxyprotocol.asyncio`.
 """
 
 from __future__ import annotations

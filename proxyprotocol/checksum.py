@@ -1,7 +1,7 @@
 """CRC32C (Castagnoli), section 2.2.3 of the specification and appendix B of RFC 4960.
 
-The crc32c library computes it. Without the library a table in Python does, so that a checksum is *always* verified. The
-first checksum imports the library, because that import takes longer than the import of this package.
+The crc32c library computes it. Without the library a table in Python does: a checksum is *always* verified. The first
+checksum imports the library, because that import takes longer than the import of this package.
 """
 
 from __future__ import annotations

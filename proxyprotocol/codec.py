@@ -68,8 +68,8 @@ class ProxyProtocol(ABC):
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
         """Parse the header at the start of a connection.
 
-        Every reader of headers calls this method, so that any chunking gives the same answer and no reader reads past
-        the header. This default calls :meth:`unpack`, for codecs that define nothing else.
+        Every reader of headers calls this method: any chunking gives the same answer, and no reader reads past the
+        header. This default calls :meth:`unpack`, for codecs that define nothing else.
 
         Args:
             data: All bytes of a connection so far.
@@ -102,12 +102,12 @@ class ProxyProtocol(ABC):
                 return result, size
             if size > max_header:
                 raise ProxyProtocolLimitError(
-                    f"The PROXY protocol header is longer than the {max_header} bytes allowed"
+                    f"The PROXY protocol header is longer than max_header, {max_header} bytes"
                 )
         return size
 
     def begins(self, data: bytes | bytearray) -> bool | None:
-        """Tell a header from an application's first bytes, for a connection that may come without a header.
+        """Distinguish a header from the first bytes of an application, for a connection that may have no header.
 
         Args:
             data: The first bytes of a connection.
@@ -128,26 +128,20 @@ def check_signature(data: bytes | bytearray, *signatures: bytes) -> bool:
     """
     if data.startswith(signatures):
         return True
-    for at in range(len(data)):
-        if not any(signature.startswith(data[: at + 1]) for signature in signatures):
-            for number, signature in ((1, spec.V1_SIGNATURE), (2, spec.V2_SIGNATURE)):
-                if data.startswith(signature):
-                    raise ProxyProtocolSyntaxError(
-                        f"A version {number} header came, but only version {3 - number} is accepted here",
-                        at,
-                        RefusalCode.VERSION,
-                    )
-            hint = ": this is TLS, which must come after the header" if data[0] == _TLS_HANDSHAKE else ""
-            shown = bytes(data[:_SHOWN])
-            raise ProxyProtocolSyntaxError(
-                f"There is no PROXY protocol header: the data begins with {shown!r}{hint}", at, RefusalCode.NO_HEADER
-            )
+    if signature_begins(data, *signatures) is False:
+        at = next(at for at in range(len(data)) if signature_begins(data[: at + 1], *signatures) is False)
+        for number, signature in ((1, spec.V1_SIGNATURE), (2, spec.V2_SIGNATURE)):
+            if data.startswith(signature):
+                reason = f"A version {number} header came, but only version {3 - number} is accepted here"
+                raise ProxyProtocolSyntaxError(reason, at, RefusalCode.VERSION)
+        hint = ": this is TLS, which must come after the header" if data[0] == _TLS_HANDSHAKE else ""
+        reason = f"There is no PROXY protocol header: the data begins with {bytes(data[:_SHOWN])!r}{hint}"
+        raise ProxyProtocolSyntaxError(reason, at, RefusalCode.NO_HEADER)
     return False
 
 
 def signature_begins(data: bytes | bytearray, *signatures: bytes) -> bool | None:
     """Return whether *data* starts with one of *signatures*; None if it is still too short to know."""
-    try:
-        return check_signature(data, *signatures) or None
-    except ProxyProtocolSyntaxError:
-        return False
+    if data.startswith(signatures):
+        return True
+    return None if any(signature.startswith(data) for signature in signatures) else False

@@ -252,15 +252,14 @@ class DatagramReceiver:
         return known.result if known is self._answering else copy(known.result)
 
     def describe_refusal(self, error: ProxyProtocolError, sender: SockAddr, now: float) -> str | None:
-        """Return the log line for a refused datagram.
+        """Return the log line for a refused datagram; None if the last line is less than a second old.
+
+        The next line then says how many were left out.
 
         Args:
             error: What :meth:`receive` raised.
             sender: The address that the datagram came from.
             now: The time in seconds.
-
-        Returns:
-            The line. None if the last one is less than a second old; the next line then says how many are missing.
         """
         refusal = describe_refusal(error, sender, "a datagram")
         if self._logged is not None and self._logged <= now < self._logged + _LOG_INTERVAL:

@@ -21,8 +21,8 @@ class ProxyProtocolDetect(ProxyProtocol):
     """Reads version 1 and version 2, and writes version 2.
 
     Args:
-        versions: The codecs to choose from by :meth:`.ProxyProtocol.is_valid`, the first that says yes; versions 2
-            and 1 by default. The first version that can express a result writes its header.
+        versions: The codecs, versions 2 and 1 by default. The first one with :meth:`.ProxyProtocol.is_valid` reads a
+            header, and the first one that can express a result writes it.
     """
 
     __slots__ = ("_by_first_byte", "versions")
@@ -31,11 +31,9 @@ class ProxyProtocolDetect(ProxyProtocol):
 
     def __init__(self, *versions: ProxyProtocol) -> None:
         self.versions = versions or [ProxyProtocolV2(), ProxyProtocolV1()]
-        # The first byte tells versions 1 and 2 apart. Other codecs are asked through is_valid().
-        kinds = {type(version): version for version in self.versions}
-        self._by_first_byte: dict[int, ProxyProtocol] = {}
-        if len(self.versions) == 2 and kinds.keys() == _FIRST_BYTES.keys():
-            self._by_first_byte = {_FIRST_BYTES[kind]: version for kind, version in kinds.items()}
+        # The first byte distinguishes versions 1 and 2. Other codecs answer is_valid().
+        known = {_FIRST_BYTES.get(type(version), -1): version for version in self.versions}
+        self._by_first_byte = known if known.keys() == set(_FIRST_BYTES.values()) and len(self.versions) == 2 else {}
 
     def is_valid(self, signature: bytes) -> bool:
         return any(version.is_valid(signature) for version in self.versions)
@@ -47,7 +45,7 @@ class ProxyProtocolDetect(ProxyProtocol):
             signature: The first 8 bytes of the connection.
 
         Raises:
-            ProxyProtocolSyntaxError: No version starts so.
+            ProxyProtocolSyntaxError: No version starts with these bytes.
         """
         for version in self.versions:
             if version.is_valid(signature):
@@ -75,11 +73,12 @@ class ProxyProtocolDetect(ProxyProtocol):
                 return version.pack(result)
             except (KeyError, ValueError) as error:
                 first = first or error
-        raise ValueError(f"No version here can say this: {first}") from first
+        raise ValueError(f"None of the versions can express this result: {first}") from first
 
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
-        codec = self._by_first_byte.get(data[0]) if data else None
-        if codec is None:
+        try:
+            codec = self._by_first_byte[data[0]]
+        except LookupError:  # no data yet, another first byte, or other codecs
             if self._by_first_byte:
                 check_signature(data, *_SIGNATURES)
                 return spec.V1_MIN_LENGTH  # the shortest line of version 1 is shorter than any header of version 2

@@ -1,7 +1,7 @@
 """Asks a DNS block list (RFC 5782) about a client, for the relay.
 
 The client's IPv4 or IPv6 address is looked up; an IPv4-mapped one counts as IPv4. If there is no IP address, or no
-answer, the client counts as not listed: a block list that is down blocks nobody.
+answer, the client counts as not listed: a block list that is down blocks no client.
 
 With dnspython (``pip install 'proxyprotocol[dnsbl]'``) a time-out ends the query too. Without it, the system's resolver
 runs in a thread, which no time-out can stop.
@@ -63,7 +63,7 @@ class Dnsbl(ABC):
 
         Args:
             sock_info: The connection.
-            loop: A loop whose own resolver to ask, even if dnspython is installed. Better leave it out.
+            loop: A loop whose own resolver to ask, even if dnspython is installed. Better leave this out.
 
         Returns:
             The name of the list that the client is on. None if it is on none, or if we could not find out.

@@ -1,7 +1,7 @@
-"""What can be wrong with a header, as exceptions with fields and a full sentence.
+"""The errors of a header, as exceptions with fields and a full sentence.
 
-Whatever a peer sends, the codecs raise only subclasses of :class:`ProxyProtocolError` for it. Each can be pickled, and
-prints as a sentence that says what was wrong, and where.
+Whatever a peer sends, the codecs raise only subclasses of :class:`ProxyProtocolError`. They can be pickled, and their
+text says what was wrong, and where.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class RefusalCode(str, Enum):
 
 
 class ProxyProtocolWantRead:
-    """What a codec must read before it can go on, as in `proxy-protocol`.
+    """What to read before :meth:`.ProxyProtocol.unpack` can go on, as in `proxy-protocol`.
 
     New code uses :attr:`proxyprotocol.parser.HeaderParser.needed`, which never asks for bytes after the header.
 
@@ -84,14 +84,16 @@ class ProxyProtocolError(Exception):
     """The base class for everything that a peer can do wrong before its connection begins.
 
     Every argument of a subclass is also an attribute.
-
-    Attributes:
-        routine: Whether this happens every day and deserves only a log line at debug level.
-        code: The reason in one word.
     """
 
+    #: Whether this happens every day and deserves only a log line at debug level.
     routine: ClassVar[bool] = False
+    #: The reason in one word.
     code: RefusalCode = RefusalCode.MALFORMED
+    _sentence: ClassVar[str] = ""
+
+    def __str__(self) -> str:
+        return self._sentence or super().__str__()
 
 
 class ProxyProtocolSyntaxError(ProxyProtocolError, ValueError):
@@ -99,8 +101,8 @@ class ProxyProtocolSyntaxError(ProxyProtocolError, ValueError):
 
     Args:
         reason: What is wrong, as a sentence without the position.
-        offset: The position of the wrong byte in the header, counted from 0, or None. A header that comes in pieces is
-            rejected as early as possible, so its offset may differ from that of the whole header.
+        offset: The position of the wrong byte in the header, counted from 0, or None. The codecs reject a header that
+            comes in pieces as early as possible, so its offset may differ from that of the whole header.
         code: The reason in one word, if it is not that the header is malformed.
     """
 
@@ -135,13 +137,11 @@ class ProxyProtocolChecksumError(ProxyProtocolError, ValueError):
     """
 
     code = RefusalCode.CHECKSUM
+    _sentence = "The CRC32C in the PROXY protocol header does not match the header's bytes"
 
     def __init__(self, result: Any) -> None:
         super().__init__(result)
         self.result = result
-
-    def __str__(self) -> str:
-        return "The CRC32C in the PROXY protocol header does not match the header's bytes"
 
 
 class ProxyProtocolIncompleteError(ProxyProtocolError):
@@ -189,28 +189,24 @@ class ProxyProtocolUntrustedError(ProxyProtocolError):
     """The peer may not name a client (section 5). Adapters drop it before they read a byte.
 
     Args:
-        peer: The address that connected, in the form of the socket module.
+        peer: The peer's address, in the form of the socket module.
     """
 
     code = RefusalCode.UNTRUSTED
+    _sentence = "The peer is not one of the trusted proxies"
 
     def __init__(self, peer: object = None) -> None:
         super().__init__(peer)
         self.peer = peer
 
-    def __str__(self) -> str:
-        return "The peer is not one of the trusted proxies"
-
 
 class ProxyProtocolMissingError(ProxyProtocolError):
-    """The connection ended before the first byte of a header, as a TCP health check's does."""
+    """The connection ended before the first byte of a header, as in a TCP health check."""
 
     code = RefusalCode.MISSING
 
     routine = True
-
-    def __str__(self) -> str:
-        return "The connection ended before the first byte of a PROXY protocol header"
+    _sentence = "The connection ended before the first byte of a PROXY protocol header"
 
 
 class ProxyProtocolInvalidError(ProxyProtocolError):
@@ -249,10 +245,10 @@ class ProxyProtocolHookError(ProxyProtocolError):
 def drop_tracebacks(error: BaseException) -> None:
     """Drop the tracebacks of *error*, which a connection keeps, and those of its context.
 
-    Their frames hold the connection and the connection holds its error. Without this, each rejected peer would leave a
-    connection and a closed socket's transport in memory until the next garbage collection.
+    Their frames hold the connection, and the connection holds its error. Without this, each rejected peer would leave a
+    connection and the transport of a closed socket in memory until the next garbage collection.
     """
-    following: BaseException | None = error
-    while following is not None:
-        following.__traceback__ = None
-        following = following.__context__
+    current: BaseException | None = error
+    while current is not None:
+        current.__traceback__ = None
+        current = current.__context__

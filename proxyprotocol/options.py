@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
@@ -37,20 +37,18 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+_Number: TypeAlias = "tuple[re.Pattern[str], Callable[[str], float], float]"  # pattern, reader, least value
 
 _VERSIONS: dict[str, ProxyProtocol] = {name: ProxyProtocolVersion.get(name) for name in ("detect", "v1", "v2")}
 _SENT_VERSIONS = {name: _VERSIONS[name] for name in ("v1", "v2")}
 _MIXED_V1 = ProxyProtocolV1(ipv4_in_tcp6=True)
-# the versions that accept IPv4 in TCP6 lines
-_MIXED_VERSIONS: dict[str, ProxyProtocol] = {
-    "detect": ProxyProtocolDetect(ProxyProtocolV2(), _MIXED_V1),
-    "v1": _MIXED_V1,
-}
+_MIXED_VERSIONS = {"detect": ProxyProtocolDetect(ProxyProtocolV2(), _MIXED_V1), "v1": _MIXED_V1}
 _POLICIES = {policy.value: policy for policy in (HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE)}
 _UNTRUSTED = {"reject": HeaderPolicy.REJECT, "direct": HeaderPolicy.SKIP}
 # Patterns, because int() and float() also accept signs, underscores and white space, and IPv6Address() a zone.
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_BYTES = re.compile(r"[0-9]{1,9}")
+_SECONDS: _Number = (re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?"), float, 1e-9)  # 1e-9 is the least that the pattern allows
+_BYTES: _Number = (re.compile(r"[0-9]{1,9}"), int, spec.V2_FIXED_LENGTH)
+_NUMBERS = {"timeout": _SECONDS, "tls_timeout": _SECONDS, "max_header": _BYTES}
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+)):(?P<port>0|[1-9][0-9]{0,4})")
 
 #: The values of an option that is on or off.
@@ -144,33 +142,26 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
         if version not in _MIXED_VERSIONS:
             raise ValueError(f"{spell('ipv4_in_tcp6')} is only for version 1, but {spell('version')} is {version}")
         keywords["pp"] = _MIXED_VERSIONS[version]
-    if "timeout" in options:
-        keywords["timeout"] = _number(options, "timeout", spell)
-    if "max_header" in options:
-        keywords["max_header"] = int(_number(options, "max_header", spell))
+    keywords |= {name: _number(options, name, spell) for name in ("timeout", "max_header") if name in options}
     return Receiver(**keywords)
 
 
 def parse_tls_timeout(options: Mapping[str, str], spell: Callable[[str], str] = str) -> float:
-    """Return the seconds that a TLS handshake after the header may take; see :func:`parse_receiver`."""
+    """Return how many seconds a TLS handshake may take, from the arguments of :func:`parse_receiver`."""
     return _number(options, "tls_timeout", spell) if "tls_timeout" in options else spec.DEFAULT_TLS_TIMEOUT
 
 
 def _number(options: Mapping[str, str], name: str, spell: Callable[[str], str]) -> float:
-    pattern, above = (_BYTES, spec.V2_FIXED_LENGTH - 1) if name == "max_header" else (_SECONDS, 0)
-    if pattern.fullmatch(options[name]) and float(options[name]) > above:
-        return float(options[name])
+    pattern, read, least = _NUMBERS[name]
+    if pattern.fullmatch(options[name]) and read(options[name]) >= least:
+        return read(options[name])
     raise ValueError(f"{spell(name)} takes {OPTIONS[name]}, not {options[name]!r}")
 
 
 def describe_risk(receiver: Receiver, spell: Callable[[str], str] = str) -> str | None:
     """Return the warning to log for an optional header from any peer; None for other policies.
 
-    It is not an error, because a firewall may admit only the proxy.
-
-    Args:
-        receiver: The result of :func:`parse_receiver`.
-        spell: Its argument.
+    It is not an error, because a firewall may admit only the proxy. *spell* is as for :func:`parse_receiver`.
     """
     if receiver.policy is not HeaderPolicy.OPTIONAL:
         return None
@@ -187,7 +178,7 @@ def parse_sender(
 
     Args:
         options: Values by the names of :data:`SENDER_OPTIONS`. An option that is not there has its default.
-        spell: Returns the name of an option as the user wrote it, for messages.
+        spell: As for :func:`parse_receiver`.
 
     Returns:
         The codec, and what the header says: None for a client that speaks for itself.

@@ -1,4 +1,4 @@
-"""A header read from a stream, in pieces of any size: bytes in, a result out. No socket, no clock."""
+"""Reads a header from a stream in pieces of any size: bytes in, a result out, no socket and no clock."""
 
 from __future__ import annotations
 
@@ -15,17 +15,27 @@ from proxyprotocol.errors import (
 )
 from proxyprotocol.result import ProxyResult
 
-__all__ = ["DETECT", "HeaderParser", "StartedParser", "start_parser"]
+__all__ = ["DETECT", "HeaderParser"]
 
 #: The default codec, for version 1 or 2.
 DETECT: Final = ProxyProtocolDetect()
 _NOTHING: Final = bytearray()  # the buffer of a parser that has its result
 
 
-class StartedParser:
-    """The methods of :class:`HeaderParser`, without its checks of arguments: :func:`start_parser` makes one.
+class HeaderParser:
+    """Reads one header from the front of a stream.
 
-    It has no ``__init__``, which would cost a twelfth of what a header costs on CPython 3.11.
+    Feed it the bytes of the stream until :meth:`feed` returns a result. The bytes that followed the header are then in
+    :attr:`trailing`. The parser never buffers more than one header. The caller keeps a deadline, and calls :meth:`eof`
+    when the stream ends.
+
+    Args:
+        pp: The codec; by default one that reads version 1 and version 2.
+        max_header: The most bytes that a header of version 2 may have, its fixed 16 included.
+
+    Raises:
+        TypeError: *max_header* is not an int.
+        ValueError: *max_header* is less than 16.
     """
 
     __slots__ = ("_buffer", "_codec", "_error", "_max_header", "needed", "result", "trailing")
@@ -41,6 +51,38 @@ class StartedParser:
     _codec: ProxyProtocol
     _error: ProxyProtocolError | None
     _max_header: int
+
+    def __init__(self, pp: ProxyProtocol | None = None, *, max_header: int = spec.DEFAULT_MAX_HEADER) -> None:
+        if type(max_header) is not int:
+            raise TypeError(f"max_header must be a number of bytes, not {max_header!r}")
+        if max_header < spec.V2_FIXED_LENGTH:
+            raise ValueError(f"max_header must be at least 16, the fixed length of version 2, not {max_header!r}")
+        codec = DETECT if pp is None else pp
+        try:
+            found = codec.parse(b"", max_header)
+        except ProxyProtocolError:  # this codec accepts nothing, and says so again once it gets a byte
+            found = 1
+        self.start(codec, max_header, found if isinstance(found, int) else 0)
+
+    def start(self, codec: ProxyProtocol, max_header: int, needed: int) -> HeaderParser:
+        """Put the parser at the start of a stream, and return it.
+
+        A :class:`.Receiver` checks the arguments once, and then calls this method instead of ``__init__``, which would
+        cost a twelfth of what a header costs on CPython 3.11.
+
+        Args:
+            codec: The codec.
+            max_header: The most bytes that a header of version 2 may have, 16 at least.
+            needed: How many bytes a header has at least.
+        """
+        self.result = None
+        self.trailing = b""
+        self._codec = codec
+        self._max_header = max_header
+        self._buffer = None
+        self.needed = needed
+        self._error = None
+        return self
 
     @property
     def received(self) -> int:
@@ -58,8 +100,8 @@ class StartedParser:
 
         Raises:
             ProxyProtocolSyntaxError: The bytes cannot begin a header. Every later call raises the same error.
-            ProxyProtocolChecksumError: The header's CRC32C does not match the header. Every later call
-                raises the same error.
+            ProxyProtocolChecksumError: The header's CRC32C does not match the header. Every later call raises the same
+                error.
             RuntimeError: A result was returned already.
         """
         if self._buffer is None:
@@ -83,7 +125,8 @@ class StartedParser:
             raise
         if type(found) is tuple:
             self.result, size = found
-            self.trailing = received[size:]
+            if size < len(received):
+                self.trailing = received[size:]
             self._buffer, self.needed = _NOTHING, 0
             return self.result
         assert isinstance(found, int)  # type() is faster, and tells mypy less
@@ -105,11 +148,11 @@ class StartedParser:
             self._buffer = _NOTHING
 
     def eof(self) -> None:
-        """Take the end of the stream; after a result this does nothing.
+        """Take the end of the stream. After a result this does nothing.
 
         Raises:
-            ProxyProtocolMissingError: Not one byte came.
-            ProxyProtocolIncompleteError: Some bytes came, but not a whole header.
+            ProxyProtocolMissingError: The stream had no bytes.
+            ProxyProtocolIncompleteError: The stream had some bytes, but not a whole header.
             ProxyProtocolError: The error that :meth:`feed` has raised.
         """
         if self.needed:
@@ -117,45 +160,3 @@ class StartedParser:
             self.fail(incomplete if self._buffer else ProxyProtocolMissingError())
         if self._error is not None:
             raise self._error
-
-
-class HeaderParser(StartedParser):
-    """Reads one header from the front of a stream.
-
-    Feed it what comes until :meth:`feed` returns a result; what followed the header is then in :attr:`trailing`. It
-    never buffers more than one header. The caller keeps a deadline, and calls :meth:`eof` when the stream ends.
-
-    Args:
-        pp: The codec; by default one that reads version 1 and version 2.
-        max_header: The most bytes that a header of version 2 may have, its fixed 16 included.
-
-    Raises:
-        TypeError: *max_header* is not an int.
-        ValueError: *max_header* is less than 16.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, pp: ProxyProtocol | None = None, *, max_header: int = spec.DEFAULT_MAX_HEADER) -> None:
-        if type(max_header) is not int:
-            raise TypeError(f"max_header is a number of bytes, not {max_header!r}")
-        if max_header < spec.V2_FIXED_LENGTH:
-            raise ValueError(f"max_header is at least 16, the fixed part of a version 2 header, not {max_header!r}")
-        codec = DETECT if pp is None else pp
-        try:
-            found = codec.parse(b"", max_header)
-        except ProxyProtocolError:  # this codec accepts nothing, and says so again once it gets a byte
-            found = 1
-        start_parser(self, codec, max_header, found if isinstance(found, int) else 0)
-
-
-def start_parser(parser: StartedParser, codec: ProxyProtocol, max_header: int, needed: int) -> StartedParser:
-    """Put a new parser at its start, with arguments that were checked before, as a :class:`.Receiver` does."""
-    parser.result = None
-    parser.trailing = b""
-    parser._codec = codec
-    parser._max_header = max_header
-    parser._buffer = None
-    parser.needed = needed
-    parser._error = None
-    return parser

@@ -124,12 +124,7 @@ class TrustedProxies:
         self.networks = tuple(texts)
 
     def __call__(self, peer: SockAddr, local: SockAddr) -> HeaderPolicy:
-        """Choose the policy of a connection.
-
-        Args:
-            peer: The address that connected, as the socket module gives it.
-            local: The address that it connected to, in the same form.
-        """
+        """Choose the policy of a connection, from the arguments of :meth:`trusts`."""
         return self.trusted if self.trusts(peer, local) else self.otherwise
 
     def trusts(self, peer: SockAddr, local: SockAddr = None) -> bool:

@@ -146,17 +146,17 @@ class ProxyProtocolReader:
 async def _read_header(connection: ReceiverConnection, reader: StreamReader) -> None:
     # Only "PROXY UNKNOWN" is shorter than this, by one byte. If the application's first byte comes with it, we give it
     # back.
-    size = spec.V2_FIXED_LENGTH
+    first = spec.V2_FIXED_LENGTH
     while not connection.begun:
         try:
-            data = await reader.read(size)
+            data = await reader.read(first or connection.needed)
         except OSError:  # such as a reset, which ends the stream too
             data = b""
+        first = 0
         if data:
             connection.feed(data)
         else:
             connection.eof()
-        size = connection.needed
 
 
 def _give_back(reader: StreamReader, data: bytes) -> StreamReader:

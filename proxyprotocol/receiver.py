@@ -21,7 +21,7 @@ from proxyprotocol.errors import (
     RefusalCode,
     drop_tracebacks,
 )
-from proxyprotocol.parser import DETECT, HeaderParser, StartedParser, start_parser
+from proxyprotocol.parser import DETECT, HeaderParser
 from proxyprotocol.policy import ANY, HeaderPolicy, Network, PolicyCallable, TrustedProxies
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
@@ -38,6 +38,7 @@ __all__ = [
     "spell_keyword",
 ]
 
+_new_parser = HeaderParser.__new__
 # every connection needs these, and CPython 3.11 is slow to look up members of an enumeration
 _OPTIONAL, _IGNORE = HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE
 _SKIP, _REJECT = HeaderPolicy.SKIP, HeaderPolicy.REJECT
@@ -209,7 +210,6 @@ class Receiver:
         Raises:
             ProxyProtocolUntrustedError: The policy is REJECT: drop the connection, read nothing.
             TypeError: The policy function did not return a policy.
-            Exception: Whatever the policy function raises.
         """
         # an __init__ would cost a twelfth of what a header costs on CPython 3.11
         connection = _WatchedConnection(self, peer) if self.watched else ReceiverConnection()
@@ -221,7 +221,7 @@ class Receiver:
         if policy is _REJECT:
             connection.refuse(ProxyProtocolUntrustedError(peer))
         connection._receiver = self
-        connection._parser = start_parser(StartedParser(), self.codec, self.max_header, self.min_header)
+        connection._parser = _new_parser(HeaderParser).start(self.codec, self.max_header, self.min_header)
         connection.policy = policy
         connection.result = connection.effective = None
         connection.trailing = b""
@@ -255,13 +255,18 @@ class ReceiverConnection:
     policy: HeaderPolicy
 
     _receiver: Receiver
-    _parser: StartedParser
+    _parser: HeaderParser
     _seen: bytes | None  # under OPTIONAL: the bytes so far, until we know that they start a header
 
     @property
     def believed(self) -> ProxyResult | None:
         """The result, except under the policy IGNORE."""
         return None if self.policy is _IGNORE else self.result
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a second header follows the first, so that the application gets it as data."""
+        return self.result is not None and self.trailing.startswith((spec.V1_SIGNATURE, spec.V2_SIGNATURE))
 
     @property
     def undecided(self) -> bool:
@@ -297,7 +302,8 @@ class ReceiverConnection:
             raise RuntimeError("The application has begun: give these bytes to the application")
         if self._seen is not None:
             data = self._seen + data
-            # A header of a version that this codec does not read is no data either: a proxy sent it.
+            # Only data that fits no version goes to the application. The parser refuses a header of a version that
+            # this codec does not read: a proxy sent it.
             own = self._receiver.codec.begins(data)
             known = signature_begins(data, spec.V1_SIGNATURE, spec.V2_SIGNATURE)
             if not own and not known:

@@ -6,15 +6,15 @@ object, and a log line pays only for the text.
 
 from __future__ import annotations
 
+import os
+import struct
 from abc import ABC, abstractmethod
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET6, AddressFamily, SocketKind, inet_ntoa, inet_ntop
-from struct import Struct
-from typing import Any, ClassVar, Final, Generic, Literal, TypeGuard, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeGuard, TypeVar, cast
 
 from proxyprotocol._wire import spec
-from proxyprotocol._wire.block import IPV4_DEST, IPV4_SOURCE, IPV6_DEST, IPV6_SOURCE, pack_path, pack_ports, unpack_path
 from proxyprotocol.tlv import ProxyProtocolTLV
 from proxyprotocol.typing import Address, SockAddr
 
@@ -34,16 +34,16 @@ __all__ = [
     "is_unknown",
 ]
 
-_unpack_ipv4_source: Final = IPV4_SOURCE.unpack
-_unpack_ipv6_source: Final = IPV6_SOURCE.unpack
-_unpack_ipv4_dest: Final = IPV4_DEST.unpack
-_unpack_ipv6_dest: Final = IPV6_DEST.unpack
+# One end of an address block as (address, port): in the block both addresses come first, then both ports.
+_unpack_ipv4_source: Final = struct.Struct("!4s4xH2x").unpack
+_unpack_ipv4_dest: Final = struct.Struct("!4x4s2xH").unpack
+_unpack_ipv6_source: Final = struct.Struct("!16s16xH2x").unpack
+_unpack_ipv6_dest: Final = struct.Struct("!16x16s2xH").unpack
 _NO_TLV: Final = ProxyProtocolTLV()
 _new: Final = object.__new__
 _ResultT = TypeVar("_ResultT", bound="ProxyResult")
-_InetT = TypeVar("_InetT", bound="_ProxyResultInet[Any, Any]")
+_InetT = TypeVar("_InetT", bound="_ProxyResultInet[Any]")
 _HostT = TypeVar("_HostT", IPv4Address, IPv6Address)
-_NameT = TypeVar("_NameT", "tuple[str, int]", "tuple[str, int, int, int]")
 
 
 class ProxyResultType(Enum):
@@ -57,28 +57,27 @@ class ProxyResultType(Enum):
 
     @property
     def family(self) -> AddressFamily:
-        """The address family.
-
-        Raises:
-            AttributeError: This platform has no such family, as Windows has no AF_UNIX.
-        """
-        family: AddressFamily = getattr(AddressFamily, self.value[1])
-        return family
+        """The address family. On Windows this raises AttributeError for UNIX, because there is no AF_UNIX."""
+        return cast(AddressFamily, getattr(AddressFamily, self.value[1]))
 
 
 class ProxyResult(ABC):
-    """What a header says. :attr:`type` names the kind; ``is_ipv4()`` and its siblings ask for one.
+    """What a header says. :attr:`type` names the kind; functions such as ``is_ipv4()`` test for one.
 
     ``str(result)`` is for log lines: ``203.0.113.7:5678 -> 198.51.100.9:443``.
     """
 
-    __slots__ = ("_tlv",)
+    __slots__ = ("_protocol", "_tlv")
 
-    # bytes of the wire until somebody asks for the object
-    _tlv: ProxyProtocolTLV | bytes
+    _protocol: SocketKind | None
+    _tlv: ProxyProtocolTLV | bytes  # the bytes of the wire, until the property is read
 
     #: The number of the address family in a version 2 header (section 2.2); 0 if the header names no client.
     family_number: ClassVar[int] = spec.V2_UNSPEC
+    #: Whether the proxy relays a connection: False only for LOCAL.
+    proxied: ClassVar[bool] = True
+
+    _arguments: ClassVar[tuple[str, ...]] = ()  # those of the constructor, without the TLVs
 
     @property
     @abstractmethod
@@ -97,13 +96,13 @@ class ProxyResult(ABC):
 
     @property
     def family(self) -> AddressFamily:
-        """The address family. It raises AttributeError as :attr:`ProxyResultType.family` does."""
+        """The address family. On Windows this raises AttributeError for UNIX, because there is no AF_UNIX."""
         return self.type.family
 
     @property
     def protocol(self) -> SocketKind | None:
         """The kind of the client's socket, stream or datagram, if the header names it."""
-        return None
+        return self._protocol
 
     @property
     def tlv(self) -> ProxyProtocolTLV:
@@ -111,11 +110,6 @@ class ProxyResult(ABC):
         if isinstance(self._tlv, bytes):
             self._tlv = ProxyProtocolTLV.from_checked(self._tlv)
         return self._tlv
-
-    @property
-    def proxied(self) -> bool:
-        """Whether the proxy relays a connection: False only for LOCAL."""
-        return True
 
     @property
     def peername(self) -> SockAddr:
@@ -144,16 +138,15 @@ class ProxyResult(ABC):
         Raises:
             TypeError: The class has no such argument.
         """
-        return type(self)(**{**self._arguments(), "tlv": self.tlv, **changes})
+        return type(self)(**{**self._values(), "tlv": self.tlv, **changes})
 
-    def _arguments(self) -> dict[str, Any]:
-        """Return the arguments that make this result, without the TLVs."""
-        return {}
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._arguments}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ProxyResult):
             return NotImplemented
-        return self.type is other.type and self._arguments() == other._arguments() and self.tlv == other.tlv
+        return self.type is other.type and self._values() == other._values() and self.tlv == other.tlv
 
     def __hash__(self) -> int:
         return hash((self.type, self.peername, self.sockname, self.protocol, self.tlv))
@@ -164,9 +157,9 @@ class ProxyResult(ABC):
         return f"{describe_address(self.peername)} -> {describe_address(self.sockname)}"
 
     def __repr__(self) -> str:
-        arguments = self._arguments()
-        protocol = arguments.pop("protocol", None)
-        shown = [repr(argument) for argument in arguments.values() if argument is not None]
+        values = self._values()
+        protocol = values.pop("protocol", None)
+        shown = [repr(value) for value in values.values() if value is not None]
         if protocol is not None:
             shown.append(f"protocol=socket.{protocol.name}")
         if self.tlv:
@@ -175,7 +168,7 @@ class ProxyResult(ABC):
 
 
 class ProxyResultLocal(ProxyResult):
-    """The proxy speaks for itself, as in a health check (section 2.2, LOCAL). The real addresses count.
+    """The proxy speaks for itself, as in a health check (section 2.2, LOCAL). The connection's own addresses count.
 
     Args:
         tlv: What else the header says.
@@ -186,21 +179,18 @@ class ProxyResultLocal(ProxyResult):
     type = ProxyResultType.LOCAL
     source: None = None
     dest: None = None
+    proxied = False
 
     def __init__(self, *, tlv: ProxyProtocolTLV = _NO_TLV) -> None:
+        self._protocol = None
         self._tlv = tlv
-
-    @property
-    def proxied(self) -> Literal[False]:
-        """False: the proxy relays no connection."""
-        return False
 
 
 class ProxyResultUnknown(ProxyResult):
-    """The proxy relays a connection without naming the client (section 2.1, UNKNOWN; section 2.2, UNSPEC).
+    """The proxy relays a connection but does not name the client (section 2.1, UNKNOWN; section 2.2, UNSPEC).
 
     Args:
-        exception: Why the client is unknown, in a result that does not come from a header.
+        exception: Why the client is unknown, if the result does not come from a header.
         tlv: What else the header says.
     """
 
@@ -209,9 +199,11 @@ class ProxyResultUnknown(ProxyResult):
     type = ProxyResultType.UNKNOWN
     source: None = None
     dest: None = None
+    _arguments = ("exception",)
 
     def __init__(self, exception: Exception | None = None, *, tlv: ProxyProtocolTLV = _NO_TLV) -> None:
         self._exception = exception
+        self._protocol = None
         self._tlv = tlv
 
     @property
@@ -219,36 +211,19 @@ class ProxyResultUnknown(ProxyResult):
         """Why the client is unknown, or None."""
         return self._exception
 
-    def _arguments(self) -> dict[str, Any]:
-        return {"exception": self._exception}
 
-
-class _ProxyResultClient(ProxyResult):
-    """A result that names the client and the kind of its socket."""
-
-    __slots__ = ("_protocol",)
-
-    _protocol: SocketKind | None
-
-    @property
-    def protocol(self) -> SocketKind | None:
-        return self._protocol
-
-    def _arguments(self) -> dict[str, Any]:
-        return {"source": self.source, "dest": self.dest, "protocol": self._protocol}
-
-
-class _ProxyResultInet(_ProxyResultClient, Generic[_HostT, _NameT]):
-    """The code that IPv4 and IPv6 results share; they differ in sizes and types."""
+class _ProxyResultInet(ProxyResult, Generic[_HostT]):
+    """The code that IPv4 and IPv6 results share."""
 
     __slots__ = ("_block", "_peername")
 
-    _source_end: ClassVar[Struct]
-    _dest_end: ClassVar[Struct]
+    _arguments = ("source", "dest", "protocol")
     _host: ClassVar[Any]  # the class of an address
+    _unpack_source: ClassVar[Any]  # return address and port of one end of the block
+    _unpack_dest: ClassVar[Any]
 
     _block: bytes
-    _peername: _NameT | None  # None until somebody asks for it
+    _peername: Any  # None until the property is read
 
     def __init__(
         self,
@@ -261,7 +236,10 @@ class _ProxyResultInet(_ProxyResultClient, Generic[_HostT, _NameT]):
         kind = self._host
         # Text works too. Making an address object again would be most of the work.
         hosts = [host.packed if isinstance(host, kind) else kind(host).packed for host in (source[0], dest[0])]
-        self._block = hosts[0] + hosts[1] + pack_ports(source[1], dest[1])
+        try:
+            self._block = hosts[0] + hosts[1] + struct.pack("!HH", source[1], dest[1])
+        except struct.error:
+            raise ValueError(f"A port is a number from 0 to 65535, not {source[1]!r} or {dest[1]!r}") from None
         self._peername = None
         self._protocol = protocol
         self._tlv = tlv
@@ -270,14 +248,7 @@ class _ProxyResultInet(_ProxyResultClient, Generic[_HostT, _NameT]):
     def from_block(
         cls: type[_InetT], block: bytes, protocol: SocketKind | None, vectors: bytes, peername: Any = None
     ) -> _InetT:
-        """Make a result from the parts of a header that a codec has checked.
-
-        Args:
-            block: The address block, of the family's size.
-            protocol: The kind of the client's socket.
-            vectors: The TLVs as they are on the wire.
-            peername: The value of :attr:`peername`, if the codec knows it.
-        """
+        """Make a result from the parts of a header that a codec has checked: address block, protocol, TLVs."""
         self = _new(cls)
         self._block = block
         self._peername = peername
@@ -287,19 +258,19 @@ class _ProxyResultInet(_ProxyResultClient, Generic[_HostT, _NameT]):
 
     @property
     def source(self) -> tuple[_HostT, int]:  # type: ignore[override]  # mypy does not try the two hosts apart
-        host, port = self._source_end.unpack(self._block)
+        host, port = self._unpack_source(self._block)
         return self._host(host), port
 
     @property
     def dest(self) -> tuple[_HostT, int]:  # type: ignore[override]
-        host, port = self._dest_end.unpack(self._block)
+        host, port = self._unpack_dest(self._block)
         return self._host(host), port
 
     def address_block(self) -> bytes:
         return self._block
 
 
-class ProxyResultIPv4(_ProxyResultInet[IPv4Address, "tuple[str, int]"]):
+class ProxyResultIPv4(_ProxyResultInet[IPv4Address]):
     """The client connected over IPv4.
 
     Args:
@@ -316,25 +287,24 @@ class ProxyResultIPv4(_ProxyResultInet[IPv4Address, "tuple[str, int]"]):
 
     type = ProxyResultType.IPv4
     family_number = spec.V2_INET
-    _source_end, _dest_end = IPV4_SOURCE, IPV4_DEST
     _host = IPv4Address
+    _unpack_source, _unpack_dest = _unpack_ipv4_source, _unpack_ipv4_dest
 
+    # The globals save three look-ups in the class: every server asks for this property.
     @property
     def peername(self) -> tuple[str, int]:
-        """:attr:`source` as :meth:`socket.socket.getpeername` would return it."""
         if self._peername is None:
             host, port = _unpack_ipv4_source(self._block)
             self._peername = inet_ntoa(host), port
-        return self._peername
+        return self._peername  # type: ignore[no-any-return]
 
     @property
     def sockname(self) -> tuple[str, int]:
-        """:attr:`dest` as :meth:`socket.socket.getsockname` would return it."""
         host, port = _unpack_ipv4_dest(self._block)
         return inet_ntoa(host), port
 
 
-class ProxyResultIPv6(_ProxyResultInet[IPv6Address, "tuple[str, int, int, int]"]):
+class ProxyResultIPv6(_ProxyResultInet[IPv6Address]):
     """The client connected over IPv6. The arguments are those of :class:`ProxyResultIPv4`.
 
     Flow info and scope id are 0, because a header does not hold them.
@@ -344,25 +314,23 @@ class ProxyResultIPv6(_ProxyResultInet[IPv6Address, "tuple[str, int, int, int]"]
 
     type = ProxyResultType.IPv6
     family_number = spec.V2_INET6
-    _source_end, _dest_end = IPV6_SOURCE, IPV6_DEST
     _host = IPv6Address
+    _unpack_source, _unpack_dest = _unpack_ipv6_source, _unpack_ipv6_dest
 
     @property
     def peername(self) -> tuple[str, int, int, int]:
-        """:attr:`source` as :meth:`socket.socket.getpeername` would return it."""
         if self._peername is None:
             host, port = _unpack_ipv6_source(self._block)
             self._peername = inet_ntop(AF_INET6, host), port, 0, 0
-        return self._peername
+        return self._peername  # type: ignore[no-any-return]
 
     @property
     def sockname(self) -> tuple[str, int, int, int]:
-        """:attr:`dest` as :meth:`socket.socket.getsockname` would return it."""
         host, port = _unpack_ipv6_dest(self._block)
         return inet_ntop(AF_INET6, host), port, 0, 0
 
 
-class ProxyResultUnix(_ProxyResultClient):
+class ProxyResultUnix(ProxyResult):
     """The client connected over a UNIX socket.
 
     Args:
@@ -376,6 +344,7 @@ class ProxyResultUnix(_ProxyResultClient):
 
     type = ProxyResultType.UNIX
     family_number = spec.V2_UNIX
+    _arguments = ("source", "dest", "protocol")
 
     def __init__(
         self, source: str, dest: str, *, protocol: SocketKind | None = None, tlv: ProxyProtocolTLV = _NO_TLV
@@ -389,13 +358,12 @@ class ProxyResultUnix(_ProxyResultClient):
     def from_block(cls, block: bytes, protocol: SocketKind | None, vectors: bytes) -> ProxyResultUnix:
         """Make a result from the parts of a header, as :meth:`ProxyResultIPv4.from_block` does."""
         half = spec.UNIX_PATH_LENGTH
-        self = cls(unpack_path(block[:half]), unpack_path(block[half:]), protocol=protocol)
+        self = cls(_unpack_path(block[:half]), _unpack_path(block[half:]), protocol=protocol)
         self._tlv = vectors
         return self
 
     def address_block(self) -> bytes:
-        """Return the address block of a version 2 header. It raises ValueError for a path that does not fit."""
-        return pack_path(self._source) + pack_path(self._dest)
+        return _pack_path(self._source) + _pack_path(self._dest)
 
     @property
     def source(self) -> str:
@@ -408,6 +376,22 @@ class ProxyResultUnix(_ProxyResultClient):
         return self._dest
 
     peername, sockname = source, dest
+
+
+def _unpack_path(field: bytes) -> str:
+    # An abstract name starts with a NUL and may hold others, so the padding looks like part of it.
+    return os.fsdecode(field.rstrip(b"\0") if field[:1] == b"\0" else field.partition(b"\0")[0])
+
+
+def _pack_path(path: str) -> bytes:
+    name, limit = os.fsencode(path), spec.UNIX_PATH_LENGTH
+    if _unpack_path(name) != path:
+        raise ValueError(
+            f"A header would cut the UNIX path {path!r}: only an abstract name holds NULs, and none at its end"
+        )
+    if len(name) > limit:
+        raise ValueError(f"A UNIX path of {len(name)} bytes does not fit in a header, {limit} are the most: {path!r}")
+    return name.ljust(limit, b"\0")
 
 
 def is_local(result: ProxyResult) -> TypeGuard[ProxyResultLocal]:

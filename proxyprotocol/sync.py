@@ -40,8 +40,6 @@ __all__ = ["ProxyProtocolMixIn", "create_connection", "read_header", "send_heade
 
 _log = logging.getLogger(__name__)
 
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
 
 def read_header(
     sock: socket.socket, *, receiver: Receiver | None = None, **keywords: Unpack[ReceiverKeywords]
@@ -181,7 +179,7 @@ class ProxyProtocolMixIn(BaseServer):
     def server_activate(self) -> None:
         """Listen, and log what is read from whom."""
         super().server_activate()
-        self._listener.start(self.socket.getsockname())
+        self._listener.start(self.server_address)  # type: ignore[arg-type]
         self.receiver = self._listener.receiver
 
     def server_close(self) -> None:
@@ -194,7 +192,7 @@ class ProxyProtocolMixIn(BaseServer):
         try:
             return super().get_request()
         except OSError as error:
-            if error.errno in _OUT_OF_RESOURCES:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 self._shortage.tell(str(error.strerror), time.monotonic())
                 time.sleep(PAUSE)
             raise
@@ -284,13 +282,7 @@ def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | 
     reads, data = plan_reads(sock, connection), None
     try:
         while True:
-            read = reads.send(data)
-            if read is not None:
-                data = _receive(sock, *read, deadline)
-            elif time.monotonic() < deadline:
-                time.sleep(REST)
-            else:
-                data = None
+            data = _receive(sock, reads.send(data), deadline)
             if data is None:
                 connection.timed_out()
                 break
@@ -302,14 +294,17 @@ def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | 
     return connection
 
 
-def _receive(sock: socket.socket, size: int, flags: int, deadline: float) -> bytes | None:
-    """Receive at most *size* bytes; return ``b""`` at the end of the stream, and None when the time is over."""
+def _receive(sock: socket.socket, read: tuple[int, int] | None, deadline: float) -> bytes | None:
+    """Do one of the planned reads; return ``b""`` at the end of the stream, and None when the time is over."""
     remaining = max(deadline - time.monotonic(), 0)
+    if read is None:
+        time.sleep(min(REST, remaining))
+        return b"" if remaining else None
     # If this process was stopped meanwhile, the header may be in the socket, and is not late: look once more.
     for seconds in (remaining, 0):
         sock.settimeout(None if seconds == math.inf else seconds)
         try:
-            return sock.recv(size, flags)
+            return sock.recv(*read)
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
             continue
         except OSError:  # such as a reset, which ends the stream too

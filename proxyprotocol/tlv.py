@@ -1,7 +1,7 @@
 """Type-Length-Value vectors, which follow the addresses in a version 2 header (section 2.2).
 
-Vectors keep the wire's order and its duplicates, and are decoded when somebody asks for them. Each field is one row in
-the body of its class: to add a vendor's field, add a row to :class:`ProxyProtocolTLV`.
+A TLV keeps the wire's order and its duplicates, and decodes a value only when you read it. Each field is one row in the
+body of its class: to add a vendor's field, add a row to :class:`ProxyProtocolTLV`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from proxyprotocol._wire import fields, spec, walk
 from proxyprotocol._wire.fields import CERTIFICATE, RAW, TEXT, Field, Fields, Flag, Form, Keyword, number, vendor
-from proxyprotocol.checksum import crc32c as compute_crc32c
 from proxyprotocol.errors import ProxyProtocolSyntaxError
 from proxyprotocol.typing import PeerCert
 
@@ -32,7 +31,7 @@ __all__ = [
 
 
 class Type(IntEnum):
-    """The registered types and sub-types (section 2.2, and those of four vendors)."""
+    """The registered types and sub-types (section 2.2), and the types of four vendors."""
 
     PP2_TYPE_ALPN = 0x01
     PP2_TYPE_AUTHORITY = 0x02
@@ -81,7 +80,6 @@ class ExtType(IntEnum):
     PP2_TYPE_EXT_DNSBL = 0x04
 
 
-_CRC32C_SIZE: Final = spec.TLV_HEAD_LENGTH + spec.CRC32C_LENGTH
 _SSL_HEAD: Final = struct.Struct("!BL")
 
 _Text: TypeAlias = "Field[str, str | None]"
@@ -92,13 +90,13 @@ _Raw: TypeAlias = "Field[bytes, bytes | None]"
 class TLV(Fields, Mapping[int, bytes], Hashable):
     """Vectors by their type: ``tlv[0xE2]`` is the value of the last vector of that type.
 
-    Two are equal if each type has the same values in the same order; the order of different types does not count.
+    Two TLVs are equal if each type has the same values in the same order; the order of different types does not count.
     ``bytes(tlv)`` returns the bytes of the wire.
 
     Args:
-        data: The vectors as they are on the wire.
-        init: Types and values, such as another TLV. They replace those of *data* or join them. A type that joins goes
-            before the first greater type, so a TLV made from a mapping alone is in ascending order.
+        data: The vectors as on the wire.
+        init: Types and values, such as another TLV. They replace the values of their type in *data*. A new type goes
+            before the first greater type, so a TLV that is made from a mapping alone is in ascending order.
 
     Raises:
         ProxyProtocolSyntaxError: *data* is cut short or has bytes left over.
@@ -123,30 +121,30 @@ class TLV(Fields, Mapping[int, bytes], Hashable):
         self._set_fields(given)
 
     def _read_head(self, data: bytes, init: Mapping[int, bytes] | None) -> bytes:
-        """Read what stands before the vectors on the wire, and return the vectors."""
+        """Read the bytes before the vectors, and return the vectors."""
         return data
 
     def _head(self) -> bytes:
-        """Return what stands before the vectors on the wire."""
+        """Return the bytes before the vectors."""
         return b""
 
     def _set_fields(self, given: dict[str, Any]) -> None:
-        """Set fields by their names, and consume *given*. For constructors: a TLV does not change afterwards."""
+        """Set fields by their names, and consume *given*. Only constructors call this: a TLV does not change later."""
         rows = fields.rows(type(self))
         written: dict[int, list[bytes]] = {}
-        for name, said in given.items():
+        for name, value in given.items():
             row = rows.get(name)
             if row is None:
                 raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
             try:
-                value = None if said is None else row.form.encode(said)
+                encoded = None if value is None else row.form.encode(value)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-            if value is not None:
+            if encoded is not None:
                 others = written.get(row.number) or self.getall(row.number)
-                # TLVs of a vendor's other sub-types stay
+                # a vendor's TLVs of other sub-types stay
                 kept = [other for other in others if row.what and row.form.decode(other) is None]
-                written[row.number] = [*kept, value]
+                written[row.number] = [*kept, encoded]
         if written:
             self._wire, self._by_type = walk.merge(self._wire, written), None
 
@@ -206,7 +204,7 @@ class ProxyProtocolSSLTLV(TLV):
     :attr:`has_cert_sess` and :attr:`verified`. ``verified=False`` sends a verify code of 1.
 
     Args:
-        data: The value as it is on the wire, with flags and verify code. A malformed value counts as empty.
+        data: The value as on the wire, with flags and verify code. A malformed value counts as empty.
         init: Sub-types and values, such as another TLV of this class.
     """
 
@@ -217,7 +215,7 @@ class ProxyProtocolSSLTLV(TLV):
     has_cert_sess: Flag = Flag(SSLClient.PP2_CLIENT_CERT_SESS, "whether it showed one over this TLS session")
     verified: Keyword[bool, bool] = Keyword(
         lambda ssl: ssl.verify == 0,
-        "whether the verify field is 0. Senders write 0 *without a certificate* too: see :attr:`client_verified`",
+        "whether the verify field is 0. Senders also write 0 *without a certificate*: see :attr:`client_verified`",
     )
     version: _Text = Field(Type.PP2_SUBTYPE_SSL_VERSION, TEXT, "the version of TLS, such as TLSv1.3")
     cn: _Text = Field(Type.PP2_SUBTYPE_SSL_CN, TEXT, "the common name in the client's certificate, verified or not")
@@ -244,8 +242,8 @@ class ProxyProtocolSSLTLV(TLV):
     def _set_fields(self, given: dict[str, Any]) -> None:
         for name in list(given):
             flag = getattr(type(self), name, None)
-            if isinstance(flag, Flag) and (said := given.pop(name)) is not None:
-                self._client = self._client | flag.bit if said else self._client & ~flag.bit
+            if isinstance(flag, Flag) and (value := given.pop(name)) is not None:
+                self._client = self._client | flag.bit if value else self._client & ~flag.bit
         verified = given.pop("verified", None)
         if verified is not None:
             self._verify = 0 if verified else self._verify or 1
@@ -324,10 +322,10 @@ _EXT: Final = Form(ProxyProtocolExtTLV, lambda value: ProxyProtocolExtTLV(value)
 class ProxyProtocolTLV(TLV):
     """The vectors of a header. Every field below is also a keyword of the constructor.
 
-    ``ProxyProtocolV2.pack`` replaces a *crc32c*. An empty *ssl* or *ext* is left out.
+    An empty *ssl* or *ext* is left out. ``ProxyProtocolV2.pack`` replaces *crc32c*.
 
     Args:
-        data: The vectors as they are on the wire.
+        data: The vectors as on the wire.
         init: Types and values, such as another TLV.
 
     Raises:
@@ -335,7 +333,7 @@ class ProxyProtocolTLV(TLV):
         ValueError: A number is out of range, a type is not 0 to 255, or a value is too long.
     """
 
-    __slots__ = ("_auto_crc32c", "_sent")
+    __slots__ = ("_around", "_auto_crc32c")
 
     alpn: _Raw = Field(Type.PP2_TYPE_ALPN, RAW, "the protocol above, such as h2", "2.2.1", "NAME")
     authority: _Text = Field(Type.PP2_TYPE_AUTHORITY, TEXT, "the host name that the client asked for", "2.2.2", "HOST")
@@ -363,41 +361,41 @@ class ProxyProtocolTLV(TLV):
     alibaba_service_id: _Text = vendor("Alibaba Cloud", Type.PP2_TYPE_ALIBABA, b"\x03", TEXT, "endpoint service")
 
     def _set_fields(self, given: dict[str, Any]) -> None:
-        self._sent: walk.Sendable | None = None
+        self._around: tuple[bytes, bytes] | None = None
         self._auto_crc32c = bool(given.pop("auto_crc32c", False))
         super()._set_fields(given)
 
     @classmethod
     def from_checked(cls, wire: bytes) -> ProxyProtocolTLV:
-        """Make one of vectors that :func:`check_tlvs` has checked, without a second walk."""
+        """Make a TLV from vectors that a codec has checked, without a second walk."""
         self = cls.__new__(cls)
         self._wire = wire
         self._by_type = None
         self._auto_crc32c = False
-        self._sent = None
+        self._around = None
         return self
 
-    def as_sent(self) -> walk.Sendable:
-        """Return the vectors ready to be sent.
+    def around_crc32c(self) -> tuple[bytes, bytes]:
+        """Return the vectors that go before the CRC32C of a header, and those that go after it.
 
         Raises:
             ProxyProtocolSyntaxError: A receiver would reject these vectors.
         """
         # kept, because many senders send the same vectors with every connection
-        if self._sent is None:
-            self._sent = walk.make_sendable(self._wire)
-        return self._sent
+        if self._around is None:
+            self._around = walk.around_crc32c(self._wire)
+        return self._around
 
     @property
     def size(self) -> int:
         """The size of the vectors on the wire, in bytes, with the CRC32C that *auto_crc32c* will add."""
-        return len(self._wire) + (_CRC32C_SIZE if self._will_add_crc32c() else 0)
+        return len(self._wire) + (walk.CRC32C_SIZE if self._will_add_crc32c() else 0)
 
     def _will_add_crc32c(self) -> bool:
         return self._auto_crc32c and Type.PP2_TYPE_CRC32C not in self
 
     def verify_checksum(self, *before: bytes) -> bool:
-        """Return whether the CRC32C is right or missing. The codecs check it in every header that they read.
+        """Return whether the CRC32C is right or missing. The codecs have checked it in a header that they read.
 
         Args:
             before: The bytes of the header before the vectors.
@@ -424,6 +422,6 @@ class ProxyProtocolTLV(TLV):
         """
         if not self._will_add_crc32c():
             return ProxyProtocolTLV.from_checked(self._wire)
-        wire, crc_at, _ = self.as_sent()
-        checksum = compute_crc32c(b"".join(before) + wire).to_bytes(spec.CRC32C_LENGTH, "big")
-        return ProxyProtocolTLV.from_checked(wire[:crc_at] + checksum + wire[crc_at + spec.CRC32C_LENGTH :])
+        head = b"".join(before)
+        vectors, after = self.around_crc32c()
+        return ProxyProtocolTLV.from_checked(walk.join_with_crc32c(head + vectors, after)[len(head) :])

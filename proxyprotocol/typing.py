@@ -37,8 +37,8 @@ class TransportProtocol(Protocol):
 class StreamReaderProtocol(Protocol):
     """A stream to read from, such as an :class:`asyncio.StreamReader`.
 
-    If the stream has a ``read(n)`` that returns the bytes that are there, it is used too: then a wrong first byte is
-    rejected at once.
+    If the stream also has a ``read(n)`` that returns the bytes that have arrived, the reader rejects a wrong first byte
+    at once.
     """
 
     def readexactly(self, n: int) -> Awaitable[bytes]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from socket import SOCK_DGRAM, SOCK_STREAM, SocketKind
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from proxyprotocol._wire import spec, walk
-from proxyprotocol.checksum import crc32c
 from proxyprotocol.codec import ProxyProtocol, check_signature, signature_begins
 from proxyprotocol.errors import (
     ProxyProtocolChecksumError,
@@ -34,70 +34,53 @@ from proxyprotocol.tlv import ProxyProtocolTLV
 
 __all__ = ["ProxyProtocolV2", "ProxyProtocolV2Header"]
 
-# signature, version and command with family and protocol as one number, length
+# signature, code (see _code), length
 _FIXED: Final = struct.Struct("!12sHH")
-# all of it but the length, and the length
+# the first 14 bytes, length
 _read_fixed: Final = struct.Struct("!14sH").unpack_from
 
-_RESULTS: Final[dict[int, type[ProxyResultIPv4 | ProxyResultIPv6 | ProxyResultUnix]]] = {
-    spec.V2_INET: ProxyResultIPv4,
-    spec.V2_INET6: ProxyResultIPv6,
-    spec.V2_UNIX: ProxyResultUnix,
-}
-_PROTOCOLS: Final[dict[int, SocketKind | None]] = {
-    spec.V2_UNSPEC: None,
-    spec.V2_STREAM: SOCK_STREAM,
-    spec.V2_DGRAM: SOCK_DGRAM,
-}
-_NIBBLES: Final = {SOCK_STREAM: spec.V2_STREAM, SOCK_DGRAM: spec.V2_DGRAM}
+_RESULTS: Final = {kind.family_number: kind for kind in (ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnix)}
+_TYPES: Final = {spec.V2_UNSPEC: ProxyResultType.UNKNOWN} | {number: kind.type for number, kind in _RESULTS.items()}
+_NUMBERS: Final = {None: spec.V2_STREAM, SOCK_STREAM: spec.V2_STREAM, SOCK_DGRAM: spec.V2_DGRAM}
+_PROTOCOLS: Final = {number: kind for kind, number in _NUMBERS.items()} | {spec.V2_UNSPEC: None}
 _COMMANDS: Final = {spec.V2_LOCAL: "local", spec.V2_PROXY: "proxy"}
-_TYPES: Final = {
-    spec.V2_UNSPEC: ProxyResultType.UNKNOWN,
-    spec.V2_INET: ProxyResultType.IPv4,
-    spec.V2_INET6: ProxyResultType.IPv6,
-    spec.V2_UNIX: ProxyResultType.UNIX,
-}
 
 
 class _Kind(NamedTuple):
-    """What command, family and protocol make of a header."""
+    """What command, family and protocol say about a header."""
 
-    least: int  # bytes that it has at least
-    block: int | None  # bytes that the addresses of its family take; None for a family that section 2.2 does not have
+    least: int  # its least length
+    block: int | None  # the length of its family's addresses; None for a family that section 2.2 does not have
     make: Callable[..., ProxyResult]
-    protocol: SocketKind | None  # None where there are no addresses to go by
+    protocol: SocketKind | None  # None if the addresses do not count
 
 
 def _code(command: int, family: int, protocol: int) -> int:
+    """Return version, command, family and protocol as one number."""
     return (spec.V2_VERSION | command) << 8 | family << 4 | protocol
 
 
-def _beginning(code: int) -> bytes:
-    return spec.V2_SIGNATURE + code.to_bytes(2, "big")
-
-
 def _kinds() -> dict[bytes, _Kind]:
-    """List every beginning of a header that a receiver must accept, up to its length."""
+    """List the first 14 bytes of every header that a receiver must accept."""
     fixed = spec.V2_FIXED_LENGTH
     kinds = {}
     for family in range(16):
         block = spec.V2_BLOCK_LENGTH.get(family)
         for protocol in range(16):
             # "discard the protocol block including the family which is ignored"
-            local = _code(spec.V2_LOCAL, family, protocol)
-            kinds[_beginning(local)] = _Kind(fixed, block, ProxyResultLocal, None)
+            kinds[_code(spec.V2_LOCAL, family, protocol)] = _Kind(fixed, block, ProxyResultLocal, None)
             if block is None or protocol not in _PROTOCOLS:
                 continue
             if spec.V2_UNSPEC in (family, protocol):
                 kind = _Kind(fixed, block, ProxyResultUnknown, None)
             else:
                 kind = _Kind(fixed + block, block, _RESULTS[family].from_block, _PROTOCOLS[protocol])
-            kinds[_beginning(_code(spec.V2_PROXY, family, protocol))] = kind
-    return kinds
+            kinds[_code(spec.V2_PROXY, family, protocol)] = kind
+    return {spec.V2_SIGNATURE + code.to_bytes(2, "big"): kind for code, kind in kinds.items()}
 
 
 _KINDS: Final = _kinds()
-# most headers have addresses and nothing else: the 16 fixed bytes decide everything about them
+# Most headers have addresses and nothing else: the 16 fixed bytes decide everything about them.
 _BARE: Final = {
     beginning + (kind.least - spec.V2_FIXED_LENGTH).to_bytes(2, "big"): (kind.least, kind.make, kind.protocol)
     for beginning, kind in _KINDS.items()
@@ -105,40 +88,32 @@ _BARE: Final = {
 }
 
 
+# the codes that a ProxyProtocolV2Header can express
+_CODES: Final[dict[tuple[object, ...], int]] = {
+    (name, addresses, kind): _code(command, family, protocol)
+    for command, name in _COMMANDS.items()
+    for family, addresses in _TYPES.items()
+    for protocol, kind in _PROTOCOLS.items()
+}
+
+
+@dataclass(eq=False)
 class ProxyProtocolV2Header:
     """The fixed part of a header, for code written for `proxy-protocol`.
 
     Args:
-        command: ``"local"``, ``"proxy"``, or None for another.
-        type: The kind of addresses, or None for another family.
+        command: ``"local"``, ``"proxy"``, or None for any other.
+        type: The kind of addresses, or None for any other family.
         protocol: The kind of socket, or None.
         data_len: How many bytes follow the fixed 16.
     """
 
     __slots__ = ("command", "data_len", "protocol", "type")
 
-    def __init__(
-        self,
-        command: str | None,
-        type: ProxyResultType | None,
-        protocol: SocketKind | None,
-        data_len: int,
-    ) -> None:
-        self.command = command
-        self.type = type
-        self.protocol = protocol
-        self.data_len = data_len
-
-    def _code(self) -> int:
-        """Return version, command, family and protocol as one number; 0 for an impossible header."""
-        # code written for `proxy-protocol` leaves out both for UNSPEC
-        addresses = self.type or (ProxyResultType.UNKNOWN if self.protocol is None else None)
-        for command, name in _COMMANDS.items():
-            for family, type_ in _TYPES.items():
-                for protocol, kind in _PROTOCOLS.items():
-                    if (name, type_, kind) == (self.command, addresses, self.protocol):
-                        return _code(command, family, protocol)
-        return _code(spec.V2_LOCAL, spec.V2_UNSPEC, 0) if self.command == _COMMANDS[spec.V2_LOCAL] else 0
+    command: str | None
+    type: ProxyResultType | None
+    protocol: SocketKind | None
+    data_len: int
 
 
 class ProxyProtocolV2(ProxyProtocol):
@@ -181,7 +156,7 @@ class ProxyProtocolV2(ProxyProtocol):
             raise ProxyProtocolIncompleteError(ProxyProtocolWantRead(spec.V2_FIXED_LENGTH - len(header_data)))
         _, code, length = _FIXED.unpack_from(header_data)
         if code >> 12 != spec.V2_VERSION >> 4:
-            raise _refuse(code, length)
+            _check_beginning(header_data)
         return ProxyProtocolV2Header(
             _COMMANDS.get(code >> 8 & 0xF), _TYPES.get(code >> 4 & 0xF), _PROTOCOLS.get(code & 0xF), length
         )
@@ -198,10 +173,18 @@ class ProxyProtocolV2(ProxyProtocol):
             ProxyProtocolSyntaxError: The header breaks a rule of the specification.
             ProxyProtocolChecksumError: The CRC32C is wrong.
         """
-        known = len(header_data) >= spec.V2_FIXED_LENGTH
-        fixed = bytes(header_data[: spec.V2_FIXED_LENGTH]) if known else _fixed(header._code(), len(data))
+        fixed = bytes(header_data[: spec.V2_FIXED_LENGTH])
+        known = len(fixed) == spec.V2_FIXED_LENGTH
+        if not known:
+            # code written for `proxy-protocol` leaves out type and protocol for UNSPEC
+            addresses = header.type or (ProxyResultType.UNKNOWN if header.protocol is None else None)
+            impossible = _code(spec.V2_LOCAL, 0, 0) if header.command == _COMMANDS[spec.V2_LOCAL] else 0
+            fixed = _fixed(_CODES.get((header.command, addresses, header.protocol), impossible), len(data))
         whole = fixed + bytes(data)
-        return _decode(_kind(whole, len(whole)), whole, verify=known)
+        kind = _KINDS.get(whole[: spec.V2_LENGTH_AT])
+        if kind is None or len(whole) < kind.least:
+            _reject(whole, len(whole))
+        return _decode(kind, whole, verify=known)
 
     def parse(self, data: bytes, max_header: int = spec.V2_MAX_LENGTH) -> tuple[ProxyResult, int] | int:
         bare = _BARE.get(data[: spec.V2_FIXED_LENGTH])
@@ -210,12 +193,12 @@ class ProxyProtocolV2(ProxyProtocol):
             if size <= len(data) and size <= max_header:
                 return make(data[spec.V2_FIXED_LENGTH : size], protocol, b""), size
         if len(data) < spec.V2_FIXED_LENGTH:
-            return _parse_begun(data)
+            _check_beginning(data)
+            return spec.V2_FIXED_LENGTH
         beginning, length = _read_fixed(data)
         kind, size = _KINDS.get(beginning), spec.V2_FIXED_LENGTH + length
         if kind is None or size < kind.least:
-            check_signature(data[: spec.V2_SIGNATURE_LENGTH], spec.V2_SIGNATURE)
-            raise _refuse(data[spec.V2_COMMAND_AT] << 8 | data[spec.V2_FAMILY_AT], size)
+            _reject(data, size)
         if size > max_header:
             raise ProxyProtocolLimitError(
                 f"The header has {size} bytes where max_header allows {max_header}", spec.V2_LENGTH_AT
@@ -225,8 +208,8 @@ class ProxyProtocolV2(ProxyProtocol):
     def pack(self, result: ProxyResult) -> bytes:
         """Write a header.
 
-        The CRC32C goes where one stood, else before the first greater type. A LOCAL header without TLVs gets none:
-        the specification asks for length 0, and some receivers insist.
+        The CRC32C goes where the result's TLVs have one, otherwise before the first greater type. A LOCAL header
+        without TLVs gets none: the specification asks for length 0, and some receivers insist.
 
         Args:
             result: What the header says. A result without a protocol is sent as STREAM: receivers ignore the
@@ -236,14 +219,17 @@ class ProxyProtocolV2(ProxyProtocol):
             KeyError: The protocol is neither stream nor datagram.
             ValueError: A UNIX path does not fit, or the TLVs are malformed.
         """
-        block = result.address_block()
-        vectors, crc_at, plain = result.tlv.as_sent()
-        if self._checksum and (result.proxied or result.tlv):
-            header = _fixed(_code_of(result), len(block) + len(vectors)) + block + vectors
-            crc_at += spec.V2_FIXED_LENGTH + len(block)
-            checksum = crc32c(header).to_bytes(spec.CRC32C_LENGTH, "big")
-            return header[:crc_at] + checksum + header[crc_at + spec.CRC32C_LENGTH :]
-        return _fixed(_code_of(result), len(block) + len(plain)) + block + plain
+        block, family = result.address_block(), result.family_number
+        before, after = result.tlv.around_crc32c()
+        code = _code(
+            spec.V2_PROXY if result.proxied else spec.V2_LOCAL,
+            family,
+            _NUMBERS[result.protocol] if family else spec.V2_UNSPEC,
+        )
+        size = len(block) + len(before) + len(after)
+        if not self._checksum or not (result.proxied or result.tlv):
+            return _fixed(code, size) + block + before + after
+        return walk.join_with_crc32c(_fixed(code, size + walk.CRC32C_SIZE) + block + before, after)
 
     def begins(self, data: bytes | bytearray) -> bool | None:
         return signature_begins(data, spec.V2_SIGNATURE)
@@ -253,53 +239,33 @@ def _fixed(code: int, length: int) -> bytes:
     try:
         return _FIXED.pack(spec.V2_SIGNATURE, code, length)
     except struct.error:
-        raise ValueError(f"A header has no room for {length} bytes of addresses and TLVs, 65535 are the most") from None
+        raise ValueError(f"A header has no room for {length} bytes of addresses and TLVs: 65535 are the most") from None
 
 
-def _code_of(result: ProxyResult) -> int:
-    """Return version, command, family and protocol as one number."""
-    family = result.family_number
-    if family == spec.V2_UNSPEC:
-        return _code(spec.V2_PROXY if result.proxied else spec.V2_LOCAL, family, spec.V2_UNSPEC)
-    return _code(spec.V2_PROXY, family, spec.V2_STREAM if result.protocol is None else _NIBBLES[result.protocol])
+def _reject(data: bytes, size: int) -> NoReturn:
+    """Raise the error for a header of *size* bytes with a wrong fixed part."""
+    _check_beginning(data)
+    least, length = _KINDS[data[: spec.V2_LENGTH_AT]].least - spec.V2_FIXED_LENGTH, size - spec.V2_FIXED_LENGTH
+    raise ProxyProtocolSyntaxError(
+        f"The addresses of this family take {least} bytes and the length in the header is {length}", spec.V2_LENGTH_AT
+    )
 
 
-def _kind(data: bytes | bytearray, size: int) -> _Kind:
-    """Look a header up by its first 14 bytes; reject unknown ones, and bodies too short for their family."""
-    beginning = bytes(data[: spec.V2_LENGTH_AT])
-    kind = _KINDS.get(beginning)
-    if kind is None or size < kind.least:
-        raise _refuse(int.from_bytes(beginning[spec.V2_COMMAND_AT :], "big"), size)
-    return kind
-
-
-def _refuse(code: int, size: int) -> ProxyProtocolSyntaxError:
-    """Return the error for a wrong fixed part."""
-    kind = _KINDS.get(_beginning(code))
-    if kind is not None:
-        least, length = kind.least - spec.V2_FIXED_LENGTH, size - spec.V2_FIXED_LENGTH
-        return ProxyProtocolSyntaxError(
-            f"The addresses of its family take {least} bytes where its length is {length}", spec.V2_LENGTH_AT
-        )
-    command, family, protocol = code >> 8 & 0xF, code >> 4 & 0xF, code & 0xF
-    if code >> 12 != spec.V2_VERSION >> 4:
-        return ProxyProtocolSyntaxError(f"The version of a binary header is 2, not {code >> 12}", spec.V2_COMMAND_AT)
+def _check_beginning(data: bytes) -> None:
+    """Reject 14 bytes that cannot begin a header, or as many of them as there are."""
+    check_signature(data[: spec.V2_SIGNATURE_LENGTH], spec.V2_SIGNATURE)
+    if len(data) <= spec.V2_COMMAND_AT:
+        return
+    version, command = divmod(data[spec.V2_COMMAND_AT], 0x10)
+    family, protocol = divmod(data[spec.V2_FAMILY_AT] if len(data) > spec.V2_FAMILY_AT else 0, 0x10)
+    if version != spec.V2_VERSION >> 4:
+        raise ProxyProtocolSyntaxError(f"The version of a binary header is 2, not {version}", spec.V2_COMMAND_AT)
     if command not in _COMMANDS:
-        return ProxyProtocolSyntaxError(f"The command is LOCAL (0) or PROXY (1), not {command}", spec.V2_COMMAND_AT)
-    if family not in _TYPES:
-        return ProxyProtocolSyntaxError(f"The address family is one of 0 to 3, not {family}", spec.V2_FAMILY_AT)
-    return ProxyProtocolSyntaxError(f"The transport protocol is one of 0 to 2, not {protocol}", spec.V2_FAMILY_AT)
-
-
-def _parse_begun(data: bytes) -> int:
-    """Reject bytes that cannot become the fixed part of a header."""
-    check_signature(data, spec.V2_SIGNATURE)
-    if len(data) > spec.V2_COMMAND_AT:
-        family = data[spec.V2_FAMILY_AT] if len(data) > spec.V2_FAMILY_AT else spec.V2_UNSPEC
-        code = data[spec.V2_COMMAND_AT] << 8 | family
-        if _beginning(code) not in _KINDS:
-            raise _refuse(code, len(data))
-    return spec.V2_FIXED_LENGTH
+        raise ProxyProtocolSyntaxError(f"The command is LOCAL (0) or PROXY (1), not {command}", spec.V2_COMMAND_AT)
+    if command == spec.V2_PROXY and family not in _TYPES:
+        raise ProxyProtocolSyntaxError(f"The address family is one of 0 to 3, not {family}", spec.V2_FAMILY_AT)
+    if command == spec.V2_PROXY and protocol not in _PROTOCOLS:
+        raise ProxyProtocolSyntaxError(f"The transport protocol is one of 0 to 2, not {protocol}", spec.V2_FAMILY_AT)
 
 
 def _decode(kind: _Kind, header: bytes, verify: bool = True) -> ProxyResult:
@@ -320,11 +286,8 @@ def _decode_without_addresses(kind: _Kind, header: bytes, verify: bool) -> Proxy
     # HAProxy has sent addresses with them, and the health check of AWS says INET and sends TLVs alone. So TLVs may
     # begin after the address block (a body of just the block's size has none), or in its place. A right CRC32C proves a
     # reading, a wrong one rules it out. Addresses of an unknown family may fill the whole body, so that is never wrong.
-    if len(header) == spec.V2_FIXED_LENGTH:  # as nearly all are
-        return _result(kind, b"")
     found = wrong = None
-    for block in (kind.block or 0, 0):
-        start = spec.V2_FIXED_LENGTH + block
+    for start in (spec.V2_FIXED_LENGTH + (kind.block or 0), spec.V2_FIXED_LENGTH):
         if start > len(header):
             continue
         try:
@@ -339,10 +302,8 @@ def _decode_without_addresses(kind: _Kind, header: bytes, verify: bool) -> Proxy
             break
         elif wrong is None:
             wrong = vectors
-    if found is None and wrong is not None and kind.block is not None:
-        raise ProxyProtocolChecksumError(_result(kind, wrong))
-    return _result(kind, found or b"")
-
-
-def _result(kind: _Kind, vectors: bytes) -> ProxyResult:
-    return kind.make(tlv=ProxyProtocolTLV.from_checked(vectors))
+    is_wrong = found is None and wrong is not None and kind.block is not None
+    result = kind.make(tlv=ProxyProtocolTLV.from_checked((wrong if is_wrong else found) or b""))
+    if is_wrong:
+        raise ProxyProtocolChecksumError(result)
+    return result

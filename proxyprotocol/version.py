@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import cast
 
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.detect import ProxyProtocolDetect
@@ -31,5 +32,4 @@ class ProxyProtocolVersion(Enum):
         Raises:
             KeyError: No codec has this name.
         """
-        codec: ProxyProtocol = cls[name.upper() if name else "NOOP"].value
-        return codec
+        return cast(ProxyProtocol, cls[name.upper() if name else "NOOP"].value)

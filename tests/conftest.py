@@ -62,6 +62,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reactors", default=",".join(REACTORS), help="the kinds of reactors to test on, with commas")
 
 
+@pytest.hookimpl(optionalhook=True)  # only pytest-xdist has it
+def pytest_xdist_auto_num_workers() -> int:
+    """Start three workers for two processors: many tests wait for other programs or for time-outs.
+
+    More would slow down the tests that measure time.
+    """
+    return max(2, 3 * (os.cpu_count() or 1) // 2)
+
+
 def pytest_collection_finish() -> None:
     """Hide the collected tests from the garbage collector: many tests call it, and each call would walk them all."""
     gc.collect()

@@ -117,7 +117,7 @@ async def in_time(awaitable: Awaitable[object], seconds: float | None) -> bool:
     try:
         await awaitable
     except asyncio.CancelledError:
-        # if the task is still in the queue, or was cancelled twice, somebody else has cancelled it
+        # other code has cancelled the task, if it is still in the queue or was cancelled twice
         if task in deadlines or (sys.version_info >= (3, 11) and task.uncancel()):
             raise
         return False

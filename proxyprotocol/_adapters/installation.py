@@ -1,8 +1,8 @@
-"""Raises an ImportError where ``proxy-protocol`` has replaced or removed files of this package.
+"""Raises an ImportError if ``proxy-protocol`` has replaced or removed files of this package.
 
-Both packages are imported as ``proxyprotocol``, and pip lets either overwrite the other. Each entry that only this
-package has (an adapter, the command) imports this module first, so that the user reads what to do, instead of the error
-that the first missing name would cause.
+Both packages are imported as ``proxyprotocol``, and pip lets either overwrite the other. Every module that only this
+package has (an adapter, the command) imports this one first. So the user reads what to do, and not that a name is
+missing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 __all__: list[str] = []
 
-# Python has imported the front door, which proxy-protocol overwrites, before any entry below it.
+# proxy-protocol overwrites the package's __init__.py, which Python has imported before this module.
 if not hasattr(sys.modules["proxyprotocol"], "ProxyProtocolError"):
     raise ImportError(
         "The package proxy-protocol has replaced or removed files of proxyprotocol: both have the same import name. "

@@ -101,22 +101,40 @@ class Listener:
             what: What was refused.
         """
         cause = error.error if isinstance(error, ProxyProtocolHookError) else None
-        if not error.routine and not self._may_show(error.code.value):
-            return
         listener = self.receiver.listener or (describe_address(local) if local else "")
+        # always, because this also drops the error's tracebacks
         text = describe_refusal(error, peer, what, listener=listener, spell=self.receiver.spell)
-        fields = {"listener": listener, "reason": error.code.value, **address_fields("network_peer", peer)}
-        self._emit(logging.DEBUG if error.routine else logging.WARNING, text, fields, cause)
+        level = logging.DEBUG if error.routine else logging.WARNING
+        self._tell(level, error.code.value, text, peer, error=cause, listener=listener)
 
     def refuse_handshake(self, error: BaseException, client: SockAddr, peer: SockAddr) -> None:
         """Log that the TLS handshake after the header failed; at debug level if the client only went away."""
         failed = isinstance(error, (ssl.SSLError, TimeoutError)) or not isinstance(error, OSError)
-        warn = failed and not isinstance(error, ssl.SSLEOFError)
-        if not warn or self._may_show(RefusalCode.TLS.value):
-            fields = {"listener": self.receiver.listener, "reason": RefusalCode.TLS.value}
-            fields |= {**address_fields("network_peer", peer), **address_fields("client", client)}
-            text = describe_no_handshake(str(error), client, peer, self.receiver.listener)
-            self._emit(logging.WARNING if warn else logging.DEBUG, text, fields)
+        level = logging.WARNING if failed and not isinstance(error, ssl.SSLEOFError) else logging.DEBUG
+        text = describe_no_handshake(str(error), client, peer, self.receiver.listener)
+        self._tell(level, RefusalCode.TLS.value, text, peer, **address_fields("client", client))
+
+    def warn_of_second_header(self, peer: SockAddr) -> None:
+        """Log that a second header follows the first: the application will take it for the client's data."""
+        where = f" on {self.receiver.listener}" if self.receiver.listener else ""
+        text = (
+            f"A second PROXY protocol header follows the first from {describe_address(peer)}{where}, and the "
+            "application gets it as data: probably two proxies in a chain send one each; let only one of them do it"
+        )
+        self._tell(logging.WARNING, "repeated", text, peer)
+
+    def _tell(
+        self,
+        level: int,
+        reason: str,
+        text: str,
+        peer: SockAddr,
+        error: BaseException | None = None,
+        **fields: Any,
+    ) -> None:
+        if level < logging.WARNING or self._may_show(reason):
+            common = {"listener": self.receiver.listener, "reason": reason, **address_fields("network_peer", peer)}
+            self._emit(level, text, common | fields, error)
 
     def _may_show(self, reason: str) -> bool:
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Generator
-from typing import Final, TypeAlias
+from typing import Final
 
 from proxyprotocol._adapters.facts import has_ended
 from proxyprotocol.receiver import ReceiverConnection
@@ -18,23 +18,17 @@ _LOOK: Final = 536
 # The peer has sent a part of a signature and stopped, which hardly any peer ever does.
 REST: Final = 0.01
 
-#: One read as size and flags for ``recv()``; None asks for a pause of :data:`REST`.
-Read: TypeAlias = "tuple[int, int] | None"
 
+def plan_reads(
+    sock: socket.socket, connection: ReceiverConnection
+) -> Generator[tuple[int, int] | None, bytes | None, None]:
+    """Yield one read after the other until the application may begin; raise ProxyProtocolError to refuse the peer.
 
-def plan_reads(sock: socket.socket, connection: ReceiverConnection) -> Generator[Read, bytes | None, None]:
-    """Yield one read after the other until the application may begin.
+    A read is the size and the flags for ``recv()``; None asks for a pause of :data:`REST`. The caller does each read,
+    and sends the bytes back, or ``b""`` at the end of the stream. It keeps the deadline.
 
-    The caller does each read and sends the bytes back, or ``b""`` at the end of the stream. It keeps the deadline. This
-    peeks at the bytes, and then takes those of the header out of the socket; ``connection.trailing`` stays in it. In
-    TLS, which cannot peek, it reads no more than the header needs.
-
-    Args:
-        sock: The stream socket that the caller reads from.
-        connection: The connection, which takes the bytes.
-
-    Raises:
-        ProxyProtocolError: Close the socket.
+    We peek at the bytes, and then take those of the header out of the socket. ``connection.trailing`` stays in it. TLS
+    cannot peek: there we read no more than the header needs.
     """
     peeks = connection.undecided or not isinstance(sock, ssl.SSLSocket)
     held, ended = 0, False  # bytes that the connection has taken, and the socket still holds

@@ -1,7 +1,6 @@
 """The table of TLV fields. Each field is one row, in the body of its class in :mod:`proxyprotocol.tlv`.
 
-The row is a property of the class and a keyword of its constructor. The commands ``encode`` and ``decode`` and the
-documentation go by it too, so a new vendor's TLV needs one row and nothing else.
+A row makes a property, a keyword of the constructor, documentation, an option of ``encode`` and a line of ``decode``.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from inspect import Parameter, Signature, signature
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeVar, overload
 
 from proxyprotocol.typing import PeerCert
 
@@ -24,15 +23,10 @@ __all__: list[str] = []
 
 _Given = TypeVar("_Given")  # what the constructor takes
 _Read = TypeVar("_Read")  # what the property returns
-Shown: TypeAlias = "str | int | Mapping[str, Any] | None"
 
 _NUMBER: Final = re.compile(r"0[xX][0-9A-Fa-f]{1,16}|0|[1-9][0-9]{0,19}")
-# A peer certificate is compressed: a few KiB of input could unpack to gigabytes.
+# A peer certificate is compressed: a few KiB could unpack to gigabytes.
 _PEERCERT_MAX_LENGTH: Final = 64 * 1024
-
-
-def _no_option(text: str) -> Any:
-    raise ValueError(f"this field cannot be read from text: {text!r}")
 
 
 @dataclass(frozen=True)
@@ -42,16 +36,16 @@ class Form(Generic[_Given]):
     Attributes:
         type: The type of the value, for the documentation.
         decode: Returns the value, or None if the bytes do not have this form. It never raises.
-        encode: Returns the bytes, or None if the TLV can be left out. It raises ValueError.
-        show: Returns the value for JSON, or None if only the hexadecimal digits can be shown.
+        encode: Returns the bytes, or None to leave out the TLV. It raises ValueError.
+        show: Returns the value for JSON, or None if JSON has only the hexadecimal digits.
         parse: Reads the value from the command line. It raises ValueError.
     """
 
     type: Any
     decode: Callable[[bytes], _Given | None]
     encode: Callable[[_Given], bytes | None]
-    show: Callable[[bytes], Shown] = lambda value: None
-    parse: Callable[[str], _Given] = _no_option
+    show: Callable[[bytes], str | int | Mapping[str, Any] | None] = lambda value: None
+    parse: Callable[[str], Any] = str
 
 
 def decode_text(value: bytes) -> str:
@@ -101,28 +95,26 @@ def _unpack_peercert(value: bytes) -> PeerCert | None:
     return peercert if isinstance(peercert, dict) else None
 
 
-def _pack_peercert(peercert: PeerCert) -> bytes:
-    return zlib.compress(json.dumps(peercert).encode("ascii"))
-
-
 def _fingerprint(value: bytes) -> str:
     import hashlib  # loads OpenSSL, which a server's start need not wait for
 
     return f"sha256:{hashlib.sha256(value).hexdigest()}"
 
 
-TEXT: Final[Form[str]] = Form(str, decode_text, str.encode, decode_text, str)
+TEXT: Final[Form[str]] = Form(str, decode_text, str.encode, decode_text)
 RAW: Final[Form[bytes]] = Form(bytes, _unchanged, _unchanged, printable, str.encode)
 CERTIFICATE: Final[Form[bytes]] = Form(bytes, _unchanged, _unchanged, _fingerprint)
-PEERCERT: Final[Form[PeerCert]] = Form(PeerCert, _unpack_peercert, _pack_peercert, _unpack_peercert)
+PEERCERT: Final[Form[PeerCert]] = Form(
+    PeerCert, _unpack_peercert, lambda peercert: zlib.compress(json.dumps(peercert).encode("ascii")), _unpack_peercert
+)
 
 
 class Keyword(property, Generic[_Given, _Read]):
-    """A property that is also a keyword of its class's constructor.
+    """A property that is also a keyword of the constructor of its class.
 
     Args:
-        read: Returns the property's value.
-        help: What it says, as part of a sentence.
+        read: Returns the value of the property.
+        help: What the field says, as part of a sentence.
         doc: The same for the documentation, by default *help*.
         default: The default of the keyword.
     """
@@ -160,17 +152,17 @@ class Flag(Keyword[bool, bool]):
 
 
 class Field(Keyword[_Given, _Read]):
-    """One row of the table: a value that TLVs of one type hold. The last TLV that has the field's form counts.
+    """One row of the table: a value in the TLVs of one type. The last TLV that has the field's form counts.
 
     Args:
         number: The type of the TLV.
         form: How its bytes become a value.
-        help: What the field says, as part of a sentence: for ``encode --help`` and the documentation.
+        help: What the field says, as part of a sentence, for ``encode --help`` and the documentation.
         section: The section of the specification, or nothing.
         metavar: The placeholder of the option of ``encode``; without one there is no option.
         label: The name that ``decode`` prints; by default the property's in capitals.
-        what: The noun that ``decode`` prints before the value of a vendor's TLV. Several of them may have one type.
-        missing: The property's value if there is no such TLV.
+        what: The noun that ``decode`` prints before the value of a vendor's TLV. Several rows may have one type.
+        missing: The value of the property if there is no such TLV.
     """
 
     def __init__(
@@ -208,7 +200,7 @@ def vendor(
     """Return the row of a vendor's field (section 2.2.8, types 0xE0 to 0xEF).
 
     Args:
-        vendor: The vendor, for the help.
+        vendor: The vendor's name.
         number: The type of its TLVs.
         prefix: The sub-type at the start of the value, or nothing.
         form: How the bytes after the sub-type become a value.
@@ -242,20 +234,20 @@ def rows(owner: type) -> Mapping[str, Field[Any, Any]]:
 if TYPE_CHECKING:
 
     def positional(*, default: Any, kw_only: bool = False) -> Any:
-        """Declare an argument of the constructor that is not only a keyword."""
+        """Declare an argument of the constructor that need not be a keyword."""
 
 else:
 
     def dataclass_transform(**arguments):
-        """Stand in for what only type checkers read."""
+        """Do nothing: only type checkers read the arguments."""
         return lambda cls: cls
 
     positional = None
 
 
-# Type checkers make the constructor's keywords out of the rows, as they do for a dataclass: each row is an annotated
-# attribute with a value, and its __set__ has the keyword's type. At run time the constructor takes **given and goes by
-# rows(). A list of keywords in each constructor would be a second table.
+# Type checkers make the constructor's keywords from the rows, as they do for a dataclass: each row is an annotated
+# attribute with a value, and its __set__ has the keyword's type. At run time the constructor takes **given and looks
+# names up in rows(). Keywords listed in each constructor would be a second table.
 @dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=False, field_specifiers=(positional,))
 class Fields:
     """The base of a class with rows."""
@@ -264,12 +256,11 @@ class Fields:
     __signature__: ClassVar[Signature]
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Show the keywords to help() and others that would only see **given."""
+        """Put the keywords into the signature that help() shows, in the place of **given."""
         super().__init_subclass__(**arguments)
-        parameters = list(signature(cls.__init__).parameters.values())[1:]
-        shown = [parameter for parameter in parameters if parameter.kind is not Parameter.VAR_KEYWORD]
-        if len(shown) < len(parameters):
+        _, *shown = signature(cls.__init__).parameters.values()
+        if shown and shown[-1].kind is Parameter.VAR_KEYWORD:
             names = {parameter.name for parameter in shown}
             rows = [row for row in keywords(cls).values() if row.name not in names]
-            shown += [Parameter(row.name, Parameter.KEYWORD_ONLY, default=row.default) for row in rows]
+            shown[-1:] = [Parameter(row.name, Parameter.KEYWORD_ONLY, default=row.default) for row in rows]
         cls.__signature__ = Signature(shown)

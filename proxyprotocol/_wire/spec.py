@@ -18,7 +18,7 @@ V1_TCP6: Final = b"TCP6"
 V1_CRLF: Final = b"\r\n"
 # "PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n": 5+1+7+1+39+1+39+1+5+1+5+2
 V1_MAX_LENGTH: Final = 107
-# "PROXY UNKNOWN\r\n": 5+1+7+2, the shortest line there is
+# "PROXY UNKNOWN\r\n": 5+1+7+2, the shortest line
 V1_MIN_LENGTH: Final = 15
 
 # Section 2.2, binary header format (version 2)
@@ -76,5 +76,5 @@ SSL_HEAD_LENGTH: Final = 5
 DEFAULT_MAX_HEADER: Final = 4096
 # Section 2 asks for at least three seconds, "to cover a TCP retransmit".
 DEFAULT_TIMEOUT: Final = 5.0
-# For the TLS handshake after the header: two round trips to the client, the work of both sides, a lost packet or two.
+# For the TLS handshake after the header: two round trips to the client, work on both sides, and a lost packet or two.
 DEFAULT_TLS_TIMEOUT: Final = 10.0

@@ -1,13 +1,13 @@
 """The walk over the bytes of a header's vectors (section 2.2, TLV vectors).
 
-One walk checks a header, and most applications look no further. :mod:`proxyprotocol.tlv` decodes values for the others.
+One walk checks a header. :mod:`proxyprotocol.tlv` decodes the values later, for the applications that read them.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from proxyprotocol._wire import spec
 from proxyprotocol.checksum import crc32c
@@ -23,32 +23,22 @@ _CHECKED: Final = tuple(kind in (spec.TYPE_CRC32C, spec.TYPE_UNIQUE_ID, spec.TYP
 UNCHECKED: Final = (False,) * 256
 _NO_CRC32C: Final = -1
 _ZEROS: Final = bytes(spec.CRC32C_LENGTH)
-_EMPTY_CRC32C: Final = bytes((spec.TYPE_CRC32C, 0, spec.CRC32C_LENGTH)) + _ZEROS
+_CRC32C_HEAD: Final = bytes((spec.TYPE_CRC32C, 0, spec.CRC32C_LENGTH))
+CRC32C_SIZE: Final = spec.TLV_HEAD_LENGTH + spec.CRC32C_LENGTH
 
 
 def check_tlvs(data: bytes, start: int, end: int, checked: tuple[bool, ...] = _CHECKED) -> int:
-    """Check the vectors in ``data[start:end]`` against the specification, and decode nothing.
+    """Check the vectors in ``data[start:end]`` against the specification. Return where the CRC32C's value is, or -1.
 
-    They must fill these bytes exactly. CRC32C has 4 bytes and comes once at most, UNIQUE_ID has at most 128, and SSL
-    has at least 5 and then well-formed vectors.
-
-    Args:
-        data: The bytes that hold the vectors.
-        start: The first byte of the vectors.
-        end: The byte after their last.
-        checked: For each type, whether its own rules are checked.
-
-    Returns:
-        The position of the CRC32C's value in *data*, or -1 without a CRC32C.
-
-    Raises:
-        ProxyProtocolSyntaxError: The vectors break a rule; the offset is that of the vector in *data*.
+    They must fill these bytes exactly. A CRC32C has 4 bytes and comes once at most. A UNIQUE_ID has at most 128. An SSL
+    has at least 5, and then well-formed vectors. *checked* says for each type whether such rules count. The offset of
+    an error is that of its vector in *data*.
     """
     crc_at = _NO_CRC32C
     try:
         while start < end:
-            # No call and no attribute of spec here: every header passes through this loop, and they double its cost.
-            # A head that is cut short also ends after the end, whatever length is read.
+            # No call and no attribute of spec in this loop: they would double the cost of every header.
+            # A head that is cut short ends after *end* too, whatever its length says.
             kind, length = _read_head(data, start)
             value = start + _HEAD_LENGTH
             after = value + length
@@ -59,13 +49,11 @@ def check_tlvs(data: bytes, start: int, end: int, checked: tuple[bool, ...] = _C
                     check_ssl(data, start, value, after)
                 elif kind == spec.TYPE_UNIQUE_ID:
                     if length > spec.UNIQUE_ID_MAX_LENGTH:
-                        reason = f"The UNIQUE_ID has {length} bytes, more than {spec.UNIQUE_ID_MAX_LENGTH}"
-                        raise ProxyProtocolSyntaxError(reason, start)
+                        raise ProxyProtocolSyntaxError(f"The UNIQUE_ID has {length} bytes, more than 128", start)
                 elif crc_at != _NO_CRC32C:
                     raise ProxyProtocolSyntaxError("The header has a second CRC32C", start)
                 elif length != spec.CRC32C_LENGTH:
-                    reason = f"The CRC32C has {length} bytes instead of {spec.CRC32C_LENGTH}"
-                    raise ProxyProtocolSyntaxError(reason, start)
+                    raise ProxyProtocolSyntaxError(f"The CRC32C has {length} bytes instead of 4", start)
                 else:
                     crc_at = value
             start = after
@@ -88,19 +76,13 @@ def check_ssl(data: bytes, start: int, value: int, after: int) -> None:
     """Check the value of the SSL vector at *start*, ``data[value:after]``, against section 2.2.6."""
     position = value + spec.SSL_HEAD_LENGTH
     if position > after:
-        reason = f"The SSL TLV has {after - value} bytes, fewer than {spec.SSL_HEAD_LENGTH}"
-        raise ProxyProtocolSyntaxError(reason, start)
+        raise ProxyProtocolSyntaxError(f"The SSL TLV has {after - value} bytes, fewer than 5", start)
     # An SSL inside an SSL stays opaque: a sender must not drive a recursion.
     check_tlvs(data, position, after, UNCHECKED)
 
 
 def crc32c_matches(header: bytes, crc_at: int) -> bool:
-    """Return whether the checksum of a whole header is right, over its bytes as received (section 2.2.3).
-
-    *crc_at* is the result of :func:`check_tlvs`. A header without a checksum matches.
-    """
-    if crc_at < 0:
-        return True
+    """Return whether the checksum at *crc_at* in a whole header is right (section 2.2.3)."""
     return _read_crc32c(header, crc_at) == (compute_crc32c(header, crc_at),)
 
 
@@ -109,42 +91,27 @@ def compute_crc32c(header: bytes, crc_at: int) -> int:
     return crc32c(header[:crc_at] + _ZEROS + header[crc_at + spec.CRC32C_LENGTH :])
 
 
-class Sendable(NamedTuple):
-    """Vectors as they are sent: with a checksum, or without.
-
-    Attributes:
-        with_crc32c: The vectors with a CRC32C of zeros: where one stood, otherwise before the first greater type.
-        crc_at: The position of its value in them.
-        plain: The vectors without a CRC32C.
-    """
-
-    with_crc32c: bytes
-    crc_at: int
-    plain: bytes
-
-
-def make_sendable(wire: bytes) -> Sendable:
-    """Return the vectors *wire* ready to be sent.
-
-    Raises:
-        ProxyProtocolSyntaxError: A receiver would reject these vectors.
-    """
+def around_crc32c(wire: bytes) -> tuple[bytes, bytes]:
+    """Return the vectors before and after the CRC32C: where one stands, otherwise before the first greater type."""
     crc_at = check_tlvs(wire, 0, len(wire))
     if crc_at >= 0:
-        at, end = crc_at - spec.TLV_HEAD_LENGTH, crc_at + spec.CRC32C_LENGTH
-    else:
-        at = 0
-        for kind, value in split(wire):
-            if kind > spec.TYPE_CRC32C:
-                break
-            at += spec.TLV_HEAD_LENGTH + len(value)
-        end = at
-    before, after = wire[:at], wire[end:]
-    return Sendable(before + _EMPTY_CRC32C + after, at + spec.TLV_HEAD_LENGTH, before + after)
+        return wire[: crc_at - spec.TLV_HEAD_LENGTH], wire[crc_at + spec.CRC32C_LENGTH :]
+    at = 0
+    for kind, value in split(wire):
+        if kind > spec.TYPE_CRC32C:
+            break
+        at += spec.TLV_HEAD_LENGTH + len(value)
+    return wire[:at], wire[at:]
+
+
+def join_with_crc32c(before: bytes, after: bytes) -> bytes:
+    """Return a whole header, with the right CRC32C between *before* and *after*."""
+    head = before + _CRC32C_HEAD
+    return head + crc32c(head + _ZEROS + after).to_bytes(spec.CRC32C_LENGTH, "big") + after
 
 
 def vector(kind: int, value: bytes) -> bytes:
-    """Return one vector as it is on the wire. It raises ValueError for a type or a length out of range."""
+    """Return one vector as on the wire. It raises ValueError for a type or a length out of range."""
     if not 0 <= kind <= 0xFF:
         raise ValueError(f"The type of a TLV is 0 to 255, not {kind!r}")
     if len(value) > spec.TLV_MAX_VALUE:
@@ -164,8 +131,6 @@ def split(wire: bytes) -> Iterator[tuple[int, bytes]]:
 
 def merge(wire: bytes, given: Mapping[int, Iterable[bytes]]) -> bytes:
     """Put the values of each type where its first vector stands, otherwise before the first greater type."""
-    if not wire:
-        return b"".join([vector(kind, value) for kind in sorted(given) for value in given[kind]])
     written = {kind: b"".join(vector(kind, value) for value in values) for kind, values in given.items()}
     there = list(split(wire))
     joining = sorted(written.keys() - {kind for kind, _ in there}, reverse=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from proxyprotocol._adapters import installation  # noqa: F401  # raises if proxy-protocol is installed over this package
-from proxyprotocol.asyncio.client import create_connection
+from proxyprotocol.asyncio.client import create_connection, open_connection
 from proxyprotocol.asyncio.datagram import ProxyProtocolDatagramTransport, create_datagram_endpoint
-from proxyprotocol.asyncio.factory import ProxyProtocolFactory
+from proxyprotocol.asyncio.factory import ProxyProtocolFactory, wrap_protocol_factory
 from proxyprotocol.asyncio.loop import new_event_loop, new_uvloop_event_loop
 from proxyprotocol.asyncio.server import (
     ProxyProtocolServer,
     create_server,
     create_unix_server,
-    wrap_protocol_factory,
+    start_server,
+    start_unix_server,
 )
-from proxyprotocol.asyncio.streams import open_connection, start_server, start_unix_server
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
 
 __all__ = [

@@ -9,11 +9,12 @@ from typing import Any
 
 from proxyprotocol._adapters.facts import extra_info
 from proxyprotocol.asyncio.tls import TLS
+from proxyprotocol.asyncio.transport import LoopOfStreams
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.sender import Sender
 
-__all__ = ["create_connection"]
+__all__ = ["create_connection", "open_connection"]
 
 
 async def create_connection(
@@ -66,60 +67,70 @@ async def create_connection(
         raise ValueError("server_hostname, ssl_handshake_timeout and ssl_shutdown_timeout mean nothing without ssl")
     opening = _Opening(protocol_factory, sender, tls)
     await asyncio.get_running_loop().create_connection(lambda: opening, host, port, **keywords)
-    return await opening.opened()
+    if tls is not None and opening.error is None:
+        await tls.shake_hands(opening.transport, opening.begin, data=opening.early, server_side=False)
+    if opening.error is not None:
+        opening.transport.abort()
+        try:
+            raise opening.error
+        finally:
+            del opening  # the error's traceback refers to this frame
+    return opening.transport, opening.protocol
+
+
+async def open_connection(
+    host: Any = None, port: Any = None, *, limit: int = 2**16, **keywords: Any
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect as :func:`asyncio.open_connection` does, and send a header before anything else, before TLS too.
+
+    Args:
+        host: The server, as ``loop.create_connection`` takes it.
+        port: The server's port.
+        limit: The reader buffers twice as many bytes at most.
+        keywords: As for :func:`create_connection`, such as ``result``, ``pp`` and ``ssl``.
+    """
+    loop: Any = LoopOfStreams(asyncio.get_running_loop())
+    reader = asyncio.StreamReader(limit, loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await create_connection(lambda: protocol, host, port, **keywords)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 class _Opening(asyncio.Protocol):
     """Sends the header of one connection, then gives the connection to the application."""
 
-    _transport: asyncio.Transport
-    _protocol: Any
-    _error: Exception | None = None  # opened() raises it; if it were raised at once, the loop would log it
-    _early = b""
+    transport: asyncio.Transport
+    protocol: Any
+    error: Exception | None = None  # if it were raised at once, the loop would log it
+    early = b""
 
     def __init__(self, protocol_factory: Callable[[], asyncio.BaseProtocol], sender: Sender, tls: TLS | None) -> None:
-        self._protocol_factory = protocol_factory
-        self._sender = sender
-        self._tls = tls
+        self._protocol_factory, self._sender, self._tls = protocol_factory, sender, tls
 
     def connection_made(self, transport: Any) -> None:
-        self._transport = transport
+        self.transport = transport
         try:
             local, peer = extra_info(transport, "sockname"), extra_info(transport, "peername")
             transport.write(self._sender.header(transport, local, peer))
         except Exception as error:
-            self._error = error
+            self.error = error
         else:
             # TLS waits until the loop's call has returned. If that call is cancelled, uvloop does not tell the protocol
             # that its connection has ended, and TLS would wait for its handshake for ever.
             if self._tls is None:
-                self._begin(transport)
+                self.begin(transport)
 
     def data_received(self, data: bytes) -> None:
         # the server spoke before TLS began; the socket keeps the rest
-        self._early += data
-        self._transport.pause_reading()
+        self.early += data
+        self.transport.pause_reading()
 
-    def _begin(self, transport: asyncio.Transport) -> None:
+    def begin(self, transport: asyncio.Transport) -> None:
         """Begin the application on the transport of the connection, or of its TLS."""
-        self._transport = transport
+        self.transport = transport
         try:
-            protocol: Any = self._protocol_factory()
-            transport.set_protocol(protocol)
-            self._protocol = protocol
-            protocol.connection_made(transport)
+            self.protocol = self._protocol_factory()
+            transport.set_protocol(self.protocol)
+            self.protocol.connection_made(transport)
         except Exception as error:
-            self._error = error
-
-    async def opened(self) -> tuple[asyncio.Transport, Any]:
-        """Wait for TLS if there is any, and return the transport and the application's protocol, or abort and raise."""
-        if self._tls is not None and self._error is None:
-            await self._tls.shake_hands(self._transport, self._begin, data=self._early, server_side=False)
-        if self._error is not None:
-            self._transport.abort()
-            error, self._error = self._error, None
-            try:
-                raise error
-            finally:
-                del error  # its traceback refers to this frame
-        return self._transport, self._protocol
+            self.error = error

@@ -10,7 +10,7 @@ from typing import Any
 
 from proxyprotocol._adapters.facts import AF_UNIX, extra_info
 from proxyprotocol._adapters.refusals import describe_lost_answer
-from proxyprotocol.asyncio.transport import Below
+from proxyprotocol.asyncio.transport import Overlay
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
@@ -53,8 +53,7 @@ async def create_datagram_endpoint(
         The application's transport and its protocol.
 
     Raises:
-        TypeError: A keyword is unknown, or there are a receiver and its keywords.
-        ValueError: A keyword's value is out of range, or *pp* is version 1, which datagrams cannot have.
+        TypeError, ValueError: As :class:`.Receiver`; also if *pp* is version 1, which datagrams cannot have.
         OSError: The system does not let us receive at this address.
     """
     own = {name: keywords.pop(name) for name in ReceiverKeywords.__optional_keys__ & keywords.keys()}
@@ -72,59 +71,39 @@ class _Endpoint:
     transport: ProxyProtocolDatagramTransport
 
     def __init__(self, protocol: Any, datagrams: DatagramReceiver, now: Callable[[], float]) -> None:
-        self.protocol = protocol
-        self.datagrams = datagrams
-        self.now = now
+        self.protocol, self.datagrams, self.now = protocol, datagrams, now
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.protocol, name)
 
     def connection_made(self, transport: Any) -> None:
-        self._below = transport
-        #: The socket's family.
-        self.family = transport.get_extra_info("socket").family
+        self._below, self.family = transport, transport.get_extra_info("socket").family
         self.transport = ProxyProtocolDatagramTransport(transport, self)
         self.protocol.connection_made(self.transport)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        # Linux says None for a UNIX socket without a name. Say "" as the transports of connections do: from None no
-        # policy could tell that this is a UNIX socket.
+        # Linux reports None for a UNIX socket without a name. We pass on "", as the transports of connections do: a
+        # policy could not tell from None that this is a UNIX socket.
         sender: SockAddr = "" if addr is None and self.family == AF_UNIX else addr
         local = extra_info(self._below, "sockname") if self.datagrams.needs_local else None
         try:
             received = self.datagrams.receive(data, sender, local, self.now())
         except ProxyProtocolError as error:
-            refusal = self.datagrams.describe_refusal(error, sender, self.now())
-            if refusal is not None:
+            if (refusal := self.datagrams.describe_refusal(error, sender, self.now())) is not None:
                 _log.warning("%s", refusal)
             return
         with self.datagrams.answering(received):
             self.protocol.datagram_received(received.payload, received.client)
 
 
-class ProxyProtocolDatagramTransport(asyncio.DatagramTransport):
+class ProxyProtocolDatagramTransport(Overlay, asyncio.DatagramTransport):
     """The application's transport for datagrams. It sends to the proxies; everything else is the real transport's own.
 
-    Args:
-        transport: The real transport.
-        endpoint: The protocol that reads the headers.
+    :func:`create_datagram_endpoint` makes it.
     """
 
-    abort: Any = Below()
-    close: Any = Below()
-    get_extra_info: Any = Below()
-    is_closing: Any = Below()
-
     def __init__(self, transport: asyncio.DatagramTransport, endpoint: _Endpoint) -> None:
-        self._below = transport
-        self._endpoint = endpoint
-
-    def __getattr__(self, name: str) -> Any:
-        # such as the limits of the buffer, which the base class does not have
-        return getattr(self._below, name)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} over {self._below!r}>"
+        self._below, self._endpoint = transport, endpoint
 
     def get_protocol(self) -> Any:
         """Return the application's protocol."""
@@ -152,12 +131,9 @@ class ProxyProtocolDatagramTransport(asyncio.DatagramTransport):
                 this client any more and the policy demands a header, the datagram is lost and a debug line says so. If
                 the policy does not, but the socket has another family, ``error_received`` is called.
         """
-        if addr is None:
-            self._below.sendto(data)
-            return
         endpoint = self._endpoint
-        to = endpoint.datagrams.reply_to(addr, endpoint.now())
-        lost = describe_lost_answer(addr, to, endpoint.family)
+        to = addr if addr is None else endpoint.datagrams.reply_to(addr, endpoint.now())
+        lost = None if addr is None else describe_lost_answer(addr, to, endpoint.family)
         if lost is None:
             self._below.sendto(data, to)
         elif to:  # an address of another family would close asyncio's transport, and uvloop's would raise

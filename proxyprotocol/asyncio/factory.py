@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import ssl as _ssl
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from proxyprotocol._adapters.deadlines import Deadlines, LoopClock
+from proxyprotocol._adapters.deadlines import Deadlines, LoopClock, check_seconds
 from proxyprotocol._adapters.facts import extra_info
 from proxyprotocol._adapters.refusals import (
     describe_late_handshake,
@@ -15,42 +17,66 @@ from proxyprotocol._adapters.refusals import (
     log_no_handshake,
     log_refusal,
 )
+from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.tls import TLS
-from proxyprotocol.asyncio.transport import Origin, ProxyProtocolTransport
+from proxyprotocol.asyncio.transport import ProxyProtocolTransport
 from proxyprotocol.errors import ProxyProtocolError
-from proxyprotocol.receiver import Receiver, ReceiverConnection
+from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["ProxyProtocolFactory"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["ProxyProtocolFactory", "wrap_protocol_factory"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
 
 class ProxyProtocolFactory:
-    """Makes protocols that read a header and then give the connection to the application.
+    """A protocol factory that reads a header before it calls another one, for servers that you open yourself.
 
-    It is the *protocol_factory* of a listening socket without ``ssl``. :func:`.wrap_protocol_factory` makes it.
+    Give it to ``loop.create_server`` without ``ssl``: a balancer sends its header before TLS, so this factory takes the
+    context. When that server closes, call :meth:`close`.
 
     Args:
         protocol_factory: Makes the application's protocols. It is called after each accepted header.
-        receiver: The rules for the header.
-        tls: The settings for TLS after the header; None without TLS.
-        tls_timeout: Seconds that a TLS handshake may take.
+        ssl: The context for TLS *after* the header.
+        tls_timeout: Seconds that its handshake may take; None for no limit.
+        ssl_handshake_timeout: asyncio's name for the same time-out. It overrides *tls_timeout*.
+        ssl_shutdown_timeout: Seconds that the end of TLS may take; asyncio's 30 by default. Needs Python 3.11.
+        receiver: The rules for the header, in place of the keywords of :class:`.Receiver`.
+        keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
+
+    Raises:
+        TypeError: A keyword is unknown, *ssl* is not a context, there are a receiver and its keywords, or the factory
+            reads a header already.
+        ValueError: A keyword's value is out of range, or there is a TLS time-out without TLS.
     """
 
     def __init__(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
-        receiver: Receiver,
-        tls: TLS | None,
-        tls_timeout: float,
+        *,
+        ssl: _ssl.SSLContext | None = None,
+        tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        receiver: Receiver | None = None,
+        **keywords: Unpack[ReceiverKeywords],
     ) -> None:
+        tls, tls_timeout = None, check_seconds("tls_timeout", tls_timeout)
+        if ssl is not None:
+            # this factory keeps the deadline, so asyncio gets none (None would be its default)
+            tls = TLS(ssl, math.inf, ssl_shutdown_timeout)
+            if ssl_handshake_timeout is not None:
+                tls_timeout = check_seconds("ssl_handshake_timeout", ssl_handshake_timeout)
+        elif ssl_handshake_timeout is not None or ssl_shutdown_timeout is not None:
+            raise ValueError("ssl_handshake_timeout and ssl_shutdown_timeout mean nothing without ssl")
         if isinstance(protocol_factory, ProxyProtocolFactory):
             raise TypeError(describe_second_header("The factory"))
         self._protocol_factory = protocol_factory
-        self._receiver = receiver
-        self._tls = tls
-        self._tls_timeout = tls_timeout
+        self._receiver = receiver = Receiver.of(receiver, keywords)
+        self._tls, self._tls_timeout = tls, tls_timeout
         self._headers: Deadlines[_Pending] = Deadlines(receiver.timeout, _Pending.header_late, LoopClock())
         self._handshakes: Deadlines[_Pending] = Deadlines(tls_timeout, _Pending.handshake_late, LoopClock())
         self._closed = False
@@ -70,6 +96,10 @@ class ProxyProtocolFactory:
             connection.abort()
 
 
+#: The same class. This name says what it does: it wraps the application's protocol factory.
+wrap_protocol_factory = ProxyProtocolFactory
+
+
 class _Pending(asyncio.Protocol):
     """A connection before its application: it reads the header, then waits for the TLS handshake if there is one.
 
@@ -80,7 +110,7 @@ class _Pending(asyncio.Protocol):
     _connection: ReceiverConnection | None = None  # None before the policy has decided, and after the header
     _transport: asyncio.Transport
     _peer: SockAddr = None
-    _origin: Origin  # during the TLS handshake
+    _overlay: ProxyProtocolTransport  # after the header
 
     def __init__(self, factory: ProxyProtocolFactory) -> None:
         self._factory = factory
@@ -95,36 +125,26 @@ class _Pending(asyncio.Protocol):
         self._peer = extra_info(transport, "peername")
         local = extra_info(transport, "sockname") if factory._receiver.needs_addresses else None
         try:
-            connection = factory._receiver.connection(self._peer, local)
+            self._connection = connection = factory._receiver.connection(self._peer, local)
         except ProxyProtocolError as error:
-            self._refuse(error)
+            log_refusal(_log, error, self._peer)
+            self.abort()
         except BaseException:  # the policy function raised; the loop logs it
             transport.abort()
             raise
         else:
-            if connection.begun:
-                self._begin(connection)
+            if connection.begun:  # the policy or the codec expects no header
+                self._advance(connection.eof)
             else:
-                self._connection = connection
                 factory._headers.add(self)
 
     def data_received(self, data: bytes) -> None:
-        connection = self._connection
-        if connection is None:
-            return  # refused already
-        try:
-            begun = connection.feed(data)
-        except ProxyProtocolError as error:
-            self._refuse(error)
-        else:
-            if begun:
-                self._begin(connection)
+        if self._connection is not None:  # None: the connection was refused
+            self._advance(self._connection.feed, data)
 
     def eof_received(self) -> bool | None:
-        if self._connection is None or not self._finish(self._connection, self._connection.eof):
+        if self._connection is None or not self._advance(self._connection.eof) or self._transport.is_closing():
             return None
-        if self._transport.is_closing():
-            return None  # the application closed the connection as it began
         # The header was optional. An application that speaks first may still have something to say.
         protocol: Any = self._transport.get_protocol()
         keep_open: bool | None = protocol.eof_received()
@@ -142,11 +162,16 @@ class _Pending(asyncio.Protocol):
     def header_late(self) -> None:
         connection: Any = self._connection  # never None here: only undecided connections have this deadline
         try:
-            self._finish(connection, connection.timed_out)
+            self._advance(connection.timed_out)
         except Exception as error:
-            # The header was optional, the application began and raised. A deadline must not raise.
+            # The header was optional: the application began, and raised. A deadline must not raise.
             context = {"message": "An application has raised as it began", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
+
+    def handshake_late(self) -> None:
+        late = TimeoutError(describe_late_handshake(self._factory._tls_timeout))
+        log_no_handshake(_log, late, self._overlay.get_extra_info("peername"), self._peer)
+        self._transport.abort()
 
     def abort(self) -> None:
         """Drop the connection and log nothing."""
@@ -155,55 +180,41 @@ class _Pending(asyncio.Protocol):
         self._factory._handshakes.discard(self)
         self._transport.abort()
 
-    def _finish(self, connection: ReceiverConnection, step: Callable[[], bool]) -> bool:
-        """Take the end of the stream or of the time, and return whether the application began."""
+    def _advance(self, step: Callable[..., bool], *data: bytes) -> bool:
+        """Take data, or the end of it. Return whether the header is done, and TLS or the application began."""
+        connection: Any = self._connection
         try:
-            begun = step()
+            if not step(*data):
+                return False
         except ProxyProtocolError as error:
-            self._refuse(error)
+            log_refusal(_log, error, self._peer)
+            self.abort()
             return False
-        if begun:
-            self._begin(connection)
-        return begun
-
-    def _refuse(self, error: ProxyProtocolError) -> None:
-        log_refusal(_log, error, self._peer)
-        self.abort()
-
-    def _begin(self, connection: ReceiverConnection) -> None:
-        """Begin the application, or the TLS handshake before it."""
-        factory, transport = self._factory, self._transport
-        self._connection = None
+        factory, transport, self._connection = self._factory, self._transport, None
         factory._headers.discard(self)
+        overlay = ProxyProtocolTransport(connection, self._peer)
         try:
             if factory._tls is None:
-                protocol = factory._protocol_factory()
-                overlay = ProxyProtocolTransport(transport, connection.result, connection.effective, self._peer)
-                overlay.begin(protocol, connection.trailing)
+                overlay.begin(transport, factory._protocol_factory(), connection.trailing)
             else:
-                self._origin = Origin.of(connection, self._peer)
+                self._overlay = overlay
                 factory._tls.begin(transport, self._handshake_done, self._handshake_lost, data=connection.trailing)
                 factory._handshakes.add(self)
         except BaseException:
             # The application raised; the loop logs it, but drops the connection only in a read of its own.
             transport.abort()
             raise
+        return True
 
     def _handshake_done(self, transport: asyncio.Transport) -> None:
         self._factory._handshakes.discard(self)
         try:
-            protocol = self._factory._protocol_factory()
-            ProxyProtocolTransport(transport, *self._origin).begin(protocol)
+            self._overlay.begin(transport, self._factory._protocol_factory())
         except BaseException:
             transport.abort()
             raise
 
     def _handshake_lost(self, error: BaseException | None) -> None:
         if self in self._factory._handshakes and error is not None:
-            log_no_handshake(_log, error, self._origin.client, self._peer)
+            log_no_handshake(_log, error, self._overlay.get_extra_info("peername"), self._peer)
         self._factory._handshakes.discard(self)
-
-    def handshake_late(self) -> None:
-        late = TimeoutError(describe_late_handshake(self._factory._tls_timeout))
-        log_no_handshake(_log, late, self._origin.client, self._peer)
-        self._transport.abort()

@@ -1,4 +1,4 @@
-"""Event loops whose listeners read headers, for servers that take no such option, such as uvicorn's command.
+"""Event loops whose listeners read headers, for servers without an option for that, such as uvicorn's command.
 
 ``uvicorn --loop proxyprotocol.asyncio:new_event_loop app:app`` needs no change to the application. Environment
 variables say how headers are read.
@@ -20,8 +20,7 @@ from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import listen
 from proxyprotocol.asyncio.sockets import covered, receive_header
-from proxyprotocol.asyncio.streams import start_tls
-from proxyprotocol.asyncio.transport import Origin, ProxyProtocolTransport
+from proxyprotocol.asyncio.transport import LoopOfStreams, ProxyProtocolTransport
 from proxyprotocol.options import OPTIONS, describe_risk, parse_receiver, parse_tls_timeout
 from proxyprotocol.result import describe_address
 
@@ -32,38 +31,36 @@ __all__ = ["new_event_loop", "new_uvloop_event_loop"]
 _STARTUP_FAILURE = 3
 
 _UNREAD = (
-    "No PROXY protocol header is read on %s: the application watches this listening socket with add_reader() and "
-    "accepts its connections without the event loop. Use proxyprotocol.integrations.tornado.add_sockets for tornado, "
+    "The event loop reads no PROXY protocol header on %s: the application watches this listening socket with "
+    "add_reader() and accepts its connections itself. Use proxyprotocol.integrations.tornado.add_sockets for tornado, "
     "proxyprotocol.integrations.anyio.ProxyProtocolListener for anyio and loop.sock_accept() for your own sockets, or "
     "name the ports of all other listeners in PROXYPROTOCOL_PORTS"
 )
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
+_PREFIX = "PROXYPROTOCOL_"
+_PORTS = _PREFIX + "PORTS"
+_VARIABLES = {_PREFIX + option.upper(): option for option in OPTIONS}
 _UNIX = "unix"
 # without leading zeros: ports are compared as text, and a listener's own number has none
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 
 def _spell(option: str) -> str:
-    """Return the environment variable of an option: ``max_header`` is ``PROXYPROTOCOL_MAX_HEADER``."""
-    return "PROXYPROTOCOL_" + option.upper()
-
-
-_PORTS = _spell("ports")
-_VARIABLES = {_spell(option): option for option in OPTIONS}
+    return _PREFIX + option.upper()
 
 
 class _State:
     """A loop's state. A wrong value in the environment, or an unknown variable with our prefix, raises ValueError."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        given = {name: value for name, value in environment.items() if name.startswith(_spell(""))}
+        given = {name: value for name, value in environment.items() if name.startswith(_PREFIX)}
         ports = given.pop(_PORTS, None)
-        # we must not ignore these: after a slip in the name of _TRUSTED everybody would be trusted
+        # We must not ignore these: with a typo in the name of _TRUSTED we would trust every peer.
         unknown = ", ".join(sorted(given.keys() - _VARIABLES.keys()))
         if unknown:
-            raise ValueError(f"Unknown variable {unknown}. Known are {', '.join([*_VARIABLES, _PORTS])}")
+            raise ValueError(f"Unknown variable {unknown}. The known ones are {', '.join([*_VARIABLES, _PORTS])}")
         options = {_VARIABLES[name]: value for name, value in given.items()}
         self.receiver = parse_receiver(options, _spell)
         self.tls_timeout = parse_tls_timeout(options, _spell)
@@ -71,22 +68,22 @@ class _State:
         for port in self.ports or ():
             if port != _UNIX and not (_PORT.fullmatch(port) and int(port) <= spec.MAX_PORT):
                 raise ValueError(f"{_PORTS} takes port numbers and unix, with commas between them, not {port!r}")
-        # Where an application accepts by itself: for each listener the connections whose header is there, or why
-        # accept() failed; for each connection what its header said; the tasks that read headers.
+        # For applications that call sock_accept(): the connections of each listener whose header has arrived, or the
+        # error of accept(); the later transport of each connection; the tasks that read headers.
         self.ready: MutableMapping[socket.socket, asyncio.Queue[socket.socket | OSError]] = WeakKeyDictionary()
-        self.origins: MutableMapping[socket.socket, Origin] = WeakKeyDictionary()
+        self.overlays: MutableMapping[socket.socket, ProxyProtocolTransport] = WeakKeyDictionary()
         self.headers: set[asyncio.Task[None]] = set()
         self.warned: set[str] = set()  # the listeners that a warning has named
 
-    def covers(self, port: str) -> bool:
-        """Return whether the connections of a listener, named by its port or ``unix``, begin with a header."""
-        return self.ports is None or port in self.ports
-
-
-def _port_of(sock: socket.socket) -> str:
-    # ask for the address, not for the family: uvicorn makes every socket of --fd an AF_UNIX one, whatever it is
-    name = sock.getsockname()
-    return _UNIX if isinstance(name, (str, bytes)) else str(name[1])
+    def covers(self, listener: Any) -> bool:
+        """Return whether connections begin with a header at a listener, given as its socket, its port or ``unix``."""
+        if self.ports is None:
+            return True
+        if hasattr(listener, "getsockname"):
+            # ask for the address, not for the family: uvicorn makes every socket of --fd an AF_UNIX one, whatever it is
+            name = listener.getsockname()
+            listener = _UNIX if isinstance(name, (str, bytes)) else name[1]
+        return str(listener) in self.ports
 
 
 if TYPE_CHECKING:
@@ -96,40 +93,36 @@ else:
 
 
 class _HeaderLoop(_AnyLoop):
-    """Stands before asyncio's or uvloop's class of loops, and reads headers on every listener that it opens."""
+    """The first base class of our loops, before asyncio's or uvloop's loop: it reads headers on every listener."""
 
     _state: _State
 
     async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **keywords: Any) -> Any:
-        sock = keywords.get("sock")
-        name = str(port or 0) if sock is None else _port_of(sock)  # a port may be a number, a text or None
-        return await self._listen(super().create_server, protocol_factory, name, host, port, **keywords)
+        listener = keywords.get("sock") or port or 0
+        return await self._listen(super().create_server, protocol_factory, listener, host, port, **keywords)
 
     async def create_unix_server(self, protocol_factory: Any, path: Any = None, **keywords: Any) -> Any:
         return await self._listen(super().create_unix_server, protocol_factory, _UNIX, path, **keywords)
 
-    async def _listen(self, begin: Any, protocol_factory: Any, name: str, *args: Any, **keywords: Any) -> Any:
+    async def _listen(self, begin: Any, protocol_factory: Any, listener: Any, *args: Any, **keywords: Any) -> Any:
         # the arguments of our own functions override the environment
-        if isinstance(protocol_factory, ProxyProtocolFactory) or not self._state.covers(name):
+        if isinstance(protocol_factory, ProxyProtocolFactory) or not self._state.covers(listener):
             return await begin(protocol_factory, *args, **keywords)
         keywords = {"receiver": self._state.receiver, "tls_timeout": self._state.tls_timeout, **keywords}
         return await listen(begin, protocol_factory, *args, **keywords)
 
     async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
-        return await start_tls(super().start_tls, transport, *args, **keywords)
+        return await LoopOfStreams(super()).start_tls(transport, *args, **keywords)
 
     async def sock_accept(self, sock: Any) -> tuple[socket.socket, Any]:
-        """Return a connection whose header is there, and the client's address.
-
-        Meanwhile others are accepted: a peer that is slow with its header must not hold up the rest.
-        """
-        if sock in covered:
-            accepted: tuple[socket.socket, Any] = await super().sock_accept(sock)
-            covered.add(accepted[0])
-            return accepted
+        """Return a connection whose header has arrived, and the client's address."""
         if not self._reads(sock):
-            return await super().sock_accept(sock)
+            accepted: tuple[socket.socket, Any] = await super().sock_accept(sock)
+            if sock in covered:
+                covered.add(accepted[0])
+            return accepted
         ready, number = self._state.ready.setdefault(sock, asyncio.Queue()), sock.fileno()
+        # meanwhile accept others too: a peer that is slow with its header must not hold up the rest
         super().add_reader(sock, self._accept, sock, ready)
         try:
             connection = await ready.get()
@@ -137,7 +130,7 @@ class _HeaderLoop(_AnyLoop):
             self.remove_reader(number)
         if isinstance(connection, OSError):
             raise connection
-        return connection, self._state.origins[connection].client
+        return connection, self._state.overlays[connection].get_extra_info("peername")
 
     def _accept(self, sock: socket.socket, ready: asyncio.Queue[socket.socket | OSError]) -> None:
         try:
@@ -149,43 +142,34 @@ class _HeaderLoop(_AnyLoop):
             return
 
         async def receive() -> None:
-            origin = await self._receive_header(connection, peer)
-            if origin is None:
-                return
-            if sock.fileno() < 0:  # the listener was closed: nobody will fetch this connection
+            begun = await receive_header(connection, peer, self._state.receiver)
+            if sock.fileno() < 0:  # the application has closed the listener, and will not fetch this connection
                 connection.close()
-                return
-            self._state.origins[connection] = origin
-            ready.put_nowait(connection)
+            elif begun is not None:
+                self._state.overlays[connection] = ProxyProtocolTransport(begun, peer)
+                ready.put_nowait(connection)
 
         task = self.create_task(receive())
         self._state.headers.add(task)
         task.add_done_callback(self._state.headers.discard)
 
-    async def _receive_header(self, sock: socket.socket, peer: Any) -> Origin | None:
-        return await receive_header(sock, peer, self._state.receiver, lambda header: Origin.of(header, peer))
-
     async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **keywords: Any) -> Any:
-        """Begin an application on a connection. First read its header, unless that was done already.
-
-        Raises:
-            ConnectionAbortedError: The header was refused, or the connection was lost. It is closed.
-        """
-        origin = self._state.origins.pop(sock, None)
-        if origin is None and self._reads(sock) and not isinstance(protocol_factory, ProxyProtocolFactory):
+        """Begin an application on a connection. First read its header, unless that was done already."""
+        overlay = self._state.overlays.pop(sock, None)
+        if overlay is None:
+            if not self._reads(sock) or isinstance(protocol_factory, ProxyProtocolFactory):
+                return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
             peer = sock.getpeername()
-            origin = await self._receive_header(sock, peer)
-            if origin is None:
-                raise ConnectionAbortedError(
-                    f"The connection from {describe_address(peer)} did not begin with a header"
-                )
-        if origin is None:
-            return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
+            begun = await receive_header(sock, peer, self._state.receiver)
+            if begun is None:
+                address = describe_address(peer)
+                raise ConnectionAbortedError(f"The connection from {address} did not begin with a header")
+            overlay = ProxyProtocolTransport(begun, peer)
         if keywords.get("ssl") is not None:
             keywords = {"ssl_handshake_timeout": self._state.tls_timeout, **keywords}
-        beginning = _Beginning(protocol_factory(), origin)
+        beginning = _Beginning(overlay, protocol_factory())
         await super().connect_accepted_socket(lambda: beginning, sock, **keywords)
-        return beginning.transport, beginning.protocol
+        return overlay, beginning.protocol
 
     def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
         """Watch a file descriptor. Warn if it is a listening socket: the application accepts without this loop."""
@@ -194,33 +178,29 @@ class _HeaderLoop(_AnyLoop):
         try:
             sock = socket.socket(fileno=number)
         except OSError:
-            return  # a pipe, or something else
+            return  # not a socket
         try:
-            listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            if not listening or any(number == other.fileno() for other in covered) or not self._reads(sock):
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or not self._reads(sock):
                 return
             listener = describe_address(sock.getsockname())
         finally:
             sock.detach()
-        if listener not in self._state.warned:
+        if listener not in self._state.warned and all(number != other.fileno() for other in covered):
             self._state.warned.add(listener)
             _log.warning(_UNREAD, listener)
 
     def _reads(self, sock: socket.socket) -> bool:
-        return sock not in covered and self._state.covers(_port_of(sock))
+        return sock not in covered and self._state.covers(sock)
 
 
 class _Beginning(asyncio.Protocol):
-    """Begins an application on a connection whose header was read before, after its TLS handshake if there is one."""
+    """Begins the application on a connection after its header, which was read before, and after its TLS handshake."""
 
-    transport: ProxyProtocolTransport
-
-    def __init__(self, protocol: asyncio.BaseProtocol, origin: Origin) -> None:
-        self.protocol, self._origin = protocol, origin
+    def __init__(self, overlay: ProxyProtocolTransport, protocol: asyncio.BaseProtocol) -> None:
+        self._overlay, self.protocol = overlay, protocol
 
     def connection_made(self, transport: Any) -> None:
-        self.transport = ProxyProtocolTransport(transport, *self._origin)
-        self.transport.begin(self.protocol)
+        self._overlay.begin(transport, self.protocol)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -233,8 +213,8 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     ``create_server``, ``create_unix_server``, ``sock_accept`` or ``connect_accepted_socket``. Servers that the
     functions of this package open follow their own arguments.
 
-    The log warns of an optional header that everybody may send. It also warns of a listening socket that the
-    application watches with ``add_reader``: the application accepts there by itself, and nothing reads a header.
+    The loop logs a warning if every peer may send an optional header. It logs another if the application watches a
+    listening socket with ``add_reader``: the application accepts there by itself, and the loop reads no header.
 
     Raises:
         SystemExit: A variable is wrong. A sentence on standard error names the variable and what it takes.
@@ -256,26 +236,19 @@ def new_uvloop_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _new_loop(base: type) -> asyncio.AbstractEventLoop:
-    # SystemExit rather than ValueError: the user who starts a server needs to see the sentence, and no server
-    # catches SystemExit to show a traceback. And before the loop is made, because that would have to be closed.
     try:
-        state = _State(os.environ)
+        state = _State(os.environ)  # before there is a loop that would have to be closed
     except ValueError as error:
         raise _exit(str(error)) from None
-    risk = describe_risk(state.receiver, _spell)
-    if risk is not None:
+    if (risk := describe_risk(state.receiver, _spell)) is not None:
         _log.warning("%s", risk)
-
-    class EventLoop(_HeaderLoop, base):  # type: ignore[misc]
-        pass
-
-    loop = EventLoop()
+    loop: Any = type("EventLoop", (_HeaderLoop, base), {})()
     loop._state = state
-    return loop
+    return loop  # type: ignore[no-any-return]
 
 
 def _exit(sentence: str) -> SystemExit:
-    """Print why there can be no loop, and return the exception."""
+    """Print why there can be no loop, and return the exception: no server catches it to show a traceback."""
     print(sentence, file=sys.stderr)
     stop = SystemExit(sentence)
     stop.code = _STARTUP_FAILURE  # otherwise Python would print the sentence again, and exit with status 1

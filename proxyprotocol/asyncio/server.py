@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-import math
 import socket
-import ssl as _ssl
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
-from proxyprotocol._adapters.deadlines import check_seconds
-from proxyprotocol._wire import spec
-from proxyprotocol.asyncio.acceptor import Acceptor
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
-from proxyprotocol.asyncio.tls import TLS
-from proxyprotocol.asyncio.transport import Below
-from proxyprotocol.receiver import Receiver, ReceiverKeywords
+from proxyprotocol.asyncio.sockets import Acceptor
+from proxyprotocol.asyncio.transport import LoopOfStreams, Overlay
+from proxyprotocol.receiver import ReceiverKeywords
+from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-__all__ = ["ProxyProtocolServer", "create_server", "create_unix_server", "listen", "wrap_protocol_factory"]
+__all__ = [
+    "ProxyProtocolServer",
+    "create_server",
+    "create_unix_server",
+    "listen",
+    "start_server",
+    "start_unix_server",
+]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
-# the keywords of wrap_protocol_factory; the loop takes all others
-_OWN_KEYWORDS = ReceiverKeywords.__optional_keys__ | {
-    *("receiver", "ssl", "ssl_handshake_timeout", "ssl_shutdown_timeout", "tls_timeout")
-}
+_StreamCallback: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
+
+# the keywords of the factory; the loop takes all others
+_OWN_KEYWORDS = ReceiverKeywords.__optional_keys__.union(inspect.getfullargspec(ProxyProtocolFactory).kwonlyargs)
 
 
 async def create_server(
@@ -43,13 +44,11 @@ async def create_server(
         protocol_factory: Makes the application's protocols. It is called after each accepted header.
         host: Where to listen, as ``loop.create_server`` takes it.
         port: The port to listen on.
-        keywords: Those of :func:`wrap_protocol_factory`: ``ssl`` for TLS *after* the header, ``tls_timeout`` (seconds)
-            for its handshake; ``receiver``, or ``pp``, ``policy``, ``timeout`` (seconds) and ``max_header`` (bytes);
-            and all of ``loop.create_server``.
+        keywords: Those of :class:`.ProxyProtocolFactory`, such as ``policy`` and ``ssl`` for TLS *after* the header,
+            and all others of ``loop.create_server``.
 
     Raises:
-        TypeError: A keyword is unknown, *ssl* is not a context, or there are a receiver and its keywords.
-        ValueError: A keyword's value is out of range.
+        TypeError, ValueError: As :class:`.ProxyProtocolFactory`.
         OSError: The system does not let us listen on this address.
     """
     return await listen(asyncio.get_running_loop().create_server, protocol_factory, host, port, **keywords)
@@ -62,78 +61,73 @@ async def create_unix_server(
     return await listen(asyncio.get_running_loop().create_unix_server, protocol_factory, path, **keywords)
 
 
-async def listen(
-    begin: Callable[..., Awaitable[Any]],
-    protocol_factory: Callable[[], asyncio.BaseProtocol],
-    *args: Any,
-    **keywords: Any,
+async def start_server(
+    client_connected_cb: _StreamCallback, host: Any = None, port: Any = None, *, limit: int = 2**16, **keywords: Any
 ) -> ProxyProtocolServer:
-    """Listen with a loop's own method, *begin*, and the keywords of :func:`wrap_protocol_factory`."""
+    """Listen as :func:`asyncio.start_server` does, and read a header at the start of every connection.
+
+    ``writer.get_extra_info("peername")`` is the client, and ``"proxy_protocol"`` the whole :class:`.ProxyResult`.
+
+    Args:
+        client_connected_cb: A function or a coroutine function. It is called with the reader and the writer of each
+            connection whose header was accepted.
+        host: Where to listen, as ``loop.create_server`` takes it.
+        port: The port to listen on.
+        limit: A reader buffers twice as many bytes at most.
+        keywords: As for :func:`.create_server`.
+    """
+    return await create_server(_stream_factory(client_connected_cb, limit), host, port, **keywords)
+
+
+async def start_unix_server(
+    client_connected_cb: _StreamCallback, path: Any = None, *, limit: int = 2**16, **keywords: Any
+) -> ProxyProtocolServer:
+    """Listen on a UNIX socket as :func:`asyncio.start_unix_server` does. Otherwise it is :func:`start_server`."""
+    return await create_unix_server(_stream_factory(client_connected_cb, limit), path, **keywords)
+
+
+def _stream_factory(client_connected_cb: _StreamCallback, limit: int) -> Callable[[], asyncio.BaseProtocol]:
+    loop: Any = LoopOfStreams(asyncio.get_running_loop())
+
+    async def run(begun: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Run the application. If the loss of its own connection ends it, log a debug line and no traceback."""
+        try:
+            await begun
+        except (OSError, RuntimeError) as error:  # SSLError is an OSError
+            # drain() raises a ConnectionResetError of its own, and uvloop's write() a RuntimeError
+            own = str(error) == "Connection lost" or "the handler is closed" in str(error)
+            if error is not reader.exception() and not (own and writer.transport.is_closing()):
+                raise
+            client = describe_address(writer.get_extra_info("peername"))
+            _log.debug("The connection from %s was lost: %s", client, error)
+
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
+        begun = client_connected_cb(reader, writer)
+        return run(begun, reader, writer) if asyncio.iscoroutine(begun) else begun
+
+    return lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(limit, loop), begin, loop)
+
+
+async def listen(begin: Any, protocol_factory: Any, *args: Any, **keywords: Any) -> ProxyProtocolServer:
+    """Listen with a loop's own method, *begin*, and the keywords of :class:`.ProxyProtocolFactory`."""
     own = {name: keywords.pop(name) for name in _OWN_KEYWORDS & keywords.keys()}
-    factory = wrap_protocol_factory(protocol_factory, **own)
+    factory = ProxyProtocolFactory(protocol_factory, **own)
     return ProxyProtocolServer(await begin(factory, *args, **keywords), factory)
 
 
-def wrap_protocol_factory(
-    protocol_factory: Callable[[], asyncio.BaseProtocol],
-    *,
-    ssl: _ssl.SSLContext | None = None,
-    tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
-    ssl_handshake_timeout: float | None = None,
-    ssl_shutdown_timeout: float | None = None,
-    receiver: Receiver | None = None,
-    **keywords: Unpack[ReceiverKeywords],
-) -> ProxyProtocolFactory:
-    """Make a protocol factory that reads a header before it calls another one, for servers that you open yourself.
-
-    Give the result to ``loop.create_server`` without ``ssl``: a balancer sends its header before TLS, so this function
-    takes the context. When that server closes, call ``close()`` of the result.
-
-    Args:
-        protocol_factory: Makes the application's protocols. It is called after each accepted header.
-        ssl: The context for TLS *after* the header.
-        tls_timeout: Seconds that its handshake may take; None for no limit.
-        ssl_handshake_timeout: asyncio's name for the same time-out. It overrides *tls_timeout*.
-        ssl_shutdown_timeout: Seconds that the end of TLS may take; asyncio's 30 by default. Needs Python 3.11.
-        receiver: The rules for the header, in place of the keywords of :class:`.Receiver`.
-        keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
-
-    Raises:
-        TypeError: A keyword is unknown, *ssl* is not a context, there are a receiver and its keywords, or the factory
-            reads a header already.
-        ValueError: A keyword's value is out of range, or there is a TLS time-out without TLS.
-    """
-    tls, tls_timeout = None, check_seconds("tls_timeout", tls_timeout)
-    if ssl is not None:
-        # our factory keeps the deadline, so asyncio gets none (None would be its default)
-        tls = TLS(ssl, math.inf, ssl_shutdown_timeout)
-        if ssl_handshake_timeout is not None:
-            tls_timeout = check_seconds("ssl_handshake_timeout", ssl_handshake_timeout)
-    elif ssl_handshake_timeout is not None or ssl_shutdown_timeout is not None:
-        raise ValueError("ssl_handshake_timeout and ssl_shutdown_timeout mean nothing without ssl")
-    return ProxyProtocolFactory(protocol_factory, Receiver.of(receiver, keywords), tls, tls_timeout)
-
-
-class ProxyProtocolServer(asyncio.AbstractServer):
+class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
     """A listening server, with the methods and attributes of :class:`asyncio.Server`, and of uvloop's on uvloop.
 
     Closing it aborts the connections whose application has not begun. Otherwise :meth:`wait_closed`, which from Python
-    3.12 waits for connections, would wait for peers that never finish a header.
-
-    Args:
-        server: The loop's own server.
-        factory: The protocol factory of that server.
+    3.12 waits for connections, would wait for peers that never finish a header. :func:`create_server` makes it.
     """
 
-    abort_clients: Any = Below()
-    close_clients: Any = Below()
-    get_loop: Any = Below()
-    is_serving: Any = Below()
-    wait_closed: Any = Below()
+    get_loop: Any  # these come from Overlay; asyncio's class declares them abstract
+    is_serving: Any
+    wait_closed: Any
 
     def __init__(self, server: Any, factory: ProxyProtocolFactory) -> None:
-        self._below = server
-        self._factory = factory
+        self._below, self._factory = server, factory
         self._closed = False
         self._serving: asyncio.Future[None] | None = None
         self._loop: Any = server.get_loop()
@@ -144,13 +138,8 @@ class ProxyProtocolServer(asyncio.AbstractServer):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} sockets={self.sockets!r}>"
 
-    @property
-    def sockets(self) -> Sequence[Any]:
-        """The listening sockets; empty after :meth:`close`."""
-        return self._below.sockets  # type: ignore[no-any-return]
-
     async def start_serving(self) -> None:
-        """Accept connections, if it does not already."""
+        """Start to accept connections, unless the server accepts already."""
         await self._below.start_serving()
         self._accept_ourselves()
 
@@ -161,7 +150,7 @@ class ProxyProtocolServer(asyncio.AbstractServer):
             return
         for sock in self.sockets:
             self._loop.remove_reader(sock)
-            self._listeners.append(sock.dup())  # the server does not show its own sockets
+            self._listeners.append(sock.dup())  # server.sockets holds only read-only views
             self._acceptor.listen(self._listeners[-1], 0, self._begin)
 
     def _begin(self, sock: socket.socket, peer: SockAddr) -> None:

@@ -38,19 +38,16 @@ class TLS:
         if not isinstance(context, ssl.SSLContext):
             raise TypeError(f"TLS takes an ssl.SSLContext, not {context!r}")
         times = {"ssl_handshake_timeout": ssl_handshake_timeout, "ssl_shutdown_timeout": ssl_shutdown_timeout}
-        for name, seconds in times.items():
-            check_seconds(name, seconds)
+        self._times: Any = {name: check_seconds(name, time) for name, time in times.items() if time is not None}
         if ssl_shutdown_timeout is not None and sys.version_info < (3, 11):
             raise TypeError("ssl_shutdown_timeout needs Python 3.11 or later")
-        self._context = context
-        self._server_hostname = server_hostname
-        self._times: dict[str, Any] = {name: seconds for name, seconds in times.items() if seconds is not None}
+        self._context, self._server_hostname = context, server_hostname
 
     def begin(
         self,
         transport: asyncio.Transport,
         done: Callable[[asyncio.Transport], object],
-        lost: Callable[[BaseException | None], object] | None = None,
+        lost: Callable[[BaseException | None], object] = lambda error: None,
         *,
         data: bytes = b"",
         server_side: bool = True,
@@ -60,8 +57,7 @@ class TLS:
 
         *done* is called with the TLS transport when the handshake is done, before any application data. *lost*
         is called if the connection ends before that: with the error, or None if this side has ended it. *waiter* is a
-        future for the end of the handshake, with an exception if it failed. If this side has ended the connection it
-        gets None.
+        future that is done after the handshake, with an exception if the handshake failed.
         """
         handshake = _Handshake(done, lost)
         loop, hostname = asyncio.get_running_loop(), self._server_hostname
@@ -72,15 +68,7 @@ class TLS:
         deliver(transport, data)
         return handshake
 
-    async def shake_hands(
-        self,
-        transport: asyncio.Transport,
-        done: Callable[[asyncio.Transport], object],
-        lost: Callable[[BaseException | None], object] | None = None,
-        *,
-        data: bytes = b"",
-        server_side: bool,
-    ) -> asyncio.Transport:
+    async def shake_hands(self, transport: asyncio.Transport, *callbacks: Any, **keywords: Any) -> asyncio.Transport:
         """Do a handshake as :meth:`begin` does, and return the TLS transport, or abort the connection and raise.
 
         Here *done* must not raise: the loop would log its error.
@@ -94,9 +82,9 @@ class TLS:
         waiter = asyncio.get_running_loop().create_future()
         handshake: _Handshake | None = None
         try:
-            # the loop reads nothing between these two lines, because nothing awaits there
+            # no await comes between these two lines, so the loop reads nothing meanwhile
             transport.resume_reading()
-            handshake = self.begin(transport, done, lost, data=data, server_side=server_side, waiter=waiter)
+            handshake = self.begin(transport, *callbacks, waiter=waiter, **keywords)
             await waiter
             if handshake.transport is None:
                 raise ConnectionAbortedError("The connection was lost in its TLS handshake")
@@ -114,22 +102,13 @@ class _Handshake(asyncio.Protocol):
 
     transport: asyncio.Transport | None = None
 
-    def __init__(
-        self,
-        done: Callable[[asyncio.Transport], object],
-        lost: Callable[[BaseException | None], object] | None,
-    ) -> None:
-        self._done, self._lost = done, lost
+    def __init__(self, done: Callable[[asyncio.Transport], object], lost: Any) -> None:
+        self.done, self.lost = done, lost
 
     def connection_made(self, transport: Any) -> None:
-        self.transport, done = transport, self._done
-        del self._done, self._lost  # TLS keeps this object for as long as the connection lives, but not what they hold
+        self.transport, done = transport, self.done
+        del self.done, self.lost  # TLS keeps this object for as long as the connection lives, but not what they hold
         done(transport)
-
-    def lower_lost(self, error: BaseException | None) -> None:
-        # once the handshake is done, TLS itself tells the application
-        if self.transport is None and self._lost is not None:
-            self._lost(error)
 
 
 class _Protocol(SSLProtocol):
@@ -143,7 +122,9 @@ class _Protocol(SSLProtocol):
         super().buffer_updated(nbytes)  # type: ignore[misc]
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.handshake.lower_lost(exc)
+        # once the handshake is done, TLS itself tells the application
+        if self.handshake.transport is None:
+            self.handshake.lost(exc)
         del self.handshake  # it may refer to this object
         super().connection_lost(exc)
 
@@ -154,10 +135,9 @@ def is_tls(protocol: asyncio.BaseProtocol) -> bool:
 
 
 def deliver(transport: asyncio.Transport, data: bytes) -> bytes:
-    """Give bytes to the protocol of a transport while it reads. The protocol may change between two calls.
+    """Give bytes to a transport's protocol while it reads, and return those that are left when it pauses.
 
-    Returns:
-        The bytes that are left because the protocol has paused reading; none if the transport is closing.
+    The protocol may change on the way. Nothing is left once the transport is closing.
     """
     while data and transport.is_reading() and not transport.is_closing():
         protocol: Any = transport.get_protocol()

@@ -4,93 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 
 # Not public. asyncio refuses sendfile over TLS to transports that do not derive from this very class.
 from asyncio.transports import _FlowControlMixin
-from typing import Any, NamedTuple
+from functools import cached_property
+from operator import attrgetter
+from typing import Any
 
 from proxyprotocol._adapters.facts import AF_UNIX
-from proxyprotocol.asyncio.tls import deliver, is_tls, take_unread
+from proxyprotocol.asyncio.tls import TLS, deliver, is_tls, take_unread
 from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["Below", "ClientSocket", "Origin", "ProxyProtocolTransport"]
+__all__ = ["ClientSocket", "LoopOfStreams", "Overlay", "ProxyProtocolTransport"]
 
 
-class Origin(NamedTuple):
-    """Where a connection comes from: these are also the last three arguments of :class:`ProxyProtocolTransport`."""
+class Overlay:
+    """Stands in front of another object, ``_below``, and takes from it whatever its own class does not define.
 
-    result: ProxyResult | None
-    effective: ProxyResult | None
-    proxy_peername: SockAddr
-
-    @classmethod
-    def of(cls, connection: ReceiverConnection, peer: SockAddr) -> Origin:
-        """Return the origin of a connection that has begun. Unlike the connection it holds no received bytes."""
-        return cls(connection.result, connection.effective, peer)
-
-    @property
-    def client(self) -> SockAddr:
-        """The client's address: from the header if it gives one, else the real peer's."""
-        return self.proxy_peername if self.effective is None else self.effective.peername
-
-
-class Below:
-    """A method of the real object below an overlay. The first look-up stores it: later calls cost nothing more."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, overlay: Any, owner: type | None = None) -> Any:
-        if overlay is None:
-            return self
-        method = overlay.__dict__[self._name] = getattr(overlay._below, self._name)
-        return method
-
-
-# This does not call asyncio.Transport's constructor, which sets attributes that would hide the real transport's.
-class ProxyProtocolTransport(_FlowControlMixin, asyncio.Transport):
-    """A connection's transport with the client's addresses. Everything else is the real transport's own.
-
-    :meth:`get_extra_info` answers ``"peername"`` and ``"sockname"`` from the header, and ``"socket"`` with a socket
-    whose ``getpeername()``, ``getsockname()`` and ``family`` agree. If the header gives no address (LOCAL, UNKNOWN),
-    all of them are the real connection's. ``"proxy_protocol"`` is the :class:`.ProxyResult`, or None without a header,
-    and ``"proxy_peername"`` the address that really connected.
-
-    Args:
-        transport: The real transport.
-        result: What the header said; None without a header.
-        effective: The same result if the application sees its addresses; None if it sees the real connection's.
-        proxy_peername: The address that connected, as the socket module gives it.
+    That includes the public methods of its base classes: asyncio's only raise NotImplementedError.
     """
 
-    abort: Any = Below()
-    can_write_eof: Any = Below()
-    close: Any = Below()
-    get_protocol: Any = Below()
-    get_write_buffer_limits: Any = Below()
-    get_write_buffer_size: Any = Below()
-    is_closing: Any = Below()
-    set_write_buffer_limits: Any = Below()
-    write: Any = Below()
-    write_eof: Any = Below()
-    writelines: Any = Below()
+    _below: Any = None
+    _effective: ProxyResult | None = None
 
-    _held = b""  # bytes for the application, which does not read at the moment
-    _release: asyncio.Handle | None = None  # the next turn of the loop gives them to it
-
-    def __init__(
-        self,
-        transport: asyncio.Transport,
-        result: ProxyResult | None,
-        effective: ProxyResult | None,
-        proxy_peername: SockAddr,
-    ) -> None:
-        self._below = transport
-        self._result = result
-        self._effective = effective
-        self._proxy_peername = proxy_peername
+    def __init_subclass__(cls) -> None:
+        for name in {name for base in cls.__mro__[1:] for name in vars(base)} - vars(cls).keys():
+            if not name.startswith("_"):
+                below: Any = cached_property(attrgetter(f"_below.{name}"))  # cached: later calls cost nothing more
+                below.__set_name__(cls, name)  # Python calls it only for attributes of the class statement
+                setattr(cls, name, below)
 
     def __getattr__(self, name: str) -> Any:
         # asyncio uses private attributes of its transports too: in start_tls, in sendfile, and when TLS fails
@@ -100,22 +45,53 @@ class ProxyProtocolTransport(_FlowControlMixin, asyncio.Transport):
         client = "" if self._effective is None else f" for {describe_address(self._effective.peername)}"
         return f"<{type(self).__name__}{client} over {self._below!r}>"
 
+
+# This does not call asyncio.Transport's constructor, which sets attributes that would hide the real transport's.
+class ProxyProtocolTransport(Overlay, _FlowControlMixin, asyncio.Transport):
+    """A connection's transport with the client's addresses. Everything else is the real transport's own.
+
+    :meth:`get_extra_info` answers ``"peername"`` and ``"sockname"`` from the header, and ``"socket"`` with a socket
+    whose ``getpeername()``, ``getsockname()`` and ``family`` agree. If the header gives no address (LOCAL, UNKNOWN),
+    all of them are the real connection's. ``"proxy_protocol"`` is the :class:`.ProxyResult`, or None without a header,
+    and ``"proxy_peername"`` the address that really connected.
+
+    It knows the addresses from the start, and takes the real transport in :meth:`begin`.
+    """
+
+    _held = b""  # bytes for the application, which does not read at the moment
+    _release: asyncio.Handle | None = None  # the next turn of the loop gives them to it
+
+    def __init__(self, connection: ReceiverConnection, peer: SockAddr) -> None:
+        # not the connection itself, because that holds the received bytes
+        self._result = connection.result
+        self._effective = connection.effective
+        self._peer = peer
+
+    def begin(self, transport: asyncio.Transport, protocol: Any, data: bytes = b"") -> None:
+        """Begin the application on the real transport, or on its TLS, with the bytes that came with the header."""
+        self._below = transport
+        transport.set_protocol(protocol)
+        protocol.connection_made(self)
+        if data and (rest := deliver(transport, data)):
+            self._held = rest
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return a fact about the connection, such as ``"peername"``, or *default* if it is not known."""
         effective = self._effective
-        if name == "proxy_protocol":
-            return default if self._result is None else self._result
-        if name == "proxy_peername" or (name == "peername" and effective is None):
-            return default if self._proxy_peername is None else self._proxy_peername
-        if effective is not None:
-            if name == "peername":
-                return effective.peername
-            if name == "sockname":
-                return effective.sockname
-            if name == "socket":
-                sock = self._below.get_extra_info(name)
-                return default if sock is None else ClientSocket(sock, effective)
-        return self._below.get_extra_info(name, default)
+        fact: Any = None
+        if name == "peername":
+            fact = self._peer if effective is None else effective.peername
+        elif name == "proxy_protocol":
+            fact = self._result
+        elif name == "proxy_peername":
+            fact = self._peer
+        elif effective is None or name not in ("sockname", "socket"):
+            return self._below.get_extra_info(name, default)
+        elif name == "sockname":
+            fact = effective.sockname
+        elif (sock := self._below.get_extra_info(name)) is not None:
+            fact = ClientSocket(sock, effective)
+        return default if fact is None else fact
 
     def is_reading(self) -> bool:
         """Return whether the application gets what comes."""
@@ -156,45 +132,20 @@ class ProxyProtocolTransport(_FlowControlMixin, asyncio.Transport):
         self._below.resume_reading()
         held, self._held = self._held, b""
         try:
-            if rest := deliver(self._below, held):
-                self._held = rest
+            self._held = deliver(self._below, held) or self._held
         except BaseException:
             # the application raised. The loop would drop the connection only in a read of its own.
             self._below.abort()
             raise
 
-    def begin(self, protocol: Any, data: bytes = b"") -> None:
-        """Begin the application: its protocol becomes the real transport's.
 
-        Args:
-            protocol: The application's protocol.
-            data: The bytes that came with the header.
-        """
-        self._below.set_protocol(protocol)
-        protocol.connection_made(self)
-        if data and (rest := deliver(self._below, data)):
-            self._held = rest
-
-
-class ClientSocket:
+class ClientSocket(Overlay):
     """A connection's socket with the client's addresses, for servers that ask the socket rather than the transport."""
 
-    __slots__ = ("_effective", "_socket")
-
     def __init__(self, sock: Any, effective: ProxyResult) -> None:
-        self._socket = sock
-        self._effective = effective
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._socket, name)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} for {describe_address(self._effective.peername)} over {self._socket!r}>"
-
-    @property
-    def family(self) -> int:
-        """The family of the client's address."""
-        return self._effective.family
+        self._below = sock
+        self._effective: ProxyResult = effective
+        self.family = effective.family
 
     def getpeername(self) -> SockAddr:
         """Return the client's address."""
@@ -206,5 +157,43 @@ class ClientSocket:
 
     def setsockopt(self, level: int, *arguments: Any) -> None:
         """Set an option of the real socket. TCP options are ignored if the proxy connected over a UNIX socket."""
-        if level != socket.IPPROTO_TCP or self._socket.family != AF_UNIX:
-            self._socket.setsockopt(level, *arguments)
+        if level != socket.IPPROTO_TCP or self._below.family != AF_UNIX:
+            self._below.setsockopt(level, *arguments)
+
+
+class LoopOfStreams(Overlay):
+    """Another loop with a ``start_tls`` that takes our transports: ``StreamWriter.start_tls`` calls it."""
+
+    def __init__(self, loop: Any) -> None:
+        self._below = loop
+
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        **times: Any,
+    ) -> Any:
+        """Begin TLS on a connection that began without it, as the other loop's method does, also on our transports.
+
+        The handshake begins with the bytes that a stream has received and nobody has read. A ClientHello among them
+        begins it; a command that an attacker has inserted there makes it fail. If this raises or is cancelled, the
+        connection is aborted.
+        """
+        tls = TLS(sslcontext, server_hostname=server_hostname, **times)
+        unread = take_unread(protocol)
+        if not unread and not isinstance(transport, ProxyProtocolTransport):
+            names = {"server_side": server_side, "server_hostname": server_hostname}
+            return await self._below.start_tls(transport, protocol, sslcontext, **names, **times)
+        # uvloop's own method takes only uvloop's transports, and no loop gives TLS the bytes that the stream holds
+        return await tls.shake_hands(
+            transport,
+            lambda upper: upper.set_protocol(protocol),
+            # TLS calls connection_lost only after connection_made, and this protocol began before TLS
+            lambda error: asyncio.get_running_loop().call_soon(protocol.connection_lost, error),
+            data=unread,
+            server_side=server_side,
+        )

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import BinaryIO, Final
 
 from proxyprotocol._wire import spec
-from proxyprotocol.cli._decode.capture import is_capture, read_capture
-from proxyprotocol.cli._decode.description import Description, read_header
+from proxyprotocol.cli._decode.description import Description, describe
 from proxyprotocol.cli._decode.hexdump import MAX_TEXT, looks_like_hex, read_hex
-from proxyprotocol.cli._decode.show import show, show_json
+from proxyprotocol.cli._decode.show import show
 from proxyprotocol.server._process.program import BAD_ANSWER, ProgramError
 
 __all__ = ["add_arguments", "run"]
 
 _CHUNK: Final = 64 * 1024
+# The first bytes of a pcapng file, and of pcap files in both byte orders, with microseconds and with nanoseconds.
+_CAPTURES: Final = (
+    b"\x0a\x0d\x0d\x0a",
+    b"\xa1\xb2\xc3\xd4",
+    b"\xd4\xc3\xb2\xa1",
+    b"\xa1\xb2\x3c\x4d",
+    b"\x4d\x3c\xb2\xa1",
+)
 _DESCRIPTION: Final = """\
 Print what a PROXY protocol header says: the addresses, and every TLV by its name. The input is raw bytes that start
 with a header, a text such as hexadecimal digits (--hex), or a capture (pcap or pcapng), in which decode looks for
@@ -39,37 +46,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Decode, and return the exit status: 0 if there is a header and every header is right, otherwise 1.
-
-    Args:
-        options: The arguments.
-    """
-    with _open(options.file) as file:
-        if options.hex:
-            return _decode_bytes(_read_hex(file), 0, options)
-        first = file.read(spec.V2_FIXED_LENGTH)
-        if is_capture(first):
-            return _decode_capture(first, file, options)
-        # as much as a header can have; the rest is only counted
-        data = first + file.read(spec.V2_MAX_LENGTH - len(first))
+    """Decode, and return the exit status: 0 if the input has headers and all are right, otherwise 1."""
+    if options.file == "-" and sys.stdin is None:
+        raise ProgramError("standard input is closed: name a file, or redirect one")
+    with nullcontext(sys.stdin.buffer) if options.file == "-" else open(options.file, "rb") as file:
         following = 0
-        while chunk := file.read(_CHUNK):
-            following += len(chunk)
-        return _decode_bytes(data, following, options)
+        if options.hex:
+            data = _read_text(file)
+        else:
+            data = file.read(spec.V2_FIXED_LENGTH)
+            if data.startswith(_CAPTURES):
+                return _decode_capture(data, file, options.json)
+            # as much as a header can have; the rest needs only a count
+            data += file.read(spec.V2_MAX_LENGTH - len(data))
+            while chunk := file.read(_CHUNK):
+                following += len(chunk)
+    described = describe(data, following)
+    _print(described, data, options.json)
+    if not described["ok"] and not options.hex and looks_like_hex(data):
+        print("This looks like a header as text: try --hex.", file=sys.stderr)
+    return 0 if described["ok"] else BAD_ANSWER
 
 
-@contextmanager
-def _open(name: str) -> Iterator[BinaryIO]:
-    if name == "-":
-        if sys.stdin is None:
-            raise ProgramError("standard input is closed: name a file, or redirect one")
-        yield sys.stdin.buffer
-    else:
-        with open(name, "rb") as file:
-            yield file
-
-
-def _read_hex(file: BinaryIO) -> bytes:
+def _read_text(file: BinaryIO) -> bytes:
     text = file.read(MAX_TEXT + 1)
     if len(text) > MAX_TEXT:
         raise ProgramError(
@@ -81,32 +80,27 @@ def _read_hex(file: BinaryIO) -> bytes:
         raise ProgramError(f"byte {error.start} is not text: leave out --hex to read raw bytes") from None
 
 
-def _decode_bytes(data: bytes, following: int, options: argparse.Namespace) -> int:
-    described = read_header(data, following)
-    _print(described, data, options)
-    if not described["ok"] and not options.hex and looks_like_hex(data):
-        print("This looks like a header as text: try --hex.", file=sys.stderr)
-    return 0 if described["ok"] else BAD_ANSWER
-
-
-def _decode_capture(first: bytes, file: BinaryIO, options: argparse.Namespace) -> int:
-    good, headers = True, 0
-    capture = read_capture(first, file)
-    for found in capture:
-        headers += 1
-        good = good and found.described["ok"]
-        where = f"Packet {found.packet}, {found.transport} from {found.sender} to {found.receiver}"
-        _print(found.described, found.data, options, where)
-    if not headers:
+def _decode_capture(first: bytes, file: BinaryIO, as_json: bool) -> int:
+    try:
+        from proxyprotocol.cli._decode.capture import Capture
+    except ImportError as error:
+        raise ProgramError(
+            f"Scapy, which reads captures, is not installed ({error}): pip install 'proxyprotocol[pcap]'"
+        ) from None
+    capture = Capture(first, file)
+    are_good = []
+    for described, data in capture:
+        are_good.append(described["ok"])
+        _print(described, data, as_json)
+        if not as_json:
+            print()
+    if not are_good:
         print(f"No header in {capture.packets} packets: {capture.summary}.", file=sys.stderr)
-    return 0 if good and headers else BAD_ANSWER
+    return 0 if are_good and all(are_good) else BAD_ANSWER
 
 
-def _print(described: Description, data: bytes, options: argparse.Namespace, where: str = "") -> None:
-    if options.json:
-        print(show_json(described))
-        return
-    for line in show(described, data, where):
-        print(line)
-    if where:
-        print()
+def _print(described: Description, data: bytes, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(described).replace("\x7f", "\\u007f"))  # dumps() does not escape DEL
+    else:
+        print(*show(described, data), sep="\n")

@@ -4,44 +4,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Callable
 from ipaddress import IPv4Address
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from proxyprotocol.asyncio import start_server
+from proxyprotocol.asyncio import create_server
 from proxyprotocol.policy import TrustedProxies
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.result import ProxyResult, ProxyResultIPv4, describe_address
-from proxyprotocol.server.echo import send_back
 from proxyprotocol.tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
 __all__ = ["add_arguments", "run"]
 
-_CLIENT: Final = (IPv4Address("203.0.113.7"), 56324)
-_FRONT: Final = (IPv4Address("198.51.100.9"), 443)
-_PLAIN: Final = ProxyResultIPv4(_CLIENT, _FRONT)
 _TLS: Final = ProxyProtocolSSLTLV(has_ssl=True, version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384")
 _TLV: Final = ProxyProtocolTLV(alpn=b"h2", authority="app.example.com", unique_id=b"demo-0001", ssl=_TLS)
+_PLAIN: Final = ProxyResultIPv4((IPv4Address("203.0.113.7"), 56324), (IPv4Address("198.51.100.9"), 443))
 _HEADERS: Final = {
     "version 1": ProxyProtocolV1().pack(_PLAIN),
     "version 2": ProxyProtocolV2().pack(_PLAIN),
-    "version 2 with TLVs": ProxyProtocolV2().pack(ProxyResultIPv4(_CLIENT, _FRONT, tlv=_TLV)),
+    "version 2 with TLVs": ProxyProtocolV2().pack(_PLAIN.replace(tlv=_TLV)),
 }
 _PATIENCE: Final = 10.0  # seconds
 _RECEIVER: Final = Receiver(policy=TrustedProxies(["127.0.0.1"]))
-
-
-class _Seen(NamedTuple):
-    """What a server saw of a connection."""
-
-    client: str
-    front: str
-    header: ProxyResult | None
-
-
-_Tell = Callable[[_Seen], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,55 +45,47 @@ def run(options: argparse.Namespace) -> int:
     loop = asyncio.SelectorEventLoop()
     asyncio.set_event_loop(loop)
     asyncioreactor.install(loop)
+    demonstration = loop.create_task(_demonstrate())
     try:
-        loop.run_until_complete(_demonstrate(options.keep))
+        ports = loop.run_until_complete(demonstration)
+        if options.keep:
+            line = _HEADERS["version 1"].decode().replace("\r\n", "\\r\\n")
+            print("\nThe servers keep running; Ctrl-C ends them. In another terminal:")
+            for framework, port in ports.items():
+                print(f"  printf '{line}hello\\n' | nc -w 2 127.0.0.1 {port}     # {framework}", flush=True)
+            loop.run_forever()
     except KeyboardInterrupt:
         print()
+        demonstration.cancel()
+        loop.run_until_complete(asyncio.wait([demonstration]))
     finally:
-        # CPython 3.11 reports a connection that is cancelled as an error, with a traceback
-        loop.set_exception_handler(lambda loop, context: None)
-        connections = asyncio.all_tasks(loop)
-        for connection in connections:
-            connection.cancel()
-        loop.run_until_complete(asyncio.gather(*connections, return_exceptions=True))
         loop.close()
     return 0
 
 
-async def _demonstrate(keep: bool) -> None:
-    seen: list[_Seen] = []
-    ports = {
-        "Twisted": await _start_twisted_server(seen.append),
-        "asyncio": await _start_asyncio_server(seen.append),
-    }
+async def _demonstrate() -> dict[str, int]:
+    """Start the servers, send every header to them, and return their ports."""
+    ports = {"Twisted": await _start_twisted_server(), "asyncio": await _start_asyncio_server()}
     for framework, port in ports.items():
         for version, header in _HEADERS.items():
+            print(f"\n{framework}, {version}\n  the proxy sent   {header!r}")
             # play the proxy: send the header and the client's first bytes at once
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(header + b"hello\n")
             answer = await asyncio.wait_for(reader.readline(), _PATIENCE)
             writer.close()
             await writer.wait_closed()
-            print(f"\n{framework}, {version}\n  the proxy sent   {header!r}")
-            _show(seen.pop())
             print(f"  the client got   {answer!r}")
             assert answer == b"hello\n"
-    if keep:
-        line = _HEADERS["version 1"].decode().replace("\r\n", "\\r\\n")
-        print("\nThe servers keep running; Ctrl-C ends them. In another terminal:")
-        for framework, port in ports.items():
-            print(f"  printf '{line}hello\\n' | nc -w 2 127.0.0.1 {port}     # {framework}", flush=True)
-        while True:
-            await asyncio.sleep(0.1)
-            while seen:
-                _show(seen.pop(0))
+    return ports
 
 
-def _show(seen: _Seen) -> None:
-    print(f"  the server saw   {seen.client}, who came to {seen.front}", flush=True)
-    if seen.header is None or not seen.header.tlv:
+def _show(client: str, front: str, header: ProxyResult | None) -> None:
+    """Print what a server saw of a new connection."""
+    print(f"  the server saw   {client}, who came to {front}", flush=True)
+    if header is None or not header.tlv:
         return
-    tlv = seen.header.tlv
+    tlv = header.tlv
     values = {
         "ALPN": tlv.alpn and tlv.alpn.decode(),
         "AUTHORITY": tlv.authority,
@@ -119,36 +96,36 @@ def _show(seen: _Seen) -> None:
     print("  and its TLVs    ", ", ".join(f"{name} {value}" for name, value in values.items() if value))
 
 
-async def _start_asyncio_server(tell: _Tell) -> int:
-    """Start the asyncio server, and return its port."""
+async def _start_asyncio_server() -> int:
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+            client, front = (describe_address(transport.get_extra_info(name)) for name in ("peername", "sockname"))
+            _show(client, front, transport.get_extra_info("proxy_protocol"))
 
-    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        client, front = (describe_address(writer.get_extra_info(name)) for name in ("peername", "sockname"))
-        tell(_Seen(client, front, writer.get_extra_info("proxy_protocol")))
-        await send_back(reader, writer)
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(data)
 
-    server = await start_server(on_connection, "127.0.0.1", 0, receiver=_RECEIVER)
+    server = await create_server(Echo, "127.0.0.1", 0, receiver=_RECEIVER)
     port: int = server.sockets[0].getsockname()[1]
     return port
 
 
-async def _start_twisted_server(tell: _Tell) -> int:
-    """Start the Twisted server on the same event loop, and return its port."""
+async def _start_twisted_server() -> int:
+    """Start the Twisted server on the same event loop."""
     from twisted.internet import reactor  # run() has installed it
     from twisted.internet.endpoints import TCP4ServerEndpoint
-    from twisted.internet.protocol import Factory, Protocol
+    from twisted.internet.protocol import Factory
+    from twisted.protocols.wire import Echo as TwistedEcho
 
     from proxyprotocol.twisted import ProxyProtocolServerEndpoint, proxy_result
 
-    class Echo(Protocol):
+    class Echo(TwistedEcho):
         transport: Any
 
         def connectionMade(self) -> None:  # noqa: N802  # Twisted's interface prescribes the name
             peer, host = self.transport.getPeer(), self.transport.getHost()
-            tell(_Seen(f"{peer.host}:{peer.port}", f"{host.host}:{host.port}", proxy_result(self.transport)))
-
-        def dataReceived(self, data: bytes) -> None:  # noqa: N802
-            self.transport.write(data)
+            _show(f"{peer.host}:{peer.port}", f"{host.host}:{host.port}", proxy_result(self.transport))
 
     Factory.noisy = False
     endpoint = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"), receiver=_RECEIVER)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 import ssl
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from socket import SOCK_DGRAM, SocketKind
+from socket import SOCK_DGRAM
 from typing import Any, Final
 
 from proxyprotocol._wire import fields, walk
 from proxyprotocol.errors import ProxyProtocolSyntaxError
 from proxyprotocol.options import parse_sender
-from proxyprotocol.result import (
-    ProxyResult,
-    ProxyResultLocal,
-    ProxyResultUnix,
-    ProxyResultUnknown,
-)
+from proxyprotocol.result import ProxyResult, ProxyResultLocal, ProxyResultUnix, ProxyResultUnknown
 from proxyprotocol.server._process.program import ProgramError
 from proxyprotocol.tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
 from proxyprotocol.v1 import ProxyProtocolV1
@@ -31,15 +26,13 @@ Write a PROXY protocol header to standard output: { proxyprotocol encode --sourc
 198.51.100.9:443; cat request; } | nc server 443
 """
 _UNIX: Final = "unix:"
-_ADDRESS: Final = "ADDR:PORT"
-_PEM_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
-_PEM_END: Final = b"-----END CERTIFICATE-----"
+_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _DER_SEQUENCE: Final = b"\x30"
-# as in "--tlv netns=blue": the names in Type without PP2_TYPE_, and those of the rows
+# for options like --tlv netns=blue: the names in Type without PP2_TYPE_, and the labels of the rows
 _TYPE_NAMES: Final = {name[9:].lower(): int(kind) for name, kind in Type.__members__.items() if name[:9] == "PP2_TYPE_"}
 _TYPE_NAMES.update({field.label.lower(): field.number for field in fields.rows(ProxyProtocolTLV).values()})
-# the options with text: of the header's own TLVs, and of PP2_TYPE_SSL, where the client's certificate comes from a file
 _HEADER_OPTIONS: Final = {name: field for name, field in fields.rows(ProxyProtocolTLV).items() if field.metavar}
+# the fields of PP2_TYPE_SSL with text; --client-cert reads the certificate from a file
 _SSL_OPTIONS: Final = {
     f"tls_{name}": field for name, field in fields.rows(ProxyProtocolSSLTLV).items() if field.form is fields.TEXT
 }
@@ -52,8 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     version.add_argument("--version", choices=["v1", "v2"], default="v2", help="the version of the header (v2)")
     version.add_argument("--v1", dest="version", action="store_const", const="v1", help="the same as --version v1")
     version.add_argument("--v2", dest="version", action="store_const", const="v2", help="the same as --version v2")
-    parser.add_argument("--source", metavar=_ADDRESS, help="the client's address: 203.0.113.7:5678, unix:/path, ...")
-    parser.add_argument("--dest", metavar=_ADDRESS, help="the address that the client connected to, of the same kind")
+    parser.add_argument("--source", metavar="ADDR:PORT", help="the client's address: 203.0.113.7:5678, unix:/path, ...")
+    parser.add_argument(
+        "--dest", metavar="ADDR:PORT", help="the address that the client connected to, of the same kind"
+    )
     parser.add_argument("--local", action="store_true", help="LOCAL: the proxy speaks for itself")
     parser.add_argument("--unknown", action="store_true", help="the client is unknown")
     parser.add_argument("--dgram", action="store_true", help="the client has a datagram socket")
@@ -65,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE=VALUE",
         action="append",
         default=[],
-        type=_argument(_tlv),
-        help="any TLV, may be repeated: the type is a number or a name, such as 0xE2 or netns; the value is text, or "
-        "0x and hexadecimal digits",
+        type=_tlv,
+        help="any TLV; may be repeated. The type is a number or a name, such as 0xE2 or netns. The value is text, "
+        "or 0x and hexadecimal digits",
     )
     _add_options(group, _HEADER_OPTIONS)
     group.add_argument("--tls", action="store_true", help="the client came over TLS; the options below imply it")
@@ -78,28 +73,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(group: argparse._ArgumentGroup, options: dict[str, fields.Field[Any, Any]]) -> None:
     for name, field in options.items():
+
+        def convert(text: str, field: fields.Field[Any, Any] = field) -> object:
+            try:
+                return field.form.parse(text)
+            except ValueError as error:  # argparse would hide its text
+                raise argparse.ArgumentTypeError(str(error)) from None
+
         option = f"--{name.replace('_', '-')}"
-        group.add_argument(option, metavar=field.metavar or "TEXT", type=_argument(field.form.parse), help=field.help)
+        group.add_argument(option, metavar=field.metavar or "TEXT", type=convert, help=field.help)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the header and return the exit status, 0.
-
-    Args:
-        options: The arguments.
-
-    Raises:
-        ProgramError: No header can say this.
-    """
-    given = {name: value for name in _HEADER_OPTIONS if (value := getattr(options, name)) is not None}
-    codec = ProxyProtocolV1() if options.version == "v1" else ProxyProtocolV2(checksum=not options.no_checksum)
+    """Write the header and return 0; a :class:`ProgramError` says why no header can hold these values."""
     try:
-        tlv = ProxyProtocolTLV(b"".join(options.tlv), ssl=_ssl(options), **given)
-        if options.version == "v1" and (tlv or options.dgram):
-            raise ProgramError("version 1 has no place for TLVs and for datagrams: leave them out, or --v1")
-        header = codec.pack(_result(options, tlv, SOCK_DGRAM if options.dgram else None))
+        header = _pack(options)
     except KeyError:
-        raise ProgramError("version 1 cannot say this: it has only IPv4 and IPv6 over TCP") from None
+        raise ProgramError("version 1 cannot say this: it knows only IPv4 and IPv6 over TCP") from None
     except ProxyProtocolSyntaxError as error:
         raise ProgramError(error.reason) from None  # an offset means nothing to the user of options
     except ValueError as error:
@@ -114,21 +104,28 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _result(options: argparse.Namespace, tlv: ProxyProtocolTLV, protocol: SocketKind | None) -> ProxyResult:
-    ways = [bool(options.source or options.dest), options.local, options.unknown]
-    if sum(ways) != 1:
+def _pack(options: argparse.Namespace) -> bytes:
+    given = {name: value for name in _HEADER_OPTIONS if (value := getattr(options, name)) is not None}
+    tlv = ProxyProtocolTLV(b"".join(options.tlv), ssl=_ssl(options), **given)
+    if options.version == "v1" and (tlv or options.dgram):
+        raise ProgramError("version 1 has no place for TLVs or datagrams: leave them out, or leave out --v1")
+    if bool(options.source or options.dest) + options.local + options.unknown != 1:
         raise ProgramError("name the client with --source and --dest, or give one of --local and --unknown")
+    ends = {name: value for name in ("source", "dest") if (value := getattr(options, name)) is not None}
+    result: ProxyResult | None
     if options.local:
-        return ProxyResultLocal(tlv=tlv)
-    if options.unknown:
-        return ProxyResultUnknown(tlv=tlv)
-    if options.source and options.dest and options.source.startswith(_UNIX) and options.dest.startswith(_UNIX):
-        source, dest = (path.removeprefix(_UNIX) for path in (options.source, options.dest))
-        return ProxyResultUnix(source, dest, protocol=protocol, tlv=tlv)
-    given = {name: value for name in ("source", "dest") if (value := getattr(options, name)) is not None}
-    _, result = parse_sender(given, "--{}".format)
-    assert result is not None  # at least one of the two was given
-    return result.replace(protocol=protocol, tlv=tlv)
+        result = ProxyResultLocal()
+    elif options.unknown:
+        result = ProxyResultUnknown()
+    elif len(ends) == 2 and all(path.startswith(_UNIX) for path in ends.values()):
+        result = ProxyResultUnix(*(path.removeprefix(_UNIX) for path in ends.values()))
+    else:
+        _, result = parse_sender(ends, "--{}".format)
+        assert result is not None  # at least one of the two was given
+    if options.dgram and result.source is not None:
+        result = result.replace(protocol=SOCK_DGRAM)
+    codec = ProxyProtocolV1() if options.version == "v1" else ProxyProtocolV2(checksum=not options.no_checksum)
+    return codec.pack(result.replace(tlv=tlv))
 
 
 def _ssl(options: argparse.Namespace) -> ProxyProtocolSSLTLV | None:
@@ -137,23 +134,17 @@ def _ssl(options: argparse.Namespace) -> ProxyProtocolSSLTLV | None:
     shown = certificate is not None or options.verified or texts["cn"] is not None
     if not options.tls and not shown and not any(texts.values()):
         return None
-    return ProxyProtocolSSLTLV(
-        has_ssl=True,
-        has_cert_conn=shown,
-        # HAProxy too writes 0 if there is no certificate at all
-        verified=options.verified or not shown,
-        client_cert=certificate,
-        **texts,
-    )
+    # Like HAProxy, write a verify code of 0 if the client showed no certificate.
+    verified = options.verified or not shown
+    return ProxyProtocolSSLTLV(has_ssl=True, has_cert_conn=shown, verified=verified, client_cert=certificate, **texts)
 
 
 def _read_certificate(path: Path) -> bytes:
     """Read a certificate. Of a chain it takes the first, which is the client's own."""
-    data = path.read_bytes()
-    _, begin, rest = data.partition(_PEM_BEGIN)
-    body, end, _ = rest.partition(_PEM_END)
+    certificate = path.read_bytes()
+    pem = _PEM.search(certificate.decode("latin-1"))
     try:
-        certificate = ssl.PEM_cert_to_DER_cert((begin + body + end).decode("ascii")) if end else data
+        certificate = ssl.PEM_cert_to_DER_cert(pem[0]) if pem else certificate
     except ValueError:
         certificate = b""
     if not certificate.startswith(_DER_SEQUENCE):
@@ -161,32 +152,19 @@ def _read_certificate(path: Path) -> bytes:
     return certificate
 
 
-def _argument(read: Callable[[str], object]) -> Callable[[str], object]:
-    """Make a type for argparse, which hides the text of a ValueError."""
-
-    def convert(text: str) -> object:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert
-
-
 def _tlv(text: str) -> bytes:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"expected TYPE=VALUE, not {text!r}")
-    kind = _TYPE_NAMES.get(name.lower().replace("-", "_"))
-    if kind is None:
-        try:
-            kind = fields.number(8).parse(name)
-        except ValueError:
-            raise ValueError(f"expected a type of 0 to 255 or a name, such as 0xE2 or netns, not {name!r}") from None
-    if not value.startswith("0x"):
-        return walk.vector(kind, value.encode())
+        raise argparse.ArgumentTypeError(f"expected TYPE=VALUE, not {text!r}")
+    wrong = f"expected a type of 0 to 255 or a name, such as 0xE2 or netns, not {name!r}"
     try:
-        data = bytes.fromhex(value[2:])
+        kind = _TYPE_NAMES.get(name.lower().replace("-", "_"))
+        kind = fields.number(8).parse(name) if kind is None else kind
+        wrong = f"expected pairs of hexadecimal digits after 0x, not {value[2:]!r}"
+        data = bytes.fromhex(value[2:]) if value.startswith("0x") else value.encode()
     except ValueError:
-        raise ValueError(f"expected pairs of hexadecimal digits after 0x, not {value[2:]!r}") from None
-    return walk.vector(kind, data)
+        raise argparse.ArgumentTypeError(wrong) from None
+    try:
+        return walk.vector(kind, data)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

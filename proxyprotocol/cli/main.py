@@ -6,10 +6,9 @@ in the table here.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
 from proxyprotocol.cli import check, decode, demo, encode
 from proxyprotocol.server import echo as echo_command
@@ -21,24 +20,13 @@ __all__ = ["main"]
 _NAME: Final = "proxyprotocol"
 
 
-class _Subcommand(Protocol):
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
-
-    def run(self, options: argparse.Namespace) -> int: ...
-
-
-class _Entry(NamedTuple):
-    module: _Subcommand
-    help: str
-
-
 _SUBCOMMANDS: Final = {
-    "decode": _Entry(decode, "show the content of a header, or what is wrong with it"),
-    "encode": _Entry(encode, "write a header"),
-    "check": _Entry(check, "find out whether a server wants a header, and which versions"),
-    "echo": _Entry(echo_command, "run an echo server that wants a header, like proxyprotocol-echo"),
-    "relay": _Entry(relay_command, "run a relay that sends a header, like proxyprotocol-server"),
-    "demo": _Entry(demo, "see the library at work"),
+    "decode": (decode, "show what a header says, or what is wrong with it"),
+    "encode": (encode, "write a header"),
+    "check": (check, "find out whether a server wants a header, and which versions it takes"),
+    "echo": (echo_command, "run an echo server that wants a header, like proxyprotocol-echo"),
+    "relay": (relay_command, "run a relay that sends a header, like proxyprotocol-server"),
+    "demo": (demo, "show the library at work"),
 }
 
 
@@ -46,30 +34,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: Those after the command's name; None for the process's own.
+        arguments: The arguments after the command's name; None for those of the process.
 
     Returns:
         The exit status: 0 for a good answer, 1 for a bad one, 2 if the command could not do its work.
     """
-
-    def command() -> int:
-        options = _parser().parse_args(arguments)
-        status: int = options.run(options)
-        return status
-
-    return run_program(_NAME, command)
-
-
-def _parser() -> ArgumentParser:
     try:
         installed = version(_NAME)
     except PackageNotFoundError:
         installed = "(from a checkout, not installed)"
-    parser = ArgumentParser(prog=_NAME, description="The PROXY protocol, versions 1 and 2.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"{_NAME} {installed}")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, entry in _SUBCOMMANDS.items():
-        subparser = subparsers.add_parser(name, help=entry.help, allow_abbrev=False)
-        subparser.set_defaults(run=entry.module.run)
-        entry.module.add_arguments(subparser)
-    return parser
+
+    def command() -> int:
+        parser = ArgumentParser(prog=_NAME, description="The PROXY protocol, versions 1 and 2.", allow_abbrev=False)
+        parser.add_argument("--version", action="version", version=f"{_NAME} {installed}")
+        subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+        for name, (module, use) in _SUBCOMMANDS.items():
+            subparser = subparsers.add_parser(name, help=use, allow_abbrev=False)
+            subparser.set_defaults(run=module.run)
+            module.add_arguments(subparser)
+        options = parser.parse_args(arguments)
+        status: int = options.run(options)
+        return status
+
+    return run_program(_NAME, command)

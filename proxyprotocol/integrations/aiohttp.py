@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -33,8 +34,7 @@ class ProxySite(web.BaseSite):
         TypeError: There is more than one place to listen.
     """
 
-    # aiohttp's sites have slots
-    __slots__ = ("_host", "_keywords", "_path", "_port")
+    __slots__ = ("_listen", "_name")  # aiohttp's sites have slots
 
     def __init__(
         self,
@@ -47,39 +47,32 @@ class ProxySite(web.BaseSite):
         **keywords: Any,
     ) -> None:
         super().__init__(runner, ssl_context=ssl_context)
-        places = [(host, port) != (None, None), path is not None, keywords.get("sock") is not None]
-        if sum(places) > 1:
+        factory: Any = runner.server
+        sock = keywords.get("sock")
+        if sum(((host, port) != (None, None), path is not None, sock is not None)) > 1:
             raise TypeError("A site listens in one place: at a host and port, on a path, or on sock")
-        if port is None and not any(places[1:]):
-            port = 8080 if ssl_context is None else 8443
-        self._host, self._port, self._path = host, port, path
-        self._keywords: dict[str, Any] = {"ssl": ssl_context, "backlog": 128, **keywords}
+        keywords = {"ssl": ssl_context, "backlog": 128, **keywords}
+        alike: web.BaseSite
+        if path is not None:
+            alike = web.UnixSite(runner, path, ssl_context=ssl_context)
+            self._listen: Any = partial(create_unix_server, factory, path, **keywords)
+        elif sock is not None:
+            alike = web.SockSite(runner, sock, ssl_context=ssl_context)
+            self._listen = partial(create_server, factory, **keywords)
+        else:
+            if port is None:
+                port = 8080 if ssl_context is None else 8443
+            alike = web.TCPSite(runner, host, port, ssl_context=ssl_context)
+            self._listen = partial(create_server, factory, host, port, **keywords)
+        self._name = alike.name
 
     @property
     def name(self) -> str:
-        """Where it listens, as a URL for people."""
-        scheme = "http" if self._keywords["ssl"] is None else "https"
-        sock = self._keywords.get("sock")
-        place = sock.getsockname() if sock is not None else self._path
-        if isinstance(place, tuple):
-            host, port = place[:2]
-        elif place is not None:
-            return f"{scheme}://unix:{place}:"
-        else:
-            host, port = self._host or "0.0.0.0", self._port  # noqa: S104  # as a TCPSite says
-        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        """Where it listens, as aiohttp's own site would say it."""
+        return self._name
 
     async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            RuntimeError: The site listens already.
-            Exception: As :func:`.create_server`.
-        """
+        """Listen. Raises a RuntimeError if the site listens already, else whatever :func:`.create_server` raises."""
         await super().start()
-        factory: Any = self._runner.server
         # aiohttp offers no other way: its own sites assign _server too, for runner.addresses and stop()
-        if self._path is not None:
-            self._server = await create_unix_server(factory, self._path, **self._keywords)
-        else:
-            self._server = await create_server(factory, self._host, self._port, **self._keywords)
+        self._server = await self._listen()

@@ -44,12 +44,6 @@ class ProxyProtocolMixIn(BaseController):
         return create_server(self._factory_invoker, hostname, port, **keywords)
 
     def _trigger_server(self) -> None:
-        """Find out, as the controller starts, whether an SMTP server can be made.
-
-        aiosmtpd itself connects to its port for that: without a header, and from an address that may not be trusted.
-        """
-
-        async def make() -> None:
-            self._factory_invoker()
-
-        asyncio.run_coroutine_threadsafe(make(), self.loop)
+        # A controller tries at its start whether it can make an SMTP server. aiosmtpd connects to its own port for
+        # that: without a header, and from an address that the policy may not trust. This needs no connection.
+        self.loop.call_soon_threadsafe(self._factory_invoker)

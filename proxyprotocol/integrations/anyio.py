@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
 
+from proxyprotocol._adapters.deadlines import in_time
 from proxyprotocol._adapters.refusals import log_refusal
 from proxyprotocol.asyncio.sockets import covered
-from proxyprotocol.asyncio.transport import ClientSocket
+from proxyprotocol.asyncio.transport import ClientSocket, Overlay
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ProxyProtocolListener", "ProxyProtocolStream"]
 
-_RESPITE = 0.01  # seconds
 _log = logging.getLogger("proxyprotocol.asyncio")
 
 
-class ProxyProtocolListener(Listener[ByteStream]):
+class ProxyProtocolListener(Overlay, Listener[ByteStream]):
     """Listens as another anyio listener does, and reads a header at the start of every connection.
 
     It takes what ``anyio.create_tcp_listener`` and ``create_unix_listener`` return, on asyncio and uvloop. TLS comes
@@ -39,14 +38,16 @@ class ProxyProtocolListener(Listener[ByteStream]):
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
 
     Raises:
-        TypeError: A keyword is unknown, or there are a receiver and another keyword.
-        ValueError: A keyword's value is out of range.
+        TypeError, ValueError: As :class:`.Receiver`.
     """
+
+    aclose: Any  # this and the next come from Overlay; anyio's class declares them abstract
+    extra_attributes: Any
 
     def __init__(
         self, listener: Any, *, receiver: Receiver | None = None, **keywords: Unpack[ReceiverKeywords]
     ) -> None:
-        self._listener = listener
+        self._below = listener
         self._receiver = Receiver.of(receiver, keywords)
         covered.update(_raw_socket(one) for one in getattr(listener, "listeners", [listener]))
 
@@ -54,48 +55,30 @@ class ProxyProtocolListener(Listener[ByteStream]):
         """Accept connections, and call *handler* with a :class:`ProxyProtocolStream` for each accepted header."""
 
         async def begin(stream: ByteStream) -> None:
-            begun = await self._receive(stream)
-            if begun is not None:
-                await handler(begun)
+            async def read() -> None:
+                while not connection.begun:
+                    try:
+                        connection.feed(await stream.receive())
+                    except (anyio.EndOfStream, anyio.BrokenResourceError):  # a reset counts as the end
+                        connection.eof()
 
-        await self._listener.serve(begin, task_group)
-
-    async def aclose(self) -> None:
-        """Close the other listener."""
-        await self._listener.aclose()
-
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the other listener."""
-        attributes: Mapping[Any, Callable[[], Any]] = self._listener.extra_attributes
-        return attributes
-
-    async def _receive(self, stream: ByteStream) -> ProxyProtocolStream | None:
-        sock, peer = _raw_socket(stream), None
-        with contextlib.suppress(OSError):  # the peer may be gone already
-            peer = sock.getpeername()
-        try:
-            connection = self._receiver.connection(peer, sock.getsockname())
-            # The second time is for a process that was held up: what arrived meanwhile is in the socket, and not late.
-            for seconds in (self._receiver.timeout or math.inf, _RESPITE):
-                with anyio.move_on_after(seconds) as deadline:
-                    while not connection.begun:
-                        try:
-                            connection.feed(await stream.receive())
-                        except (anyio.EndOfStream, anyio.BrokenResourceError):  # a reset counts as the end
-                            connection.eof()
-                if not deadline.cancelled_caught:
-                    break
+            sock, peer = _raw_socket(stream), None
+            with contextlib.suppress(OSError):  # the peer may be gone already
+                peer = sock.getpeername()
+            try:
+                connection = self._receiver.connection(peer, sock.getsockname())
+                if not await in_time(read(), self._receiver.timeout):
+                    connection.timed_out()
+            except ProxyProtocolError as error:
+                log_refusal(_log, error, peer)
+                await anyio.aclose_forcefully(stream)
             else:
-                connection.timed_out()
-            return ProxyProtocolStream(stream, connection)
-        except ProxyProtocolError as error:
-            log_refusal(_log, error, peer)
-            await anyio.aclose_forcefully(stream)
-            return None
+                await handler(ProxyProtocolStream(stream, connection))
+
+        await self._below.serve(begin, task_group)
 
 
-class ProxyProtocolStream(ByteStream):
+class ProxyProtocolStream(Overlay, ByteStream):
     """A connection's stream with the client's addresses. Everything else is the real stream's own.
 
     The extra attributes ``remote_address``, ``remote_port``, ``local_address``, ``local_port``, ``family`` and
@@ -106,46 +89,41 @@ class ProxyProtocolStream(ByteStream):
     """
 
     result: ProxyResult | None
+    _below: ByteStream
+    aclose: Any  # these come from Overlay; anyio's class declares them abstract
+    send: Any
+    send_eof: Any
+    extra = ByteStream.extra  # type: ignore[misc]  # not the real stream's: it reads the extra_attributes of this one
 
     def __init__(self, stream: ByteStream, connection: ReceiverConnection) -> None:
-        self._stream, self._trailing = stream, connection.trailing
+        self._below, self._trailing = stream, connection.trailing
         self.result, self._effective = connection.result, connection.effective
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive the bytes that came with the header, and later the stream's."""
         if not self._trailing:
-            return await self._stream.receive(max_bytes)
+            return await self._below.receive(max_bytes)
         data, self._trailing = self._trailing[:max_bytes], self._trailing[max_bytes:]
         return data
-
-    async def send(self, item: bytes) -> None:
-        """Send bytes."""
-        await self._stream.send(item)
-
-    async def send_eof(self) -> None:
-        """Say that no more bytes follow."""
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._stream.aclose()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """The attributes of the real stream, with the client's addresses."""
         effective, known = self._effective, SocketAttribute
         if effective is None:
-            return self._stream.extra_attributes
-        sock, client, own = ClientSocket(_raw_socket(self._stream), effective), effective.peername, effective.sockname
+            return self._below.extra_attributes
+        sock = ClientSocket(_raw_socket(self._below), effective)
         facts: dict[Any, Any] = {known.raw_socket: sock, known.family: sock.family}
-        if isinstance(client, tuple) and isinstance(own, tuple):
-            facts |= {known.remote_address: client[:2], known.remote_port: client[1]}
-            facts |= {known.local_address: own[:2], known.local_port: own[1]}
-        else:
-            facts |= {known.remote_address: client, known.local_address: own}
-        ports = known.remote_port, known.local_port  # UNIX addresses have none
-        attributes = {name: fact for name, fact in self._stream.extra_attributes.items() if name not in ports}
-        return attributes | {name: lambda fact=fact: fact for name, fact in facts.items()}
+        others: dict[Any, Any] = {**self._below.extra_attributes}
+        client = known.remote_address, known.remote_port, effective.peername
+        own = known.local_address, known.local_port, effective.sockname
+        for address_name, port_name, address in (client, own):
+            if isinstance(address, tuple):
+                facts |= {address_name: address[:2], port_name: address[1]}
+            else:  # UNIX addresses have no port
+                facts[address_name] = address
+                others.pop(port_name, None)
+        return others | {name: lambda fact=fact: fact for name, fact in facts.items()}
 
 
 def _raw_socket(provider: Any) -> Any:

@@ -19,7 +19,7 @@ from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_han
 from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.sockets import covered, receive_header
 from proxyprotocol.asyncio.transport import ClientSocket
-from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
+from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
 
@@ -58,11 +58,31 @@ def add_sockets(
         with the server's own ``stop()``.
 
     Raises:
-        TypeError: A keyword is unknown, or there are a receiver and another keyword.
-        ValueError: A keyword's value is out of range.
+        TypeError, ValueError: As :class:`.Receiver`.
     """
-    seconds = check_seconds("tls_timeout", tls_timeout)
-    return _Listening(server, Receiver.of(receiver, keywords), list(sockets), seconds).stop
+    tls_timeout, receiver = check_seconds("tls_timeout", tls_timeout), Receiver.of(receiver, keywords)
+    sockets = list(sockets)
+    covered.update(sockets)
+    pending: set[asyncio.Task[None]] = set()  # the connections that the server does not know yet
+
+    def accept(sock: socket.socket, peer: SockAddr) -> None:
+        task = asyncio.get_running_loop().create_task(_serve(server, sock, peer, receiver, tls_timeout, pending))
+        pending.add(task)
+        task.add_done_callback(pending.discard)
+        # the IOLoop logs what the application raises, as it does without us
+        IOLoop.current().add_future(task, lambda task: None if task.cancelled() else task.result())
+
+    removers = [add_accept_handler(sock, accept) for sock in sockets]
+
+    def stop() -> None:
+        while removers:
+            removers.pop()()
+        for sock in sockets:
+            sock.close()
+        for task in pending:
+            task.cancel()
+
+    return stop
 
 
 def proxy_result(stream: IOStream) -> ProxyResult | None:
@@ -74,71 +94,37 @@ def proxy_result(stream: IOStream) -> ProxyResult | None:
     return _results.get(stream)
 
 
-class _Listening:
-    """Accepts connections, reads their headers, and gives them to the server.
-
-    tornado reads and writes its sockets itself, so there is no transport that an overlay could wrap.
-    """
-
-    def __init__(self, server: TCPServer, receiver: Receiver, sockets: list[socket.socket], tls_timeout: float) -> None:
-        self._server, self._receiver, self._sockets, self._tls_timeout = server, receiver, sockets, tls_timeout
-        self._pending: set[asyncio.Task[None]] = set()
-        covered.update(sockets)
-        self._removers = [add_accept_handler(sock, self._accept) for sock in sockets]
-
-    def stop(self) -> None:
-        for remove in self._removers:
-            remove()
-        self._removers = []
-        for sock in self._sockets:
-            sock.close()
-        for task in self._pending:
-            task.cancel()
-
-    def _accept(self, sock: socket.socket, peer: SockAddr) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(sock, peer))
-        self._pending.add(task)
-
-        def done(task: Any) -> None:
-            self._pending.discard(task)
-            if not task.cancelled():
-                task.result()
-
-        # the IOLoop logs what the application raises, as it does without us
-        IOLoop.current().add_future(task, done)
-
-    async def _serve(self, sock: socket.socket, peer: SockAddr) -> None:
-        begun = await receive_header(sock, peer, self._receiver, lambda connection: self._begin(sock, peer, connection))
-        if begun is None:
-            return
-        stream, client = begun
-        if isinstance(stream, SSLIOStream):
-            try:
-                if not await in_time(stream.wait_for_handshake(), self._tls_timeout):
-                    log_no_handshake(_log, TimeoutError(describe_late_handshake(self._tls_timeout)), client, peer)
-                    stream.close()
-                    return
-            except OSError as error:  # tornado has logged what was wrong with TLS
-                _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
-                return
-            except BaseException:  # stop() has cancelled this task
-                stream.close()
-                raise
-        task: Any = asyncio.current_task()
-        self._pending.discard(task)  # stop() leaves it alone from now on: it is the server's
-        served = self._server.handle_stream(stream, client)
-        if served is not None:
-            await served
-
-    def _begin(self, sock: Any, peer: Any, connection: ReceiverConnection) -> tuple[IOStream, Any]:
-        """Make the server's stream, and return it with the client's address; raise OSError if the peer is gone."""
-        server, kind = self._server, IOStream
+async def _serve(
+    server: TCPServer, sock: Any, peer: SockAddr, receiver: Receiver, tls_timeout: float, pending: set[Any]
+) -> None:
+    """Read a connection's header, make its stream, wait for TLS, and leave the rest to the server."""
+    # tornado reads and writes its sockets itself: it has no transport that an overlay could wrap
+    connection = await receive_header(sock, peer, receiver)
+    if connection is None:
+        return
+    effective = connection.effective
+    client: Any = peer if effective is None else effective.peername
+    kind, closing = IOStream, sock
+    try:
         if server.ssl_options is not None:
             sock.getpeername()  # if the peer is gone wrapping would raise too, but leave the socket open
             sock = ssl_wrap_socket(sock, server.ssl_options, server_side=True, do_handshake_on_connect=False)
             kind = SSLIOStream
-        if connection.effective is not None:
-            sock, peer = ClientSocket(sock, connection.effective), connection.effective.peername
-        stream = kind(sock, max_buffer_size=server.max_buffer_size, read_chunk_size=server.read_chunk_size)
-        _results[stream] = connection.result
-        return stream, peer
+        if effective is not None:
+            sock = ClientSocket(sock, effective)
+        stream = closing = kind(sock, server.max_buffer_size, server.read_chunk_size)
+        if isinstance(stream, SSLIOStream) and not await in_time(stream.wait_for_handshake(), tls_timeout):
+            log_no_handshake(_log, TimeoutError(describe_late_handshake(tls_timeout)), client, peer)
+            stream.close()
+            return
+    except BaseException as error:
+        closing.close()
+        if not isinstance(error, OSError):
+            raise  # such as the CancelledError of stop()
+        # the peer is gone, or its handshake has failed: tornado has logged what was wrong with TLS
+        _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
+        return
+    _results[stream] = connection.result
+    pending.discard(asyncio.current_task())  # stop() leaves it alone from now on: it is the server's
+    if (served := server.handle_stream(stream, client)) is not None:
+        await served

@@ -11,10 +11,9 @@ from proxyprotocol.options import choose
 from proxyprotocol.result import describe_address
 from proxyprotocol.version import ProxyProtocolVersion
 
-__all__ = ["TLS_OPTIONS", "Address"]
+__all__ = ["Address"]
 
-#: The options of an address for TLS.
-TLS_OPTIONS = ("cert", "key", "verify", "cafile", "capath")
+_TLS_OPTIONS = ("cert", "key", "verify", "cafile", "capath")
 
 _CODECS: dict[str, ProxyProtocol] = {codec.name.lower(): codec.value for codec in ProxyProtocolVersion}
 _VERIFY_MODES = {mode.name.lower(): mode for mode in _ssl.VerifyMode}
@@ -123,82 +122,61 @@ class Address:
         """
         if self.url.scheme != "ssl":
             return None
-        authorities = {name: path for name in ("cafile", "capath") if (path := self.option(name)) is not None}
-        for name, path in authorities.items():
-            _check_readable(name, path)
+        files = {name: path for name in ("cert", "key", "cafile", "capath") if (path := self.option(name)) is not None}
+        cert, key, verify = files.pop("cert", None), files.pop("key", None), self.option("verify")
+        if cert is None and self.server:
+            raise ValueError(f"{self._text!r} needs cert=, the file with the server's certificate")
+        if cert is None and key is not None:
+            raise ValueError(f"{self._text!r} has key= but lacks cert=, the file with the certificate")
+        for name, path in {"cert": cert, "key": key, **files}.items():
+            try:
+                if name == "capath" and path is not None:
+                    next(Path(path).iterdir(), None)
+                elif path is not None:
+                    Path(path).open("rb").close()
+            except OSError as error:
+                raise ValueError(f"{name}={path} cannot be read: {error.strerror}") from None
         purpose = _ssl.Purpose.CLIENT_AUTH if self.server else _ssl.Purpose.SERVER_AUTH
+        what = "certificates of authorities in " + " and ".join(f"{name}={path}" for name, path in files.items())
         try:
-            context = _ssl.create_default_context(purpose, **authorities)
+            context = _ssl.create_default_context(purpose, **files)
+            if cert is not None:
+                what = f"certificate {cert}" if key is None else f"certificate {cert} with the key {key}"
+                # OpenSSL would ask for a password at the terminal, and stop a service from starting
+                context.load_cert_chain(cert, key, password=b"")
         except (_ssl.SSLError, ValueError) as error:
-            files = " and ".join(f"{name}={path}" for name, path in authorities.items())
-            raise ValueError(f"The certificates of authorities in {files} cannot be used: {error}") from None
+            raise ValueError(f"The {what} cannot be used: {error}") from None
         # with renegotiation, a peer could make a write wait for a read
         context.options |= _ssl.OP_NO_RENEGOTIATION
-        self._load_certificate(context)
-        self._set_verification(context)
+        if verify is not None:
+            mode = choose("verify=", verify, _VERIFY_MODES)
+            if mode is _ssl.CERT_NONE:
+                context.check_hostname = False
+            elif self.server and not files:
+                raise ValueError(
+                    f"verify={verify} needs cafile= or capath=, the certificates of the authorities to trust"
+                )
+            context.verify_mode = mode
         return context
 
     def check(self, known: tuple[str, ...]) -> None:
         """Check the whole address.
 
         Args:
-            known: The names of the options that it may have, beside those of TLS.
+            known: The names of the options that it may have, besides those of TLS.
 
         Raises:
             ValueError: The address is wrong. The text is a sentence.
         """
-        url = self.url
-        if url.scheme not in _SCHEMES or url.fragment or "@" in url.netloc:
+        url, unix = self.url, self.url.scheme == "unix"
+        wrong = url.scheme not in _SCHEMES or url.fragment or "@" in url.netloc
+        if wrong or (not unix and (url.path or self.port is None)):
             raise ValueError(f"{self._text!r} is not an address such as {_FORMS}")
-        if url.scheme == "unix":
-            if not url.path.strip("@"):
-                raise ValueError(f"{self._text!r} lacks the path of a UNIX socket: write unix:/run/app.sock")
-        elif url.path or self.port is None:
-            raise ValueError(f"{self._text!r} is not an address such as {_FORMS}")
-        allowed = (*known, *TLS_OPTIONS) if url.scheme == "ssl" else known
+        if unix and not url.path.strip("@"):
+            raise ValueError(f"{self._text!r} lacks the path of a UNIX socket: write unix:/run/app.sock")
+        tls = (*_TLS_OPTIONS, "tls_timeout" if self.server else "server_name")
+        allowed = (*known, *tls) if url.scheme == "ssl" else known
         for name in self.query:
             if name not in allowed:
-                problem = (
-                    f"option {name!r} is for ssl:// addresses" if name in TLS_OPTIONS else f"unknown option {name!r}"
-                )
+                problem = f"option {name!r} is for ssl:// addresses" if name in tls else f"unknown option {name!r}"
                 raise ValueError(f"{self._text!r}: {problem}; possible here: {', '.join(allowed)}")
-
-    def _load_certificate(self, context: _ssl.SSLContext) -> None:
-        cert, key = self.option("cert"), self.option("key")
-        if cert is None:
-            if self.server:
-                raise ValueError(f"{self._text!r} needs cert=, the file with the server's certificate")
-            if key is not None:
-                raise ValueError(f"{self._text!r} has key= but lacks cert=, the file with the certificate")
-            return
-        for name, path in (("cert", cert), ("key", key)):
-            if path is not None:
-                _check_readable(name, path)
-        try:
-            # OpenSSL would ask for a password at the terminal, and stop a service from starting
-            context.load_cert_chain(cert, key, password=b"")
-        except (_ssl.SSLError, ValueError) as error:
-            files = cert if key is None else f"{cert} with the key {key}"
-            raise ValueError(f"The certificate {files} cannot be used: {error}") from None
-
-    def _set_verification(self, context: _ssl.SSLContext) -> None:
-        verify = self.option("verify")
-        if verify is None:
-            return
-        mode = choose("verify=", verify, _VERIFY_MODES)
-        if mode is _ssl.CERT_NONE:
-            context.check_hostname = False
-        elif self.server and not {"cafile", "capath"} & self.query.keys():
-            raise ValueError(f"verify={verify} needs cafile= or capath=, the certificates of the authorities to trust")
-        context.verify_mode = mode
-
-
-def _check_readable(name: str, path: str) -> None:
-    try:
-        file = Path(path)
-        if name == "capath":
-            next(file.iterdir(), None)
-        else:
-            file.open("rb").close()
-    except OSError as error:
-        raise ValueError(f"{name}={path} cannot be read: {error.strerror}") from None

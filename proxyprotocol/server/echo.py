@@ -62,46 +62,16 @@ def run(options: argparse.Namespace) -> int:
         raise ProgramError(str(error)) from None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with held_back():
-        asyncio.run(_Server(listening).serve(listen(listening)))
+        asyncio.run(_serve(listening, listen(listening)))
     return 0
 
 
-class _Server:
-    """The server, on all sockets of its address."""
+async def _serve(listening: Listening, sockets: list[socket.socket]) -> None:
+    """Serve on all sockets of an address until a signal ends the server."""
+    clients: set[Any] = set()  # their tasks
 
-    def __init__(self, listening: Listening) -> None:
-        self._listening = listening
-        self._clients: set[asyncio.Task[None]] = set()
-
-    async def serve(self, sockets: list[socket.socket]) -> None:
-        ended = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in ENDING:
-            loop.add_signal_handler(number, ended.set)
-        let_through()
-        listening = self._listening
-        tls: dict[str, Any] = {}
-        if listening.tls is not None:
-            tls = {"ssl": listening.tls, "tls_timeout": listening.tls_timeout}
-        servers = []
-        for sock in sockets:
-            server = await start_server(
-                self._echo, sock=sock, backlog=listening.backlog, receiver=listening.receiver, **tls
-            )
-            servers.append(server)
-            _log.info("Listening on %s", describe_address(sock.getsockname()))
-        await ended.wait()
-        for sock, server in zip(sockets, servers, strict=True):
-            unlink(sock)
-            server.close()
-        for client in self._clients:
-            client.cancel()
-        await asyncio.gather(*self._clients)
-
-    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one client."""
-        task: Any = asyncio.current_task()
-        self._clients.add(task)
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clients.add(task := asyncio.current_task())
         peer, proxy = (describe_address(writer.get_extra_info(name)) for name in ("peername", "proxy_peername"))
         name = peer if peer == proxy else f"{peer} (relayed by {proxy})"
         _log.info("Opened %s", name)
@@ -111,7 +81,27 @@ class _Server:
             writer.transport.abort()
             reason = "the server ends"
         _log.info("Closed %s: %s", name, reason)
-        self._clients.discard(task)
+        clients.discard(task)
+
+    ended = asyncio.Event()
+    for number in ENDING:
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    let_through()
+    tls: dict[str, Any] = {}
+    if listening.tls is not None:
+        tls = {"ssl": listening.tls, "tls_timeout": listening.tls_timeout}
+    servers = []
+    for sock in sockets:
+        server = await start_server(echo, sock=sock, backlog=listening.backlog, receiver=listening.receiver, **tls)
+        servers.append(server)
+        _log.info("Listening on %s", describe_address(sock.getsockname()))
+    await ended.wait()
+    for sock, server in zip(sockets, servers, strict=True):
+        unlink(sock)
+        server.close()
+    for client in clients:
+        client.cancel()
+    await asyncio.gather(*clients)
 
 
 async def send_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:

@@ -10,8 +10,10 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
-from typing import Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.server._process.program import ProgramError, number, run_parser
@@ -19,7 +21,6 @@ from proxyprotocol.server._process.signals import ENDING, held_back, let_through
 from proxyprotocol.server._process.sockets import listen, listen_at, share, unlink
 from proxyprotocol.server._process.workers import Workers
 from proxyprotocol.server._relay import metrics
-from proxyprotocol.server._relay.lookups import LookUps
 from proxyprotocol.server.address import Address
 from proxyprotocol.server.relay import BUFFER_LENGTH, Relay, Service, parse_service
 
@@ -33,8 +34,6 @@ _DESCRIPTION: Final = (
     "HOST:PORT, ssl://HOST:PORT or unix:PATH, with options after a question mark: accept=detect&trusted=::1 for "
     "a source behind another proxy, pp=v1 for a destination that wants version 1, cert=FILE for TLS."
 )
-_BUFFER_LENGTHS: Final = (4096, 1 << 24)
-_MOST_WORKERS: Final = 256
 _METRICS_BACKLOG: Final = 16
 
 
@@ -61,43 +60,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("SOURCE:PORT", "DEST:PORT"),
         help="where to listen, and where to connect to; may be repeated",
     )
-    add(
-        "--buf-len",
-        type=_buffer_length,
-        default=BUFFER_LENGTH,
-        metavar="BYTES",
-        help="most bytes to move at once (%(default)s)",
-    )
+    length = "most bytes to move at once (%(default)s)"
+    add("--buf-len", type=_bytes, default=BUFFER_LENGTH, metavar="BYTES", help=length)
     add("-q", "--quiet", action="store_true", help="log only problems, not every connection")
     add("--dnsbl", metavar="HOST", help="ask this DNS block list about each client")
-    add(
-        "--dnsbl-timeout",
-        type=_seconds,
-        default=5.0,
-        metavar="SECONDS",
-        help="how long to wait for its answer (%(default)s)",
-    )
-    add(
-        "--connect-timeout",
-        type=_seconds,
-        default=10.0,
-        metavar="SECONDS",
-        help="how long to try each address of a destination, TLS included (%(default)s)",
-    )
-    add(
-        "--idle-timeout",
-        type=_seconds_or_none,
-        default=3600.0,
-        metavar="SECONDS",
-        help="close a connection on which nothing moves for so long; 0: never (%(default)s)",
-    )
-    add(
-        "--drain",
-        type=_seconds_or_none,
-        default=30.0,
-        metavar="SECONDS",
-        help="how long open connections may continue after SIGTERM (%(default)s)",
-    )
+    for name, kind, default, text in (
+        ("--dnsbl-timeout", _seconds, 5.0, "how long to wait for its answer"),
+        ("--connect-timeout", _seconds, 10.0, "how long to try each address of a destination, TLS included"),
+        ("--idle-timeout", _seconds_or_none, 3600.0, "close a connection on which nothing moves for so long; 0: never"),
+        ("--drain", _seconds_or_none, 30.0, "how long open connections may continue after SIGTERM"),
+    ):
+        add(name, type=kind, default=default, metavar="SECONDS", help=f"{text} (%(default)s)")
     add("--workers", type=_workers, default=1, metavar="N", help="processes that share the work (%(default)s)")
     add("--metrics", metavar="[HOST:]PORT", help="where to serve metrics for Prometheus; without a host, on 127.0.0.1")
 
@@ -118,36 +91,40 @@ def run(options: argparse.Namespace) -> int:
         level=logging.WARNING if options.quiet else logging.INFO,
         format="%(asctime)s %(process)d %(message)s" if options.workers > 1 else "%(asctime)s %(message)s",
     )
-    _raise_file_limit()
+    import resource  # here, so that --help works on systems without it
+
+    # Each connection takes two files. The usual soft limit is enough for 500; it protects programs that use select().
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS reports no limit, but has one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with held_back():
         return _Program(services, options).run()
 
 
-def _raise_file_limit() -> None:
-    """Let this process open as many files as the hard limit allows: each connection takes two.
+class _LookUps(ThreadPoolExecutor):
+    """The loop's default executor, which shuts down without waiting.
 
-    The usual soft limit is enough for 500 connections. It protects programs that use ``select()``.
+    Nobody can cancel the system's look-up of a name, and it lasts until the name server answers.
     """
-    import resource  # here, so that --help works on systems without it
 
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS reports no limit, but has one
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
 
 
 class _Program:
     """Opens everything before the relay accepts the first connection, so that every error shows at once."""
 
     def __init__(self, services: list[Service], options: argparse.Namespace) -> None:
-        self._services, self._options = services, options
+        self._options = options
         self._counters = metrics.Counters(options.workers)
         self._metrics = _listen_for_metrics(options.metrics)
-        # for each worker, the sockets of each service
-        first = [listen(service.source, reuse_port=options.workers > 1) for service in services]
-        self._sockets = [first]
+        # for each worker, the services with their sockets
+        first = [(service, listen(service.source, reuse_port=options.workers > 1)) for service in services]
+        self._services = [first]
         for _ in range(1, options.workers):
-            pairs = zip(services, first, strict=True)
-            self._sockets.append([[share(sock, service.source.backlog) for sock in own] for service, own in pairs])
+            self._services.append(
+                [(service, [share(sock, service.source.backlog) for sock in sockets]) for service, sockets in first]
+            )
 
     def run(self) -> int:
         if self._options.workers == 1:
@@ -155,32 +132,35 @@ class _Program:
         return Workers(self._options.workers, self._work, self._stop_listening, self._counters.reset_open).run()
 
     def _stop_listening(self) -> None:
-        for sock in self._all_sockets():
-            unlink(sock)
-            sock.close()
+        for worker in range(self._options.workers):
+            for sock in self._sockets(worker):
+                unlink(sock)
+                sock.close()
 
-    def _all_sockets(self) -> list[socket.socket]:
-        return [sock for worker in self._sockets for service in worker for sock in service]
+    def _sockets(self, worker: int) -> set[socket.socket]:
+        return {sock for _, sockets in self._services[worker] for sock in sockets}
 
     def _work(self, worker: int, parent: int) -> int:
-        own = {sock for service in self._sockets[worker] for sock in service}
-        for sock in self._all_sockets():
-            if sock not in own:
+        """Do the work of one process; it reads signals from the file descriptor *parent*, unless that is -1."""
+        for other in range(self._options.workers):
+            for sock in self._sockets(other) - self._sockets(worker):
                 sock.close()
         if worker:
             for sock in self._metrics:
                 sock.close()
-        elif self._metrics:
-            metrics.serve(self._metrics, self._counters)
-        sys.unraisablehook = _log_unraisable
-        lookups = LookUps()
-        asyncio.run(self._serve(worker, parent, lookups))
-        lookups.leave_the_rest()
+        # what Python cannot raise to any caller, such as an invalid name in a client's TLS, is one line
+        sys.unraisablehook = lambda what: _log.error("Python ignored an error: %r", what.exc_value)
+        asyncio.run(self._serve(worker, parent))
+        if threading.active_count() > 1:  # a look-up still runs, and Python would wait for it at exit
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
         return 0
 
-    async def _serve(self, worker: int, parent: int, lookups: LookUps) -> None:
+    async def _serve(self, worker: int, parent: int) -> None:
         options = self._options
-        asyncio.get_running_loop().set_default_executor(lookups)
+        asyncio.get_running_loop().set_default_executor(_LookUps())
         relay = Relay(
             buffer_length=options.buf_len,
             connect_timeout=options.connect_timeout,
@@ -188,60 +168,62 @@ class _Program:
             dnsbl=Dnsbl.load(options.dnsbl, timeout=options.dnsbl_timeout) if options.dnsbl else None,
             counters=self._counters.of(worker),
         )
-        signals = _Signals(relay, parent)
-        for service, sockets in zip(self._services, self._sockets[worker], strict=True):
+        first, second = _watch_signals(relay, parent)
+        if self._metrics and not worker:
+            await metrics.serve(self._metrics, self._counters)
+        for service, sockets in self._services[worker]:
             relay.listen(service, sockets)
-        await signals.first.wait()
+        await first.wait()
         relay.stop_listening()
-        for sock in (sock for service in self._sockets[worker] for sock in service):
+        for sock in self._sockets(worker):
             if options.workers == 1:  # several workers share the path: their parent removes it
                 unlink(sock)
             sock.close()
-        drained = [asyncio.ensure_future(wait) for wait in (relay.drain(), signals.second.wait())]
+        drained = [asyncio.ensure_future(wait) for wait in (relay.drain(), second.wait())]
         _, pending = await asyncio.wait(drained, timeout=options.drain or 0, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
         relay.close()
 
 
-def _log_unraisable(what: Any) -> None:
-    """Log an error that Python cannot raise to any caller, such as an invalid name in a client's TLS, in one line."""
-    _log.error("Python ignored an error: %r", what.exc_value)
+def _watch_signals(relay: Relay, parent: int) -> tuple[asyncio.Event, asyncio.Event]:
+    """Return the events of the first and of the second SIGTERM or SIGINT. SIGHUP reloads.
 
-
-class _Signals:
-    """The relay's signals: the first SIGTERM or SIGINT ends it, the second ends it at once, SIGHUP reloads.
-
-    A worker reads from the file descriptor *parent* instead of handling SIGTERM and SIGINT; -1 is no worker.
+    A worker does not handle the two itself: it reads them from the file descriptor *parent*; -1 is no worker.
     """
+    first, second = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
 
-    def __init__(self, relay: Relay, parent: int) -> None:
-        self.first, self.second = asyncio.Event(), asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, relay.reload)
-        if parent >= 0:
-            loop.add_reader(parent, self._take, loop, parent)
-        else:
-            for number in ENDING:
-                loop.add_signal_handler(number, self._end)
-        let_through()
+    def end() -> None:
+        (second if first.is_set() else first).set()
 
-    def _end(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
-
-    def _take(self, loop: asyncio.AbstractEventLoop, parent: int) -> None:
+    def read() -> None:
         told = os.read(parent, 2)
         for _ in told:
-            self._end()
+            end()
         if not told:  # the parent is gone
             loop.remove_reader(parent)
-            self.first.set()
+            first.set()
+
+    loop.add_signal_handler(signal.SIGHUP, relay.reload)
+    if parent >= 0:
+        loop.add_reader(parent, read)
+    else:
+        for number in ENDING:
+            loop.add_signal_handler(number, end)
+    let_through()
+    return first, second
 
 
 def _listen_for_metrics(where: str | None) -> list[socket.socket]:
     if where is None:
         return []
-    metrics.check_installed()
+    try:
+        import prometheus_client  # noqa: F401
+    except ImportError as error:
+        raise ProgramError(
+            f"--metrics needs prometheus_client ({error}): the extra proxyprotocol[metrics] installs it"
+        ) from None
     try:
         address = Address(where if ":" in where else f"127.0.0.1:{where}", server=True)
         if address.url.scheme or "?" in where:
@@ -257,8 +239,8 @@ def _listen_for_metrics(where: str | None) -> list[socket.socket]:
         raise ProgramError(f"--metrics: {error}") from None
 
 
-_buffer_length = number(int, *_BUFFER_LENGTHS, "it takes a number of bytes from {} to {}".format(*_BUFFER_LENGTHS))
-_workers = number(int, 1, _MOST_WORKERS, f"it takes a number from 1 to {_MOST_WORKERS}")
+_bytes = number(int, 4096, 1 << 24, f"it takes a number of bytes from 4096 to {1 << 24}")
+_workers = number(int, 1, 256, "it takes a number from 1 to 256")
 _seconds = number(float, 0.001, 1e9, "it takes a number of seconds above 0")
 _or_none = number(float, 0, 1e9, "it takes a number of seconds")
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from proxyprotocol.asyncio.acceptor import Acceptor
+from proxyprotocol.asyncio.sockets import Acceptor
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._relay import metrics
@@ -19,7 +19,6 @@ from proxyprotocol.server._relay.connection import Connection
 from proxyprotocol.server._relay.deadlines import Queues
 from proxyprotocol.server._relay.options import Destination, Listening, parse_destination, parse_source
 from proxyprotocol.server._relay.places import Places
-from proxyprotocol.typing import SockAddr
 
 __all__ = ["BUFFER_LENGTH", "Relay", "Service", "parse_service"]
 
@@ -44,10 +43,6 @@ class Service:
     source: Listening
     destination: Destination
 
-    def __post_init__(self) -> None:
-        if "authority" in (self.destination.outgoing.additions or ()):
-            self.source.keep_names()
-
 
 def parse_service(source: str, destination: str) -> Service:
     """Parse a service from its two addresses, in the form of the command line.
@@ -59,17 +54,18 @@ def parse_service(source: str, destination: str) -> Service:
     Raises:
         ValueError: An address is wrong. The text is a sentence.
     """
-    return Service(parse_source(source), parse_destination(destination))
+    to = parse_destination(destination)
+    return Service(parse_source(source, keep_names="authority" in (to.outgoing.additions or ())), to)
 
 
 class Relay:
     """Relays connections on the running loop until :meth:`close`.
 
-    Every connection takes two file descriptors. The relay accepts as many as there are descriptors for; others wait in
-    the system's queue.
+    Every connection takes two file descriptors. The relay accepts as many connections as it has descriptors for; the
+    others wait in the system's queue.
 
     Args:
-        buffer_length: How many bytes to move at once. The relay keeps at most so many for a slow target.
+        buffer_length: How many bytes to move at once, and the most that the relay keeps for a slow target.
         connect_timeout: How long the look-up of a destination's name may take, and after it each address to accept the
             connection and do its TLS, in seconds.
         idle_timeout: How long nothing may move on a connection, in seconds; None for no limit. The relay closes an idle
@@ -87,6 +83,10 @@ class Relay:
         dnsbl: Dnsbl | None = None,
         counters: memoryview | None = None,
     ) -> None:
+        import resource  # here, so that systems without it can still use Address
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = math.inf if limit == resource.RLIM_INFINITY else max((limit - _OTHER_FILES) // 2, 1)
         self.loop = asyncio.get_running_loop()
         self.queues = Queues(self.loop)
         self.buffer = memoryview(bytearray(buffer_length))
@@ -95,10 +95,8 @@ class Relay:
         self.values = metrics.Counters(1).of(0) if counters is None else counters
         self._acceptor = Acceptor(self.loop, _log, self._full)
         self._services: list[Service] = []
-        self._connections: set[Connection] = set()
-        self._most = _most_connections()
+        self.connections: set[Connection] = set()
         self._empty = asyncio.Event()
-        self._empty.set()
 
     def listen(self, service: Service, sockets: Sequence[socket.socket]) -> None:
         """Accept the connections of a service.
@@ -107,20 +105,23 @@ class Relay:
             service: The service.
             sockets: Its listening sockets, non-blocking. The caller closes them.
         """
-        places = Places(service.destination.address)
+        source, destination = service.source, service.destination
+        begin = partial(Connection, self, source, destination, Places(destination.address))
         self._services.append(service)
         for sock in sockets:
-            self._acceptor.listen(sock, service.source.backlog, partial(self._begin, service, places))
-            _log.info("Listening on %s for %s", describe_address(sock.getsockname()), service.destination.address.name)
+            self._acceptor.listen(sock, source.backlog, begin)
+            _log.info("Listening on %s for %s", describe_address(sock.getsockname()), destination.address.name)
 
     def stop_listening(self) -> None:
-        """Stop accepting, after those who wait in the system's queue already."""
+        """Stop accepting, after the clients that wait in the system's queue already."""
         self._acceptor.stop()
         self._services.clear()
 
     async def drain(self) -> None:
         """Wait until no connection is open."""
-        await self._empty.wait()
+        while self.connections:
+            self._empty.clear()
+            await self._empty.wait()
 
     def close(self, reason: str = "the relay ends") -> None:
         """Close all connections at once.
@@ -129,9 +130,10 @@ class Relay:
             reason: The reason for the log.
         """
         self.stop_listening()
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.abort(reason)
-        self.queues.close()
+        for queue in self.queues.values():
+            queue.close()
 
     def reload(self) -> None:
         """Read the files of TLS again. If one cannot be used, the relay logs that, and the old ones stay in use."""
@@ -144,30 +146,14 @@ class Relay:
 
     def forget(self, connection: Connection) -> None:
         """Handle that a connection is over."""
-        self._connections.discard(connection)
+        self.connections.discard(connection)
         self.values[metrics.OPEN] -= 1
-        if not self._connections:
+        if not self.connections:
             self._empty.set()
         if self._acceptor.paused:
             self._acceptor.go_on()
 
-    def _begin(self, service: Service, places: Places, sock: socket.socket, peer: SockAddr) -> None:
-        connection = Connection(self, service.source, service.destination, places, sock, peer)
-        self._connections.add(connection)
-        self._empty.clear()
-        self.values[metrics.CONNECTIONS] += 1
-        self.values[metrics.OPEN] += 1
-        connection.begin()
-
     def _full(self) -> str | None:
-        if len(self._connections) < self._most:
+        if len(self.connections) < self._most:
             return None
         return f"{self._most} connections are open, and there are no file descriptors for more"
-
-
-def _most_connections() -> int:
-    """Return for how many connections there are file descriptors."""
-    import resource  # here, so that systems without it can still use Address
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if limit == resource.RLIM_INFINITY else max((limit - _OTHER_FILES) // 2, 1)

@@ -7,17 +7,8 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
+from twisted.internet import interfaces
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IAddress,
-    IFileDescriptorReceiver,
-    IHalfCloseableProtocol,
-    IProtocol,
-    IProtocolFactory,
-    ISSLTransport,
-    IStreamClientEndpoint,
-    ITransport,
-)
 from twisted.internet.protocol import Protocol
 from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
@@ -27,14 +18,13 @@ from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.sender import Sender
-from proxyprotocol.twisted import handover
-from proxyprotocol.twisted.addresses import to_sockaddr
-from proxyprotocol.twisted.tls_endpoints import part_client, tls_layer
+from proxyprotocol.twisted.tls_endpoints import client_tls, split_tls_endpoint
+from proxyprotocol.twisted.transport import AT_THE_SOCKET, abort, find_slot, log_prefix, to_sockaddr
 
 __all__ = ["ProxyProtocolClientEndpoint"]
 
 
-@implementer(IStreamClientEndpoint)
+@implementer(interfaces.IStreamClientEndpoint)
 class ProxyProtocolClientEndpoint:
     """Connects through another endpoint, and sends a header before anything else.
 
@@ -59,35 +49,30 @@ class ProxyProtocolClientEndpoint:
 
     def __init__(
         self,
-        endpoint: IStreamClientEndpoint,
-        result: ProxyResult | Callable[[ITransport], ProxyResult | None] | None = None,
+        endpoint: interfaces.IStreamClientEndpoint,
+        result: ProxyResult | Callable[[interfaces.ITransport], ProxyResult | None] | None = None,
         *,
         pp: ProxyProtocol | None = None,
         tls: Any = None,
     ) -> None:
-        if not IStreamClientEndpoint.providedBy(endpoint):
+        if not interfaces.IStreamClientEndpoint.providedBy(endpoint):
             raise TypeError(f"endpoint must be a client endpoint, such as clientFromString() returns, not {endpoint!r}")
         self._sender = Sender(result, pp=pp)
         self._endpoint = endpoint
-        self._layer = None if tls is None else tls_layer(tls)
-        if (parted := part_client(endpoint)) is not None:
-            if tls is not None:
-                raise TypeError("The endpoint already does TLS: leave out tls=")
-            self._endpoint, self._layer = parted
+        self._layer = None if tls is None else client_tls(tls)
+        if (parts := split_tls_endpoint(endpoint, tls)) is not None:
+            self._endpoint, self._layer = parts
         if isinstance(self._endpoint, ProxyProtocolClientEndpoint):
             # a receiver would treat the second header as client data
             raise TypeError(describe_second_header("The endpoint", "sends"))
 
     def speaking_for(self, result: ProxyResult) -> ProxyProtocolClientEndpoint:
-        """Return an endpoint that sends *result*, unless this one already has a result to send.
+        """Return a copy that sends *result*; or this endpoint itself, if it already has a result.
 
         Use it in a relay, to pass on the client of the incoming connection.
 
         Args:
             result: The client to name in the header.
-
-        Returns:
-            A copy that sends *result*; this endpoint itself if it already has a result.
         """
         if self._sender.result is not None:
             return self
@@ -95,11 +80,8 @@ class ProxyProtocolClientEndpoint:
         endpoint._sender = replace(self._sender, result=result)
         return endpoint
 
-    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect, and send the header.
-
-        Args:
-            factory: The application's factory.
+    def connect(self, factory: interfaces.IProtocolFactory) -> Deferred[interfaces.IProtocol]:
+        """Connect for the application's factory, and send the header.
 
         Returns:
             A Deferred that fires with the application's protocol, connected. It fails if the wrapped endpoint fails. It
@@ -108,37 +90,28 @@ class ProxyProtocolClientEndpoint:
         """
         inner = factory if self._layer is None else self._layer(factory)
         opening = _OpeningFactory(inner, self._sender, in_tls=self._layer is not None)
-        connecting: Deferred[IProtocol] = self._endpoint.connect(opening).addCallback(opening.opened)
+        connecting: Deferred[interfaces.IProtocol] = self._endpoint.connect(opening).addCallback(opening.opened)
         return connecting
 
 
 class _OpeningFactory(WrappingFactory):
-    """Puts a header in front of one connection."""
+    """Sends a header before the application's data, on one connection."""
 
     noisy = False
     # why the header could not be written
     failure: Failure | None = None
 
-    def __init__(self, wrapped_factory: IProtocolFactory, sender: Sender, *, in_tls: bool) -> None:
+    def __init__(self, wrapped_factory: interfaces.IProtocolFactory, sender: Sender, *, in_tls: bool) -> None:
         super().__init__(wrapped_factory)  # type: ignore[no-untyped-call]
-        self._sender = sender
+        self.sender = sender
         self._in_tls = in_tls
 
-    def buildProtocol(self, addr: IAddress | None) -> _Opening | None:  # type: ignore[override]
+    def buildProtocol(self, addr: interfaces.IAddress | None) -> _Opening | None:  # type: ignore[override]
         """Return the protocol that sends the header, or None if the application's factory rejects the connection."""
         protocol: Any = self.wrappedFactory.buildProtocol(addr)
         # Twisted wraps TLS around None as well, and then fails with a traceback when it connects
         refused = (protocol.wrappedProtocol if self._in_tls else protocol) is None
         return None if refused else _Opening(self, protocol)
-
-    def header(self, transport: Any) -> bytes:
-        """Return the header for a connection; raise TypeError if TLS has started on it."""
-        if ISSLTransport.providedBy(transport):
-            raise TypeError(
-                "The header comes before TLS, but this endpoint has already started TLS: use an endpoint without TLS, "
-                "and pass the TLS settings as tls="
-            )
-        return self._sender.header(transport, to_sockaddr(transport.getHost()), to_sockaddr(transport.getPeer()))
 
     def opened(self, protocol: Any) -> Any:
         """Return the application's protocol for the one that the endpoint connected, or the failure."""
@@ -163,25 +136,35 @@ class _Opening(Protocol):
         self.factory = factory
         self.wrappedProtocol: Any = protocol
         # Twisted's endpoints check for these interfaces when they receive the protocol
-        for interface in (IHalfCloseableProtocol, IFileDescriptorReceiver):
+        for interface in (interfaces.IHalfCloseableProtocol, interfaces.IFileDescriptorReceiver):
             if interface.providedBy(protocol):
                 alsoProvides(self, interface)
 
     def logPrefix(self) -> str:
-        return handover.log_prefix(self.wrappedProtocol)
+        return log_prefix(self.wrappedProtocol)
 
     def makeConnection(self, transport: Any) -> None:
         protocol = self.wrappedProtocol
         try:
-            header = self.factory.header(transport)
+            if interfaces.ISSLTransport.providedBy(transport):
+                raise TypeError(
+                    "The header comes before TLS, but this endpoint has already started TLS: use an endpoint without "
+                    "TLS, and pass the TLS settings as tls="
+                )
+            here, peer = to_sockaddr(transport.getHost()), to_sockaddr(transport.getPeer())
+            header = self.factory.sender.header(transport, here, peer)
         except Exception:
             # connect() reports it to the caller; an exception raised here would only reach the reactor's log
             self.factory.failure = Failure()
             self.wrappedProtocol = None
-            handover.abort(transport)
+            abort(transport)
             return
         transport.write(header)
-        slot = handover.find_slot(transport, self) or _find_holder(transport, self)
+        slot = find_slot(transport, self)
+        # Twisted's client endpoints insert a protocol of their own, which fires the Deferred and forwards every event.
+        # Only this line uses the name of its private attribute. If it is renamed, our protocol stays, and forwards too.
+        if slot is None and getattr(getattr(transport, AT_THE_SOCKET, None), "_wrappedProtocol", None) is self:
+            slot = AT_THE_SOCKET
         if slot is not None:
             setattr(transport, slot, protocol)
         protocol.makeConnection(transport)
@@ -202,11 +185,3 @@ class _Opening(Protocol):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         if self.wrappedProtocol is not None:
             self.wrappedProtocol.connectionLost(reason)
-
-
-def _find_holder(transport: Any, protocol: IProtocol) -> str | None:
-    """Return the slot of the transport if one of Twisted's client endpoints keeps *protocol* there."""
-    # Twisted's client endpoints insert a protocol of their own, which fires the Deferred and forwards every event. Only
-    # this line uses the name of its private attribute. If it is renamed, our protocol stays, and forwards too.
-    holder = getattr(transport, handover.AT_THE_SOCKET, None)
-    return handover.AT_THE_SOCKET if getattr(holder, "_wrappedProtocol", None) is protocol else None

@@ -22,16 +22,15 @@ _EVERY: Final = 0.25  # seconds between two checks; a busy reactor may be late b
 
 
 class Clock:
-    """Returns the time and starts timers.
+    """Returns the time and keeps one timer, which is all that a queue of deadlines needs.
 
-    Args:
-        reactor: The source of time, such as a ``twisted.internet.task.Clock`` in a test; None for the global reactor.
+    The source of time is *reactor*, such as a ``twisted.internet.task.Clock`` in a test; None for the global reactor.
     """
 
     def __init__(self, reactor: IReactorTime | None) -> None:
         self._given = reactor
-        self._lock = Lock()  # guards _timers and _watched
-        self._timers: set[_Timer] = set()
+        self._call: Any = None  # the reactor's timer
+        self._lock = Lock()  # keeps a timer from starting while the thread decides to end
         self._watched = False
 
     @cached_property
@@ -46,65 +45,40 @@ class Clock:
     def time(self) -> Callable[[], float]:
         """A function that returns seconds, from a clock that does not jump."""
         # a reactor without threads is a test clock
-        seconds: Callable[[], float] = time.monotonic if self._is_real else self._reactor.seconds
+        real = IReactorThreads.providedBy(self._reactor)
+        seconds: Callable[[], float] = time.monotonic if real else self._reactor.seconds
         return seconds
 
-    @cached_property
-    def _is_real(self) -> bool:
-        return bool(IReactorThreads.providedBy(self._reactor))
-
-    def call_later(self, seconds: float, function: Callable[[], None]) -> _Timer:
-        """Start a timer.
-
-        Args:
-            seconds: The delay.
-            function: Called when the time is over, unless the timer is cancelled first.
-        """
-        timer = _Timer(self, self.time() + seconds, function)
-        timer.call = self._reactor.callLater(seconds, timer.fire)
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Clock:
+        """Start the timer, which must not be running; it calls *function* unless :meth:`cancel` comes first."""
         with self._lock:
-            self._timers.add(timer)
-            begin = self._is_real and not self._watched
-            self._watched = self._watched or begin
-        if begin:
+            self._due, self._function = self.time() + seconds, function
+            call: Any = self._reactor.callLater(seconds, lambda: self._fire(call))
+            self._call = call
+            start = self.time is time.monotonic and not self._watched
+            self._watched = self._watched or start
+        if start:
             Thread(target=self._watch, name="proxyprotocol-deadlines", daemon=True).start()
-        return timer
+        return self
 
-    def forget(self, timer: _Timer) -> None:
-        """Stop watching a timer that has fired or was cancelled."""
-        with self._lock:
-            self._timers.discard(timer)
+    def cancel(self) -> None:
+        """Stop the timer."""
+        call, self._call = self._call, None
+        if call.active():
+            call.cancel()
+
+    def _fire(self, call: Any) -> None:
+        # the thread may ask for this after the timer fired or was cancelled, and another one was started
+        if call is self._call:
+            self.cancel()
+            self._function()
 
     def _watch(self) -> None:
         while self._watched:
             time.sleep(_EVERY)
             with self._lock:
-                overdue = [timer for timer in self._timers if timer.due + _EVERY < time.monotonic()]
-                self._timers.difference_update(overdue)
-                self._watched = bool(self._timers)
-            for timer in overdue:
+                call, late = self._call, self._due + _EVERY < time.monotonic()
+                self._watched = call is not None
+            if call is not None and late:
                 with contextlib.suppress(RuntimeError):  # from asyncio's loop after it was closed
-                    self._reactor.callFromThread(timer.fire)
-
-
-class _Timer:
-    """A timer that the reactor fires or, if the reactor is late, the thread."""
-
-    __slots__ = ("_clock", "_function", "call", "due")
-
-    def __init__(self, clock: Clock, due: float, function: Callable[[], None]) -> None:
-        self._clock, self.due, self._function = clock, due, function
-        self.call: Any = None
-
-    def fire(self) -> None:
-        """Call the function, unless the timer has fired or was cancelled."""
-        if self.call is not None:
-            self.cancel()
-            self._function()
-
-    def cancel(self) -> None:
-        """Stop the timer."""
-        call, self.call = self.call, None
-        if call.active():
-            call.cancel()
-        self._clock.forget(self)
+                    self._reactor.callFromThread(self._fire, call)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import AbstractDatagramProtocol, DatagramProtocol
-from twisted.logger import Logger
 from zope.interface import Interface, directlyProvides, providedBy
 
 from proxyprotocol._adapters.refusals import describe_lost_answer, describe_second_header
@@ -15,16 +14,14 @@ from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, 
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
-from proxyprotocol.twisted.addresses import to_sockaddr
-from proxyprotocol.twisted.handover import log_prefix
+from proxyprotocol.twisted.clock import Clock
+from proxyprotocol.twisted.transport import log, log_prefix, to_sockaddr
 from proxyprotocol.typing import SockAddr
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["IProxiedDatagramTransport", "ProxyProtocolDatagramWrapper"]
-
-_log = Logger(namespace="proxyprotocol.twisted")
 
 
 class IProxiedDatagramTransport(Interface):
@@ -34,12 +31,12 @@ class IProxiedDatagramTransport(Interface):
         """Return what the header of a client's datagram said.
 
         Args:
-            addr: The client's address, as passed to ``datagramReceived``. Inside ``datagramReceived``, this method
-                returns the header of the current datagram; at any other time, that of the last remembered datagram from
-                this client.
+            addr: The client's address, as passed to ``datagramReceived``.
 
         Returns:
-            The result; its ``tlv`` holds the additional fields. None if there was no header.
+            The result; its ``tlv`` holds the additional fields. None if there was no header. Inside
+            ``datagramReceived``, it is for the current datagram; at any other time, for the last remembered one from
+            this client.
         """
 
 
@@ -87,7 +84,7 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         self._datagrams = DatagramReceiver(
             Receiver.of(receiver, keywords), max_clients=max_clients, client_timeout=client_timeout
         )
-        self._clock = clock
+        self._clock = Clock(clock)
 
     def logPrefix(self) -> str:
         return log_prefix(self.wrappedProtocol)
@@ -104,24 +101,16 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         local = to_sockaddr(self.transport.getHost()) if self._datagrams.needs_local else None
         try:
-            received = self._datagrams.receive(datagram, addr, local, self._now())
+            received = self._datagrams.receive(datagram, addr, local, self._clock.time())
         except ProxyProtocolError as error:
-            refusal = self._datagrams.describe_refusal(error, addr, self._now())
+            refusal = self._datagrams.describe_refusal(error, addr, self._clock.time())
             if refusal is not None:
-                _log.warn("{refusal}", refusal=refusal, error=error)
+                log.warn("{refusal}", refusal=refusal, error=error)
             return
         client = received.client
         with self._datagrams.answering(received):
             # only host and port: Twisted's IPv6 ports leave out flow and scope as well
             self.wrappedProtocol.datagramReceived(received.payload, client[:2] if isinstance(client, tuple) else client)
-
-    def _now(self) -> float:
-        if self._clock is None:
-            from twisted.internet import reactor
-
-            # imported late: the application may install a reactor after it has made a protocol
-            self._clock = IReactorTime(reactor)
-        return self._clock.seconds()
 
 
 class _Transport:
@@ -131,7 +120,7 @@ class _Transport:
         directlyProvides(self, IProxiedDatagramTransport, providedBy(port))
         self._port = port
         self._family: int | None = getattr(port, "addressFamily", None)
-        self._datagrams, self._now = wrapper._datagrams, wrapper._now
+        self._datagrams, self._clock = wrapper._datagrams, wrapper._clock
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._port, name)
@@ -140,11 +129,11 @@ class _Transport:
         """Send a datagram to the client's proxy, or directly if the policy allows clients without a header."""
         to = addr
         if addr is not None:
-            to = self._datagrams.reply_to(addr, self._now())
+            to = self._datagrams.reply_to(addr, self._clock.time())
             lost = describe_lost_answer(addr, to, self._family)
             if lost is not None:
-                # drop it, as a network may: for an address of another family Twisted's port would raise
-                _log.debug("{lost}", lost=lost)
+                # drop it: datagrams may get lost anyway, and for another family Twisted's port would raise an error
+                log.debug("{lost}", lost=lost)
                 return
         self._port.write(datagram, to)
 
@@ -152,4 +141,4 @@ class _Transport:
         self.write(b"".join(seq), addr)
 
     def getProxyResult(self, addr: SockAddr) -> ProxyResult | None:
-        return self._datagrams.result_for(addr, self._now())
+        return self._datagrams.result_for(addr, self._clock.time())

@@ -5,17 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet import interfaces
 from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import (
-    IAddress,
-    IHalfCloseableProtocol,
-    IProtocol,
-    IProtocolFactory,
-    IProtocolNegotiationFactory,
-    IReactorTime,
-)
 from twisted.internet.protocol import Protocol
-from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory  # Twisted offers no public name
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
@@ -26,17 +18,23 @@ from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol._wire import spec
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_refusal
-from proxyprotocol.result import describe_address
-from proxyprotocol.twisted import handover
-from proxyprotocol.twisted.addresses import from_sockaddr, to_sockaddr
 from proxyprotocol.twisted.clock import Clock
+from proxyprotocol.twisted.handover import hand_over
+from proxyprotocol.twisted.transport import (
+    IN_A_LAYER,
+    abort,
+    describe_peer,
+    find_slot,
+    from_sockaddr,
+    log,
+    log_prefix,
+    to_sockaddr,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["ProxyProtocolWrapper", "ProxyProtocolWrapperFactory"]
-
-_log = Logger(namespace="proxyprotocol.twisted")
 
 
 class ProxyProtocolWrapper(Protocol):
@@ -46,9 +44,7 @@ class ProxyProtocolWrapper(Protocol):
     client's address, and connects it to the connection's own transport. From then on ``getPeer`` and ``getHost`` of
     that transport return the addresses of the header, and so do ``client``, ``hostname`` and the log prefix of
     Twisted's server transports. The wrapper then drops out. Only if it cannot hand over a transport of an unknown kind
-    does it stay, and forward every event.
-
-    Only the application learns of a half-close. If the stream ends inside the header, the connection is lost.
+    does it stay, and forward every event. A stream that ends inside the header loses the connection.
 
     Args:
         factory: The factory that made it.
@@ -56,27 +52,26 @@ class ProxyProtocolWrapper(Protocol):
 
     factory: ProxyProtocolWrapperFactory
     transport: Any = None
-    wrappedProtocol: Any
-    # None before makeConnection() and after the decision
-    _connection: ReceiverConnection | None
+    wrappedProtocol: Any = None
+    # set from makeConnection() until the decision
+    _connection: ReceiverConnection | None = None
 
     def __init__(self, factory: ProxyProtocolWrapperFactory) -> None:
         self.factory = factory
-        self.wrappedProtocol = self._connection = None
 
     def logPrefix(self) -> str:
         """Return the name of this class, with the application's protocol if there is one."""
         name = type(self).__name__
-        return name if self.wrappedProtocol is None else f"{handover.log_prefix(self.wrappedProtocol)} ({name})"
+        return name if self.wrappedProtocol is None else f"{log_prefix(self.wrappedProtocol)} ({name})"
 
-    def getPeer(self) -> IAddress:
+    def getPeer(self) -> interfaces.IAddress:
         """Return the client's address; before the header is complete, the address that connected."""
-        peer: IAddress = self.transport.getPeer()
+        peer: interfaces.IAddress = self.transport.getPeer()
         return peer
 
-    def getHost(self) -> IAddress:
+    def getHost(self) -> interfaces.IAddress:
         """Return the address that the client connected to; before the header is complete, the real one."""
-        host: IAddress = self.transport.getHost()
+        host: interfaces.IAddress = self.transport.getHost()
         return host
 
     def makeConnection(self, transport: Any) -> None:
@@ -91,7 +86,7 @@ class ProxyProtocolWrapper(Protocol):
         except ProxyProtocolError as error:
             self._refuse(error)
         except BaseException:  # from the policy function; Twisted logs it, but would leave the connection open
-            handover.abort(transport)
+            abort(transport)
             raise
         else:
             if connection.begun:
@@ -120,11 +115,17 @@ class ProxyProtocolWrapper(Protocol):
             try:
                 self._connection.eof()
             except ProxyProtocolError as error:
-                if reason.check(ConnectionClosed) is None:
-                    self._log_broken_tls(reason)
-                else:
+                if reason.check(ConnectionClosed) is not None:
                     self._log_refusal(error)
-            self._forget()
+                else:
+                    log.warn(
+                        "Refused a connection from {peer}: TLS around the header failed ({reason!r}). Most senders "
+                        "put the header in front of TLS: leave out inside_tls= (ppInsideTLS=yes), and listenSSL",
+                        peer=describe_peer(self.transport),
+                        reason=reason.value,
+                    )
+            self._connection = None
+            self.factory._headers.discard(self)
 
     def readConnectionLost(self) -> None:
         """Forward a half-close; the transport calls this only if the wrapper stayed."""
@@ -142,32 +143,24 @@ class ProxyProtocolWrapper(Protocol):
         except ProxyProtocolError as error:
             self._refuse(error)
         else:
-            self._hand_over(connection)
+            try:
+                self._hand_over(connection)
+            except Exception:  # from the application: a server that speaks first starts here
+                log.failure("The application raised an error when its connection started")
 
     def abort(self) -> None:
         """Abort the connection without a message in the log; the factory calls this when its port stops."""
-        self._forget()
-        handover.abort(self.transport)
-
-    def _forget(self) -> None:
         self._connection = None
         self.factory._headers.discard(self)
+        abort(self.transport)
 
     def _refuse(self, error: ProxyProtocolError) -> None:
         self._log_refusal(error)
         self.abort()
 
     def _log_refusal(self, error: ProxyProtocolError) -> None:
-        log = _log.debug if error.routine else _log.warn
-        log("{refusal}", refusal=describe_refusal(error, to_sockaddr(self.transport.getPeer())), error=error)
-
-    def _log_broken_tls(self, reason: Failure) -> None:
-        _log.warn(
-            "Refused a connection from {peer}: TLS around the header has failed ({reason!r}). Most senders put the "
-            "header in front of TLS: leave out inside_tls= (ppInsideTLS=yes), and listenSSL",
-            peer=describe_address(to_sockaddr(self.transport.getPeer())),
-            reason=reason.value,
-        )
+        write = log.debug if error.routine else log.warn
+        write("{refusal}", refusal=describe_refusal(error, to_sockaddr(self.transport.getPeer())), error=error)
 
     def _hand_over(self, connection: ReceiverConnection) -> None:
         """Build the application's protocol and give it the connection."""
@@ -181,29 +174,25 @@ class ProxyProtocolWrapper(Protocol):
             protocol = factory.wrappedFactory.buildProtocol(peer)
             if protocol is None:
                 # Abort instead of loseConnection(): TLS below would wait for its peer, and the deadline has ended.
-                handover.abort(transport)
+                abort(transport)
                 return
             # check the usual case inline: a call takes measurable time here
-            slot = "protocol" if getattr(transport, "protocol", None) is self else handover.find_slot(transport, self)
+            slot = "protocol" if getattr(transport, "protocol", None) is self else find_slot(transport, self)
             if slot is None:
-                transport, slot = self._stay(protocol), handover.IN_A_LAYER
+                # stay, as the application's transport; mypy confuses the hash of the instances with that of the class
+                self.__class__ = _forwarding(type(self))  # type: ignore[arg-type]
+                directlyProvides(self, providedBy(transport))
+                if interfaces.IHalfCloseableProtocol.providedBy(protocol):
+                    alsoProvides(self, interfaces.IHalfCloseableProtocol)
+                transport, slot = self, IN_A_LAYER
             # A transport in front of another may return that one's protocol. We did not replace the protocol there, so
             # data still arrives here and must be forwarded.
             self.wrappedProtocol = protocol
-            handover.hand_over(transport, slot, protocol, peer, client, connection)
+            hand_over(transport, slot, protocol, peer, client, connection)
         except BaseException:
             # from the application; outside the reactor's read nobody else would drop the connection
-            handover.abort(transport)
+            abort(transport)
             raise
-
-    def _stay(self, protocol: IProtocol) -> ProxyProtocolWrapper:
-        """Become the application's transport, because the real one cannot be handed over."""
-        # mypy confuses the hash of the instances with that of the class
-        self.__class__ = _forwarding(type(self))  # type: ignore[arg-type]
-        directlyProvides(self, providedBy(self.transport))
-        if IHalfCloseableProtocol.providedBy(protocol):
-            directlyProvides(self, providedBy(self.transport), IHalfCloseableProtocol)
-        return self
 
 
 @cache
@@ -229,7 +218,8 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
 
     Raises:
-        TypeError: Both a receiver and its keywords were given, or a keyword is unknown.
+        TypeError: *wrapped_factory* is not a factory or already reads a header, both a receiver and its keywords were
+            given, or a keyword is unknown.
         ValueError: A keyword is out of range.
     """
 
@@ -238,28 +228,36 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
 
     def __init__(
         self,
-        wrapped_factory: IProtocolFactory,
+        wrapped_factory: interfaces.IProtocolFactory,
         *,
         tls: Any = None,
         tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
-        clock: IReactorTime | None = None,
+        clock: interfaces.IReactorTime | None = None,
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],
     ) -> None:
-        _check_factory(wrapped_factory)
-        own_clock, tls_timeout = Clock(clock), check_seconds("tls_timeout", tls_timeout)
+        if isinstance(wrapped_factory, type) or not hasattr(wrapped_factory, "buildProtocol"):
+            raise TypeError(f"wrapped_factory must be a factory, which builds protocols, not {wrapped_factory!r}")
+        inner: Any = wrapped_factory
+        while inner is not None:
+            if isinstance(inner, (ProxyProtocolWrapperFactory, HAProxyWrappingFactory)):
+                raise TypeError(describe_second_header("The factory"))
+            inner = getattr(inner, "wrappedFactory", None)
+        tls_timeout = check_seconds("tls_timeout", tls_timeout)
         if tls is not None:
             from proxyprotocol.twisted.tls import TLSFactory  # needs pyOpenSSL, which applications without TLS may lack
 
-            wrapped_factory = TLSFactory(tls, wrapped_factory, clock, tls_timeout, own_clock)
+            wrapped_factory = TLSFactory(tls, wrapped_factory, clock, tls_timeout)
         super().__init__(wrapped_factory)  # type: ignore[no-untyped-call]
         self.receiver = Receiver.of(receiver, keywords)
-        if IProtocolNegotiationFactory.providedBy(self.wrappedFactory):
+        if interfaces.IProtocolNegotiationFactory.providedBy(self.wrappedFactory):
             # TLS around the header checks for it: without it, newer Twisted refuses clients that offer a protocol
-            alsoProvides(self, IProtocolNegotiationFactory)
-        self._headers: Deadlines[ProxyProtocolWrapper] = Deadlines(self.receiver.timeout, _time_out, own_clock)
+            alsoProvides(self, interfaces.IProtocolNegotiationFactory)
+        self._headers: Deadlines[ProxyProtocolWrapper] = Deadlines(
+            self.receiver.timeout, lambda wrapper: wrapper.time_out(), Clock(clock)
+        )
 
-    def buildProtocol(self, addr: IAddress | None) -> ProxyProtocolWrapper:  # type: ignore[override]
+    def buildProtocol(self, addr: interfaces.IAddress | None) -> ProxyProtocolWrapper:  # type: ignore[override]
         return self.protocol(self)
 
     def acceptableProtocols(self) -> list[bytes]:
@@ -271,21 +269,3 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
         """Abort the connections that are still waiting for their header."""
         for wrapper in self._headers.close():
             wrapper.abort()
-
-
-def _time_out(wrapper: ProxyProtocolWrapper) -> None:
-    try:
-        wrapper.time_out()
-    except Exception:
-        # from the application: a server that speaks first starts here
-        _log.failure("An application has raised as it began")
-
-
-def _check_factory(factory: Any) -> None:
-    """Reject non-factories, and factories that already read a header."""
-    if isinstance(factory, type) or not hasattr(factory, "buildProtocol"):
-        raise TypeError(f"The wrapped factory is one that builds protocols, not {factory!r}")
-    while factory is not None:
-        if isinstance(factory, (ProxyProtocolWrapperFactory, HAProxyWrappingFactory)):
-            raise TypeError(describe_second_header("The factory"))
-        factory = getattr(factory, "wrappedFactory", None)

@@ -6,96 +6,16 @@ transport's protocol. The transport gets new ``getPeer``, ``getHost`` and ``clie
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from types import MethodType
-from typing import Any, Final
+from typing import Any
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
+from twisted.internet.interfaces import IAddress, IDelayedCall
 
 from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import ProxyResult, describe_address
-from proxyprotocol.twisted.addresses import from_sockaddr, to_sockaddr
+from proxyprotocol.twisted.transport import AT_THE_SOCKET, HEADER, abort, from_sockaddr, layers, to_sockaddr
 
-__all__ = [
-    "AT_THE_SOCKET",
-    "HEADER",
-    "IN_A_LAYER",
-    "abort",
-    "deliver",
-    "find_slot",
-    "hand_over",
-    "layers",
-    "log_prefix",
-    "own_attributes",
-]
-
-# the attribute in which a transport keeps its result and its former ``client``; hand_over() writes the name out,
-# because setattr() is slower
-HEADER = "_proxyprotocol_header"
-# the attributes in which Twisted's transports keep their protocol
-AT_THE_SOCKET: Final = "protocol"
-IN_A_LAYER: Final = "wrappedProtocol"
-# far more than anybody stacks; it also ends the search if transports form a ring
-_MOST_LAYERS: Final = 32
-
-
-def own_attributes(transport: Any) -> Mapping[str, Any]:
-    """Return the attributes of a transport itself, without those it looks up on another transport below it.
-
-    Args:
-        transport: The transport, or any other object.
-    """
-    attributes: Mapping[str, Any] = getattr(transport, "__dict__", {})
-    return attributes
-
-
-def layers(transport: Any) -> Iterator[Any]:
-    """Yield a transport and the transports below it, as layers such as TLS keep them.
-
-    Args:
-        transport: The transport, or any other object.
-    """
-    for _ in range(_MOST_LAYERS):
-        if transport is None:
-            return
-        yield transport
-        # own attributes only: a mock in a test makes up every attribute, so it would never run out of transports
-        transport = own_attributes(transport).get("transport")
-
-
-def find_slot(transport: Any, protocol: IProtocol) -> str | None:
-    """Return the name of the attribute in which a transport keeps its protocol.
-
-    Args:
-        transport: The transport.
-        protocol: Its protocol.
-
-    Returns:
-        The name; None for a transport of an unknown kind, which may keep its protocol elsewhere.
-    """
-    # first: a ProtocolWrapper, such as TLS, looks up "protocol" on the socket below it
-    if getattr(transport, AT_THE_SOCKET, None) is protocol:
-        return AT_THE_SOCKET
-    return IN_A_LAYER if getattr(transport, IN_A_LAYER, None) is protocol else None
-
-
-def abort(transport: Any) -> None:
-    """Drop a connection at once; a transport without ``abortConnection``, such as standard input, closes normally.
-
-    Args:
-        transport: The connection's transport.
-    """
-    (getattr(transport, "abortConnection", None) or transport.loseConnection)()
-
-
-def log_prefix(protocol: Any) -> str:
-    """Return the name of a protocol in the log, as Twisted's transports make it.
-
-    Args:
-        protocol: The protocol.
-    """
-    prefix: str = protocol.logPrefix() if hasattr(protocol, "logPrefix") else type(protocol).__name__
-    return prefix
+__all__ = ["hand_over"]
 
 
 def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, client: Any, connection: ReceiverConnection) -> None:
@@ -106,26 +26,22 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, client: Any, 
     like any other. All three call ``stopReading`` on the object that reads the socket, so this function watches that
     method.
 
-    This is one long function because calls cost time here: split into six, it took a fifth longer.
+    *client* is the address *peer* in the form of the socket module, or None if the header did not name a client.
 
-    Args:
-        transport: The transport that the application gets.
-        slot: The attribute in which the transport keeps its protocol.
-        protocol: The application's protocol.
-        peer: The client's address.
-        client: The same address in the form of the socket module; None if the header did not name a client.
-        connection: The decided connection.
+    This is one long function because calls cost time here: split into six, it took a fifth longer.
     """
+    below, above = transport, protocol  # the object at the socket, and the object right above it
     if slot is AT_THE_SOCKET:
         transport.protocol = protocol
-        below, above = transport, protocol
     else:
         setattr(transport, slot, protocol)
-        below, above = _socket_below(transport)
+        _, *lower = layers(transport)
+        for layer in lower:
+            above, below = below, layer
     real = getattr(transport, "client", None)  # Twisted's servers keep the peer's socket address there
     if connection.result is not None:
         # neither value refers to the transport, so there is no reference cycle
-        transport._proxyprotocol_header = connection.result, real
+        setattr(transport, HEADER, (connection.result, real))
     if client is None:
         # a UNIXAddress lacks a host, and Twisted 22.4 cannot format one if its path is not UTF-8
         name = getattr(peer, "host", None) or describe_address(to_sockaddr(peer))
@@ -153,24 +69,24 @@ def hand_over(transport: Any, slot: str, protocol: Any, peer: Any, client: Any, 
     # an int session number means a Twisted socket, which has stopReading
     if not trailing or not (type(session) is int or hasattr(type(below), "stopReading")):
         protocol.makeConnection(transport)
-        if trailing:
-            deliver(transport, slot, trailing)
-        return
-    unstopped = below.stopReading = MethodType(_ReadWatch, below)
-    try:
-        protocol.makeConnection(transport)
-    except BaseException:
-        _end_watch(below)
-        raise
-    watch = below.stopReading
-    if watch is unstopped:
-        del below.stopReading
-    elif type(watch) is _ReadWatch:  # otherwise the application has replaced it
-        if not watch.reading:
-            watch.hold(transport, slot, trailing)
-            return
-        _end_watch(below)
-    deliver(transport, slot, trailing)
+    else:
+        unstopped = below.stopReading = MethodType(_ReadWatch, below)
+        try:
+            protocol.makeConnection(transport)
+        except BaseException:
+            _end_watch(below)
+            raise
+        watch = below.stopReading
+        if watch is unstopped:
+            del below.stopReading
+        elif type(watch) is _ReadWatch:  # otherwise the application has replaced it
+            if not watch.reading:
+                watch.hold(transport, slot, trailing)
+                return
+            _end_watch(below)
+    # Ask again for the protocol: connectionMade may have replaced it to start TLS. It is None after a loss.
+    if trailing and (current := getattr(transport, slot)) is not None:
+        current.dataReceived(trailing)
 
 
 def _itself(peer: IAddress) -> IAddress:
@@ -179,27 +95,6 @@ def _itself(peer: IAddress) -> IAddress:
 
 def _destination(effective: ProxyResult) -> IAddress:
     return from_sockaddr(effective.sockname)
-
-
-def _socket_below(transport: Any) -> tuple[Any, Any]:
-    """Return the object at the socket, below layers such as TLS, and the object right above it."""
-    above, below = None, transport
-    for layer in layers(transport):
-        above, below = below, layer
-    return below, above
-
-
-def deliver(transport: Any, slot: str, data: bytes) -> None:
-    """Pass bytes to the current protocol of a transport: ``connectionMade`` may have replaced it to start TLS.
-
-    Args:
-        transport: The transport.
-        slot: The attribute in which the transport keeps its protocol.
-        data: The bytes.
-    """
-    protocol = getattr(transport, slot)
-    if protocol is not None:  # None after the connection was lost
-        protocol.dataReceived(data)
 
 
 def _end_watch(descriptor: Any) -> None:
@@ -224,7 +119,7 @@ class _ReadWatch:
         if "stopReading" in vars(descriptor):
             descriptor.stopReading = self
             self()
-        else:  # somebody kept a reference and calls it after the hand-over
+        else:  # the application kept a reference, and calls it after the hand-over
             descriptor.stopReading()
 
     def hold(self, transport: Any, slot: str, data: bytes) -> None:
@@ -267,7 +162,8 @@ class _ReadWatch:
         self._release()
         self._descriptor.startReading()
         try:
-            deliver(self._transport, self._slot, self._data)
+            if (protocol := getattr(self._transport, self._slot)) is not None:  # None after the connection was lost
+                protocol.dataReceived(self._data)
         except BaseException:
             # from the application; outside the reactor's read nobody else would drop the connection
             abort(self._transport)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet import endpoints, interfaces
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import (
-    AdoptedStreamServerEndpoint,
-    StandardIOEndpoint,
-    TCP4ServerEndpoint,
-    TCP6ServerEndpoint,
-    UNIXServerEndpoint,
-)
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, ISSLTransport, IStreamServerEndpoint
-from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # Twisted offers no public name
 from zope.interface import implementer
 
@@ -21,29 +14,26 @@ from proxyprotocol._adapters.deadlines import check_seconds
 from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol._wire import spec
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
-from proxyprotocol.result import describe_address
-from proxyprotocol.twisted import handover
-from proxyprotocol.twisted.addresses import to_sockaddr
 from proxyprotocol.twisted.factory import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
-from proxyprotocol.twisted.tls_endpoints import part_server
+from proxyprotocol.twisted.tls_endpoints import split_tls_endpoint
+from proxyprotocol.twisted.transport import abort, describe_peer, layers, log
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["ProxyProtocolServerEndpoint"]
 
-_log = Logger(namespace="proxyprotocol.twisted")
 # Twisted's endpoints that never do TLS
 _PLAIN_ENDPOINTS = (
-    AdoptedStreamServerEndpoint,
-    StandardIOEndpoint,
-    TCP4ServerEndpoint,
-    TCP6ServerEndpoint,
-    UNIXServerEndpoint,
+    endpoints.AdoptedStreamServerEndpoint,
+    endpoints.StandardIOEndpoint,
+    endpoints.TCP4ServerEndpoint,
+    endpoints.TCP6ServerEndpoint,
+    endpoints.UNIXServerEndpoint,
 )
 
 
-@implementer(IStreamServerEndpoint)
+@implementer(interfaces.IStreamServerEndpoint)
 class ProxyProtocolServerEndpoint:
     """Listens through another endpoint, and reads a header at the start of every connection.
 
@@ -67,7 +57,7 @@ class ProxyProtocolServerEndpoint:
 
     def __init__(
         self,
-        endpoint: IStreamServerEndpoint,
+        endpoint: interfaces.IStreamServerEndpoint,
         *,
         tls: Any = None,
         tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
@@ -75,7 +65,7 @@ class ProxyProtocolServerEndpoint:
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],
     ) -> None:
-        if not IStreamServerEndpoint.providedBy(endpoint):
+        if not interfaces.IStreamServerEndpoint.providedBy(endpoint):
             raise TypeError(f"endpoint must be a server endpoint, such as serverFromString() returns, not {endpoint!r}")
         self._receiver = Receiver.of(receiver, keywords)
         self._endpoint = endpoint
@@ -90,16 +80,11 @@ class ProxyProtocolServerEndpoint:
                 raise TypeError(
                     "The endpoint does not do TLS: inside_tls= (ppInsideTLS=yes) needs an endpoint that does"
                 )
-        elif (taken := part_server(endpoint)) is not None:
-            if tls is not None:
-                raise TypeError("The endpoint already does TLS: leave out tls=")
-            self._endpoint, self._tls = taken
+        elif (parts := split_tls_endpoint(endpoint, tls)) is not None:
+            self._endpoint, self._tls = parts
 
-    def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Start to listen.
-
-        Args:
-            factory: The application's factory.
+    def listen(self, factory: interfaces.IProtocolFactory) -> Deferred[interfaces.IListeningPort]:
+        """Start to listen for the application's factory.
 
         Returns:
             A Deferred that fires with the port. It fails with TypeError if *factory* already reads a header.
@@ -111,37 +96,29 @@ class ProxyProtocolServerEndpoint:
         except TypeError:  # a factory that already reads a header
             return fail()
         if type(self._endpoint) not in _PLAIN_ENDPOINTS:
-            wrapper.protocol = _FirstInside if self._inside_tls else _FirstOutside
-        listening: Deferred[IListeningPort] = self._endpoint.listen(wrapper)
+            wrapper.protocol = partial(_OnlyWrapper, inside_tls=self._inside_tls)  # type: ignore[assignment]
+        listening: Deferred[interfaces.IListeningPort] = self._endpoint.listen(wrapper)
         return listening
 
 
-class _FirstInside(ProxyProtocolWrapper):
-    """Refuses a connection on which another wrapper has read a header: foreign endpoints may do so unnoticed."""
+class _OnlyWrapper(ProxyProtocolWrapper):
+    """Refuses a connection on which a foreign endpoint has already read a header, or has started TLS unexpectedly."""
+
+    def __init__(self, factory: ProxyProtocolWrapperFactory, *, inside_tls: bool) -> None:
+        super().__init__(factory)
+        self._inside_tls = inside_tls
 
     def makeConnection(self, transport: Any) -> None:
-        refusal = self._refusal(transport)
-        if refusal is None:
-            super().makeConnection(transport)
-        else:
-            peer = describe_address(to_sockaddr(transport.getPeer()))
-            _log.error("Refused a connection from {peer}: {refusal}", peer=peer, refusal=refusal)
-            handover.abort(transport)
-
-    def _refusal(self, transport: Any) -> str | None:
-        if any(isinstance(layer, HAProxyProtocolWrapper) for layer in handover.layers(transport)):
-            return describe_second_header("this endpoint")
-        return None
-
-
-class _FirstOutside(_FirstInside):
-    """Also refuses a connection on which TLS has started."""
-
-    def _refusal(self, transport: Any) -> str | None:
-        if ISSLTransport.providedBy(transport):
-            return (
+        if not self._inside_tls and interfaces.ISSLTransport.providedBy(transport):
+            refusal = (
                 "the header comes before TLS, but this endpoint has already started TLS. Use an endpoint without TLS, "
                 "and pass the context as tls=; or use inside_tls= (ppInsideTLS=yes) if the sender puts the header "
                 "inside TLS"
             )
-        return super()._refusal(transport)
+        elif any(isinstance(layer, HAProxyProtocolWrapper) for layer in layers(transport)):
+            refusal = describe_second_header("this endpoint")
+        else:
+            super().makeConnection(transport)
+            return
+        log.error("Refused a connection from {peer}: {refusal}", peer=describe_peer(transport), refusal=refusal)
+        abort(transport)

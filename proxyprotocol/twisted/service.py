@@ -6,76 +6,44 @@ outgoing header, with all the TLVs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
-from twisted.application.service import IService, Service
-from twisted.internet import endpoints
+from twisted.application.internet import StreamServerEndpointService
+from twisted.application.service import IService
+from twisted.internet import interfaces
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import (
-    IAddress,
-    IHalfCloseableProtocol,
-    ISSLTransport,
-    IStreamClientEndpoint,
-    ITCPTransport,
-)
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.sender import name_ends
-from proxyprotocol.twisted import handover
-from proxyprotocol.twisted.addresses import to_sockaddr
 from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
-from proxyprotocol.twisted.transport import proxy_result
+from proxyprotocol.twisted.transport import abort, describe_peer, log, proxy_result, to_sockaddr
 
 __all__ = ["EchoFactory", "Options", "RelayFactory", "makeService"]
 
-_log = Logger(namespace="proxyprotocol.twisted")
+_LISTEN = ["listen", "l", None, "Where to listen: an endpoint string, such as proxyprotocol:tcp:8080"]
+_CONNECT = ["connect", "c", None, "Where to connect: an endpoint string, such as tcp:127.0.0.1:8080"]
 
 
-class _ListenOptions(usage.Options):
-    optParameters: ClassVar = [
-        ["listen", "l", None, "Where to listen: an endpoint string, such as proxyprotocol:tcp:8080"]
-    ]
-    _parsers: ClassVar[dict[str, Callable[[Any, str], Any]]] = {"listen": endpoints.serverFromString}
-
-    def postOptions(self) -> None:
-        """Parse the endpoint strings, to report a missing or wrong one as a usage error."""
-        from twisted.internet import reactor
-
-        for name, parse in self._parsers.items():
-            if self[name] is None:
-                raise usage.UsageError(f"--{name} is missing: pass an endpoint string")
-            try:
-                parse(reactor, self[name])
-            except LookupError as error:
-                raise usage.UsageError(f"--{name} {self[name]}: systemd did not pass this socket") from error
-            except Exception as error:  # from the file system, from pyOpenSSL, or from a foreign endpoint
-                raise usage.UsageError(f"--{name} {self[name]}: {str(error) or repr(error)}") from error
-
-
-class _EchoOptions(_ListenOptions):
+class _EchoOptions(usage.Options):
     longdesc = "Sends a line that names the client, then sends back all that it receives."
+    optParameters: ClassVar = [_LISTEN]
 
 
-class _RelayOptions(_ListenOptions):
+class _RelayOptions(usage.Options):
     longdesc = (
         "Relays every connection. If --listen is a proxyprotocol: string, it reads a header from each connection. If "
         "--connect is one, it sends a header that names the client of the incoming connection."
     )
-    optParameters: ClassVar = [
-        ["connect", "c", None, "Where to connect: an endpoint string, such as tcp:127.0.0.1:8080"]
-    ]
-    _parsers: ClassVar = {**_ListenOptions._parsers, "connect": endpoints.clientFromString}
+    optParameters: ClassVar = [_LISTEN, _CONNECT]
 
 
 class Options(usage.Options):
-    """The command line of ``twistd proxyprotocol``."""
+    """The command line of ``twistd proxyprotocol``; ``endpoints`` holds the endpoints by the names of their options."""
 
     synopsis = "[options] echo|relay --listen ENDPOINT [--connect ENDPOINT]"
     subCommands: ClassVar = [
@@ -84,8 +52,22 @@ class Options(usage.Options):
     ]
 
     def postOptions(self) -> None:
+        """Make the endpoints, to report a missing or wrong endpoint string as a usage error."""
+        from twisted.internet import reactor
+
         if self.subCommand is None:
             raise usage.UsageError("The command is missing: echo or relay")
+        self.endpoints: dict[str, Any] = {}
+        for name, description in self.subOptions.items():
+            if description is None:
+                raise usage.UsageError(f"--{name} is missing: pass an endpoint string")
+            from_string: Any = serverFromString if name == "listen" else clientFromString
+            try:
+                self.endpoints[name] = from_string(reactor, description)
+            except LookupError as error:
+                raise usage.UsageError(f"--{name} {description}: systemd did not pass this socket") from error
+            except Exception as error:  # from the file system, from pyOpenSSL, or from a foreign endpoint
+                raise usage.UsageError(f"--{name} {description}: {str(error) or repr(error)}") from error
 
 
 def makeService(options: Options) -> IService:
@@ -94,63 +76,45 @@ def makeService(options: Options) -> IService:
     Args:
         options: The parsed command line.
     """
-    from twisted.internet import reactor
-
-    chosen = options.subOptions
-    factory: Factory = EchoFactory()
-    if options.subCommand == "relay":
-        factory = RelayFactory(endpoints.clientFromString(reactor, chosen["connect"]))
-    return _Listener(reactor, chosen["listen"], factory)
+    endpoints = options.endpoints
+    factory: Factory = RelayFactory(endpoints["connect"]) if "connect" in endpoints else EchoFactory()
+    listening = _ListenOrExit(endpoints["listen"], options.subOptions["listen"])
+    return StreamServerEndpointService(listening, factory)
 
 
-class _Listener(Service):
+@implementer(interfaces.IStreamServerEndpoint)
+class _ListenOrExit:
     """Listens; if it cannot, it logs why and ends the program, at once and with exit status 1 where possible."""
 
-    _listening: Deferred[Any] | None = None
-    _port: Any = None
-    _failed = False
+    def __init__(self, endpoint: interfaces.IStreamServerEndpoint, description: str) -> None:
+        self._endpoint, self._description = endpoint, description
+        self._failed = False
 
-    def __init__(self, reactor: Any, description: str, factory: Factory) -> None:
-        self._reactor = reactor
-        self._description = description
-        self._endpoint = endpoints.serverFromString(reactor, description)
-        self._factory = factory
-
-    def privilegedStartService(self) -> None:
-        """Listen before twistd drops the privileges that ports below 1024 need."""
-        self._listening = maybeDeferred(self._endpoint.listen, self._factory).addCallbacks(self._listens, self._cannot)
+    def listen(self, factory: Any) -> Deferred[Any]:
+        listening = maybeDeferred(self._endpoint.listen, factory).addErrback(self._log_failure)
         if self._failed:
             raise SystemExit(1)
+        return listening
 
-    def startService(self) -> None:
-        """Listen, unless :meth:`privilegedStartService` has done so."""
-        super().startService()  # type: ignore[no-untyped-call]
-        if self._listening is None:
-            self.privilegedStartService()
+    def _log_failure(self, failure: Failure) -> Failure | None:
+        if failure.check(CancelledError) is not None:  # the service was stopped before the endpoint listened
+            return failure
+        from twisted.internet import reactor
 
-    def stopService(self) -> Any:
-        super().stopService()  # type: ignore[no-untyped-call]
-        port, self._port, self._listening = self._port, None, None
-        return None if port is None else maybeDeferred(port.stopListening)
-
-    def _listens(self, port: Any) -> None:
-        self._port = port
-
-    def _cannot(self, failure: Failure) -> None:
-        _log.critical("--listen {description}: {why}", description=self._description, why=failure.getErrorMessage())
+        log.critical("--listen {description}: {why}", description=self._description, why=failure.getErrorMessage())
         self._failed = True
-        if self._reactor.running:  # the endpoint failed later, while the reactor runs
-            self._reactor.stop()
+        if reactor.running:  # the endpoint failed later
+            reactor.stop()
+        return None
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(interfaces.IHalfCloseableProtocol)
 class _Echo(Protocol):
     transport: Any
 
     def connectionMade(self) -> None:
         self.transport.registerProducer(self.transport, True)
-        client = describe_address(to_sockaddr(self.transport.getPeer()))
-        self.transport.write(f"You are {client}, {proxy_result(self.transport)!r}\n".encode())
+        self.transport.write(f"You are {describe_peer(self.transport)}, {proxy_result(self.transport)!r}\n".encode())
 
     def dataReceived(self, data: bytes) -> None:
         self.transport.write(data)
@@ -177,51 +141,40 @@ class RelayFactory(Factory):
             the client of the incoming connection.
     """
 
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+    def __init__(self, endpoint: interfaces.IStreamClientEndpoint) -> None:
         self._endpoint = endpoint
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+    def buildProtocol(self, addr: interfaces.IAddress | None) -> Protocol:
         return _ClientSide(self._endpoint)
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(interfaces.IHalfCloseableProtocol)
 class _Side(Protocol):
     """One side of a relayed connection: sends its data to the other side, which sets the pace."""
 
     transport: Any
     other: _Side | None = None
-    _heard_all = _said_all = False
-
-    def join(self, other: _Side) -> None:
-        """Start to send data to the other side."""
-        self.other = other
-        other.transport.registerProducer(self.transport, True)
+    _open_halves = 2
 
     def dataReceived(self, data: bytes) -> None:
         if self.other is not None:
             self.other.transport.write(data)
 
     def readConnectionLost(self) -> None:
-        self._heard_all = True
         if self.other is not None:
-            self.other.end()
-        self._close_if_over()
+            transport = self.other.transport
+            transport.unregisterProducer()
+            # TLS cannot close one half
+            if interfaces.ITCPTransport.providedBy(transport) and not interfaces.ISSLTransport.providedBy(transport):
+                transport.loseWriteConnection()
+            else:
+                transport.loseConnection()
+        self.writeConnectionLost()
 
     def writeConnectionLost(self) -> None:
-        self._said_all = True
-        self._close_if_over()
-
-    def _close_if_over(self) -> None:
-        # Twisted does not close a connection when both of its halves are closed
-        if self._heard_all and self._said_all:
-            self.transport.loseConnection()
-
-    def end(self) -> None:
-        """Close the sending half, or the whole connection with TLS, which cannot close one half."""
-        self.transport.unregisterProducer()
-        if ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(self.transport):
-            self.transport.loseWriteConnection()
-        else:
+        """Close the connection with its second half: Twisted does not."""
+        self._open_halves -= 1
+        if self._open_halves == 0:
             self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
@@ -229,9 +182,9 @@ class _Side(Protocol):
         if other is not None:
             other.other = None
             other.transport.unregisterProducer()
-            if ITCPTransport.providedBy(self.transport) and reason.check(ConnectionDone) is None:
+            if interfaces.ITCPTransport.providedBy(self.transport) and reason.check(ConnectionDone) is None:
                 # A cut stream must not look complete. UNIX sockets are exempt: a peer with unread data resets them.
-                handover.abort(other.transport)
+                abort(other.transport)
             else:
                 other.transport.loseConnection()
 
@@ -239,39 +192,35 @@ class _Side(Protocol):
 class _ClientSide(_Side):
     """The side that connected to us."""
 
-    _connecting: Deferred[Any] | None = None
-
     def __init__(self, endpoint: Any) -> None:
         self._endpoint = endpoint
 
     def connectionMade(self) -> None:
-        self.transport.pauseProducing()
-        endpoint = self._endpoint
+        transport, endpoint = self.transport, self._endpoint
+        transport.pauseProducing()
         if isinstance(endpoint, ProxyProtocolClientEndpoint):
-            endpoint = endpoint.speaking_for(self._client())
-        self._connecting = endpoint.connect(Factory.forProtocol(_Side))
-        self._connecting.addCallbacks(self._connected, self._refused)
-
-    def _client(self) -> ProxyResult:
-        result = proxy_result(self.transport)
-        if result is not None:
-            return result
-        return name_ends(to_sockaddr(self.transport.getPeer()), to_sockaddr(self.transport.getHost()))
+            client = proxy_result(transport)
+            if client is None:
+                client = name_ends(to_sockaddr(transport.getPeer()), to_sockaddr(transport.getHost()))
+            endpoint = endpoint.speaking_for(client)
+        self._connecting: Deferred[Any] = maybeDeferred(endpoint.connect, Factory.forProtocol(_Side))
+        self._connecting.addCallbacks(self._connected, self._failed)
 
     def _connected(self, other: _Side) -> None:
-        self._connecting = None
-        self.join(other)
-        other.join(self)
+        self.other, other.other = other, self
+        other.transport.registerProducer(self.transport, True)
+        self.transport.registerProducer(other.transport, True)
         self.transport.resumeProducing()
 
-    def _refused(self, failure: Failure) -> None:
-        self._connecting = None
+    def _failed(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
-            client = describe_address(to_sockaddr(self.transport.getPeer()))
-            _log.warn("Cannot relay {client}: {reason}", client=client, reason=failure.getErrorMessage())
-        handover.abort(self.transport)
+            log.warn(
+                "Cannot relay {client}: {reason}",
+                client=describe_peer(self.transport),
+                reason=failure.getErrorMessage(),
+            )
+        abort(self.transport)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        if self._connecting is not None:
-            self._connecting.cancel()
+        self._connecting.cancel()  # does nothing if it has fired
         super().connectionLost(reason)

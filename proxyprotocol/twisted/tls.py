@@ -6,39 +6,28 @@ import inspect
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime
-from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from proxyprotocol._adapters.deadlines import Deadlines
 from proxyprotocol._adapters.refusals import describe_late_handshake, describe_no_handshake
-from proxyprotocol.twisted.addresses import to_sockaddr
 from proxyprotocol.twisted.clock import Clock
+from proxyprotocol.twisted.transport import log, to_sockaddr
 
 __all__ = ["TLSFactory"]
 
-_log = Logger(namespace="proxyprotocol.twisted")
-
 
 class TLSFactory(TLSMemoryBIOFactory):
-    """Adds TLS, as a server, to every connection of a factory.
-
-    Args:
-        tls: The TLS settings, such as a ``twisted.internet.ssl.CertificateOptions``.
-        wrapped_factory: The application's factory.
-        reactor: The reactor for TLS; None for the global reactor.
-        timeout: How long a handshake may take, in seconds.
-        clock: The clock for that time-out.
-    """
+    """Adds TLS, as a server, to every connection of a factory; *timeout* limits each handshake, in seconds."""
 
     def __init__(
-        self, tls: Any, wrapped_factory: IProtocolFactory, reactor: IReactorTime | None, timeout: float, clock: Clock
+        self, tls: Any, wrapped_factory: IProtocolFactory, reactor: IReactorTime | None, timeout: float
     ) -> None:
         # Twisted 22.4 takes no clock argument: it does not delay small writes
         taken = inspect.signature(TLSMemoryBIOFactory).parameters.keys() & {"clock"}
         super().__init__(tls, False, wrapped_factory, **dict.fromkeys(taken, reactor))
         self.timeout = timeout
-        self.handshakes: Deadlines[_TLS] = Deadlines(timeout, _TLS.time_out, clock)
+        self.handshakes: Deadlines[_TLS] = Deadlines(timeout, _TLS.time_out, Clock(reactor))
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         protocol = self.wrappedFactory.buildProtocol(addr)
@@ -73,7 +62,8 @@ class _TLS(TLSMemoryBIOFactory.protocol):  # type: ignore[misc, valid-type]
     def time_out(self) -> None:
         """Log and abort the connection if its handshake is still incomplete."""
         if not self._handshakeDone:
+            # handing over replaced getPeer only on the instance: the class still returns the proxy's address
             client, peer = map(to_sockaddr, (self.transport.getPeer(), type(self.transport).getPeer(self.transport)))
             reason = describe_late_handshake(self.factory.timeout)
-            _log.warn("{refusal}", refusal=describe_no_handshake(reason, client, peer))
+            log.warn("{refusal}", refusal=describe_no_handshake(reason, client, peer))
             self.abortConnection()

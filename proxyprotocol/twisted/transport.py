@@ -1,18 +1,45 @@
-"""What a Twisted application can ask a transport about the proxy and the header."""
+"""Twisted's transports: their addresses, their layers, and what an application can ask them about the header."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Iterator
+from typing import Any, Final
 
-from twisted.internet.interfaces import IAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.logger import Logger
 from twisted.python.components import registerAdapter
 from zope.interface import Interface, implementer
 
-from proxyprotocol.result import ProxyResult
-from proxyprotocol.twisted.addresses import from_client
-from proxyprotocol.twisted.handover import HEADER, layers, own_attributes
+from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.typing import SockAddr
 
-__all__ = ["IProxiedTransport", "proxy_result"]
+__all__ = [
+    "AT_THE_SOCKET",
+    "HEADER",
+    "IN_A_LAYER",
+    "IProxiedTransport",
+    "abort",
+    "describe_peer",
+    "find_slot",
+    "from_sockaddr",
+    "layers",
+    "log",
+    "log_prefix",
+    "proxy_result",
+    "to_sockaddr",
+]
+
+log = Logger(namespace="proxyprotocol.twisted")
+
+# the attribute in which a transport keeps its result and its former ``client``
+HEADER: Final = "_proxyprotocol_header"
+# the attributes in which Twisted's transports keep their protocol
+AT_THE_SOCKET: Final = "protocol"
+IN_A_LAYER: Final = "wrappedProtocol"
+# far more than any application stacks; it also ends the search if transports form a ring
+_MOST_LAYERS: Final = 32
 
 
 class IProxiedTransport(Interface):
@@ -23,11 +50,7 @@ class IProxiedTransport(Interface):
     """
 
     def getProxyResult() -> ProxyResult:
-        """Return what the header said.
-
-        Returns:
-            The result; its ``tlv`` holds the additional fields.
-        """
+        """Return what the header said; the result's ``tlv`` holds the additional fields."""
 
     def getProxyPeer() -> IAddress:
         """Return the address of the proxy, which is the address that really connected."""
@@ -39,24 +62,24 @@ class _ProxiedTransport:
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
-        self._result: ProxyResult
-        self._result, self._client = getattr(transport, HEADER)
 
     def getProxyResult(self) -> ProxyResult:
-        return self._result
+        result: ProxyResult = getattr(self._transport, HEADER)[0]
+        return result
 
     def getProxyPeer(self) -> IAddress:
-        if self._client is not None:
-            return from_client(self._client)
-        # handing over replaced getPeer only on the instance: the class still returns the proxy's address
-        peer: IAddress = type(self._transport).getPeer(self._transport)
-        return peer
+        client = getattr(self._transport, HEADER)[1]
+        if client is None:
+            # handing over replaced getPeer only on the instance: the class still returns the proxy's address
+            peer: IAddress = type(self._transport).getPeer(self._transport)
+            return peer
+        return from_sockaddr(os.fsdecode(client[0]) if client[1] is None else client)
 
 
 def _adapt(transport: Any) -> _ProxiedTransport | None:
     """Find the transport with a result: the application's own, or one below it."""
     for layer in layers(transport):
-        if HEADER in own_attributes(layer):
+        if HEADER in getattr(layer, "__dict__", ()):
             return _ProxiedTransport(layer)
     return None
 
@@ -75,3 +98,59 @@ def proxy_result(transport: Any) -> ProxyResult | None:
 
 
 registerAdapter(_adapt, Interface, IProxiedTransport)
+
+
+def layers(transport: Any) -> Iterator[Any]:
+    """Yield a transport and the transports below it, as layers such as TLS keep them."""
+    for _ in range(_MOST_LAYERS):
+        if transport is None:
+            return
+        yield transport
+        # own attributes only: a mock in a test makes up every attribute, so it would never run out of transports
+        transport = getattr(transport, "__dict__", {}).get("transport")
+
+
+def find_slot(transport: Any, protocol: IProtocol) -> str | None:
+    """Return the name of the attribute in which a transport keeps *protocol*; None if the transport's kind is unknown.
+
+    The socket's attribute is tried first: a ``ProtocolWrapper``, such as TLS, looks it up on the socket below.
+    """
+    if getattr(transport, AT_THE_SOCKET, None) is protocol:
+        return AT_THE_SOCKET
+    return IN_A_LAYER if getattr(transport, IN_A_LAYER, None) is protocol else None
+
+
+def abort(transport: Any) -> None:
+    """Drop a connection at once; a transport without ``abortConnection``, such as standard input, closes normally."""
+    (getattr(transport, "abortConnection", None) or transport.loseConnection)()
+
+
+def log_prefix(protocol: Any) -> str:
+    """Return the name of a protocol in the log, as Twisted's transports make it."""
+    prefix: str = protocol.logPrefix() if hasattr(protocol, "logPrefix") else type(protocol).__name__
+    return prefix
+
+
+def describe_peer(transport: Any) -> str:
+    """Return the address of a transport's peer as text."""
+    return describe_address(to_sockaddr(transport.getPeer()))
+
+
+def to_sockaddr(address: IAddress) -> SockAddr:
+    """Convert a Twisted address to the form of the socket module; any other kind of address gives None."""
+    if isinstance(address, IPv4Address):
+        return address.host, address.port
+    if isinstance(address, IPv6Address):
+        return address.host, address.port, address.flowInfo, address.scopeID
+    if isinstance(address, UNIXAddress):
+        return "" if address.name is None else os.fsdecode(address.name)
+    return None
+
+
+def from_sockaddr(address: Any) -> IAddress:
+    """Convert a result's ``peername`` or ``sockname``, not None, to a Twisted address."""
+    if type(address) is str:
+        return UNIXAddress(os.fsencode(address) or None)
+    if len(address) == 2:
+        return IPv4Address("TCP", address[0], address[1])
+    return IPv6Address("TCP", *address)

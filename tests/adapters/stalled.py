@@ -1,6 +1,6 @@
 """The servers of test_stalls.py, each a program: ``python -m tests.adapters.stalled KIND CERTIFICATE``.
 
-It writes its port and then answers each connection with the client's host. The certificate is for the kinds that do TLS
+It prints its port, and then answers each connection with the client's host. The certificate is for the kinds with TLS
 after the header.
 """
 

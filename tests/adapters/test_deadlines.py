@@ -1,4 +1,4 @@
-"""The queue of deadlines, by a clock that the tests turn."""
+"""The queue of deadlines, with a clock that the tests advance."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from twisted.internet.task import Clock
 from proxyprotocol._adapters.deadlines import Deadlines, check_seconds, in_time
 
 
-class Turned(Clock):
-    """A clock with the names of an event loop."""
+class ManualClock(Clock):
+    """Twisted's test clock, with the method names of an event loop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,14 +23,14 @@ class Turned(Clock):
         return self.callLater(seconds, function)
 
     def stall(self, seconds: float) -> None:
-        """Let so much time pass before the timers are looked at."""
+        """Advance the time, and only then run the timers."""
         self.rightNow += seconds
         self.advance(0)
 
 
 @pytest.fixture
-def clock() -> Turned:
-    return Turned()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
@@ -39,32 +39,32 @@ def late() -> list[str]:
 
 
 @pytest.fixture
-def queue(clock: Turned, late: list[str]) -> Any:
+def queue(clock: ManualClock, late: list[str]) -> Any:
     return Deadlines(2.0, late.append, clock)
 
 
-def test_a_deadline_that_is_met_in_time_refuses_at_once(queue: Any, clock: Turned, late: list[str]) -> None:
+def test_a_punctual_timer_refuses_at_once(queue: Any, clock: ManualClock, late: list[str]) -> None:
     queue.add("a")
     clock.advance(2)
     assert (late, "a" in queue, clock.getDelayedCalls()) == (["a"], False, [])
 
 
 @pytest.mark.parametrize(("stall", "respite"), [(2.5, 0.5), (3, 1), (60, 1)])
-def test_one_that_is_met_late_is_put_off_once_for_as_long_and_a_second_at_most(
-    queue: Any, clock: Turned, late: list[str], stall: float, respite: float
+def test_a_delayed_timer_grants_one_respite_as_long_as_the_delay_but_at_most_a_second(
+    queue: Any, clock: ManualClock, late: list[str], stall: float, respite: float
 ) -> None:
     for name in ("a", "b"):
         queue.add(name)
     clock.stall(stall)
     assert late == []
-    queue.discard("a")  # it lay in the socket
+    queue.discard("a")  # its header was in the socket
     clock.advance(respite - 0.01)
     assert late == []
     clock.stall(60)
     assert late == ["b"]
 
 
-def test_whoever_comes_after_a_stall_has_the_whole_time(queue: Any, clock: Turned, late: list[str]) -> None:
+def test_a_connection_after_a_stall_has_the_whole_time(queue: Any, clock: ManualClock, late: list[str]) -> None:
     queue.add("a")
     clock.stall(60)
     queue.add("b")
@@ -74,7 +74,7 @@ def test_whoever_comes_after_a_stall_has_the_whole_time(queue: Any, clock: Turne
     assert late == ["a", "b"]
 
 
-def test_a_timer_that_fires_early_refuses_nobody(queue: Any, clock: Turned, late: list[str]) -> None:
+def test_a_timer_that_fires_early_refuses_no_connection(queue: Any, clock: ManualClock, late: list[str]) -> None:
     queue.add("a")
     clock.getDelayedCalls()[0].reset(1)
     clock.advance(1.5)
@@ -83,19 +83,19 @@ def test_a_timer_that_fires_early_refuses_nobody(queue: Any, clock: Turned, late
     assert late == ["a"]
 
 
-def test_a_queue_that_is_closed_gives_who_waits_and_has_no_timer(queue: Any, clock: Turned, late: list[str]) -> None:
+def test_close_returns_what_waits_and_stops_the_timer(queue: Any, clock: ManualClock, late: list[str]) -> None:
     queue.add("a")
     clock.stall(3)
     assert (queue.close(), clock.getDelayedCalls(), late) == (["a"], [], [])
 
 
 @pytest.mark.parametrize("seconds", [0, -1, "1", True, float("nan")])
-def test_a_time_is_above_0(seconds: Any) -> None:
+def test_seconds_must_be_above_0(seconds: Any) -> None:
     with pytest.raises(ValueError, match=f"tls_timeout must be a number of seconds above 0, not {seconds!r}"):
         check_seconds("tls_timeout", seconds)
 
 
-def test_what_does_not_come_about_in_time_is_cancelled_and_its_end_waited_for() -> None:
+def test_in_time_cancels_a_late_awaitable_and_waits_for_its_end() -> None:
     ended = []
 
     async def wait() -> None:
@@ -108,7 +108,7 @@ def test_what_does_not_come_about_in_time_is_cancelled_and_its_end_waited_for() 
     assert ended == [True]
 
 
-def test_whoever_is_cancelled_by_somebody_else_is_told() -> None:
+def test_in_time_raises_a_cancellation_from_elsewhere() -> None:
     async def story() -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -119,7 +119,7 @@ def test_whoever_is_cancelled_by_somebody_else_is_told() -> None:
         asyncio.run(story())
 
 
-def test_what_raises_in_time_raises() -> None:
+def test_in_time_raises_what_the_awaitable_raises() -> None:
     async def fail() -> None:
         raise LookupError
 

@@ -186,19 +186,38 @@ def test_records_carry_fields(caplog: pytest.LogCaptureFixture) -> None:
     listener = Listener(Receiver(trusted="::1"), logging_to(logging.getLogger("test")), Clock())
     caplog.set_level("INFO")
     listener.start(("0.0.0.0", 8080))
-    listener.refuse(syntax_error(), PEER, ("203.0.113.7", 5678))
+    listener.refuse(syntax_error(), PEER)
+    listener.refuse_handshake(TimeoutError("late"), ("203.0.113.7", 5678), PEER)
     listener.refuse(ProxyProtocolHookError("validate", ZeroDivisionError("oops")), "/run/proxy.sock")
-    start, refusal, hook = caplog.records
+    start, refusal, handshake, hook = caplog.records
     assert vars(start)["listener"] == "0.0.0.0:8080"
     expected = {
         "listener": "0.0.0.0:8080",
         "reason": "no_header",
         "network_peer_address": "10.0.0.1",
         "network_peer_port": 40000,
-        "client_address": "203.0.113.7",
-        "client_port": 5678,
     }
     assert expected.items() <= vars(refusal).items()
+    expected |= {"reason": "tls", "client_address": "203.0.113.7", "client_port": 5678}
+    assert expected.items() <= vars(handshake).items()
     assert vars(hook)["network_peer_address"] == "UNIX socket '/run/proxy.sock'"
     assert hook.exc_info
     assert isinstance(hook.exc_info[1], ZeroDivisionError)
+
+
+def test_a_second_header_is_warned_of() -> None:
+    lines = Lines()
+    Listener(Receiver(), lines, Clock()).warn_of_second_header(PEER)
+    assert lines == [
+        "WARNING A second PROXY protocol header follows the first from 10.0.0.1:40000, and the application gets it as "
+        "data: probably two proxies in a chain send one each; let only one of them do it"
+    ]
+
+
+@pytest.mark.parametrize("following", [b"PROXY UNKNOWN\r\n", b"\r\n\r\n\0\r\nQUIT\n"])
+def test_a_connection_knows_whether_its_header_is_repeated(following: bytes) -> None:
+    connection = Receiver().connection(None, None)
+    connection.feed(b"PROXY UNKNOWN\r\n" + following)
+    assert connection.repeated
+    connection = Receiver(policy=HeaderPolicy.SKIP).connection(None, None)
+    assert not connection.repeated

@@ -1,6 +1,6 @@
-"""Processes that stop for longer than a header has time: what came meanwhile lies in the sockets, and is not late.
+"""Processes that are stopped for longer than the time-out: headers that came meanwhile are in the sockets, not late.
 
-All servers stop together, so that the test waits for one of them.
+All servers are stopped together, so that the tests wait only once.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ import pytest
 from tests.adapters.stalled import KINDS, TIMEOUT
 from tests.interop._certificates import Certificates
 from tests.interop._programs import connect, wait_for
-from tests.sockets.servers import HEADER, TLSClient, certificates
+from tests.sockets.servers import HEADER, TLSClient
 
-__all__ = ["certificates"]
-
-ACCEPTING = 0.05  # seconds; whoever is accepted later has not begun to wait, which tests nothing
+ACCEPTING = 0.05  # seconds; a connection that is accepted after the stop would test nothing
 CLIENTS = 20
 
 
 class Server:
-    """A server, its clients, and one more that says nothing."""
+    """A server, its clients, and a silent client."""
 
     def __init__(self, kind: str, certificates: Certificates, directory: Path, stack: contextlib.ExitStack) -> None:
         log = stack.enter_context((directory / f"{kind}.log").open("w"))
@@ -45,7 +43,7 @@ class Server:
         self.address = "127.0.0.1", int(line)
 
     def connect(self) -> None:
-        """Begin connections, each with the first half of what it has to say."""
+        """Connect the clients, and send the first half of their bytes."""
         *self.clients, self.silent = (self.stack.enter_context(connect(self.address)) for _ in range(CLIENTS + 1))
         if self.tls:
             self.tunnels = [TLSClient(client, self.certificates) for client in self.clients]
@@ -57,13 +55,13 @@ class Server:
         for client, (first, _) in zip(self.clients, halves, strict=True):
             client.sendall(first)
 
-    def say_the_rest(self) -> None:
+    def send_the_rest(self) -> None:
         for client, rest in zip(self.clients, self.rest, strict=True):
             with contextlib.suppress(ConnectionError):  # its answer will be missing
                 client.sendall(rest)
 
     def go_on(self) -> None:
-        """Let it go on, and take its answers: in TLS a client has to say something more for them, without delay."""
+        """Continue the process, and read its answers; in TLS the clients must first complete the handshake at once."""
         self.process.send_signal(signal.SIGCONT)
         self.answers: list[bytes | OSError] = []
         for number, client in enumerate(self.clients):
@@ -77,7 +75,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def servers(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    """The servers, when they go on."""
+    """The servers, after they were stopped and continued."""
     with contextlib.ExitStack() as stack:
         directory = tmp_path_factory.mktemp("logs")
         servers = {kind: Server(kind, certificates, directory, stack) for kind in KINDS}
@@ -87,7 +85,7 @@ def servers(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
             server.connect()
             time.sleep(ACCEPTING)
             server.process.send_signal(signal.SIGSTOP)
-            server.say_the_rest()
+            server.send_the_rest()
         time.sleep(TIMEOUT)
         for server in servers.values():
             server.go_on()
@@ -95,7 +93,7 @@ def servers(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whoever_spoke_during_a_stall_is_served_and_who_said_nothing_is_dropped(
+def test_clients_that_sent_during_a_stall_are_served_and_a_silent_one_is_dropped(
     servers: dict[str, Server], kind: str
 ) -> None:
     server = servers[kind]

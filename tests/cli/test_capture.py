@@ -1,4 +1,4 @@
-"""`proxyprotocol decode` of captures: real ones by tcpdump, and packets made here, as a network may deliver them.
+"""`proxyprotocol decode` of captures: real ones by tcpdump, and packets made here in any order a network may choose.
 
 In captures/ HAProxy connects to a server: with version 2 over IPv4 and, for another client, version 1 over IPv6.
 """
@@ -73,7 +73,7 @@ def test_the_text_names_the_packet() -> None:
     assert text.count("PROXY protocol version") == 2
 
 
-def test_a_real_capture_in_the_newer_format_is_read_as_well() -> None:
+def test_a_real_capture_may_have_the_newer_format() -> None:
     packets = list(rdpcap(str(CAPTURES / "ethernet.pcap")))
     ran, found = decode(packets, PcapNgWriter)
     assert ran.output == run("decode", "--json", str(CAPTURES / "ethernet.pcap")).output

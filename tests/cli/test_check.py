@@ -1,4 +1,4 @@
-"""`proxyprotocol check` against real servers: ours, Python's own, and small ones that behave as others do."""
+"""`proxyprotocol check` against real servers: ours, Python's own, and small ones that imitate other projects."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import re
 import socket
 import ssl
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +20,10 @@ from proxyprotocol import ProxyProtocolError, ProxyResultType
 from proxyprotocol.result import describe_address
 from proxyprotocol.sync import read_header
 from tests.cli.commands import Ran, run
+from tests.interop._applications import running, twistd
 from tests.interop._certificates import make_certificates
 
-PATIENCE = 20.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
+PATIENCE = 20.0  # seconds; every wait takes a fraction of one, unless the machine is very busy
 QUICK = ("--timeout", "0.3")  # for servers that never answer
 PATIENT = ("--timeout", "2")  # for those that answer some headers only
 
@@ -33,7 +32,7 @@ Serve = Callable[[socket.socket], None]
 
 @contextlib.contextmanager
 def serving(serve: Serve, host: str = "127.0.0.1") -> Iterator[str]:
-    """Run a server that serves one connection after the other; give its address."""
+    """Run a server that serves one connection after the other, and yield its address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listener:
 
@@ -55,29 +54,30 @@ def serving(serve: Serve, host: str = "127.0.0.1") -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def program(*command: str) -> Iterator[str]:
-    """Run a server that says on which port of 127.0.0.1 it listens; give its address."""
-    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        try:
-            assert process.stdout is not None
-            said = (re.search(rb"(?:starting on |port )(\d+)", line) for line in process.stdout)
-            yield f"127.0.0.1:{int(next(filter(None, said))[1])}"
-        finally:
-            process.terminate()
-            process.communicate(timeout=PATIENCE)
+def twisted_web(directory: Path, *options: str) -> Iterator[str]:
+    """Run a web server of Twisted on our endpoint, and yield its address."""
+    listen = ":".join(("proxyprotocol:tcp:0:interface=127.0.0.1", *options))
+    with running(twistd("web", "--listen", listen, "--path", str(directory)), directory) as server:
+        yield f"127.0.0.1:{server.ports[0]}"
 
 
 def outcomes(ran: Ran) -> dict[str, str]:
-    """What was seen, by the name of the header; the spaces between the two are for people."""
+    """Return the outcome for each kind of header."""
     return dict(re.findall(r"^  (\w.*?)  +(.*)$", ran.text, re.MULTILINE))
+
+
+@pytest.fixture
+def silent_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for a greeting: the servers of these tests never speak first, and each would cost a second."""
+    monkeypatch.setattr("proxyprotocol.cli.check._FIRST_WORD", 0.05)  # no option sets it
 
 
 # Real servers
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_our_own_endpoint_wants_a_header_and_takes_every_one(tmp_path: Path) -> None:
-    listen = ["--listen", "proxyprotocol:tcp:0:interface=127.0.0.1", "--path", str(tmp_path)]
-    with program("-u", "-m", "twisted", "web", *listen) as server:
+    with twisted_web(tmp_path) as server:
         ran = run("check", server)
     assert (ran.status, ran.errors) == (0, "")
     assert "It wants a header, and takes versions 1 and 2." in ran.text
@@ -89,19 +89,18 @@ def test_our_own_endpoint_wants_a_header_and_takes_every_one(tmp_path: Path) -> 
     assert all("connection" in seen[name] for name in ("without a header", "version 1, wrong", "version 2, wrong"))
 
 
+@pytest.mark.usefixtures("silent_at_first")
 @pytest.mark.parametrize(("version", "other"), [(1, 2), (2, 1)])
-def test_a_server_that_takes_one_version_is_told_from_one_that_takes_both(
-    tmp_path: Path, version: int, other: int
-) -> None:
-    listen = ["--listen", f"proxyprotocol:tcp:0:interface=127.0.0.1:ppVersion=v{version}", "--path", str(tmp_path)]
-    with program("-u", "-m", "twisted", "web", *listen) as server:
+def test_a_server_may_take_one_version_only(tmp_path: Path, version: int, other: int) -> None:
+    with twisted_web(tmp_path, f"ppVersion=v{version}") as server:
         ran = run("check", server)
     assert ran.status == 0
     assert f"takes version {version} only" in ran.text
     assert f"A wrong header of version {other}" not in ran.text
 
 
-def test_a_server_of_pythons_own_wants_none(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("silent_at_first")
+def test_pythons_own_server_wants_no_header(tmp_path: Path) -> None:
     server_class = http.server.ThreadingHTTPServer
     handler = type("Handler", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *arguments: None})
     with server_class(("127.0.0.1", 0), handler) as server:
@@ -115,7 +114,7 @@ def test_a_server_of_pythons_own_wants_none(tmp_path: Path) -> None:
     assert outcomes(ran)["without a header"] == "answered 'HTTP/1.0 200 OK'"
 
 
-# Servers that behave as others do
+# Servers that behave like those of other projects
 
 
 def greeting(connection: socket.socket) -> None:
@@ -125,7 +124,7 @@ def greeting(connection: socket.socket) -> None:
         connection.sendall(b"500 what?\r\n")
 
 
-def greeting_behind_a_header(connection: socket.socket) -> None:
+def greeting_after_a_header(connection: socket.socket) -> None:
     read_header(connection)
     greeting(connection)
 
@@ -139,7 +138,7 @@ def test_a_server_that_speaks_first_wants_no_header() -> None:
 
 
 def test_a_server_that_speaks_first_after_a_header_wants_one() -> None:
-    with serving(greeting_behind_a_header) as server:
+    with serving(greeting_after_a_header) as server:
         ran = run("check", server, "--send", "", *PATIENT)
     assert ran.status == 0
     assert "It wants a header, and takes versions 1 and 2. Without one it did not answer in time." in ran.text
@@ -153,7 +152,7 @@ def has_header(connection: socket.socket) -> bool:
 
 
 def refusing_in_words(connection: socket.socket) -> None:
-    """Answer without a header by a sentence, and close, as Postfix does."""
+    """Without a header, answer with a sentence and close, as Postfix does."""
     if has_header(connection):
         greeting(connection)
     else:
@@ -161,7 +160,7 @@ def refusing_in_words(connection: socket.socket) -> None:
 
 
 def refusing_later(connection: socket.socket) -> None:
-    """Greet everybody, and refuse each command of a client without a header, as Exim does."""
+    """Greet every client, and refuse each command of a client without a header, as Exim does."""
     answer = b"500 what?\r\n" if has_header(connection) else b"503 Proxy negotiation failed\r\n"
     connection.sendall(b"220 mail.example ESMTP\r\n")
     for _ in connection.makefile("rb"):
@@ -176,18 +175,18 @@ def refusing_later(connection: socket.socket) -> None:
     ],
 )
 def test_a_refusal_in_words_is_a_refusal(serve: Serve, said: str) -> None:
-    """Their clients without a header were said to be served."""
+    """The command said that they serve clients without a header."""
     with serving(serve) as server:
         ran = run("check", server, *PATIENT)
     assert ran.status == 0, ran
     assert f"It wants a header, and takes versions 1 and 2. Without one it answered '{said}" in ran.text
 
 
-def test_a_server_that_tires_of_connections_is_not_taken_for_one_that_wants_headers() -> None:
+def test_a_limit_on_connections_does_not_look_like_a_wish_for_headers() -> None:
     connections = itertools.count()
 
     def tiring(connection: socket.socket) -> None:
-        if next(connections) < 4:  # to the first that is listened to, and those up to the first wrong header
+        if next(connections) < 4:  # the silent connection, and those up to the first wrong header
             greeting(connection)
         connection.sendall(b"421 too many connections\r\n")
 
@@ -215,7 +214,8 @@ def echo(connection: socket.socket) -> None:
     connection.sendall(connection.recv(65536))
 
 
-def test_what_is_sent_may_be_chosen() -> None:
+@pytest.mark.usefixtures("silent_at_first")
+def test_send_chooses_the_text_after_the_header() -> None:
     with serving(echo) as server:
         ran = run("check", server, "--send", r"\x41\r\nB")
     assert ran.status == 1
@@ -223,7 +223,8 @@ def test_what_is_sent_may_be_chosen() -> None:
     assert outcomes(ran)["without a header"] == "answered 'A'"
 
 
-def test_a_server_that_answers_headers_as_anything_else_takes_none() -> None:
+@pytest.mark.usefixtures("silent_at_first")
+def test_a_server_that_answers_headers_like_data_takes_none() -> None:
     with serving(echo) as server:
         ran = run("check", server, "--send", "", *QUICK)
     assert ran.status == 1
@@ -239,7 +240,8 @@ def optional(connection: socket.socket) -> None:
     connection.sendall(b"hello\n")
 
 
-def test_a_server_that_needs_no_header_and_takes_one_is_warned_of() -> None:
+@pytest.mark.usefixtures("silent_at_first")
+def test_it_warns_of_a_server_that_takes_connections_with_and_without_a_header() -> None:
     with serving(optional) as server:
         ran = run("check", server)
     assert ran.status == 0
@@ -248,13 +250,14 @@ def test_a_server_that_needs_no_header_and_takes_one_is_warned_of() -> None:
 
 
 def only_proxied(connection: socket.socket) -> None:
-    """Serve PROXY and nothing else, which leaves health checks without an answer."""
+    """Serve only PROXY headers with a client, so health checks get no answer."""
     result = read_header(connection)
     if result is not None and result.source is not None:
         echo(connection)
 
 
-def test_a_server_that_serves_no_health_checks_is_told_of() -> None:
+@pytest.mark.usefixtures("silent_at_first")
+def test_it_says_that_a_server_serves_no_health_checks() -> None:
     with serving(only_proxied) as server:
         ran = run("check", server)
     assert ran.status == 0
@@ -268,18 +271,18 @@ def constant(connection: socket.socket) -> None:
 
 
 def dropping(connection: socket.socket) -> None:
-    """Let everybody go, as a server does that trusts its proxies alone."""
+    """Close every connection, like a server that trusts only its proxies."""
 
 
 def resetting(connection: socket.socket) -> None:
-    """Reset each connection as soon as it is there, as a firewall or an overloaded server does."""
+    """Reset each connection at once, as a firewall or an overloaded server does."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @pytest.mark.parametrize("tls", [[], ["--tls"]])
-def test_a_reset_is_an_answer_even_before_anything_is_sent(tls: list[str]) -> None:
+def test_a_reset_before_the_client_sends_is_an_answer(tls: list[str]) -> None:
     with serving(resetting) as server:
-        for _ in range(5):  # whether it comes while the connection is made is a matter of luck
+        for _ in range(5):  # the reset may or may not come while the client connects
             ran = run("check", server, *QUICK, *tls)
             assert (ran.status, ran.errors) == (1, "")
             assert set(outcomes(ran).values()) == {"reset the connection without a word"}
@@ -312,13 +315,15 @@ def nasty(connection: socket.socket) -> None:
     connection.sendall(b"\x1b[31mred\x9b\n")
 
 
-def test_what_a_server_answers_cannot_harm_a_terminal() -> None:
+@pytest.mark.usefixtures("silent_at_first")
+def test_control_characters_in_an_answer_are_escaped() -> None:
     with serving(nasty) as server:
         ran = run("check", server)
     assert all(line.isprintable() for line in ran.text.splitlines())
 
 
-def test_what_a_server_answers_is_escaped_once() -> None:
+@pytest.mark.usefixtures("silent_at_first")
+def test_an_answer_is_escaped_once() -> None:
     def serve(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(b"caf\xe9 na\xc3\xafve\x1b C:\\temp\n")
@@ -366,6 +371,7 @@ def shake_hands(connection: socket.socket, context: ssl.SSLContext) -> None:
         tls.recv(65536)
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_it_speaks_tls_after_a_header(tls_context: ssl.SSLContext) -> None:
     def serve(connection: socket.socket) -> None:
         read_header(connection)
@@ -378,13 +384,15 @@ def test_it_speaks_tls_after_a_header(tls_context: ssl.SSLContext) -> None:
     assert outcomes(ran)["version 2"] == "TLS was agreed upon"
 
 
-def test_tls_without_a_header_is_told_from_it(tls_context: ssl.SSLContext) -> None:
+@pytest.mark.usefixtures("silent_at_first")
+def test_a_tls_server_may_want_no_header(tls_context: ssl.SSLContext) -> None:
     with serving(lambda connection: shake_hands(connection, tls_context)) as server:
         ran = run("check", server, "--tls")
     assert ran.status == 1
     assert "It wants no header" in ran.text
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_it_says_that_a_server_does_not_speak_tls() -> None:
     with serving(constant) as server:
         ran = run("check", server, "--tls")
@@ -418,6 +426,7 @@ def test_a_wrong_argument_is_one_sentence(arguments: tuple[str, ...], said: str)
     assert len(ran.errors.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("silent_at_first")
 @pytest.mark.parametrize("seconds", ["1e1", ".5", "2", "9999.5"])
 def test_seconds_are_written_as_for_the_relay(seconds: str) -> None:
     with serving(echo) as server:
@@ -432,6 +441,7 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
     assert ran.errors == f"proxyprotocol: Cannot connect to 127.0.0.1:{port}: Connection refused\n"
 
 
+@pytest.mark.usefixtures("silent_at_first")
 def test_a_server_is_asked_over_ipv6() -> None:
     families = set()
 

@@ -14,12 +14,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from proxyprotocol import ProxyProtocolExtTLV, ProxyProtocolTLV, ProxyProtocolV2, ProxyResultIPv4, ProxyResultType
-from proxyprotocol.cli._decode.capture import is_capture
 from tests.cli.commands import run
 from tests.vectors import IPV4, IPV4_BLOCK, LOCAL, PROXY, SIGNATURE, VECTORS, Vector, tlv, v2
 
 LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 BINARY = v2(PROXY, 0x11, IPV4_BLOCK, tlv(0x01, b"h2"), tlv(0x04))
+# the first bytes of pcapng and pcap files
+CAPTURES = (b"\n\r\r\n", b"\xa1\xb2\xc3\xd4", b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x4d\x3c\xb2\xa1")
 
 
 def decode(data: bytes, *arguments: str) -> dict[str, Any]:
@@ -244,7 +245,7 @@ def test_a_header_with_a_wrong_checksum_is_shown_and_not_believed() -> None:
 
 @given(st.binary(max_size=80) | st.builds(bytes.__add__, st.sampled_from([SIGNATURE, b"PROXY "]), st.binary()))
 def test_any_bytes_get_an_answer(data: bytes) -> None:
-    assume(not is_capture(data))
+    assume(not data.startswith(CAPTURES))
     described = decode(data)
     assert described["ok"] is (described["error"] is None)
     ran = run("decode", stdin=data)

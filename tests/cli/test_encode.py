@@ -154,7 +154,7 @@ def test_decode_reads_the_digits() -> None:
         (("--v1", "--local"), "Version 1 cannot say LOCAL"),
         (("--v1", "--source", "unix:/c", "--dest", "unix:/s"), "version 1 cannot say this"),
         (("--v1", *ADDRESSES, "--alpn", "h2"), "version 1 has no place for TLVs"),
-        (("--v1", *ADDRESSES, "--dgram"), "version 1 has no place for TLVs and for datagrams"),
+        (("--v1", *ADDRESSES, "--dgram"), "version 1 has no place for TLVs or datagrams"),
         (("--v1", "--v2", *ADDRESSES), "not allowed with argument"),
         (("--version", "v3", *ADDRESSES), "invalid choice: 'v3'"),
         ((*ADDRESSES, "--tlv", "1"), "expected TYPE=VALUE, not '1'"),

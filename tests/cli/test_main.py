@@ -1,4 +1,4 @@
-"""The `proxyprotocol` command itself: its errors are sentences, and it tells a terminal from a pipe."""
+"""The `proxyprotocol` command itself: its errors are sentences, and a terminal gets other output than a pipe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.cli.commands import run
 if sys.platform != "win32":
     import pty
 
-PATIENCE = 20.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
+PATIENCE = 20.0  # seconds; every wait takes a fraction of one, unless the machine is very busy
 COMMAND = [sys.executable, "-m", "proxyprotocol"]
 LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 CAPTURE = Path(__file__).parent.parent / "captures" / "ethernet.pcap"
@@ -45,7 +45,7 @@ def test_it_is_installed_as_a_command(project_root: Path) -> None:
 def test_a_package_with_files_of_another_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # what installing proxy-protocol over it leaves; tests/project/test_packaging.py does that
+    # as after an installation of proxy-protocol over it, which tests/project/test_packaging.py makes
     monkeypatch.delattr(proxyprotocol, "ProxyProtocolError")
     monkeypatch.delattr(proxyprotocol._adapters, "installation")
     monkeypatch.delitem(sys.modules, "proxyprotocol._adapters.installation")
@@ -57,7 +57,7 @@ def test_it_says_its_version() -> None:
     assert run("--version").text == f"proxyprotocol {version('proxyprotocol')}\n"
 
 
-def test_it_says_so_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_installation_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
@@ -93,7 +93,7 @@ def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], said: str) -> Non
 
 
 def decode_into(output: IO[bytes], unbuffered: str) -> tuple[int, bytes]:
-    """Decode a header into a file; give the status and what came on standard error."""
+    """Decode a header into a file, and return the status and the text on standard error."""
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     command = [*COMMAND, "decode"]
     done = subprocess.run(command, input=LINE, stdout=output, stderr=subprocess.PIPE, env=environment, timeout=PATIENCE)
@@ -101,7 +101,7 @@ def decode_into(output: IO[bytes], unbuffered: str) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_a_reader_that_has_gone_is_no_reason_for_a_traceback(unbuffered: str) -> None:
+def test_a_closed_pipe_causes_no_traceback(unbuffered: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "wb") as output:
@@ -116,7 +116,7 @@ def test_a_full_disk_is_one_sentence(unbuffered: str) -> None:
 
 
 def closed(*command: str, redirections: str) -> tuple[int, bytes, bytes]:
-    """Run Python with standard streams that a shell closes; give the status and what came on the others."""
+    """Run Python with standard streams that a shell closes, and return the status and the text on the others."""
     words = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-X", "dev", "-m", *command]
     done = subprocess.run(words, input=LINE, capture_output=True, timeout=PATIENCE)
     return done.returncode, done.stdout, done.stderr
@@ -141,9 +141,7 @@ def test_a_closed_standard_input_is_one_sentence() -> None:
     ],
     ids=["decode", "encode", "version", "mistake", "server", "server's mistake"],
 )
-def test_a_closed_standard_output_takes_what_is_written(
-    command: tuple[str, ...], status: int, redirections: str
-) -> None:
+def test_output_to_a_closed_stream_is_dropped(command: tuple[str, ...], status: int, redirections: str) -> None:
     ended, output, errors = closed(*command, redirections=redirections)
     assert ended == status
     assert b"Traceback" not in errors
@@ -199,7 +197,7 @@ def wait_until_reading(process: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_terminal_that_knows_few_characters_is_no_reason_for_a_traceback() -> None:
+def test_a_terminal_that_lacks_a_character_causes_no_traceback() -> None:
     header = run("encode", "--source", "192.0.2.1:1", "--dest", "192.0.2.2:2", "--authority", "b\u00fccher").output
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*COMMAND, "decode"], input=header, capture_output=True, env=environment, timeout=PATIENCE)
@@ -207,7 +205,7 @@ def test_a_terminal_that_knows_few_characters_is_no_reason_for_a_traceback() -> 
     assert rb"b\xfccher" in done.stdout
 
 
-def test_the_documentation_shows_what_is_shown(project_root: Path) -> None:
+def test_the_documentation_shows_the_real_output(project_root: Path) -> None:
     page = (project_root / "docs" / "cli.rst").read_text()
     addresses = ("--source", "203.0.113.7:5678", "--dest", "198.51.100.9:443")
     right = run("decode", stdin=run("encode", *addresses, "--authority", "app.example").output).text
@@ -242,7 +240,7 @@ def on_a_terminal(arguments: Sequence[str], stdin: bytes = b"", **environment: s
             env={**environ, "TERM": "xterm", **environment},
             timeout=PATIENCE,
         )
-        os.write(theirs, b"\n")  # so that there is something to read
+        os.write(theirs, b"\n")  # a read must not block if the command wrote nothing
         return done.returncode, os.read(ours, 65536), done.stderr
 
 
@@ -252,7 +250,7 @@ def test_there_are_colours_on_a_terminal_only() -> None:
 
 
 @pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_there_are_no_colours_for_those_who_want_none(variable: dict[str, str]) -> None:
+def test_the_environment_can_turn_colours_off(variable: dict[str, str]) -> None:
     status, shown, _ = on_a_terminal(["decode"], WRONG, **variable)
     assert (status, b"\x1b" in shown) == (1, False)
 

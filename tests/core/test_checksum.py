@@ -29,6 +29,7 @@ KNOWN = [
 ]
 
 
+# These tests use the private names of the choice between the library and pure Python, which is made once.
 @pytest.fixture(autouse=True)
 def _nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checksum, "_implementation", None)

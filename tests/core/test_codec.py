@@ -1,4 +1,4 @@
-"""Codecs of a user's own, written for the established package: is_valid, unpack and pack are enough."""
+"""Custom codecs that were written for `proxy-protocol`: is_valid, unpack and pack are enough."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.vectors import (
 
 
 class Lines(ProxyProtocol):
-    """A header of two lines, a name and a path: wants lines."""
+    """A header of two lines, a name and a path. The codec wants lines."""
 
     def is_valid(self, signature: bytes) -> bool:
         return signature.startswith(b"TWOLINES")
@@ -58,7 +58,7 @@ class Lines(ProxyProtocol):
 
 
 class Lengths(ProxyProtocol):
-    """A header of a name, a byte of length and a path: wants bytes, and is careless with how many."""
+    """A header of a name, a byte of length and a path. The codec wants bytes, and may say a wrong number of them."""
 
     def __init__(self, wants: Sequence[int | None] = (None,)) -> None:
         self.wants = wants
@@ -78,7 +78,7 @@ class Lengths(ProxyProtocol):
 
 
 class Old(ProxyProtocol):
-    """Version 2 with nothing but the three methods."""
+    """Version 2 with only the three methods."""
 
     def is_valid(self, signature: bytes) -> bool:
         return V2_CRC.is_valid(signature)
@@ -98,7 +98,7 @@ OWN = ProxyProtocolDetect(Lines(), Lengths())
 @pytest.mark.parametrize(
     ("codec", "header"), [(Lines(), TWO_LINES), (Lengths(), LENGTHS), (OWN, TWO_LINES), (OWN, LENGTHS)]
 )
-def test_a_header_of_a_users_own_is_read_in_any_pieces(codec: ProxyProtocol, header: bytes) -> None:
+def test_a_custom_header_is_read_in_any_pieces(codec: ProxyProtocol, header: bytes) -> None:
     expected = ProxyResultUnix("/run/a.sock", "")
     for data in (header, header + b"x", header + header):
         for pieces in ([data], single_bytes(data), *splits(data)):
@@ -113,7 +113,7 @@ def test_a_header_of_a_users_own_is_read_in_any_pieces(codec: ProxyProtocol, hea
 @pytest.mark.parametrize(
     ("codec", "header"), [(Lines(), TWO_LINES), (Lengths(), LENGTHS), (OWN, TWO_LINES), (OWN, LENGTHS)]
 )
-def test_whoever_reads_what_is_needed_never_reads_past_a_header_of_a_users_own(
+def test_a_caller_that_reads_only_needed_bytes_never_reads_past_a_custom_header(
     codec: ProxyProtocol, header: bytes
 ) -> None:
     parser, at = HeaderParser(codec), 0
@@ -124,7 +124,7 @@ def test_whoever_reads_what_is_needed_never_reads_past_a_header_of_a_users_own(
 
 
 @pytest.mark.parametrize("wants", [[None], [0], [-5], [1, None]])
-def test_a_codec_that_does_not_say_how_much_it_wants_gets_at_least_a_byte(wants: list[int | None]) -> None:
+def test_a_codec_that_does_not_say_how_much_it_wants_gets_at_least_one_byte(wants: list[int | None]) -> None:
     assert length(Lengths(wants).parse(LENGTHS)) == len(LENGTHS)
     assert length(Lengths(wants).parse(LENGTHS[:-1])) == len(LENGTHS)
 
@@ -139,7 +139,7 @@ def test_the_three_methods_of_version_2_are_enough(vector: Vector) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("Wrong\nname"), UnicodeDecodeError("ascii", b"\xff", 0, 1, "no\nASCII")])
-def test_a_value_error_of_a_codec_of_a_users_own_is_a_syntax_error_on_one_line(error: ValueError) -> None:
+def test_a_value_error_of_a_custom_codec_becomes_a_syntax_error_on_one_line(error: ValueError) -> None:
     class Refusing(Lines):
         def unpack(self, data: bytes) -> ProxyResult:
             raise error
@@ -149,7 +149,7 @@ def test_a_value_error_of_a_codec_of_a_users_own_is_a_syntax_error_on_one_line(e
     assert caught.value.__cause__ is error
 
 
-def test_a_syntax_error_of_a_codec_of_a_users_own_is_raised_as_it_is() -> None:
+def test_a_syntax_error_of_a_custom_codec_is_raised_unchanged() -> None:
     class Refusing(Lines):
         def unpack(self, data: bytes) -> ProxyResult:
             raise mine
@@ -160,21 +160,21 @@ def test_a_syntax_error_of_a_codec_of_a_users_own_is_raised_as_it_is() -> None:
     assert caught.value is mine
 
 
-def test_a_wrong_checksum_is_told_by_a_codec_of_a_users_own_too() -> None:
+def test_a_custom_codec_may_report_a_wrong_checksum() -> None:
     with pytest.raises(ProxyProtocolChecksumError) as caught:
         HeaderParser(Old()).feed(v2(PROXY, 0x11, IPV4_BLOCK, checksum("deadbeef")))
     assert caught.value.result.peername == TCP4.peername
 
 
-def test_a_header_of_a_users_own_is_limited_too() -> None:
-    with pytest.raises(ProxyProtocolLimitError, match="longer than the 100 bytes allowed"):
+def test_a_custom_header_has_the_limit_too() -> None:
+    with pytest.raises(ProxyProtocolLimitError, match="longer than max_header, 100 bytes"):
         HeaderParser(Lines(), max_header=100).feed(b"TWOLINES\n" + b"x" * 92)
     with pytest.raises(ProxyProtocolLimitError):
         Old().parse(v2(PROXY, 0x11, IPV4_BLOCK), max_header=27)
     assert length(Old().parse(v2(PROXY, 0x11, IPV4_BLOCK), max_header=28)) == 28
 
 
-def test_any_other_exception_is_the_codecs_own_affair() -> None:
+def test_any_other_exception_of_a_custom_codec_passes_through() -> None:
     class Broken(Lines):
         def unpack(self, data: bytes) -> ProxyResult:
             raise ZeroDivisionError
@@ -190,7 +190,7 @@ def test_a_connection_begins_with_a_header_by_its_first_eight_bytes(data: bytes,
     assert Lines().begins(data) is begins
 
 
-def test_a_header_of_a_users_own_may_be_optional() -> None:
+def test_a_custom_header_may_be_optional() -> None:
     receiver = Receiver(ProxyProtocolDetect(Lines(), ProxyProtocolV1()), policy=HeaderPolicy.OPTIONAL)
     for data, result in ((TWO_LINES, ProxyResultUnix("/run/a.sock", "")), (b"GET / HTTP/1.1\r\n", None)):
         connection = receiver.connection(None, None)
@@ -198,7 +198,7 @@ def test_a_header_of_a_users_own_may_be_optional() -> None:
         assert (connection.result, connection.trailing) == (result, b"" if result else data)
 
 
-def test_a_codec_is_not_asked_to_read_while_it_is_open_whether_a_header_comes() -> None:
+def test_a_codec_does_not_parse_before_it_is_known_that_a_header_comes() -> None:
     class Hasty(Lines):
         def unpack(self, data: bytes) -> ProxyResult:
             if data:
@@ -211,7 +211,7 @@ def test_a_codec_is_not_asked_to_read_while_it_is_open_whether_a_header_comes() 
     assert connection.trailing == b"GET / HTTP/1.1\r\n"
 
 
-def test_an_abstract_codec_cannot_be_made() -> None:
+def test_an_abstract_codec_cannot_be_instantiated() -> None:
     with pytest.raises(TypeError):
         ProxyProtocol()  # type: ignore[abstract]
 

@@ -1,4 +1,4 @@
-"""Headers recorded from real proxies, and cases by hand: whole, at every split into two pieces, and byte by byte."""
+"""Recorded headers of real proxies, and cases by hand: whole, at every split into two pieces, and byte by byte."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ TYPES = {
     "UNIX": ProxyResultType.UNIX,
 }
 PROTOCOLS = {"STREAM": socket.SOCK_STREAM, "DGRAM": socket.SOCK_DGRAM, "UNSPEC": None}
-NO_LIMIT = 16 + 0xFFFF  # the cases by hand ask what a receiver without a limit of its own makes of them
-LONG = 8192  # from here on a few splits must do
+NO_LIMIT = 16 + 0xFFFF  # the cases by hand are for a receiver without a limit
+LONG = 8192  # longer data has only a few splits
 
 
 def named(cases: list[dict[str, Any]]) -> pytest.MarkDecorator:
@@ -54,7 +54,7 @@ def bytes_of(case: dict[str, Any]) -> bytes:
 
 
 def pieces_of(data: bytes, consumed: int) -> Iterable[list[bytes]]:
-    """Cut data in every way there is time for: it may come whole, in two pieces, or in single bytes."""
+    """Yield data whole, in two pieces, and in single bytes; long data has fewer splits."""
     yield [data]
     yield single_bytes(data)
     if len(data) < LONG:
@@ -65,7 +65,7 @@ def pieces_of(data: bytes, consumed: int) -> Iterable[list[bytes]]:
 
 
 def expect_result(data: bytes, consumed: int) -> ProxyResult:
-    """Feed data in all pieces; give the result, which must be the same, and complete with its last byte."""
+    """Feed data in all pieces. Return the result, which must be the same each time, and complete at the last byte."""
     results = []
     for pieces in pieces_of(data, consumed):
         parser, fed = HeaderParser(max_header=NO_LIMIT), 0
@@ -94,7 +94,7 @@ def check_addresses(result: ProxyResult, case: dict[str, Any]) -> None:
 
 
 def tlvs_of(result: ProxyResult) -> list[list[Any]]:
-    """Types and values in the order of the wire, found by other means than the package's."""
+    """Return types and values in the order of the wire, without the package's code."""
     wire, at, found = bytes(result.tlv), 0, []
     while at < len(wire):
         end = at + 3 + int.from_bytes(wire[at + 1 : at + 3], "big")
@@ -104,7 +104,7 @@ def tlvs_of(result: ProxyResult) -> list[list[Any]]:
     return found
 
 
-def test_the_corpus_is_all_there() -> None:
+def test_the_corpus_is_complete() -> None:
     assert (len(RECORDED), len(CASES)) == (18, 90)
     assert len({case["name"] for case in RECORDED + CASES}) == 108
     assert {case["expect"] for case in CASES} == {"ok", "incomplete", "error"}
@@ -122,7 +122,7 @@ def test_a_recorded_header_is_read_as_its_sender_meant_it(case: dict[str, Any]) 
     check_addresses(result, {**expected, **addresses, "transport": expected["protocol"]})
     assert tlvs_of(result) == expected["tlvs"]
     if expected["version"] == 2:
-        # what the wire says of the family also where it does not count
+        # the wire has a family even if it does not count
         fixed = ProxyProtocolV2().unpack_header(header)
         assert (fixed.type, fixed.protocol) == (TYPES[expected["family"]], PROTOCOLS[expected["protocol"]])
         assert (fixed.command, fixed.data_len) == (expected["command"].lower(), expected["size"] - 16)
@@ -144,7 +144,7 @@ def test_a_right_header_is_read(case: dict[str, Any]) -> None:
 
 
 @named([case for case in CASES if case["expect"] == "incomplete"])
-def test_a_header_that_is_cut_is_waited_for(case: dict[str, Any]) -> None:
+def test_the_parser_waits_for_the_rest_of_a_header(case: dict[str, Any]) -> None:
     data = bytes_of(case)
     for pieces in pieces_of(data, len(data)):
         parser = HeaderParser(max_header=NO_LIMIT)
@@ -161,7 +161,7 @@ def feed_all(pieces: list[bytes]) -> None:
 
 
 @named([case for case in CASES if case["expect"] == "error" and "context" not in case])
-def test_a_wrong_header_is_refused_with_its_last_byte_at_the_latest(case: dict[str, Any]) -> None:
+def test_a_wrong_header_is_rejected_at_its_last_byte_at_the_latest(case: dict[str, Any]) -> None:
     data = bytes_of(case)
     kinds = set()
     for pieces in pieces_of(data, 107):
@@ -172,12 +172,12 @@ def test_a_wrong_header_is_refused_with_its_last_byte_at_the_latest(case: dict[s
 
 
 @named([case for case in CASES if case.get("context") == "datagram"])
-def test_a_datagram_without_a_whole_header_is_refused(case: dict[str, Any]) -> None:
+def test_a_datagram_without_a_whole_header_is_rejected(case: dict[str, Any]) -> None:
     with pytest.raises(ProxyProtocolError):
         unpack_datagram(bytes_of(case))
 
 
-def test_a_line_that_does_not_end_is_refused_at_byte_107_and_not_buffered_on() -> None:
+def test_a_line_without_an_end_is_rejected_at_byte_107_and_buffers_no_more() -> None:
     data = bytes_of(next(case for case in CASES if case["name"] == "v1-64k-no-crlf"))
     parser = HeaderParser()
     assert parser.feed(data[:105]) is None

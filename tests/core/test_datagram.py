@@ -46,14 +46,14 @@ def test_a_datagram_is_a_header_and_a_payload(vector: Vector, kind: type[bytes])
 
 
 @pytest.mark.parametrize("vector", VERSION_2, ids=str)
-def test_a_header_that_is_cut_is_an_error_no_datagram_continues_another(vector: Vector) -> None:
+def test_an_incomplete_header_is_an_error(vector: Vector) -> None:
     for beginning, rest in splits(vector.header):
         if rest:
             with pytest.raises(ProxyProtocolSyntaxError):
                 unpack_datagram(beginning)
 
 
-def test_a_cut_header_says_what_there_is_and_what_there_would_be() -> None:
+def test_the_message_for_an_incomplete_header_has_both_lengths() -> None:
     header = v2(PROXY, 0x12, IPV4_BLOCK)
     for length, needed in ((0, 16), (15, 16), (16, 28), (27, 28)):
         with pytest.raises(
@@ -63,7 +63,7 @@ def test_a_cut_header_says_what_there_is_and_what_there_would_be() -> None:
 
 
 @pytest.mark.parametrize("vector", VERSION_1, ids=str)
-def test_version_1_is_no_header_for_datagrams(vector: Vector) -> None:
+def test_version_1_is_refused(vector: Vector) -> None:
     with pytest.raises(ProxyProtocolSyntaxError, match=r"version 1, which is only for streams.* \(at byte 0\)$"):
         unpack_datagram(vector.header)
 
@@ -71,12 +71,12 @@ def test_version_1_is_no_header_for_datagrams(vector: Vector) -> None:
 @pytest.mark.parametrize(
     "data", [b"\x12\x34\x01\0\0\1", v2(PROXY, 0x13, IPV4_BLOCK), v2(PROXY, 0x12, IPV4_BLOCK, b"\1")]
 )
-def test_a_datagram_without_a_right_header_is_an_error(data: bytes) -> None:
+def test_a_missing_or_wrong_header_is_an_error(data: bytes) -> None:
     with pytest.raises(ProxyProtocolSyntaxError):
         unpack_datagram(data)
 
 
-def test_a_wrong_checksum_is_told() -> None:
+def test_a_wrong_checksum_is_an_error() -> None:
     with pytest.raises(ProxyProtocolChecksumError):
         unpack_datagram(v2(PROXY, 0x12, IPV4_BLOCK, checksum("deadbeef")) + b"query")
 
@@ -97,7 +97,7 @@ def test_the_payload_is_not_part_of_the_checksum_nor_of_the_tlvs() -> None:
         ProxyResultIPv4(*IPV4, tlv=ProxyProtocolTLV(alpn=b"h2")),
     ],
 )
-def test_a_result_that_names_no_protocol_is_sent_as_a_datagrams(result: ProxyResult) -> None:
+def test_a_result_without_a_protocol_is_sent_as_dgram(result: ProxyResult) -> None:
     read, payload = unpack_datagram(pack_datagram(result, b"query"))
     assert (read.peername, read.sockname, read.protocol, payload) == (
         result.peername,
@@ -107,7 +107,7 @@ def test_a_result_that_names_no_protocol_is_sent_as_a_datagrams(result: ProxyRes
     )
 
 
-def test_a_stream_that_goes_by_datagram_stays_a_stream() -> None:
+def test_a_result_with_a_protocol_keeps_it() -> None:
     read, _ = unpack_datagram(pack_datagram(ProxyResultIPv4(*IPV4, protocol=SOCK_STREAM), b""))
     assert read.protocol is SOCK_STREAM
 
@@ -119,11 +119,11 @@ def test_a_result_is_packed_into_its_header(vector: Vector) -> None:
     assert pack_datagram(vector.result, b"query") == vector.header + b"query"
 
 
-def test_a_sender_that_speaks_for_itself_says_local() -> None:
+def test_a_sender_that_speaks_for_itself_sends_local() -> None:
     assert pack_datagram(ProxyResultLocal(), b"query") == v2(LOCAL, 0x00) + b"query"
 
 
-def test_what_does_not_fit_is_a_value_error() -> None:
+def test_a_result_that_does_not_fit_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="108 are the most"):
         pack_datagram(ProxyResultUnix("/" * 109, ""), b"")
     with pytest.raises(ValueError, match="UNIQUE_ID"):

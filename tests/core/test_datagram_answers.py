@@ -1,4 +1,4 @@
-"""Where the answer to a datagram goes, and what is remembered for it: for the sockets of every adapter, without one."""
+"""DatagramReceiver: where answers go, and which clients it remembers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.vectors import IPV4_BLOCK, LOCAL, PROXY, paths, tlv, v2
 
 
 def header(number: int) -> bytes:
-    """A header whose client has this number for its port."""
+    """Return a header whose client has this port."""
     return v2(PROXY, 0x12, IPV4_BLOCK[:8], number.to_bytes(2, "big"), IPV4_BLOCK[10:])
 
 
@@ -36,7 +36,7 @@ def client(number: int) -> tuple[str, int]:
     return CLIENT[0], number
 
 
-def test_an_answer_goes_to_the_proxy_that_spoke_for_the_client() -> None:
+def test_an_answer_goes_to_the_proxy_that_named_the_client() -> None:
     datagrams = receiver()
     datagrams.receive(HEADER, SENDER, HERE, 0)
     datagrams.receive(HEADER6, OTHER, HERE, 0)
@@ -44,11 +44,11 @@ def test_an_answer_goes_to_the_proxy_that_spoke_for_the_client() -> None:
     assert datagrams.reply_to(CLIENT6, 0) == OTHER
     assert datagrams.reply_to(CLIENT6[:2], 0) == OTHER  # as Twisted spells it
     assert datagrams.reply_to(["2001:db8::1", 1000], 0) == OTHER  # type: ignore[arg-type]
-    assert datagrams.reply_to((*CLIENT6[:2], 7, 0), 0) == OTHER  # the flow is not part of who it is
+    assert datagrams.reply_to((*CLIENT6[:2], 7, 0), 0) == OTHER  # the flow does not identify a client
 
 
 STRANGERS: list[SockAddr] = [("192.0.2.1", 1001), ("192.0.2.2", 1000), CLIENT6, (*CLIENT6[:3], 1), "/a", SENDER]
-# whom they let in, some without a header; what a function of the user's lets in is not known
+# policies that let clients in without a header, or may do so: a function may return anything
 DIRECT: dict[str, Any] = {
     "OPTIONAL": OPTIONAL,
     "SKIP": SKIP,
@@ -56,7 +56,7 @@ DIRECT: dict[str, Any] = {
     "others directly": TrustedProxies(["10.0.0.0/8"], otherwise=SKIP),
     "a function": lambda sender, local: HeaderPolicy.REQUIRE,
 }
-BEHIND_PROXIES: dict[str, Any] = {
+ONLY_PROXIES: dict[str, Any] = {
     "REQUIRE": HeaderPolicy.REQUIRE,
     "IGNORE": IGNORE,
     "trusted proxies": TrustedProxies(["10.0.0.0/8"]),
@@ -65,7 +65,7 @@ BEHIND_PROXIES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("policy", DIRECT.values(), ids=DIRECT)
-def test_where_clients_may_come_directly_an_answer_to_one_of_whom_nobody_spoke_goes_there(policy: Any) -> None:
+def test_if_clients_may_come_directly_an_unknown_client_is_answered_directly(policy: Any) -> None:
     datagrams = receiver(policy=policy)
     datagrams.receive(HEADER, SENDER, HERE, 0)
     for address in STRANGERS:
@@ -73,28 +73,28 @@ def test_where_clients_may_come_directly_an_answer_to_one_of_whom_nobody_spoke_g
         assert datagrams.result_for(address, 0) is None
 
 
-@pytest.mark.parametrize("policy", BEHIND_PROXIES.values(), ids=BEHIND_PROXIES)
-def test_where_all_come_by_proxies_an_answer_to_one_of_whom_nobody_spoke_is_lost(policy: Any) -> None:
-    """A header may name any address: what is sent there past the proxy goes to whom a forger likes."""
+@pytest.mark.parametrize("policy", ONLY_PROXIES.values(), ids=ONLY_PROXIES)
+def test_if_all_clients_come_through_proxies_an_unknown_client_gets_no_answer(policy: Any) -> None:
+    """A header may name any address: a direct answer would go wherever a forger wants."""
     datagrams = receiver(policy=policy, client_timeout=60)
     datagram = datagrams.receive(HEADER, SENDER, HERE, 0)
     assert datagrams.reply_to(datagram.client, 0) == SENDER
     for address in (OTHER, *STRANGERS[:-1]):
         assert datagrams.reply_to(address, 0) is None
-    # forgotten, but for as long as it is being answered
+    # forgotten, except while its datagram is being answered
     assert datagrams.reply_to(datagram.client, 60) is None
     with datagrams.answering(datagram):
         assert datagrams.reply_to(datagram.client, 60) == SENDER
 
 
 @pytest.mark.parametrize("data", [v2(LOCAL, 0x00, tlv(4)), v2(PROXY, 0x00, tlv(4)), v2(PROXY, 0x10, IPV4_BLOCK)])
-def test_who_speaks_for_itself_is_answered_itself_and_its_result_is_kept(data: bytes) -> None:
+def test_a_proxy_that_speaks_for_itself_is_answered_and_its_result_is_kept(data: bytes) -> None:
     datagrams = receiver()
     sender = ("fe80::1", 50000, 0, 3)
     datagram = datagrams.receive(data, sender, HERE, 0)
     assert datagrams.reply_to(sender, 0) == sender
     assert datagrams.result_for(sender, 0) == datagram.result
-    # the same address on another link is somebody else
+    # the same address on another link is another client
     assert datagrams.result_for((*sender[:3], 4), 0) is None
 
 
@@ -106,7 +106,7 @@ def test_clients_on_unix_sockets_are_known_by_their_paths() -> None:
     assert datagrams.reply_to("/c", 0) is None
 
 
-def test_of_two_proxies_that_speak_for_a_client_the_newest_wins() -> None:
+def test_of_two_proxies_for_one_client_the_newest_wins() -> None:
     datagrams = receiver()
     first = datagrams.receive(HEADER, SENDER, HERE, 0)
     second = datagrams.receive(v2(PROXY, 0x12, IPV4_BLOCK, tlv(4)), OTHER, HERE, 0)
@@ -114,7 +114,7 @@ def test_of_two_proxies_that_speak_for_a_client_the_newest_wins() -> None:
     assert datagrams.result_for(CLIENT, 0) == second.result != first.result
 
 
-def test_who_answers_at_once_answers_the_present_datagram() -> None:
+def test_an_immediate_answer_goes_to_the_sender_of_the_current_datagram() -> None:
     datagrams = receiver(policy=TrustedProxies(["10.0.0.0/8"], otherwise=SKIP))
     proxied = datagrams.receive(HEADER, SENDER, HERE, 0)
     direct = datagrams.receive(b"query", CLIENT, HERE, 0)
@@ -124,7 +124,7 @@ def test_who_answers_at_once_answers_the_present_datagram() -> None:
         with datagrams.answering(proxied):
             assert datagrams.reply_to(CLIENT, 0) == SENDER
         assert datagrams.reply_to(CLIENT, 0) == CLIENT
-    # A plain datagram, whose sender anybody may have forged, has changed nothing.
+    # the plain datagram, whose sender may be forged, has changed nothing
     assert (datagrams.reply_to(CLIENT, 0), datagrams.result_for(CLIENT, 0)) == (SENDER, proxied.result)
 
 
@@ -154,7 +154,7 @@ def test_datagrams_with_a_header_keep_a_client_known() -> None:
 
 
 def test_neither_an_answer_nor_a_datagram_without_a_header_keeps_a_client_known() -> None:
-    """They did, so that one forged datagram had the answers to a client that comes directly for as long as it came."""
+    """They once did: one forged datagram then redirected all later answers to a client that comes directly."""
     datagrams = receiver(policy=OPTIONAL, client_timeout=60)
     datagrams.receive(HEADER, SENDER, HERE, 100)
     for now in (110, 130, 150, 159):
@@ -165,7 +165,7 @@ def test_neither_an_answer_nor_a_datagram_without_a_header_keeps_a_client_known(
     assert datagrams.reply_to(CLIENT, 160) == CLIENT
 
 
-def test_a_flood_of_clients_puts_out_the_one_longest_unheard() -> None:
+def test_a_flood_of_clients_replaces_the_one_that_was_silent_for_longest() -> None:
     datagrams = receiver(max_clients=3)
     for number in (1, 2, 3):
         datagrams.receive(header(number), SENDER, HERE, number)
@@ -176,15 +176,15 @@ def test_a_flood_of_clients_puts_out_the_one_longest_unheard() -> None:
     assert known == [1, 3, 4]
 
 
-def taken_apart() -> int:
-    """How many TLVs there are in this process that were asked for."""
+def count_parsed() -> int:
+    """Count the parsed TLVs in this process."""
     gc.collect()
     return sum(type(kept) is ProxyProtocolTLV for kept in gc.get_objects())
 
 
 def test_the_tlvs_that_an_application_asks_for_are_not_kept() -> None:
-    """Taken apart they are thrice as big, and there may be thousands of clients."""
-    datagrams, before = receiver(max_clients=10), taken_apart()
+    """A result with parsed TLVs is three times as big, and there may be thousands of clients."""
+    datagrams, before = receiver(max_clients=10), count_parsed()
 
     def ask(number: int) -> None:
         datagram = datagrams.receive(header(number), SENDER, HERE, 0)
@@ -195,10 +195,10 @@ def test_the_tlvs_that_an_application_asks_for_are_not_kept() -> None:
     for number in range(10):
         ask(number)
     assert datagrams.result_for(client(0), 0) is not None
-    assert taken_apart() == before
+    assert count_parsed() == before
 
 
-def test_whoever_asks_what_a_header_said_is_given_a_result_of_its_own() -> None:
+def test_each_call_of_result_for_returns_a_result_of_its_own() -> None:
     datagrams = receiver()
     datagram = datagrams.receive(v2(PROXY, 0x12, IPV4_BLOCK, tlv(0xE5, b"shop")), SENDER, HERE, 0)
     first, second = datagrams.result_for(CLIENT, 0), datagrams.result_for(CLIENT, 0)
@@ -210,7 +210,7 @@ def test_whoever_asks_what_a_header_said_is_given_a_result_of_its_own() -> None:
         assert datagrams.result_for(CLIENT, 0) is datagram.result
 
 
-def test_however_many_clients_there_are_no_more_are_kept_than_allowed() -> None:
+def test_no_more_clients_are_kept_than_allowed() -> None:
     datagrams = receiver(max_clients=100)
     for number in range(5000):
         datagrams.receive(header(number), SENDER, HERE, number / 1000)
@@ -219,12 +219,12 @@ def test_however_many_clients_there_are_no_more_are_kept_than_allowed() -> None:
 
 
 class Sender(str):
-    """A sender that can be seen to be gone."""
+    """A sender that a weak reference can watch."""
 
     __slots__ = ("__weakref__",)
 
 
-def test_of_a_client_that_is_forgotten_nothing_is_kept() -> None:
+def test_nothing_is_kept_of_a_forgotten_client() -> None:
     datagrams = receiver(max_clients=100, client_timeout=60)
 
     def receive(number: int) -> weakref.ref[Sender]:

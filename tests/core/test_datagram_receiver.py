@@ -1,4 +1,4 @@
-"""What to do with a datagram, and what the log says of it: for the sockets of every adapter, without one."""
+"""DatagramReceiver: what happens to a datagram, and what the log says about it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_client_is_the_one_that_the_header_names(vector: Vector, policy: Hea
     assert datagram.result is not None
     assert describe(datagram.result) == describe(vector.result)
     assert (datagram.payload, datagram.sender) == (b"query", SENDER)
-    # LOCAL and UNSPEC name none
+    # LOCAL and UNSPEC name no client
     named = None if policy is IGNORE else vector.result.peername
     assert datagram.client == (SENDER if named is None else named)
 
@@ -73,12 +73,12 @@ def test_the_client_is_the_one_that_the_header_names(vector: Vector, policy: Hea
     "data",
     [b"", b"\r\n", SIGNATURE[:-1], b"query", SIGNATURE[:-1] + b"!" + HEADER[12:], VERSION_1[0].header + b"query"],
 )
-def test_where_a_header_is_optional_what_does_not_begin_with_the_signature_is_data(data: bytes) -> None:
+def test_under_optional_a_datagram_without_the_signature_is_data(data: bytes) -> None:
     assert receiver(policy=OPTIONAL).receive(data, SENDER, HERE, 0) == (data, SENDER, None, SENDER)
 
 
 @pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, OPTIONAL, IGNORE])
-def test_behind_the_signature_an_error_is_an_error(policy: HeaderPolicy) -> None:
+def test_after_the_signature_an_error_is_an_error(policy: HeaderPolicy) -> None:
     datagrams = receiver(policy=policy, max_header=40)
     for data, kind in (
         (SIGNATURE, ProxyProtocolSyntaxError),
@@ -91,23 +91,23 @@ def test_behind_the_signature_an_error_is_an_error(policy: HeaderPolicy) -> None
         with pytest.raises(ProxyProtocolError) as caught:
             datagrams.receive(data, SENDER, HERE, 0)
         assert type(caught.value) is kind
-        assert datagrams.result_for(CLIENT, 0) is None  # nothing of it was remembered
+        assert datagrams.result_for(CLIENT, 0) is None  # the client is not remembered
 
 
 @pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, IGNORE])
 @pytest.mark.parametrize("data", [b"", b"\r\n", b"query", VERSION_1[0].header])
-def test_a_header_that_must_come_and_does_not_is_an_error(policy: HeaderPolicy, data: bytes) -> None:
+def test_a_missing_required_header_is_an_error(policy: HeaderPolicy, data: bytes) -> None:
     with pytest.raises(ProxyProtocolSyntaxError):
         receiver(policy=policy).receive(data, SENDER, HERE, 0)
 
 
 @pytest.mark.parametrize("pp", [None, ProxyProtocolDetect(), ProxyProtocolV2()])
-def test_a_version_1_header_is_told_apart(pp: ProxyProtocol | None) -> None:
+def test_a_version_1_header_has_its_own_message(pp: ProxyProtocol | None) -> None:
     with pytest.raises(ProxyProtocolSyntaxError, match="version 1, which is only for streams: let the proxy send"):
         receiver(pp=pp).receive(VERSION_1[0].header, SENDER, HERE, 0)
 
 
-def test_a_cut_header_says_what_there_is_and_what_there_would_be() -> None:
+def test_the_message_for_an_incomplete_header_has_both_lengths() -> None:
     for beginning, rest in splits(HEADER):
         if rest:
             needed = 16 if len(beginning) < 16 else len(HEADER)
@@ -116,7 +116,7 @@ def test_a_cut_header_says_what_there_is_and_what_there_would_be() -> None:
 
 
 @pytest.mark.parametrize("keywords", [{"policy": SKIP}, {"pp": ProxyProtocolNoop()}])
-def test_where_no_header_comes_what_looks_like_one_is_data(keywords: dict[str, Any]) -> None:
+def test_if_no_header_is_expected_it_is_data(keywords: dict[str, Any]) -> None:
     datagrams = receiver(**keywords)
     assert datagrams.receive(HEADER, SENDER, HERE, 0) == (HEADER, SENDER, None, SENDER)
     assert datagrams.reply_to(CLIENT, 0) == CLIENT
@@ -138,7 +138,7 @@ def test_a_sender_that_is_not_trusted_is_refused_whatever_it_sends() -> None:
     assert datagrams.reply_to(CLIENT, 0) == CLIENT
 
 
-def test_the_local_address_is_asked_for_only_where_it_is_looked_at() -> None:
+def test_only_a_policy_function_needs_the_local_address() -> None:
     assert not receiver().needs_local
     assert receiver(policy=TrustedProxies(["10.0.0.0/8"])).needs_local
 
@@ -150,7 +150,7 @@ def test_a_codec_without_version_2_is_refused_at_once() -> None:
 
 
 class Own(ProxyProtocol):
-    """A codec of the user's own."""
+    """A user's codec."""
 
     def is_valid(self, signature: bytes) -> bool:
         return signature.startswith(b"OWN HEAD")
@@ -167,7 +167,7 @@ class Own(ProxyProtocol):
 
 
 @pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, OPTIONAL])
-def test_a_codec_of_ones_own_may_stand_beside_version_2(policy: HeaderPolicy) -> None:
+def test_a_users_codec_may_be_combined_with_version_2(policy: HeaderPolicy) -> None:
     datagrams = receiver(pp=ProxyProtocolDetect(ProxyProtocolV1(), Own(), ProxyProtocolV2()), policy=policy)
     assert datagrams.receive(b"OWN HEAD", SENDER, HERE, 0).result == ProxyResultLocal()
     assert datagrams.receive(HEADER + b"query", SENDER, HERE, 0).client == CLIENT
@@ -186,7 +186,7 @@ def test_a_codec_of_ones_own_may_stand_beside_version_2(policy: HeaderPolicy) ->
         ({"client_timeout": float("inf")}, ValueError, "not inf"),
     ],
 )
-def test_a_limit_that_is_none_is_refused(keywords: dict[str, Any], kind: type[Exception], message: str) -> None:
+def test_an_invalid_limit_is_rejected(keywords: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         receiver(**keywords)
 
@@ -240,7 +240,7 @@ def test_a_refused_datagram_leaves_nothing_for_the_garbage_collector() -> None:
 
     gc.disable()
     try:
-        # told in the log, and left out of it
+        # the first is logged, the second only counted
         assert [refused()(), refused()()] == [None, None]
     finally:
         gc.enable()
@@ -256,7 +256,7 @@ def outcome(data: bytes, datagrams: DatagramReceiver) -> tuple[ProxyResult, byte
 
 
 @pytest.mark.parametrize("chunk", range(5))
-def test_whatever_happened_to_a_datagram_it_is_read_as_by_itself_or_one_of_our_errors(chunk: int) -> None:
+def test_a_mutated_datagram_gives_the_same_as_unpack_datagram(chunk: int) -> None:
     random = Random(chunk)
     required, optional = receiver(max_header=0xFFFF + 16), receiver(policy=OPTIONAL, max_header=0xFFFF + 16)
     for _ in range(1000):

@@ -1,4 +1,4 @@
-"""Detect: whichever version comes."""
+"""Detect reads either version."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from tests.vectors import (
 )
 
 DETECT = ProxyProtocolDetect()
-# the same, but asked one after the other
+# the same versions, but tried one after the other
 NAMED = ProxyProtocolDetect(ProxyProtocolV2(), ProxyProtocolV1(), ProxyProtocolV1())
 UNIX = ProxyResultUnix("/a", "/b")
 
 
 class Whisper(ProxyProtocol):
-    """A codec of a user's own, in the manner of the established package: a name, then one byte of length."""
+    """A custom codec as for `proxy-protocol`: a name, then one byte of length."""
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
@@ -69,13 +69,13 @@ def test_either_version_is_unpacked(vector: Vector) -> None:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
 @pytest.mark.parametrize("kind", [bytearray, memoryview])
-def test_any_bytes_will_do(vector: Vector, kind: type[bytes]) -> None:
+def test_any_bytes_like_object_is_accepted(vector: Vector, kind: type[bytes]) -> None:
     for codec in (DETECT, NAMED, vector.codec):
         assert describe(codec.unpack(kind(vector.header + b"x"))) == describe(vector.result)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
-def test_8_bytes_are_wanted_and_then_what_the_version_wants(vector: Vector) -> None:
+def test_unpack_wants_8_bytes_first_and_then_what_the_version_wants(vector: Vector) -> None:
     for codec in (DETECT, NAMED):
         for beginning, rest in splits(vector.header):
             if rest:
@@ -90,7 +90,7 @@ def test_8_bytes_are_wanted_and_then_what_the_version_wants(vector: Vector) -> N
                     assert want.want_bytes == (16 - len(beginning) if len(beginning) < 16 else len(rest))
 
 
-def test_the_second_version_is_written_unless_another_comes_first() -> None:
+def test_version_2_is_written_unless_another_comes_first() -> None:
     assert DETECT.pack(TCP4) == V2_CRC.pack(TCP4)
     assert ProxyProtocolDetect(V1, V2).pack(TCP4) == V1.pack(TCP4)
 
@@ -108,32 +108,32 @@ TOO_LONG = ProxyResultIPv4(*IPV4, tlv=ProxyProtocolTLV(unique_id=bytes(129)))
         pytest.param([], TOO_LONG, V1.pack(TOO_LONG), id="the default"),
     ],
 )
-def test_the_first_version_that_can_say_it_is_written(
+def test_the_first_version_that_can_express_a_result_is_written(
     versions: list[ProxyProtocol], result: ProxyResult, header: bytes
 ) -> None:
     assert ProxyProtocolDetect(*versions).pack(result) == header
 
 
-def test_what_no_version_can_say_is_a_value_error_that_tells_why() -> None:
-    with pytest.raises(ValueError, match=r"No version here can say this: .*LOCAL"):
+def test_a_result_that_no_version_can_express_is_a_value_error_with_the_reason() -> None:
+    with pytest.raises(ValueError, match=r"None of the versions can express this result: .*LOCAL"):
         ProxyProtocolDetect(V1, V1).pack(ProxyResultLocal())
-    with pytest.raises(ValueError, match=r"No version here can say this: .*UNIX"):
+    with pytest.raises(ValueError, match=r"None of the versions can express this result: .*UNIX"):
         ProxyProtocolDetect(V1).pack(UNIX)
 
 
-def test_the_two_versions_are_told_apart_by_one_byte_in_any_order() -> None:
+def test_one_byte_distinguishes_the_two_versions_in_any_order() -> None:
     for codec in (ProxyProtocolDetect(V2, V1), ProxyProtocolDetect(V1, V2)):
         assert codec.parse(b"") == 15
         with pytest.raises(ProxyProtocolSyntaxError, match="no PROXY protocol header"):
             codec.parse(b"G")
 
 
-def test_the_versions_can_be_told() -> None:
+def test_the_versions_are_public() -> None:
     assert [type(version) for version in DETECT.versions] == [ProxyProtocolV2, ProxyProtocolV1]
     assert list(ProxyProtocolDetect(V1).versions) == [V1]
 
 
-def test_a_version_is_chosen_by_the_first_that_says_yes() -> None:
+def test_the_first_version_that_recognises_the_signature_is_chosen() -> None:
     assert ProxyProtocolDetect(V2, V2_CRC, V1).choose_version(SIGNATURE[:8]) is V2
     assert ProxyProtocolDetect(V2, V2_CRC, V1).choose_version(b"PROXY UN") is V1
     with pytest.raises(ProxyProtocolSyntaxError, match="No version of the PROXY protocol begins with b'GET / HT'"):
@@ -141,7 +141,7 @@ def test_a_version_is_chosen_by_the_first_that_says_yes() -> None:
 
 
 @pytest.mark.parametrize("data", [b"G", b"\n", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n", b"\0"])
-def test_the_first_byte_that_belongs_to_no_version_is_refused(data: bytes) -> None:
+def test_the_first_byte_that_belongs_to_no_version_is_rejected(data: bytes) -> None:
     for call in (DETECT.unpack, DETECT.parse):
         with pytest.raises(ProxyProtocolSyntaxError) as caught:
             call(data)
@@ -149,13 +149,13 @@ def test_the_first_byte_that_belongs_to_no_version_is_refused(data: bytes) -> No
 
 
 @pytest.mark.parametrize("data", [b"PRX", b"PROXYX", b"\rx", b"\r\n\r\n\r", b"PROXY T\r"])
-def test_a_later_byte_that_belongs_to_no_version_is_refused_too(data: bytes) -> None:
+def test_a_later_byte_that_belongs_to_no_version_is_rejected_too(data: bytes) -> None:
     for call in (DETECT.unpack, DETECT.parse):
         with pytest.raises(ProxyProtocolSyntaxError):
             call(data)
 
 
-def test_a_version_that_was_not_named_is_refused() -> None:
+def test_a_version_that_was_not_named_is_rejected() -> None:
     for codec, vector in ((ProxyProtocolDetect(V1), VERSION_2[0]), (ProxyProtocolDetect(V2), VERSION_1[0])):
         for call in (codec.unpack, codec.parse):
             with pytest.raises(ProxyProtocolSyntaxError, match="No version"):
@@ -187,7 +187,7 @@ def test_a_connection_begins_with_a_header_when_a_whole_signature_is_there(data:
     assert NAMED.begins(data) is begins
 
 
-def test_a_codec_of_the_users_own_is_asked_with_the_first_8_bytes() -> None:
+def test_a_custom_codec_gets_the_first_8_bytes() -> None:
     whisper = Whisper()
     codec = ProxyProtocolDetect(V2, whisper)
     assert length(codec.parse(b"WHISPER")) == 8
@@ -200,6 +200,6 @@ def test_a_codec_of_the_users_own_is_asked_with_the_first_8_bytes() -> None:
     assert codec.begins(b"WHIMPER!") is False
 
 
-def test_what_is_too_short_to_tell_cannot_be_decoded() -> None:
+def test_data_too_short_for_a_signature_is_incomplete() -> None:
     with pytest.raises(ProxyProtocolIncompleteError):
         NAMED.unpack(b"PROXY")

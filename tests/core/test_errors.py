@@ -1,4 +1,4 @@
-"""Errors are one family for whatever a peer does, each with fields and a full sentence."""
+"""The errors are one family for everything that a peer does, each with fields and a full sentence."""
 
 from __future__ import annotations
 

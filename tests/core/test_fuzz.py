@@ -1,4 +1,4 @@
-"""60,000 headers that something has happened to: only our errors escape, and any pieces give the same answer."""
+"""60,000 mutated headers: only our errors escape, and any pieces give the same answer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CHUNK = 1_000
 NO_LIMIT = 16 + 0xFFFF
 DETECT = ProxyProtocolDetect()
 NOOP = ProxyProtocolNoop()
-# the same, but asked one after the other
+# the same versions, but tried one after the other
 NAMED = ProxyProtocolDetect(ProxyProtocolV2(), ProxyProtocolV1(), ProxyProtocolV1())
 RECEIVERS = {policy: Receiver(policy=policy, max_header=NO_LIMIT) for policy in HeaderPolicy if policy.name != "REJECT"}
 
@@ -60,7 +60,7 @@ ODD_FIELDS = [
     *(b"1.2.3.4", b"01.2.3.4", b"::", b"::1", b"fe80::1%lo", b"1:2:3:4:5:6:7:8", b"::ffff:1.2.3.4", b"\xff", b"\0"),
 ]
 
-# a result, the class of an error, or None where more is needed
+# a result, the class of an error, or None if more bytes are needed
 Outcome: TypeAlias = "ProxyResult | type[ProxyProtocolError] | None"
 Mutation: TypeAlias = Callable[[Random, bytes], bytes]
 
@@ -121,7 +121,7 @@ def change_length(random: Random, data: bytes) -> bytes:
 
 
 def parts_of(data: bytes) -> list[bytes]:
-    """Take a version 2 header apart: everything before its TLVs, as far as the family says, and each TLV."""
+    """Split a version 2 header into the bytes before its TLVs, by its family, and each TLV."""
     at = 16 + {1: 12, 2: 36, 3: 216}.get(data[13] >> 4 if len(data) > 13 else 0, 0)
     parts = [data[:at]]
     while at < len(data):
@@ -153,7 +153,7 @@ MUTATIONS: dict[bool, tuple[Mutation, ...]] = {
 
 
 def repair(random: Random, data: bytes) -> bytes:
-    """Give a version 2 header the right length and a right checksum, so that what is wrong is not always those."""
+    """Correct the length and the checksum of a version 2 header: otherwise nearly every error would be one of these."""
     if len(data) < 16 or len(data) > NO_LIMIT:
         return data
     data = data[:14] + (len(data) - 16).to_bytes(2, "big") + data[16:]
@@ -182,7 +182,7 @@ def random_pieces(random: Random, data: bytes) -> list[bytes]:
 
 
 def parse(codec: ProxyProtocol, pieces: list[bytes]) -> tuple[Outcome, bytes]:
-    """Feed pieces; give what came out of it, and what followed the header."""
+    """Feed pieces. Return the outcome, and the bytes that followed the header."""
     parser = HeaderParser(codec, max_header=NO_LIMIT)
     for number, piece in enumerate(pieces):
         try:
@@ -204,7 +204,7 @@ def unpack(call: Callable[[bytes], ProxyResult], data: bytes) -> Outcome:
 
 
 def check_exact_reads(codec: ProxyProtocol, data: bytes, size: int) -> None:
-    """Read what is needed: not a byte of what follows the header is read, and the reads are counted."""
+    """Read only needed bytes, count the reads, and check that none went past the header."""
     parser, at, reads = HeaderParser(codec, max_header=NO_LIMIT), 0, 0
     while parser.result is None:
         piece = data[at : at + parser.needed]
@@ -253,7 +253,7 @@ def properties(kind: type) -> list[str]:
 
 
 def use(result: ProxyResult) -> None:
-    """Ask a result everything that it can be asked."""
+    """Read every property of a result."""
     for thing in (result, result.tlv, result.tlv.ssl, result.tlv.ext):
         for name in properties(type(thing)):
             getattr(thing, name)
@@ -279,7 +279,7 @@ def check_packing(result: ProxyResult) -> None:
 
 
 def check(random: Random, data: bytes) -> bool:
-    """Do with data everything that can be done with it; tell whether it was a header."""
+    """Parse data in every way. Return whether it was a header."""
     pieces = random_pieces(random, data)
     outcome, trailing = parse(DETECT, [data])
     assert parse(DETECT, pieces) == (outcome, trailing)
@@ -302,10 +302,10 @@ def check(random: Random, data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("chunk", range(HEADERS // CHUNK))
-def test_whatever_happened_to_a_header_nothing_but_our_errors_escapes(chunk: int) -> None:
+def test_only_our_errors_escape_for_a_mutated_header(chunk: int) -> None:
     random = Random(chunk)
     accepted = sum(check(random, mutated(random)) for _ in range(CHUNK))
-    # or this would not be about results as well as about errors
+    # otherwise this would test only results, or only errors
     assert CHUNK / 5 < accepted < CHUNK / 2
 
 
@@ -316,7 +316,7 @@ def test_any_bytes_at_all_are_a_header_or_one_of_our_errors(begin: bytes, data: 
     check(Random(0), begin + data)
 
 
-def test_every_mutation_is_of_use() -> None:
+def test_every_mutation_changes_a_header() -> None:
     for signature, mutations in MUTATIONS.items():
         for mutation in mutations:
             seeds = [seed for seed in SEEDS if seed and seed.startswith(b"\r") is signature]

@@ -11,7 +11,7 @@ NOOP = ProxyProtocolNoop()
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
-def test_a_header_is_the_applications(vector: Vector) -> None:
+def test_a_header_belongs_to_the_application(vector: Vector) -> None:
     assert NOOP.unpack(vector.header) == ProxyResultLocal()
     assert length(NOOP.parse(vector.header)) == 0
     assert NOOP.begins(vector.header) is False

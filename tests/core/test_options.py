@@ -1,4 +1,4 @@
-"""A Receiver from strings, as endpoint strings and environment variables give them."""
+"""A Receiver from strings, as in endpoint strings and environment variables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def spell(name: str) -> str:
     return f"PROXYPROTOCOL_{name.upper()}"
 
 
-def test_nothing_said_is_the_default() -> None:
+def test_without_options_everything_has_its_default() -> None:
     assert parse_receiver({}) == Receiver()
 
 
@@ -36,12 +36,12 @@ def test_nothing_said_is_the_default() -> None:
         ("DETECT", ProxyProtocolDetect),
     ],
 )
-def test_a_version_is_named_in_any_case(version: str, codec: type) -> None:
+def test_a_version_may_be_in_upper_or_lower_case(version: str, codec: type) -> None:
     assert type(parse_receiver({"version": version}).pp) is codec
 
 
 @pytest.mark.parametrize("options", [{}, {"version": "detect"}, {"version": "v1"}, {"version": "V1"}])
-def test_mixed_lines_are_read_on_request(options: dict[str, str]) -> None:
+def test_ipv4_in_tcp6_reads_mixed_lines(options: dict[str, str]) -> None:
     line = b"PROXY TCP6 2001:db8::1 127.0.0.1 1234 17013\r\n"
     receiver = parse_receiver({**options, "ipv4_in_tcp6": "YES"})
     assert receiver.codec.unpack(line).sockname == ("::ffff:127.0.0.1", 17013, 0, 0)
@@ -52,7 +52,7 @@ def test_mixed_lines_are_read_on_request(options: dict[str, str]) -> None:
             parse_receiver(refusing).codec.unpack(line)
 
 
-def test_version_2_is_read_beside_mixed_lines_too() -> None:
+def test_ipv4_in_tcp6_still_reads_version_2() -> None:
     codec = parse_receiver({"ipv4_in_tcp6": "yes"}).codec
     assert describe(codec.unpack(VERSION_2[0].header)) == describe(VERSION_2[0].result)
 
@@ -61,7 +61,7 @@ def test_version_2_is_read_beside_mixed_lines_too() -> None:
     ("policy", "expected"),
     [("require", HeaderPolicy.REQUIRE), ("Optional", HeaderPolicy.OPTIONAL), ("ignore", HeaderPolicy.IGNORE)],
 )
-def test_a_policy_is_for_everybody_unless_some_are_trusted(policy: str, expected: HeaderPolicy) -> None:
+def test_a_policy_is_for_all_peers_unless_some_are_trusted(policy: str, expected: HeaderPolicy) -> None:
     assert parse_receiver({"policy": policy}).policy is expected
     receiver = parse_receiver({"policy": policy, "trusted": "10.0.0.0/8"})
     assert receiver.connection(("10.1.2.3", 1), LOCAL).policy is expected
@@ -83,7 +83,7 @@ def test_trusted_takes_networks_addresses_and_unix() -> None:
 
 
 @pytest.mark.parametrize("untrusted", [{}, {"untrusted": "reject"}])
-def test_untrusted_peers_are_rejected_unless_told_otherwise(untrusted: dict[str, str]) -> None:
+def test_by_default_untrusted_peers_are_rejected(untrusted: dict[str, str]) -> None:
     with pytest.raises(ProxyProtocolUntrustedError):
         parse_receiver({"trusted": "unix", **untrusted}).connection(("10.1.2.3", 1), LOCAL)
 
@@ -93,7 +93,7 @@ def test_numbers_are_read() -> None:
     assert (receiver.timeout, receiver.max_header) == (2.5, 16)
 
 
-def test_a_handshake_has_ten_seconds_unless_told_otherwise() -> None:
+def test_by_default_a_handshake_has_ten_seconds() -> None:
     assert [parse_tls_timeout(options) for options in ({}, {"tls_timeout": "2.5"})] == [10, 2.5]
     assert parse_receiver({"tls_timeout": "2.5"}) == Receiver()
 
@@ -138,19 +138,19 @@ def test_a_wrong_value_names_the_option_as_its_user_wrote_it(options: dict[str, 
 
 
 @pytest.mark.parametrize("trusted", ["", "10.0.0.1/8", "10.0.0.0/8,", "example.com", "10.0.0.0/8;::1"])
-def test_networks_that_are_none_are_told_with_what_the_option_takes(trusted: str) -> None:
+def test_the_message_for_an_invalid_network_says_what_the_option_takes(trusted: str) -> None:
     expected = "^PROXYPROTOCOL_TRUSTED takes networks, addresses and unix, with .*, or any: A trusted proxy is"
     with pytest.raises(ValueError, match=expected):
         parse_receiver({"trusted": trusted}, spell)
 
 
-def test_nobody_is_trusted_by_an_option_that_is_empty() -> None:
-    # an environment variable that is set and empty is a mistake, not a wish to trust everybody
+def test_an_empty_list_of_networks_is_an_error() -> None:
+    # an empty environment variable is a mistake, and must not trust every peer
     with pytest.raises(ValueError, match="trusted takes"):
         parse_receiver({"trusted": " "})
 
 
-def test_an_optional_header_from_anybody_is_a_risk() -> None:
+def test_an_optional_header_from_any_peer_is_a_risk() -> None:
     assert describe_risk(parse_receiver({"policy": "Optional"}), spell) == (
         "PROXYPROTOCOL_POLICY is optional without PROXYPROTOCOL_TRUSTED: any client may send a header, and claim any "
         "address. Name the proxies in PROXYPROTOCOL_TRUSTED."
@@ -160,18 +160,18 @@ def test_an_optional_header_from_anybody_is_a_risk() -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"policy": "require"}, {"policy": "ignore"}, {"policy": "optional", "trusted": "10.0.0.0/8"}]
 )
-def test_other_policies_are_none_and_nor_is_one_from_trusted_proxies(options: dict[str, str]) -> None:
+def test_other_policies_and_trusted_proxies_are_no_risk(options: dict[str, str]) -> None:
     assert describe_risk(parse_receiver(options), spell) is None
 
 
-def test_every_option_says_what_it_takes() -> None:
+def test_these_are_the_options() -> None:
     assert list(OPTIONS) == [
         *("version", "trusted", "untrusted", "policy", "timeout", "max_header"),
         *("ipv4_in_tcp6", "tls_timeout"),
     ]
 
 
-def test_a_choice_of_one_is_named_without_an_or() -> None:
+def test_the_message_for_a_single_choice_has_no_or() -> None:
     assert choose("ppInsideTLS", "YES", {"yes": True}) is True
     with pytest.raises(ValueError, match=r"^ppInsideTLS takes yes, not 'no'$"):
         choose("ppInsideTLS", "no", {"yes": True})
@@ -179,6 +179,6 @@ def test_a_choice_of_one_is_named_without_an_or() -> None:
 
 @pytest.mark.parametrize("value", ["1_00", " 100", "+100", "1e3", "0x10", "\u0661\u0660\u0660", "nan", "inf", ""])
 @pytest.mark.parametrize("option", ["timeout", "max_header"])
-def test_a_number_is_digits_and_nothing_else(option: str, value: str) -> None:
+def test_a_number_has_only_digits(option: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{option} takes a number"):
         parse_receiver({option: value})

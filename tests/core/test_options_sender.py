@@ -1,4 +1,4 @@
-"""What a client sends, from strings."""
+"""A sender's codec and result, from strings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_version_chooses_the_codec(value: str, codec: type[object]) -> None:
     assert type(parse_sender({"version": value})[0]) is codec
 
 
-def test_two_addresses_say_who_the_client_is() -> None:
+def test_source_and_dest_name_the_client() -> None:
     assert parse_sender(IPV4)[1] == ProxyResultIPv4(
         (IPv4Address("203.0.113.7"), 5678), (IPv4Address("198.51.100.9"), 443)
     )
@@ -76,7 +76,7 @@ def test_a_wrong_value_names_the_option_as_its_user_wrote_it(options: dict[str, 
     ],
 )
 @pytest.mark.parametrize("option", ["source", "dest"])
-def test_an_address_is_an_ip_address_and_a_port_and_nothing_else(option: str, value: str) -> None:
+def test_source_and_dest_take_only_an_ip_address_and_a_port(option: str, value: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_sender({**IPV4, option: value})
     assert str(caught.value) == f"{option} takes {SENDER_OPTIONS[option]}, not {value!r}"

@@ -1,4 +1,4 @@
-"""HeaderParser: any pieces give the same answer, and nobody reads past a header who reads what is needed."""
+"""HeaderParser: any pieces give the same answer, and a caller that reads only needed bytes never reads too far."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ WRONG_CHECKSUM = v2(PROXY, 0x11, IPV4_BLOCK, checksum("deadbeef"))
 def feed(
     pieces: Iterable[bytes], codec: ProxyProtocol | None = None, max_header: int = 4096
 ) -> tuple[ProxyResult | None, bytes]:
-    """Feed pieces until there is a result: give it, and everything that was not the header's."""
+    """Feed pieces until there is a result. Return it, and every byte after the header."""
     parser, left = HeaderParser(codec, max_header=max_header), iter(pieces)
     for piece in left:
         if parser.feed(piece) is not None:
@@ -71,7 +71,7 @@ def test_a_header_gives_the_same_result_in_any_two_pieces_and_in_single_bytes(ve
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
 @pytest.mark.parametrize("follower", [b"\n", b"GET / HTTP/1.1\r\n\r\n", LINE, BINARY, tlv(4) * 3, b"\0" * 5000])
-def test_what_follows_a_header_is_left_as_it_came(vector: Vector, follower: bytes) -> None:
+def test_bytes_after_a_header_are_left_unchanged(vector: Vector, follower: bytes) -> None:
     data = vector.header + follower
     for pieces in ([data], single_bytes(data), *([data[:at], data[at:]] for at in range(0, len(data), 7))):
         result, trailing = feed(pieces)
@@ -100,7 +100,7 @@ def test_every_beginning_of_a_header_is_incomplete(vector: Vector) -> None:
 
 
 def read_exactly(header: bytes, codec: ProxyProtocol | None = None, max_header: int = 65551) -> int:
-    """Read what is needed until there is a result: give how many reads it took."""
+    """Read only needed bytes until there is a result. Return the number of reads."""
     parser = HeaderParser(codec, max_header=max_header)
     at = 0
     for reads in itertools.count():
@@ -114,7 +114,7 @@ def read_exactly(header: bytes, codec: ProxyProtocol | None = None, max_header: 
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
-def test_whoever_reads_what_is_needed_never_reads_past_the_header(vector: Vector) -> None:
+def test_a_caller_that_reads_only_needed_bytes_never_reads_past_the_header(vector: Vector) -> None:
     for codec in (None, vector.codec):
         reads = read_exactly(vector.header, codec)
         if vector.codec is not V1:
@@ -122,7 +122,7 @@ def test_whoever_reads_what_is_needed_never_reads_past_the_header(vector: Vector
 
 
 def random_lines() -> Iterator[bytes]:
-    """Lines as senders write them, with long and with short addresses."""
+    """Return lines as senders write them, with long and with short addresses."""
     numbers = random.Random(1)
     for _ in range(3000):
         groups = [numbers.choice([0, 1, 0xFFFF, numbers.getrandbits(16)]) for _ in range(8)]
@@ -143,8 +143,8 @@ def test_a_line_takes_few_reads() -> None:
     assert reads[ProxyResultIPv6] <= 15
 
 
-def test_an_unknown_line_takes_a_read_for_two_bytes_of_its_rest_where_that_has_no_cr() -> None:
-    # nothing is known of what stands there, so that CRLF may be next at any time
+def test_an_unknown_line_takes_one_read_for_two_bytes_if_its_rest_has_no_cr() -> None:
+    # the rest may be anything, so CRLF may come next at any time
     for length in range(92):
         assert read_exactly(b"PROXY UNKNOWN " + b"x" * length + b"\r\n") <= 2 + length / 2
     assert read_exactly(b"PROXY UNKNOWN\r\n") == 1
@@ -187,7 +187,7 @@ def test_feeding_nothing_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_any_bytes_will_do_and_are_not_kept(kind: type[bytes]) -> None:
+def test_any_bytes_like_object_is_accepted_and_not_kept(kind: type[bytes]) -> None:
     for size in (1, 20, 200):
         parser = HeaderParser()
         for at in range(0, len(LINE + BINARY), size):
@@ -200,7 +200,7 @@ def test_any_bytes_will_do_and_are_not_kept(kind: type[bytes]) -> None:
         assert isinstance(parser.trailing, bytes)
 
 
-def test_after_a_result_feeding_is_a_mistake_of_the_caller() -> None:
+def test_feeding_after_a_result_is_an_error_of_the_caller() -> None:
     parser = HeaderParser()
     parser.feed(LINE + b"x")
     for _ in range(2):
@@ -211,7 +211,7 @@ def test_after_a_result_feeding_is_a_mistake_of_the_caller() -> None:
 
 
 @pytest.mark.parametrize("data", [b"GET /", LINE[:-2] + b"\n", v2(0x22, 0x11, IPV4_BLOCK), WRONG_CHECKSUM])
-def test_after_an_error_there_is_the_same_error_again(data: bytes) -> None:
+def test_after_an_error_every_call_raises_it_again(data: bytes) -> None:
     parser = HeaderParser()
     with pytest.raises(ProxyProtocolError) as first:
         parser.feed(data)
@@ -225,7 +225,7 @@ def test_after_an_error_there_is_the_same_error_again(data: bytes) -> None:
     assert (parser.result, parser.trailing, parser.needed) == (None, b"", 0)
 
 
-def test_after_the_end_there_is_the_same_error_again() -> None:
+def test_after_the_end_every_call_raises_the_same_error() -> None:
     for begin, expected in ((b"", ProxyProtocolMissingError), (LINE[:5], ProxyProtocolIncompleteError)):
         parser = HeaderParser()
         parser.feed(begin)
@@ -236,7 +236,7 @@ def test_after_the_end_there_is_the_same_error_again() -> None:
             parser.feed(LINE)
 
 
-def test_an_end_inside_a_header_says_what_is_missing() -> None:
+def test_an_end_inside_a_header_says_how_much_is_missing() -> None:
     parser = HeaderParser()
     parser.feed(BINARY[:20])
     with pytest.raises(ProxyProtocolIncompleteError) as caught:
@@ -244,7 +244,7 @@ def test_an_end_inside_a_header_says_what_is_missing() -> None:
     assert caught.value.want_read.want_bytes == 8
 
 
-def test_a_version_2_header_is_limited_its_fixed_part_included() -> None:
+def test_the_limit_counts_the_fixed_part_of_a_version_2_header() -> None:
     header = v2(PROXY, 0x11, IPV4_BLOCK, tlv(0xE0, bytes(100)))
     assert HeaderParser(max_header=len(header)).feed(header) is not None
     for pieces in ([header], [header[:16]], single_bytes(header[:16])):
@@ -252,7 +252,7 @@ def test_a_version_2_header_is_limited_its_fixed_part_included() -> None:
             feed(pieces, max_header=len(header) - 1)
 
 
-def test_4096_bytes_are_allowed_unless_more_or_less_are() -> None:
+def test_the_default_limit_is_4096_bytes() -> None:
     for size, allowed in ((4096, True), (4097, False)):
         header = v2(PROXY, 0x11, IPV4_BLOCK, tlv(0xE0, bytes(size - 31)))
         assert len(header) == size
@@ -263,13 +263,13 @@ def test_4096_bytes_are_allowed_unless_more_or_less_are() -> None:
                 HeaderParser().feed(header[:16])
 
 
-def test_a_limit_below_every_header_is_a_mistake() -> None:
+def test_a_limit_below_every_header_is_an_error() -> None:
     assert HeaderParser(max_header=16).feed(v2(0x20, 0x00)) is not None
     with pytest.raises(ValueError, match="not 15"):
         HeaderParser(max_header=15)
 
 
-def test_a_header_that_claims_64_kib_is_refused_at_16_bytes_and_nothing_is_reserved() -> None:
+def test_a_header_that_claims_64_kib_is_rejected_at_16_bytes_and_reserves_nothing() -> None:
     parser = HeaderParser()
     assert parser.feed(SIGNATURE + b"\x21\x11\xff") is None
     with pytest.raises(ProxyProtocolLimitError):
@@ -277,13 +277,13 @@ def test_a_header_that_claims_64_kib_is_refused_at_16_bytes_and_nothing_is_reser
 
 
 @pytest.mark.parametrize("vector", [VERSION_1[0], VERSION_2[0]], ids=str)
-def test_a_version_that_was_not_asked_for_is_refused_at_its_first_byte(vector: Vector) -> None:
+def test_a_version_that_the_codec_does_not_read_is_rejected_at_its_first_byte(vector: Vector) -> None:
     other: ProxyProtocol = V2 if vector.codec is V1 else V1
     with pytest.raises(ProxyProtocolSyntaxError):
         HeaderParser(other).feed(vector.header[:1])
 
 
-def test_a_wrong_checksum_is_told_at_the_last_byte() -> None:
+def test_a_wrong_checksum_is_reported_at_the_last_byte() -> None:
     parser = HeaderParser()
     assert parser.feed(WRONG_CHECKSUM[:-1]) is None
     with pytest.raises(ProxyProtocolChecksumError) as caught:

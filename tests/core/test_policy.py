@@ -1,4 +1,4 @@
-"""TrustedProxies: who may name a client."""
+"""TrustedProxies: which peers may name a client."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_trusted_peer_must_send_a_header_and_any_other_is_rejected() -> None:
     assert policy(("192.0.3.1", 1), LOCAL) is HeaderPolicy.REJECT
 
 
-def test_both_answers_can_be_chosen() -> None:
+def test_both_policies_can_be_chosen() -> None:
     policy = TrustedProxies(["192.0.2.0/24"], trusted=HeaderPolicy.OPTIONAL, otherwise=HeaderPolicy.SKIP)
     assert policy(("192.0.2.1", 1), LOCAL) is HeaderPolicy.OPTIONAL
     assert policy(("192.0.3.1", 1), LOCAL) is HeaderPolicy.SKIP
@@ -68,7 +68,7 @@ def test_a_zone_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("networks", ["10.0.0.0/8", ("10.0.0.0/8",), iter(["10.0.0.0/8"]), [IPv4Network("10.0.0.0/8")]])
-def test_networks_may_be_one_text_or_any_collection(networks: Any) -> None:
+def test_networks_may_be_one_string_or_any_iterable(networks: Any) -> None:
     policy = TrustedProxies(networks)
     assert policy.trusts(("10.1.2.3", 1), LOCAL)
     assert not policy.trusts(("1.0.0.0", 1), LOCAL)
@@ -78,12 +78,12 @@ def test_networks_may_be_one_text_or_any_collection(networks: Any) -> None:
     "network",
     ["10.0.0.1/8", "2001:db8::1/32", "10.0.0.0/33", "", " ", "UNIX", "example.com", "10.0.0.0/8,::1", "010.0.0.1", "*"],
 )
-def test_what_is_no_network_or_has_host_bits_is_a_value_error(network: str) -> None:
+def test_an_invalid_network_is_a_value_error(network: str) -> None:
     with pytest.raises(ValueError, match="A trusted proxy is an address, a network without host bits, or 'unix', not"):
         TrustedProxies(["::1", network])
 
 
-def test_nobody_may_be_trusted() -> None:
+def test_the_list_of_networks_may_be_empty() -> None:
     policy = TrustedProxies([])
     for peer in (("127.0.0.1", 1), ("::1", 1, 0, 0), "", "/run/a.sock", None):
         assert not policy.trusts(peer, LOCAL)
@@ -92,19 +92,19 @@ def test_nobody_may_be_trusted() -> None:
 
 @pytest.mark.parametrize("peer", ["", "/run/client.sock", b"\0abstract", None])
 @pytest.mark.parametrize("local", ["/run/server.sock", "", b"\0abstract"])
-def test_unix_means_a_unix_socket_by_the_local_address(peer: Any, local: Any) -> None:
+def test_unix_trusts_every_peer_whose_local_address_is_a_unix_path(peer: Any, local: Any) -> None:
     assert TrustedProxies(["unix"]).trusts(peer, local)
     assert TrustedProxies(["::1", "unix", "10.0.0.0/8"]).trusts(peer, local)
     assert not TrustedProxies(["0.0.0.0/0", "::/0"]).trusts(peer, local)
 
 
-def test_a_unix_peer_is_known_by_its_own_address_where_there_is_no_other() -> None:
+def test_without_a_local_address_the_peers_own_tells_a_unix_socket() -> None:
     for peer in ("", "/run/client.sock"):
         assert TrustedProxies("unix").trusts(peer)
         assert not TrustedProxies("unix").trusts(peer, LOCAL)
 
 
-def test_unix_means_nothing_else() -> None:
+def test_unix_trusts_no_other_peers() -> None:
     for peer in (("127.0.0.1", 1), ("::1", 1, 0, 0), ("unix", 1), None):
         assert not TrustedProxies(["unix"]).trusts(peer, LOCAL)
 
@@ -133,27 +133,27 @@ def test_unix_means_nothing_else() -> None:
         10,
     ],
 )
-def test_a_peer_whose_address_cannot_be_had_is_trusted_by_nobody(peer: Any) -> None:
-    everybody = TrustedProxies(["0.0.0.0/0", "::/0", "unix"])
-    assert not everybody.trusts(peer, LOCAL)
-    assert everybody(peer, LOCAL) is HeaderPolicy.REJECT
+def test_a_peer_without_a_valid_address_is_never_trusted(peer: Any) -> None:
+    everyone = TrustedProxies(["0.0.0.0/0", "::/0", "unix"])
+    assert not everyone.trusts(peer, LOCAL)
+    assert everyone(peer, LOCAL) is HeaderPolicy.REJECT
 
 
 def stopping_at_a_nul(number: int, text: str) -> bytes:
-    # as PyPy calls the C library, which takes a NUL for the end
+    # PyPy calls the C library, which stops at a NUL
     return inet_pton(number, text.partition("\0")[0])
 
 
 @pytest.mark.parametrize("host", ["1.2.3.4\0evil", "::1\0", "::ffff:1.2.3.4\0", "fe80::1%eth0\0"])
-def test_a_nul_ends_no_address(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_an_address_with_a_nul_is_not_trusted(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setattr(socket, "inet_pton", stopping_at_a_nul)
-    everybody = TrustedProxies(["0.0.0.0/0", "::/0"])
-    assert everybody.trusts((host.partition("\0")[0], 1))
-    assert not everybody.trusts((host, 1))
+    everyone = TrustedProxies(["0.0.0.0/0", "::/0"])
+    assert everyone.trusts((host.partition("\0")[0], 1))
+    assert not everyone.trusts((host, 1))
 
 
 @pytest.mark.parametrize("network", ["10.0.0.1\0evil", "10.0.0.0/8\0", "::1\0", "unix\0"])
-def test_a_nul_ends_no_network(monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+def test_a_network_with_a_nul_is_a_value_error(monkeypatch: pytest.MonkeyPatch, network: str) -> None:
     monkeypatch.setattr(
         ipaddress, "ip_network", lambda text, strict: ip_network(text.partition("\0")[0].replace("unix", "::1"), strict)
     )
@@ -161,12 +161,12 @@ def test_a_nul_ends_no_network(monkeypatch: pytest.MonkeyPatch, network: str) ->
         TrustedProxies([network])
 
 
-def test_a_list_is_an_address_too() -> None:
+def test_an_address_may_be_a_list() -> None:
     assert TrustedProxies("::1").trusts(["::1", 1, 0, 0], LOCAL)  # type: ignore[arg-type]
 
 
 def calls_of_a_look_up(networks: Iterable[str]) -> int:
-    """Count every call of a function, and every return into a generator, that a look-up takes."""
+    """Count the function calls and the resumed generators of one look-up."""
     policy, calls = TrustedProxies(networks), 0
 
     def count(frame: FrameType, event: str, argument: object) -> None:
@@ -182,7 +182,7 @@ def calls_of_a_look_up(networks: Iterable[str]) -> int:
     return calls
 
 
-def test_a_look_up_among_10000_networks_takes_the_steps_of_one_among_ten() -> None:
+def test_a_look_up_in_10000_networks_takes_as_many_calls_as_in_ten() -> None:
     many = [f"10.{number >> 8}.{number & 255}.0/{24 + number % 2}" for number in range(10_000)]
     assert len({ip_network(network) for network in many}) == 10_000
     few = calls_of_a_look_up(many[:10])
@@ -198,7 +198,7 @@ def test_all_10000_networks_are_found() -> None:
         assert not policy.trusts((f"10.{number >> 8}.{number & 255}.128", 1), LOCAL)
 
 
-def test_repr_does_not_name_10000_networks() -> None:
+def test_repr_counts_the_networks() -> None:
     assert repr(TrustedProxies(["10.0.0.0/8", "10.0.0.0/9", "::1", "unix"])) == (
         "<TrustedProxies: 3 networks and UNIX sockets, trusted=REQUIRE, otherwise=REJECT>"
     )
@@ -209,24 +209,24 @@ def test_repr_does_not_name_10000_networks() -> None:
 
 
 @pytest.mark.parametrize("network", ["fe80::1%eth0", "fe80::%1/64", b"10.0.0.0/8", 1, None])
-def test_a_network_that_would_be_widened_or_is_no_network_is_refused(network: Any) -> None:
+def test_a_network_with_a_zone_or_of_another_type_is_a_value_error(network: Any) -> None:
     with pytest.raises(ValueError, match="A trusted proxy is an address"):
         TrustedProxies([network])
 
 
-def test_a_lone_byte_string_is_not_taken_for_five_networks() -> None:
+def test_a_byte_string_is_not_a_sequence_of_networks() -> None:
     with pytest.raises(ValueError):
         TrustedProxies(b"10.0.0.0/8")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("policy", list(HeaderPolicy))
-def test_optional_and_skip_let_somebody_in_without_a_header_whoever_they_are_for(policy: HeaderPolicy) -> None:
+def test_optional_and_skip_let_peers_in_without_a_header(policy: HeaderPolicy) -> None:
     expected = policy in (HeaderPolicy.OPTIONAL, HeaderPolicy.SKIP)
     assert lets_plain_in(policy) is expected
     assert lets_plain_in(TrustedProxies(["10.0.0.0/8"], trusted=policy)) is expected
     assert lets_plain_in(TrustedProxies(["10.0.0.0/8"], otherwise=policy)) is expected
 
 
-def test_trusted_proxies_alone_let_nobody_in_without_a_header_and_of_a_function_it_is_not_known() -> None:
+def test_trusted_proxies_require_a_header_by_default_but_a_function_may_not() -> None:
     assert not lets_plain_in(TrustedProxies(["10.0.0.0/8", "unix"]))
     assert lets_plain_in(lambda peer, local: HeaderPolicy.REQUIRE)

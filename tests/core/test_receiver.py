@@ -1,4 +1,4 @@
-"""Receiver: what is done with a connection, for every policy and everything that a peer can do."""
+"""Receiver: what happens to a connection, for every policy and everything that a peer can do."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ PEER, LOCAL = ("192.0.2.9", 40000), ("192.0.2.254", 443)
 LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 HEADER = v2(PROXY, 0x11, IPV4_BLOCK)
 
-# What no header begins with. Even the longest of these is none from its first byte on.
+# Data without a header. The first byte of each shows that.
 PLAIN = [b"G", b"GET / HTTP/1.1\r\n", b"\x16\x03\x01", b"proxy TCP4", b"\0", b"\n", b" " + LINE, b"Q" * 5000]
 HALF_SIGNATURES = [b"P", b"PROXY", b"\r", b"\r\n", SIGNATURE[:11]]
 CUT = [*HALF_SIGNATURES, b"PROXY ", LINE[:-1], SIGNATURE, HEADER[:-1]]
-BEHIND_A_SIGNATURE: list[tuple[bytes, type[ProxyProtocolError]]] = [
+AFTER_A_SIGNATURE: list[tuple[bytes, type[ProxyProtocolError]]] = [
     (b"PROXY X", ProxyProtocolSyntaxError),
     (b"PROXY TCP4 192.0.2.1\n", ProxyProtocolSyntaxError),
     (b"PROXY UNKNOWN " + b"x" * 93, ProxyProtocolLimitError),
@@ -98,9 +98,7 @@ def test_a_header_is_read_in_any_pieces(policy: HeaderPolicy, vector: Vector) ->
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
 @pytest.mark.parametrize("policy", READING)
-def test_the_addresses_are_the_headers_if_it_is_believed_and_names_a_client(
-    policy: HeaderPolicy, vector: Vector
-) -> None:
+def test_a_header_is_effective_if_it_is_believed_and_names_a_client(policy: HeaderPolicy, vector: Vector) -> None:
     connection = connect(policy)
     assert connection.effective is connection.believed is None
     connection.feed(vector.header)
@@ -111,7 +109,7 @@ def test_the_addresses_are_the_headers_if_it_is_believed_and_names_a_client(
 
 @pytest.mark.parametrize("policy", [REQUIRE, IGNORE])
 @pytest.mark.parametrize("data", PLAIN)
-def test_where_a_header_must_come_the_first_wrong_byte_is_refused(policy: HeaderPolicy, data: bytes) -> None:
+def test_if_a_header_is_required_the_first_wrong_byte_is_refused(policy: HeaderPolicy, data: bytes) -> None:
     for piece in (data, data[:1]):
         connection = connect(policy)
         with pytest.raises(ProxyProtocolSyntaxError):
@@ -120,7 +118,7 @@ def test_where_a_header_must_come_the_first_wrong_byte_is_refused(policy: Header
 
 
 @pytest.mark.parametrize("data", PLAIN)
-def test_where_a_header_may_come_the_first_other_byte_makes_it_the_applications(data: bytes) -> None:
+def test_under_optional_the_first_other_byte_makes_the_data_the_applications(data: bytes) -> None:
     connection = connect(OPTIONAL)
     assert connection.feed(data)
     assert (connection.begun, connection.result, connection.believed, connection.effective) == (True, None, None, None)
@@ -130,7 +128,7 @@ def test_where_a_header_may_come_the_first_other_byte_makes_it_the_applications(
 
 
 @pytest.mark.parametrize("half", HALF_SIGNATURES)
-def test_half_a_signature_and_another_byte_are_the_applications_too(half: bytes) -> None:
+def test_under_optional_half_a_signature_and_another_byte_are_the_applications(half: bytes) -> None:
     connection = connect(OPTIONAL)
     assert connection.feed(half) is False
     assert connection.feed(b"?rest") is True
@@ -138,8 +136,8 @@ def test_half_a_signature_and_another_byte_are_the_applications_too(half: bytes)
 
 
 @pytest.mark.parametrize("policy", READING)
-@pytest.mark.parametrize(("data", "error"), BEHIND_A_SIGNATURE)
-def test_behind_a_right_signature_an_error_is_an_error(
+@pytest.mark.parametrize(("data", "error"), AFTER_A_SIGNATURE)
+def test_after_a_correct_signature_an_error_is_an_error_under_every_policy(
     policy: HeaderPolicy, data: bytes, error: type[ProxyProtocolError]
 ) -> None:
     for pieces in ([data], [data[:12], data[12:]], single_bytes(data)):
@@ -152,7 +150,7 @@ def test_behind_a_right_signature_an_error_is_an_error(
 
 @pytest.mark.parametrize("policy", READING)
 @pytest.mark.parametrize("cut", CUT)
-def test_a_header_that_is_cut_is_refused_at_the_end_and_at_the_time_out(policy: HeaderPolicy, cut: bytes) -> None:
+def test_an_incomplete_header_is_refused_at_the_end_and_at_the_time_out(policy: HeaderPolicy, cut: bytes) -> None:
     connection = connect(policy)
     assert connection.feed(cut) is False
     assert connection.needed > 0
@@ -168,7 +166,7 @@ def test_a_header_that_is_cut_is_refused_at_the_end_and_at_the_time_out(policy: 
 
 
 @pytest.mark.parametrize("policy", [REQUIRE, IGNORE])
-def test_not_a_byte_is_refused_where_a_header_must_come(policy: HeaderPolicy) -> None:
+def test_a_silent_peer_is_refused_if_a_header_is_required(policy: HeaderPolicy) -> None:
     with pytest.raises(ProxyProtocolMissingError):
         connect(policy).eof()
     connection = connect(policy)
@@ -179,8 +177,8 @@ def test_not_a_byte_is_refused_where_a_header_must_come(policy: HeaderPolicy) ->
 
 
 @pytest.mark.parametrize("event", ["eof", "timed_out"])
-def test_not_a_byte_is_a_plain_connection_where_a_header_may_come(event: str) -> None:
-    # in which the server is to speak first
+def test_under_optional_a_silent_peer_is_a_plain_connection(event: str) -> None:
+    # the client may wait for the server to speak first
     connection = connect(OPTIONAL)
     connection.feed(b"")
     assert not connection.begun
@@ -206,7 +204,7 @@ def test_a_codec_that_reads_nothing_begins_at_once(policy: HeaderPolicy) -> None
 
 
 @pytest.mark.parametrize("data", [HEADER, b"GET /"])
-def test_once_the_application_has_begun_feeding_is_a_mistake(data: bytes) -> None:
+def test_feeding_after_the_application_has_begun_is_an_error(data: bytes) -> None:
     connection = connect(OPTIONAL)
     connection.feed(data)
     for _ in range(2):
@@ -231,7 +229,7 @@ def errors_of(call: Callable[..., bool], *arguments: bytes) -> list[ProxyProtoco
 
 @pytest.mark.parametrize("begin", [[], [b""], [b"PROXY "], [b"PROXY X"]])
 @pytest.mark.parametrize("event", ["eof", "timed_out"])
-def test_after_an_error_there_is_the_same_error_again_whatever_comes(begin: list[bytes], event: str) -> None:
+def test_after_an_error_every_call_raises_the_same_error(begin: list[bytes], event: str) -> None:
     connection = connect(REQUIRE)
     errors = [error for piece in begin for error in errors_of(connection.feed, piece)]
     errors += errors_of(getattr(connection, event))
@@ -249,7 +247,7 @@ def test_after_an_error_there_is_the_same_error_again_whatever_comes(begin: list
 def test_with_one_version_a_header_of_the_other_is_refused(
     policy: HeaderPolicy, pp: ProxyProtocol, refused: bytes
 ) -> None:
-    # as data it would be the application's first line, from a proxy that only has the wrong version
+    # not data for the application: a proxy that uses the wrong version sent it
     for pieces in ([refused], [refused[at : at + 1] for at in range(len(refused))]):
         connection = connect(policy, pp)
         with pytest.raises(ProxyProtocolSyntaxError):
@@ -258,7 +256,7 @@ def test_with_one_version_a_header_of_the_other_is_refused(
 
 @pytest.mark.parametrize("pp", [ProxyProtocolV1(), ProxyProtocolV2(), ProxyProtocolDetect(ProxyProtocolV1())])
 @pytest.mark.parametrize("data", [b"GET /\n", b"PUT /\n", b"\r\n\r\nx"])
-def test_optional_tells_data_at_the_first_byte_that_is_of_no_version(pp: ProxyProtocol, data: bytes) -> None:
+def test_under_optional_the_first_byte_that_fits_no_version_decides(pp: ProxyProtocol, data: bytes) -> None:
     connection = connect(OPTIONAL, pp)
     assert connection.needed > 0
     begun = [connection.feed(data[at : at + 1]) for at in range(len(data)) if not connection.begun]
@@ -275,7 +273,7 @@ def test_optional_tells_data_at_the_first_byte_that_is_of_no_version(pp: ProxyPr
     ],
     ids=str,
 )
-def test_an_argument_of_another_type_is_refused_at_once_and_not_at_a_connection(arguments: dict[str, Any]) -> None:
+def test_an_argument_of_the_wrong_type_is_rejected_at_once(arguments: dict[str, Any]) -> None:
     (name,) = arguments
     with pytest.raises(TypeError, match=name):
         Receiver(**arguments)
@@ -304,7 +302,7 @@ def test_trusted_proxies_are_asked_for_each_connection() -> None:
             receiver.connection(peer, LOCAL)
 
 
-def test_a_policy_function_that_raises_or_gives_no_policy_lets_nobody_in() -> None:
+def test_a_policy_function_that_raises_or_returns_no_policy_lets_no_peer_in() -> None:
     def broken(peer: Any, local: Any) -> HeaderPolicy:
         raise ZeroDivisionError
 
@@ -315,7 +313,7 @@ def test_a_policy_function_that_raises_or_gives_no_policy_lets_nobody_in() -> No
             Receiver(policy=lambda peer, local, answer=answer: answer).connection(PEER, LOCAL)  # type: ignore[misc]
 
 
-def test_a_receiver_requires_a_header_in_5_seconds_and_4096_bytes_unless_told_otherwise() -> None:
+def test_by_default_a_receiver_requires_a_header_in_5_seconds_and_4096_bytes() -> None:
     receiver = Receiver()
     assert (receiver.pp, receiver.policy, receiver.timeout, receiver.max_header) == (None, REQUIRE, 5.0, 4096)
     assert receiver.codec.is_valid(LINE)
@@ -323,12 +321,12 @@ def test_a_receiver_requires_a_header_in_5_seconds_and_4096_bytes_unless_told_ot
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 0.0])
-def test_a_time_out_that_is_none_is_a_value_error(timeout: float) -> None:
+def test_an_invalid_time_out_is_a_value_error(timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout must be a number of seconds above 0, or None"):
         Receiver(timeout=timeout)
 
 
-def test_no_time_out_can_be_asked_for() -> None:
+def test_the_time_out_may_be_none() -> None:
     assert Receiver(timeout=None).timeout is None
     connection = Receiver(timeout=None).connection(None, None)
     with pytest.raises(ProxyProtocolTimeoutError, match="in time, only 0 bytes"):
@@ -336,23 +334,23 @@ def test_no_time_out_can_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize("policy", [None, "require", 1])
-def test_a_policy_that_is_none_is_a_type_error(policy: Any) -> None:
+def test_an_invalid_policy_is_a_type_error(policy: Any) -> None:
     with pytest.raises(TypeError, match="policy must be a HeaderPolicy or a function that returns one"):
         Receiver(policy=policy)
 
 
-def test_a_limit_below_every_header_is_a_value_error() -> None:
+def test_a_limit_below_16_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="not 15"):
         Receiver(max_header=15)
 
 
-def test_the_limit_is_kept() -> None:
+def test_a_header_over_the_limit_is_refused() -> None:
     connection = Receiver(max_header=27).connection(None, None)
     with pytest.raises(ProxyProtocolLimitError):
         connection.feed(HEADER)
 
 
-def test_a_receiver_does_not_change() -> None:
+def test_a_receiver_is_immutable() -> None:
     receiver = Receiver(policy=SKIP)
     with pytest.raises(dataclasses.FrozenInstanceError):
         receiver.timeout = 1  # type: ignore[misc]
@@ -389,23 +387,21 @@ def test_an_adapter_takes_a_receiver_or_its_keywords() -> None:
         ((), "an unknown address"),
     ],
 )
-def test_an_address_is_put_into_text_that_stays_on_its_line(address: Any, text: str) -> None:
+def test_an_address_in_a_log_line_stays_on_its_line(address: Any, text: str) -> None:
     assert describe_address(address) == text
 
 
 @pytest.mark.parametrize(("pieces", "undecided"), [([], [True]), ([b"P", b"ROXY", b" "], [True, True, True, False])])
-def test_it_tells_for_how_long_what_comes_may_still_be_the_applications(
-    pieces: list[bytes], undecided: list[bool]
-) -> None:
+def test_a_connection_is_undecided_until_a_signature_is_complete(pieces: list[bytes], undecided: list[bool]) -> None:
     connection = Receiver(policy=OPTIONAL).connection(PEER, LOCAL)
-    told = [connection.undecided]
+    seen = [connection.undecided]
     for piece in pieces:
         connection.feed(piece)
-        told.append(connection.undecided)
-    assert told == undecided
+        seen.append(connection.undecided)
+    assert seen == undecided
 
 
-def test_what_is_decided_is_no_longer_undecided() -> None:
+def test_data_or_the_policy_decides_a_connection() -> None:
     plain = Receiver(policy=OPTIONAL).connection(PEER, LOCAL)
     assert plain.feed(b"POST")
     for connection in (plain, *(Receiver(policy=policy).connection(PEER, LOCAL) for policy in (REQUIRE, SKIP))):
@@ -418,12 +414,13 @@ def test_a_refusal_is_one_line_with_the_peer_and_the_reason() -> None:
         connection.feed(b"\x1b[2J\n\xff")
     assert describe_refusal(caught.value, PEER) == (
         "Refused a connection from 192.0.2.9:40000: "
-        "There is no PROXY protocol header: the data begins with b'\\x1b[2J\\n\\xff' (at byte 0)"
+        "There is no PROXY protocol header: the data begins with b'\\x1b[2J\\n\\xff' (at byte 0); "
+        "if it is your proxy, let it send the header; see policy"
     )
 
 
 @pytest.mark.parametrize("end", ["eof", "timed_out"])
-def test_a_connection_that_was_refused_undecided_stays_refused(end: str) -> None:
+def test_a_connection_refused_while_undecided_stays_refused(end: str) -> None:
     connection = connect(OPTIONAL)
     assert not connection.feed(b"PRO")
     with pytest.raises(ProxyProtocolError) as refused:

@@ -192,7 +192,7 @@ def test_replace_takes_the_arguments_of_the_class() -> None:
         four.replace(source=(FOUR[0][0], -1))
 
 
-def test_addresses_are_those_of_the_socket_module() -> None:
+def test_names_have_the_form_of_the_socket_module() -> None:
     four = ProxyResultIPv4(*FOUR)
     assert (four.peername, four.sockname) == (("192.0.2.1", 1000), ("198.51.100.2", 2000))
     six = ProxyResultIPv6(*SIX)
@@ -215,7 +215,7 @@ def test_a_mapped_address_is_written_with_its_ipv4_on_every_python() -> None:
     assert ProxyResultIPv6(*MAPPED).peername[0] == "::ffff:192.0.2.1"
 
 
-def test_a_scope_id_does_not_travel() -> None:
+def test_a_scope_id_is_dropped() -> None:
     assert ProxyResultIPv6((IPv6Address("fe80::1%eth0"), 1), SIX[1]).peername == ("fe80::1", 1, 0, 0)
 
 

@@ -1,4 +1,4 @@
-"""What a connection that is made here says of itself."""
+"""Sender: the header that a client sends."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HERE, THERE = ("192.0.2.1", 1000), ("198.51.100.2", 2000)
 NAMED = ProxyResultIPv4((IPv4Address("203.0.113.7"), 5678), (IPv4Address("198.51.100.9"), 443))
 
 
-def test_it_speaks_version_2_unless_told_otherwise() -> None:
+def test_the_default_codec_is_version_2() -> None:
     assert Sender(NAMED).header(None, HERE, THERE) == ProxyProtocolV2().pack(NAMED)
     assert Sender(NAMED, pp=ProxyProtocolV1()).header(None, HERE, THERE) == ProxyProtocolV1().pack(NAMED)
 
 
-def test_who_speaks_for_itself_says_local() -> None:
+def test_a_client_that_speaks_for_itself_sends_local() -> None:
     assert Sender().header(None, HERE, THERE) == ProxyProtocolV2().pack(ProxyResultLocal())
 
 
@@ -44,14 +44,14 @@ def test_who_speaks_for_itself_says_local() -> None:
         (None, None, b"PROXY UNKNOWN\r\n"),
     ],
 )
-def test_where_local_cannot_be_said_the_connections_own_addresses_are(
+def test_a_codec_without_local_sends_the_connections_own_addresses(
     local: SockAddr, peer: SockAddr, line: bytes
 ) -> None:
     assert Sender(pp=ProxyProtocolV1()).header(None, local, peer) == line
 
 
 class Terse(ProxyProtocol):
-    """A codec of somebody's own, which has no way to say LOCAL and says so as the package always did."""
+    """A user's codec that cannot express LOCAL, and raises KeyError as `proxy-protocol` does."""
 
     is_valid = unpack = None  # type: ignore[assignment]
 
@@ -62,15 +62,15 @@ class Terse(ProxyProtocol):
 Terse.__abstractmethods__ = frozenset()
 
 
-def test_a_codec_of_ones_own_may_be_unable_to_say_local_too() -> None:
+def test_a_users_codec_may_be_unable_to_express_local() -> None:
     assert Sender(pp=Terse()).header(None, HERE, THERE) == b"four"
 
 
-def test_the_codec_of_no_header_writes_none() -> None:
+def test_the_noop_codec_writes_no_header() -> None:
     assert Sender(pp=ProxyProtocolNoop()).header(None, HERE, THERE) == b""
 
 
-def test_a_function_is_given_the_connection() -> None:
+def test_the_result_function_gets_the_connection() -> None:
     given: list[Any] = []
 
     def say(connection: Any) -> ProxyResult | None:
@@ -83,8 +83,8 @@ def test_a_function_is_given_the_connection() -> None:
     assert given == ["known", "other"]
 
 
-def test_what_was_asked_for_and_cannot_be_said_is_an_error() -> None:
-    """LOCAL is exchanged for addresses only where nobody has asked for it."""
+def test_a_given_result_that_the_codec_cannot_express_is_an_error() -> None:
+    """Addresses replace LOCAL only if the caller did not ask for LOCAL."""
     with pytest.raises(ValueError, match="cannot say LOCAL"):
         Sender(ProxyResultLocal(), pp=ProxyProtocolV1()).header(None, HERE, THERE)
     with pytest.raises(KeyError):
@@ -92,13 +92,13 @@ def test_what_was_asked_for_and_cannot_be_said_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["v2", ProxyProtocolV2, 2])
-def test_what_is_no_codec_is_refused(wrong: Any) -> None:
+def test_pp_must_be_a_codec(wrong: Any) -> None:
     with pytest.raises(TypeError, match="pp must be a codec, such as ProxyProtocolV2"):
         Sender(pp=wrong)
 
 
 @pytest.mark.parametrize("wrong", ["192.0.2.1", ("192.0.2.1", 1), b"PROXY"])
-def test_what_is_no_result_is_refused(wrong: Any) -> None:
+def test_result_must_be_a_result_or_a_function_that_returns_one(wrong: Any) -> None:
     with pytest.raises(TypeError, match="result must be a ProxyResult or a function that returns one, not"):
         Sender(wrong)
     with pytest.raises(TypeError, match="The result function must return a ProxyResult or None, not"):

@@ -1,4 +1,4 @@
-"""TLVs keep the wire's order and its duplicates, and a property never raises, whatever the sender wrote."""
+"""TLVs keep the wire's order and duplicates, and a property never raises, whatever the sender wrote."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_bytes_before_the_vectors_count_in_equality() -> None:
 
 
 @pytest.mark.parametrize("vector", VERSION_2, ids=str)
-def test_a_copy_is_equal_however_it_was_made(vector: Any) -> None:
+def test_every_kind_of_copy_is_equal(vector: Any) -> None:
     for original in (vector.result.tlv, vector.result.tlv.ssl, vector.result.tlv.ext):
         names = {kind.__name__: kind for kind in (ProxyProtocolTLV, ProxyProtocolSSLTLV, ProxyProtocolExtTLV)}
         for other in (

@@ -1,4 +1,4 @@
-"""The cost of TLVs grows only with their bytes, whatever a sender writes into them.
+"""The cost of TLVs grows only with their bytes, whatever a sender writes.
 
 A step is a call, a line, a round of a loop or a return. Their count is the same on every machine.
 """
@@ -17,14 +17,14 @@ from typing import Any, Final
 import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4, ProxyResultUnknown, Receiver
-from proxyprotocol.cli._decode.description import describe_header  # there is no public way to its parts
-from proxyprotocol.server._relay.outgoing import Incoming, Outgoing  # the relay's, without a relay around it
+from proxyprotocol.cli._decode.description import describe  # the public command only prints it
+from proxyprotocol.server._relay.outgoing import Incoming, Outgoing  # the part of the relay that makes headers
 from proxyprotocol.tlv import TLV, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
 from tests.vectors import IPV4, tlv
 
 V2 = ProxyProtocolV2()
 MORE: Final = 4
-# room for a fixed cost and for a set that grows
+# allows for a fixed cost, and for a set that grows
 AT_MOST: Final = 1.25 * MORE
 
 
@@ -87,28 +87,28 @@ def asking(name: str, wire: bytes) -> Callable[[], object]:
 
 def describing(wire: bytes) -> Callable[[], object]:
     header = V2.pack(result_of(wire))
-    return lambda: describe_header(header, V2.unpack(header))
+    return lambda: describe(header)
 
 
 def relaying(wire: bytes) -> Callable[[], object]:
-    """Make the relay's header from one that came in, with ``tlv=unique-id``."""
+    """Make the relay's header from a received one, with ``tlv=unique-id``."""
     header = ProxyProtocolV2(checksum=False).pack(result_of(wire))
     receiver = Receiver(max_header=len(header))
-    sock = SimpleNamespace(family=socket.AF_INET, type=socket.SOCK_STREAM, getsockname=lambda: ("192.0.2.9", 80))
+    sock: Any = SimpleNamespace(family=socket.AF_INET, type=socket.SOCK_STREAM)
     outgoing = Outgoing(V2, frozenset({"unique-id"}))
 
     def relay() -> bytes:
         received = receiver.connection(None, None)
         received.feed(header)
-        incoming = Incoming(SimpleNamespace(sock=sock), ("192.0.2.8", 1), received)
-        sent = outgoing.header(incoming, None, None, None)
+        incoming = Incoming(socket=sock, peername=("192.0.2.8", 1), sockname=("192.0.2.9", 80), ssl_object=None)
+        sent = outgoing.header(incoming, received.believed, header, None, None, sock, None)
         assert len(sent) == len(header) + 3 + 16
         return sent
 
     return relay
 
 
-# each takes the bytes, prepares, and returns the operation to count
+# each prepares an operation on the bytes, and returns it
 OPERATIONS: Final[dict[str, Callable[[bytes], Callable[[], object]]]] = {
     "TLV(data)": lambda wire: lambda: TLV(wire),
     "TLV(init)": lambda wire: lambda: TLV(init=TLV(wire)),

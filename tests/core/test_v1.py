@@ -1,4 +1,4 @@
-"""Version 1: one line of text, read to the letter of section 2.1."""
+"""Version 1: one line of text, strictly as in section 2.1."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ V1 = ProxyProtocolV1()
 LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 ADDRESSES = "192.0.2.1 198.51.100.2"
 
-# Everything before the bar may be the beginning of a line; the byte behind it is refused as soon as it comes.
+# Everything before the bar can begin a line. The byte after the bar is rejected as soon as it arrives.
 WRONG = {
     "nothing like it": "|GET / HTTP/1.1\r\n",
     "leading space": f"| PROXY TCP4 {ADDRESSES} 1000 2000\r\n",
     "lower case": f"|proxy TCP4 {ADDRESSES} 1000 2000\r\n",
-    "no space behind PROXY": f"PROXY|X TCP4 {ADDRESSES} 1000 2000\r\n",
-    "a tab behind PROXY": f"PROXY|\tTCP4 {ADDRESSES} 1000 2000\r\n",
-    "two spaces behind PROXY": f"PROXY | TCP4 {ADDRESSES} 1000 2000\r\n",
+    "no space after PROXY": f"PROXY|X TCP4 {ADDRESSES} 1000 2000\r\n",
+    "a tab after PROXY": f"PROXY|\tTCP4 {ADDRESSES} 1000 2000\r\n",
+    "two spaces after PROXY": f"PROXY | TCP4 {ADDRESSES} 1000 2000\r\n",
     "no protocol": "PROXY |\r\n",
     "UDP4": f"PROXY U|DP4 {ADDRESSES} 1000 2000\r\n",
     "TCP5": f"PROXY TCP|5 {ADDRESSES} 1000 2000\r\n",
@@ -64,12 +64,12 @@ WRONG = {
     "UNKNOWN and CR": "PROXY UNKNOWN\r| \r\n",
     "no addresses": "PROXY TCP4|\r\n",
     "no source": "PROXY TCP4 |\r\n",
-    "a tab behind the protocol": "PROXY TCP4|\t192.0.2.1 198.51.100.2 1000 2000\r\n",
-    "two spaces behind the protocol": "PROXY TCP4 | 192.0.2.1 198.51.100.2 1000 2000\r\n",
+    "a tab after the protocol": "PROXY TCP4|\t192.0.2.1 198.51.100.2 1000 2000\r\n",
+    "two spaces after the protocol": "PROXY TCP4 | 192.0.2.1 198.51.100.2 1000 2000\r\n",
     "two spaces between the addresses": "PROXY TCP4 192.0.2.1 | 198.51.100.2 1000 2000\r\n",
     "two spaces before the port": f"PROXY TCP4 {ADDRESSES} | 1000 2000\r\n",
     "two spaces between the ports": f"PROXY TCP4 {ADDRESSES} 1000 | 2000\r\n",
-    "a space behind the port": f"PROXY TCP4 {ADDRESSES} 1000 2000| \r\n",
+    "a space after the port": f"PROXY TCP4 {ADDRESSES} 1000 2000| \r\n",
     "a fifth field": f"PROXY TCP4 {ADDRESSES} 1000 2000| x\r\n",
     "leading zero in an octet": "PROXY TCP4 192.0.0|2.1 198.51.100.2 1000 2000\r\n",
     "octet over 255": "PROXY TCP4 192.0.25|6.1 198.51.100.2 1000 2000\r\n",
@@ -89,7 +89,7 @@ WRONG = {
     "seven groups": "PROXY TCP6 1:2:3:4:5:6:7| ::1 1000 2000\r\n",
     "nine groups": "PROXY TCP6 1:2:3:4:5:6:7:8|:9 ::1 1000 2000\r\n",
     "five digits": "PROXY TCP6 ::1234|5 ::1 1000 2000\r\n",
-    "a group that is none": "PROXY TCP6 ::|g ::1 1000 2000\r\n",
+    "a group with a wrong letter": "PROXY TCP6 ::|g ::1 1000 2000\r\n",
     "46 characters": "PROXY TCP6 0000|" + "0" * 42 + " ::1 1000 2000\r\n",
     "wrong second IPv6 address": "PROXY TCP6 ::1 :|1 1000 2000\r\n",
     "IPv4 in front of IPv6": "PROXY TCP6 ::1.2.3.4|:5 ::1 1000 2000\r\n",
@@ -110,7 +110,7 @@ WRONG = {
     "CR ends the line": f"PROXY TCP4 {ADDRESSES} 1000 2000\r|EHLO\r\n",
     "two CR": f"PROXY TCP4 {ADDRESSES} 1000 2000\r|\r\n",
     "NUL in an address": "PROXY TCP6 ::1|\0 ::1 1000 2000\r\n",
-    "NUL behind the port": f"PROXY TCP4 {ADDRESSES} 1000 2000|\0\r\n",
+    "NUL after the port": f"PROXY TCP4 {ADDRESSES} 1000 2000|\0\r\n",
     "not ASCII": f"PROXY TCP4 {ADDRESSES} 1000|\xa0 2000\r\n",
     "digits of another script": f"PROXY TCP4 {ADDRESSES} 1|\xb2 2000\r\n",
 }
@@ -147,7 +147,7 @@ def test_every_beginning_of_a_line_wants_the_rest_of_the_line(vector: Vector) ->
 
 
 @pytest.mark.parametrize("line", WRONG.values(), ids=WRONG)
-def test_a_wrong_line_is_refused_at_its_first_wrong_byte(line: str) -> None:
+def test_a_wrong_line_is_rejected_at_its_first_wrong_byte(line: str) -> None:
     right, wrong = line.encode("latin-1").split(b"|")
     for beginning, _ in splits(right):
         with pytest.raises(ProxyProtocolIncompleteError):
@@ -159,12 +159,12 @@ def test_a_wrong_line_is_refused_at_its_first_wrong_byte(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", WRONG.values(), ids=WRONG)
-def test_a_wrong_line_that_came_whole_is_refused_where_it_is_wrong(line: str) -> None:
+def test_a_wrong_line_that_arrives_whole_is_rejected_at_its_wrong_field(line: str) -> None:
     whole = line.replace("|", "").encode("latin-1")
     with pytest.raises(ProxyProtocolSyntaxError) as caught:
         V1.unpack(whole)
     assert caught.value.offset is not None
-    # it names the beginning of the field which the wrong byte is in
+    # the offset is that of the field with the wrong byte
     assert whole[: line.index("|") + 1].rfind(b" ", 0, -1) < caught.value.offset <= line.index("|")
 
 
@@ -208,7 +208,7 @@ def test_a_wrong_line_that_came_whole_is_refused_where_it_is_wrong(line: str) ->
         (b"PROXY TCP4 192.0.2.1 \xe9\r\n", "A version 1 header is US-ASCII (at byte 21)"),
         (
             b"PROXY UNKNOWN " + b"x" * 93,
-            "A version 1 header has 107 bytes at most, and there is no CRLF in this one's (at byte 107)",
+            "A version 1 header has at most 107 bytes with its CRLF, and this line is longer (at byte 107)",
         ),
     ],
 )
@@ -224,7 +224,7 @@ MAPPED_DEST = ("2001:db8::1", 1234, 0, 0), ("::ffff:127.0.0.1", 17013, 0, 0)
 
 
 @pytest.mark.parametrize("line", [NGINX, b"PROXY TCP6 127.0.0.1 2001:db8::1 1 2\r\n"])
-def test_a_line_that_mixes_families_is_refused_with_what_it_is_and_how_to_accept_it(line: bytes) -> None:
+def test_the_error_for_a_line_that_mixes_families_says_how_to_accept_it(line: bytes) -> None:
     with pytest.raises(ProxyProtocolSyntaxError) as caught:
         V1.unpack(line)
     assert caught.value.offset == line.index(b"127")
@@ -236,7 +236,7 @@ def test_a_line_that_mixes_families_is_refused_with_what_it_is_and_how_to_accept
 
 
 @pytest.mark.parametrize("codec", [MIXED, ProxyProtocolDetect(MIXED, ProxyProtocolV2())])
-def test_the_one_ipv4_address_of_a_mixed_line_is_mapped_on_request(codec: ProxyProtocol) -> None:
+def test_the_ipv4_address_of_a_mixed_line_is_mapped_on_request(codec: ProxyProtocol) -> None:
     swapped = b"PROXY TCP6 127.0.0.1 2001:db8::1 17013 1234\r\n"
     for line, (peername, sockname) in ((NGINX, MAPPED_DEST), (swapped, MAPPED_DEST[::-1])):
         result = codec.unpack(line + b"x")
@@ -252,7 +252,7 @@ def test_the_one_ipv4_address_of_a_mixed_line_is_mapped_on_request(codec: ProxyP
             assert describe(parser.result) == describe(result)
 
 
-def test_a_mapped_address_is_sent_as_ipv6_which_every_receiver_takes() -> None:
+def test_a_mapped_address_is_sent_as_ipv6_which_every_receiver_accepts() -> None:
     result = MIXED.unpack(NGINX)
     assert V1.pack(result) == b"PROXY TCP6 2001:db8::1 ::ffff:127.0.0.1 1234 17013\r\n"
     assert describe(V1.unpack(V1.pack(result))) == describe(result)
@@ -271,7 +271,7 @@ def test_a_mapped_address_is_sent_as_ipv6_which_every_receiver_takes() -> None:
         "PROXY TCP4 192.0.2.1 |::1 1000 2000\r\n",
     ],
 )
-def test_everything_else_is_refused_as_ever(line: str) -> None:
+def test_ipv4_in_tcp6_accepts_no_other_wrong_line(line: str) -> None:
     line = line.replace("|", "")
     with pytest.raises(ProxyProtocolSyntaxError):
         MIXED.unpack(line.encode("latin-1"))
@@ -279,7 +279,7 @@ def test_everything_else_is_refused_as_ever(line: str) -> None:
         feed(HeaderParser(MIXED), *single_bytes(line.encode("latin-1")))
 
 
-def test_107_bytes_are_the_most_crlf_included() -> None:
+def test_a_line_has_at_most_107_bytes_with_its_crlf() -> None:
     longest = b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n"
     assert len(longest) == 107
     assert length(V1.parse(longest)) == 107
@@ -287,7 +287,7 @@ def test_107_bytes_are_the_most_crlf_included() -> None:
         V1.unpack(longest[:-2] + b"x\r\n")
 
 
-def test_a_line_that_has_no_room_left_for_its_crlf_is_refused_then() -> None:
+def test_a_line_without_room_for_its_crlf_is_rejected_at_once() -> None:
     assert length(V1.parse(b"PROXY UNKNOWN ".ljust(105, b"x"))) == 107
     assert length(V1.parse(b"PROXY UNKNOWN ".ljust(105, b"x") + b"\r")) == 107
     for line in (b"PROXY UNKNOWN ".ljust(106, b"x"), b"PROXY UNKNOWN ".ljust(106, b"x") + b"\r"):
@@ -295,16 +295,16 @@ def test_a_line_that_has_no_room_left_for_its_crlf_is_refused_then() -> None:
             V1.parse(line)
 
 
-def test_64_kib_without_an_end_are_refused_whole_as_in_pieces() -> None:
+def test_64_kib_without_an_end_are_rejected() -> None:
     with pytest.raises(ProxyProtocolLimitError):
         V1.unpack(b"PROXY UNKNOWN " + b"x" * 65536)
 
 
-def test_the_limit_on_version_2_headers_does_not_count() -> None:
+def test_the_limit_of_version_2_headers_does_not_apply() -> None:
     assert length(V1.parse(LINE, max_header=16)) == len(LINE)
 
 
-def test_version_1_has_no_place_for_tlvs() -> None:
+def test_version_1_leaves_out_tlvs() -> None:
     result = ProxyResultIPv4(*IPV4, protocol=socket.SOCK_STREAM, tlv=ProxyProtocolTLV(alpn=b"h2"))
     assert describe(V1.unpack(V1.pack(result))) == describe(TCP4)
 
@@ -319,7 +319,7 @@ def test_a_result_without_a_protocol_is_packed_too() -> None:
     assert V1.pack(ProxyResultIPv6(*IPV6)) == b"PROXY TCP6 2001:db8::1 2001:db8:ffff::2 1000 2000\r\n"
 
 
-def test_a_whole_line_can_be_read_by_itself() -> None:
+def test_unpack_line_reads_exactly_one_line() -> None:
     assert describe(V1.unpack_line(LINE)) == describe(TCP4)
     for wrong in (LINE[:-1], LINE + b"x", LINE + LINE, LINE[:20]):
         with pytest.raises(ProxyProtocolSyntaxError, match="not one whole line"):
@@ -350,7 +350,7 @@ def test_version_1_cannot_name_unix_sockets() -> None:
         (b"", False),
     ],
 )
-def test_a_version_1_header_is_known_by_its_first_bytes(signature: bytes, valid: bool) -> None:
+def test_is_valid_recognises_the_first_bytes(signature: bytes, valid: bool) -> None:
     assert V1.is_valid(signature) is valid
 
 
@@ -361,7 +361,10 @@ def test_a_connection_begins_with_a_header_when_all_six_bytes_are_there(data: by
     assert V1.begins(data) is begins
 
 
-def test_a_system_that_takes_leading_zeros_is_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+# The next four tests replace the system's inet_pton. The choice is made once, at import, so they use private names.
+
+
+def test_leading_zeros_are_rejected_even_if_the_system_accepts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     def lenient(number: int, text: str) -> bytes:
         # as macOS and musl read IPv4 addresses
         return socket.inet_pton(number, re.sub(r"(?<![0-9a-f])0+(?=\d)", "", text))
@@ -376,7 +379,7 @@ def test_a_system_that_takes_leading_zeros_is_asked_twice(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("line", [b"PROXY TCP6 fe80::1%lo0 ::1 1 2\r\n", b"PROXY TCP6 ::1%a ::1%\r\n 1 2\r\n"])
-def test_a_system_that_takes_zones_reads_none(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
+def test_zones_are_rejected_even_if_the_system_accepts_them(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
     def lenient(number: int, text: str) -> bytes:
         # as the BSDs read IPv6 addresses
         return socket.inet_pton(number, text.partition("%")[0] if number == socket.AF_INET6 else text)
@@ -402,9 +405,9 @@ def feed(parser: HeaderParser, *pieces: bytes) -> None:
         b"PROXY TCP6 2001:db8::1 127.0.0.1\0 1 2\r\n",
     ],
 )
-def test_a_system_that_stops_at_a_nul_reads_none(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
+def test_a_nul_is_rejected_even_if_the_system_ignores_it(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
     def lenient(number: int, text: str) -> bytes:
-        # as PyPy calls the C library, which takes a NUL for the end
+        # as PyPy calls the C library, for which a NUL ends the text
         return socket.inet_pton(number, text.partition("\0")[0])
 
     monkeypatch.setattr(v1, "inet_pton", lenient)
@@ -416,11 +419,11 @@ def test_a_system_that_stops_at_a_nul_reads_none(monkeypatch: pytest.MonkeyPatch
             feed(HeaderParser(MIXED), line[:end], *single_bytes(line[end:]))
 
 
-def test_a_strict_system_is_asked_once() -> None:
+def test_a_strict_system_needs_no_second_check() -> None:
     assert v1._choose_inet_pton() is socket.inet_pton
 
 
-# The specification's grammar once more, by other means: regular expressions and the ipaddress module.
+# A second implementation of the grammar, with regular expressions and the ipaddress module.
 _PORT = rb"(0|[1-9][0-9]{0,4})"
 _TCP4 = re.compile(rb"PROXY TCP4 ([0-9.]+) ([0-9.]+) " + _PORT + rb" " + _PORT + rb"\r\n", re.ASCII)
 _TCP6 = re.compile(rb"PROXY TCP6 ([0-9a-fA-F:.]+) ([0-9a-fA-F:.]+) " + _PORT + rb" " + _PORT + rb"\r\n", re.ASCII)
@@ -428,7 +431,7 @@ _UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: .*)?\r\n", re.ASCII | re.DOTALL)
 
 
 def read_by_the_grammar(line: bytes) -> ProxyResultIPv4 | ProxyResultIPv6 | ProxyResultUnknown | None:
-    """Give what a whole line says; None where it is none."""
+    """Return what a whole line says, or None if it is not a header."""
     if len(line) > 107 or line.find(b"\r\n") != len(line) - 2:
         return None
     try:
@@ -485,7 +488,7 @@ _junk = _joined(st.just(b"PROXY "), _family, _space, st.binary(max_size=95), _en
 @example(b"PROXY TCP6 %b %b 1 2\r\n" % ((b"0000:0000:0000:0000:0000:ffff:192.0.2.1",) * 2))
 @example(b"PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255 1:2:3:4:5:6:7:: 65535 65535\r\n")
 @example(b"PROXY TCP6 1::2:3:4:5:6:7:8 ::1 1 2\r\n")
-def test_a_line_is_accepted_when_the_grammar_accepts_it_and_only_then(line: bytes) -> None:
+def test_a_line_is_accepted_exactly_if_the_grammar_accepts_it(line: bytes) -> None:
     line = line[: line.find(b"\r\n") + 2]
     expected = read_by_the_grammar(line)
     if expected is None:

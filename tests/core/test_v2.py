@@ -1,4 +1,4 @@
-"""Version 2: the binary format, read to the letter of section 2.2."""
+"""Version 2: the binary format, strictly as in section 2.2."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_beginning_of_a_header_wants_the_fixed_part_and_then_the_rest(vector: 
 
 
 @pytest.mark.parametrize("at", range(12))
-def test_a_wrong_byte_of_the_signature_is_refused_when_it_comes(at: int) -> None:
+def test_a_wrong_byte_of_the_signature_is_rejected_when_it_arrives(at: int) -> None:
     wrong = SIGNATURE[:at] + bytes((SIGNATURE[at] ^ 0x20,))
     for data in (wrong, wrong + WITH_CRC[at + 1 :]):
         with pytest.raises(ProxyProtocolSyntaxError, match="no PROXY protocol header") as caught:
@@ -99,7 +99,7 @@ def test_a_wrong_byte_of_the_signature_is_refused_when_it_comes(at: int) -> None
 
 
 def accepted(accepts: Callable[[int], bytes]) -> set[int]:
-    """Which values of a byte are accepted, by the header's beginning up to it and by the whole header."""
+    """Return which values of a byte are accepted, in a header up to that byte and in a whole one."""
     values = set()
     for value in range(256):
         header = accepts(value)
@@ -135,7 +135,7 @@ def test_local_is_accepted_whatever_its_family_byte() -> None:
         (0x21, 0x13, "The transport protocol is one of 0 to 2, not 3 (at byte 13)"),
     ],
 )
-def test_a_wrong_fixed_part_is_told_apart(command: int, family: int, sentence: str) -> None:
+def test_the_error_for_a_wrong_fixed_part_names_the_wrong_field(command: int, family: int, sentence: str) -> None:
     header = v2(command, family, IPV4_BLOCK)
     for data in (header, header[:14], header[:15]):
         with pytest.raises(ProxyProtocolSyntaxError) as caught:
@@ -146,14 +146,14 @@ def test_a_wrong_fixed_part_is_told_apart(command: int, family: int, sentence: s
 @pytest.mark.parametrize(
     ("family", "least"), [(0x11, 12), (0x12, 12), (0x21, 36), (0x22, 36), (0x31, 216), (0x32, 216)]
 )
-def test_addresses_shorter_than_their_family_are_refused_before_they_come(family: int, least: int) -> None:
+def test_a_length_too_short_for_the_family_is_rejected_before_the_body_arrives(family: int, least: int) -> None:
     for short in (0, 1, least - 1):
         with pytest.raises(ProxyProtocolSyntaxError, match=rf"take {least} bytes .* is {short} \(at byte 14\)"):
             V2.parse(SIGNATURE + bytes((PROXY, family, 0, short)))
     assert length(V2.parse(SIGNATURE + bytes((PROXY, family, 0, least)))) == 16 + least
 
 
-def test_a_header_over_the_limit_is_refused_as_soon_as_its_length_is_there() -> None:
+def test_a_header_over_the_limit_is_rejected_as_soon_as_its_length_arrives() -> None:
     fixed = SIGNATURE + b"\x21\x11\x10\x00"
     assert length(V2.parse(fixed, max_header=4112)) == 4112
     assert length(V2.parse(fixed[:15], max_header=16)) == 16
@@ -162,7 +162,7 @@ def test_a_header_over_the_limit_is_refused_as_soon_as_its_length_is_there() -> 
     assert str(caught.value) == "The header has 4112 bytes where max_header allows 4111 (at byte 14)"
 
 
-def test_unpack_itself_has_no_limit_but_that_of_the_length_field() -> None:
+def test_unpack_has_only_the_limit_of_the_length_field() -> None:
     body = tlv(0xE0, bytes(0xFFFF - 12 - 3))
     assert V2.unpack(header_of(body)).tlv.size == len(body)
 
@@ -184,13 +184,13 @@ def test_unpack_itself_has_no_limit_but_that_of_the_length_field() -> None:
         (tlv(0x20, bytes(5) + b"\x21\0\1") + tlv(1), 36, "A TLV of type 0x21 claims 1 bytes where 0 are left"),
     ],
 )
-def test_a_wrong_tlv_is_refused_where_it_begins(vectors: bytes, offset: int, sentence: str) -> None:
+def test_a_wrong_tlv_is_rejected_with_its_offset(vectors: bytes, offset: int, sentence: str) -> None:
     with pytest.raises(ProxyProtocolSyntaxError) as caught:
         V2.unpack(header_of(vectors))
     assert (caught.value.offset, caught.value.reason) == (offset, sentence)
 
 
-def test_tlvs_are_not_looked_at_before_the_header_is_complete() -> None:
+def test_tlvs_are_checked_once_the_header_is_complete() -> None:
     header = header_of(tlv(3))
     assert length(V2.parse(header[:-1])) == len(header)
 
@@ -202,7 +202,7 @@ def test_an_ssl_inside_an_ssl_is_not_followed() -> None:
     assert V2.unpack(header_of(nested)).tlv.ssl[0x20] == nested[8 + 3 :]
 
 
-# the zeros at the end of the one that is left out are clean TLVs after its address block
+# the omitted vector ends in zeros, which are clean TLVs after its address block
 CHECKED = [vector for vector in VERSION_2 if vector.codec is V2_CRC and not vector.name.endswith("as AWS writes it")]
 
 
@@ -234,7 +234,7 @@ def test_a_checksum_is_verified_without_the_crc32c_library(monkeypatch: pytest.M
         V2.unpack(WITH_CRC[:-1] + b"?")
 
 
-RIGHT_CRC = crc("3734f59c") + tlv(4, bytes(8))  # right where it stands at once behind LOCAL, TCP4
+RIGHT_CRC = crc("3734f59c") + tlv(4, bytes(8))  # right if it comes directly after LOCAL, TCP4
 RIGHT_SHORT = crc("b760aaa9") + tlv(4, bytes(2))
 TLVS = tlv(5, b"id-1") + tlv(4)
 BOTH_WAYS = tlv(4, bytes(9) + crc("deadbeef"))
@@ -261,9 +261,9 @@ BOTH_WAYS = tlv(4, bytes(9) + crc("deadbeef"))
         pytest.param(0x11, BOTH_WAYS, BOTH_WAYS, id="TLVs whose end looks like a wrong checksum after a block"),
         pytest.param(0x11, IPV4_BLOCK + b"\xff", b"", id="block and a rest"),
         pytest.param(0x31, b"/run/a.sock", b"", id="a path that is cut"),
-        pytest.param(0x44, TLVS, TLVS, id="a family that is none"),
-        pytest.param(0x44, b"\xff\xff\xff", b"", id="a family that is none, and no TLVs"),
-        pytest.param(0x44, crc("deadbeef"), b"", id="a family that is none, which looks like a wrong checksum"),
+        pytest.param(0x44, TLVS, TLVS, id="an unknown family"),
+        pytest.param(0x44, b"\xff\xff\xff", b"", id="an unknown family, and no TLVs"),
+        pytest.param(0x44, crc("deadbeef"), b"", id="an unknown family, which looks like a wrong checksum"),
         pytest.param(0x21, bytes(12) + TLVS, bytes(12) + TLVS, id="a block of the wrong size that is clean"),
     ],
 )
@@ -288,7 +288,7 @@ def test_local_is_accepted_and_its_tlvs_are_found(family: int, body: bytes, vect
         pytest.param(0x30, bytes(216), b"", id="two paths and TLVs"),
     ],
 )
-def test_a_wrong_checksum_is_refused_where_no_other_reading_is_clean(
+def test_a_wrong_checksum_is_rejected_if_no_other_reading_is_clean(
     command: int, family: int, body: bytes, vectors: bytes
 ) -> None:
     with pytest.raises(ProxyProtocolChecksumError) as caught:
@@ -299,7 +299,7 @@ def test_a_wrong_checksum_is_refused_where_no_other_reading_is_clean(
 
 @pytest.mark.parametrize("header", [b"\x20\x11", b"\x21\x10"])
 @pytest.mark.parametrize("size", [1, 7, 35])
-def test_a_wrong_checksum_is_refused_in_any_pieces(header: bytes, size: int) -> None:
+def test_a_wrong_checksum_is_rejected_in_any_pieces(header: bytes, size: int) -> None:
     data = SIGNATURE + header + b"\0\x13" + IPV4_BLOCK + crc("deadbeef")
     parser = HeaderParser()
     *first, last = (data[at : at + size] for at in range(0, len(data), size))
@@ -347,7 +347,7 @@ def test_a_path_over_108_bytes_is_never_cut(path: str) -> None:
         ((0x20, 5, 3), (0x20, 5, 3)),
     ],
 )
-def test_the_checksum_stands_where_one_stood_else_before_the_first_greater_type(
+def test_the_checksum_goes_where_one_stood_or_before_the_first_greater_type(
     before: tuple[int, ...], after: tuple[int, ...]
 ) -> None:
     values = {3: b"old!", 0x20: bytes(5)}
@@ -389,13 +389,13 @@ def test_a_result_that_names_no_protocol_is_sent_as_a_stream() -> None:
         (ProxyResultIPv4(*IPV4, tlv=ProxyProtocolTLV(alpn=bytes(0xFFFF))), "no room for"),
     ],
 )
-def test_what_no_receiver_would_take_is_not_sent(result: ProxyResult, sentence: str) -> None:
+def test_a_header_that_receivers_would_reject_is_not_sent(result: ProxyResult, sentence: str) -> None:
     for codec in (V2, V2_CRC):
         with pytest.raises(ValueError, match=sentence):
             codec.pack(result)
 
 
-def test_a_kind_of_socket_that_the_format_has_no_number_for_is_not_sent() -> None:
+def test_a_kind_of_socket_without_a_number_in_the_format_is_not_sent() -> None:
     with pytest.raises(KeyError):
         V2.pack(ProxyResultIPv4(*IPV4, protocol=SOCK_RAW))
 
@@ -410,7 +410,7 @@ def test_a_kind_of_socket_that_the_format_has_no_number_for_is_not_sent() -> Non
         (b"PROXY TC", False),
     ],
 )
-def test_a_version_2_header_is_known_by_eight_bytes_or_all_there_are_of_twelve(signature: bytes, valid: bool) -> None:
+def test_is_valid_needs_8_bytes_and_checks_up_to_12(signature: bytes, valid: bool) -> None:
     assert V2.is_valid(signature) is valid
 
 

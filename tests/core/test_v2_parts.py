@@ -1,4 +1,4 @@
-"""Version 2 read in two parts, as the established package has it: the fixed 16 bytes, then what follows them."""
+"""Version 2 in two parts, as in `proxy-protocol`: the fixed 16 bytes, then the rest."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def fields(header: ProxyProtocolV2Header) -> tuple[object, ...]:
         (b"\x2f\xff\x00\x00", (None, None, None, 0)),
     ],
 )
-def test_the_fixed_part_can_be_read_alone(fixed: bytes, expected: tuple[object, ...]) -> None:
+def test_unpack_header_reads_the_fixed_part(fixed: bytes, expected: tuple[object, ...]) -> None:
     assert fields(V2.unpack_header(SIGNATURE + fixed + b"what follows")) == expected
 
 
-def test_a_fixed_part_that_is_cut_or_wrong_is_told_apart() -> None:
+def test_a_cut_fixed_part_and_a_wrong_one_raise_different_errors() -> None:
     with pytest.raises(ProxyProtocolIncompleteError) as caught:
         V2.unpack_header(SIGNATURE + b"\x21")
     assert caught.value.want_read.want_bytes == 3
@@ -49,12 +49,12 @@ def test_a_fixed_part_that_is_cut_or_wrong_is_told_apart() -> None:
 
 
 @pytest.mark.parametrize("vector", VERSION_2, ids=str)
-def test_what_follows_the_fixed_part_can_be_read_alone(vector: Vector) -> None:
+def test_unpack_data_reads_the_rest_of_a_header(vector: Vector) -> None:
     fixed, data = vector.header[:16], vector.header[16:]
     assert describe(V2.unpack_data(V2.unpack_header(fixed), fixed, data)) == describe(vector.result)
 
 
-def test_a_checksum_is_verified_where_the_fixed_part_is_given_and_only_there() -> None:
+def test_a_checksum_is_verified_only_if_the_fixed_part_is_given() -> None:
     wrong = IPV4_BLOCK + crc("deadbeef")
     header = ProxyProtocolV2Header("proxy", ProxyResultType.IPv4, SOCK_STREAM, len(wrong))
     assert V2.unpack_data(header, b"", wrong).tlv.crc32c == 0xDEADBEEF
@@ -66,21 +66,21 @@ def test_a_checksum_is_verified_where_the_fixed_part_is_given_and_only_there() -
 
 
 @pytest.mark.parametrize(("command", "family"), [(None, ProxyResultType.IPv4), ("proxy", None)])
-def test_a_fixed_part_that_says_nothing_known_is_refused(command: str | None, family: ProxyResultType | None) -> None:
+def test_an_impossible_fixed_part_is_rejected(command: str | None, family: ProxyResultType | None) -> None:
     with pytest.raises(ProxyProtocolSyntaxError):
         V2.unpack_data(ProxyProtocolV2Header(command, family, SOCK_STREAM, 12), b"", IPV4_BLOCK)
 
 
-def test_a_fixed_part_that_says_nothing_of_addresses_is_an_unknown_client() -> None:
-    # the header that code written for `proxy-protocol` makes by hand
+def test_a_fixed_part_without_addresses_means_an_unknown_client() -> None:
+    # code written for `proxy-protocol` makes this header by hand
     result = V2.unpack_data(ProxyProtocolV2Header("proxy", None, None, 0), b"", b"")
     assert result == ProxyResultUnknown()
-    # the bytes of a header still decide, where they are given: a family that there is not is refused
+    # if the bytes of a header are given, they decide: an unknown family is rejected
     with pytest.raises(ProxyProtocolSyntaxError, match="family is one of 0 to 3, not 15"):
         V2.unpack_data(ProxyProtocolV2Header("proxy", None, None, 0), SIGNATURE + b"\x21\xff\0\0", b"")
 
 
-def test_a_checksum_that_cannot_be_verified_does_not_tell_tlvs_from_addresses() -> None:
+def test_a_checksum_that_cannot_be_verified_does_not_distinguish_tlvs_from_addresses() -> None:
     header = ProxyProtocolV2Header("local", ProxyResultType.IPv4, SOCK_STREAM, 15)
     body = crc("deadbeef") + tlv(0x04, b"12") + tlv(0x01)
     assert bytes(V2.unpack_data(header, b"", body).tlv) == tlv(0x01)

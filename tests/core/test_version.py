@@ -30,7 +30,7 @@ def test_a_codec_is_found_by_its_name_in_any_case(name: str | None, codec: type[
     assert type(ProxyProtocolVersion.get(name)) is codec
 
 
-def test_no_name_is_that_of_no_header() -> None:
+def test_without_a_name_there_is_no_header() -> None:
     assert ProxyProtocolVersion.get() is ProxyProtocolVersion.NOOP.value
 
 

@@ -1,4 +1,4 @@
-"""Starts, asks and stops the programs of these tests: HAProxy, nginx and the servers behind them.
+"""Starts, asks and stops the programs of these tests: HAProxy, nginx and the servers that they connect to.
 
 Nothing waits for a fixed time: a program is ready when it accepts a connection or has written its first line. Every
 wait that takes too long ends with an error that shows the output of the program.
@@ -120,7 +120,7 @@ def reserved_port(host: str = "127.0.0.1") -> Iterator[int]:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             holder.bind((host, 0))
-            # only now: the system would give out a number twice that both may use
+            # only now: earlier, the system could give two sockets the same number
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         except OSError as error:
             pytest.skip(f"there is no {host} on this machine: {error}")

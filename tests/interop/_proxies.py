@@ -1,4 +1,4 @@
-"""The proxies of these tests. Each is started once a test, in the foreground, and stopped with the test's end."""
+"""The proxies of these tests. Each test starts its own, in the foreground, and stops it at its end."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def texts(client: tuple[Any, ...], result: ProxyResult | None) -> list[bytes]:
 def answer(message: bytes, client: tuple[Any, ...], result: ProxyResult | None) -> bytes:
     """Return an answer with a TXT record for the name in the question."""
     question = message[HEADER_LENGTH : HEADER_LENGTH + name_length(message) + 4]
-    # an answer, recursion desired and available; one question, one record, whose name is at byte 12
+    # an answer, recursion desired and available; one question and one record, with its name at byte 12
     header = message[:2] + bytes.fromhex("8180 0001 0001 0000 0000")
     value = b"".join(bytes([len(text)]) + text for text in texts(client, result))
     record = bytes.fromhex("c00c 0010 0001 00000000") + len(value).to_bytes(2, "big") + value

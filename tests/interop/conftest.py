@@ -17,7 +17,7 @@ from ._programs import Address, Program
 from ._proxies import HAProxy, Nginx
 from ._servers import Quickstart, Server, TwistedServer
 
-#: The kinds of server behind the proxies.
+#: The kinds of servers that the proxies connect to.
 SERVERS = {
     "endpoint": "tcp:0:interface=127.0.0.1",
     "string": "proxyprotocol:tcp:0:interface=127.0.0.1",
@@ -54,7 +54,7 @@ def serve(
             else:
                 kind = TwistedServer if description else Quickstart
                 server = kind(Program(kind.command(description), tmp_path_factory.mktemp("server")))
-            # What is started with other options may not see the connection of catch_up().
+            # A server with other options may not see the connection of catch_up().
             shared = idle if description in SERVERS.values() else None
             stack.callback(_end, server, shared)
             return server

@@ -1,4 +1,4 @@
-"""A DNS server of twisted.names, over UDP and TCP, that answers every question with who it thinks has asked.
+"""A DNS server of twisted.names, over UDP and TCP, that answers every question with the client's address.
 
 The answer is a TXT record: the client's host and port, the address that it asked, the kind of socket and the value of
 TLV 0xE5. Names that begin with ``later`` are answered a moment later. Its first line of output is its port.

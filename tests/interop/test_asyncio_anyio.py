@@ -46,7 +46,7 @@ async def serve(stream: Any) -> None:
 async def listening(
     run: Run, path: Path | None, security: Security, wrap: Any = None, handler: Any = serve
 ) -> AsyncIterator[Any]:
-    """A listener of anyio, on a UNIX socket if there is a path, and within the helper if one is given; its address."""
+    """Start a listener of anyio, on TCP or on a UNIX socket, inside the helper *wrap* if there is one."""
     if path is None:
         listener: Any = await anyio.create_tcp_listener(local_host="127.0.0.1")
     else:
@@ -109,7 +109,7 @@ def test_a_unix_listener_without_the_helper_is_warned_of(run: Run, log: Log, tmp
     run(story)
     ((level, line),) = log.lines
     assert level == "WARNING"
-    assert f"No PROXY protocol header is read on UNIX socket '{tmp_path / 'app.sock'}':" in line
+    assert f"The event loop reads no PROXY protocol header on UNIX socket '{tmp_path / 'app.sock'}':" in line
 
 
 @pytest.mark.parametrize("wrap", [None, lambda listener: ProxyProtocolListener(listener, timeout=0.2)])

@@ -241,7 +241,7 @@ def test_tornado_in_our_loop_without_the_helper_is_warned_of(run: Run, log: Log)
     run(story)
     ((level, line),) = log.lines
     assert level == "WARNING"
-    assert line.startswith("No PROXY protocol header is read on 127.0.0.1:")
+    assert line.startswith("The event loop reads no PROXY protocol header on 127.0.0.1:")
 
 
 @in_our_loops

@@ -61,7 +61,7 @@ def server(
 
 
 def only(*names: str) -> pytest.MarkDecorator:
-    """Run a test for these servers alone."""
+    """Run a test only for these servers."""
     kinds = list(product(names, ("asyncio", "uvloop")))
     return pytest.mark.parametrize("server", kinds, ids=["-".join(kind) for kind in kinds], indirect=True)
 

@@ -66,7 +66,7 @@ if os.geteuid() != 0:  # only root can start Postfix; a skipped test would be a 
 def test_a_mail_server_that_refuses_in_words_is_recognised(
     short_path: Path, configure: Configure, proxied: bool, said: str
 ) -> None:
-    """The command said of servers that want a header that they want none."""
+    """The command said that these servers want no header."""
     with running(configure, short_path, proxied) as server:
         ran = run("check", server, "--timeout", "2")
     assert ran.status == (0 if proxied else 1), ran

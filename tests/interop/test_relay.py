@@ -17,7 +17,7 @@ from ._proxies import HAProxy, Nginx
 
 @pytest.fixture
 def relaying() -> Iterator[Relaying]:
-    """Starts relays, and the servers behind them."""
+    """Starts relays, and the servers that they connect to."""
     with contextlib.ExitStack() as stack:
         yield Relaying(stack)
 
@@ -94,7 +94,7 @@ def test_nginx_behind(relaying: Relaying, nginx: Nginx) -> None:
     client.settimeout(PATIENCE)
     client.sendall(b"hello")
     accepted = backend.accept()
-    # nginx trusts nobody by default, so it names the relay. The header must not be among the bytes.
+    # By default nginx trusts no proxy, so it names the relay. The header must not be among the bytes.
     received = accepted.first
     while len(received) < 5:
         received += accepted.sock.recv(100)

@@ -12,7 +12,7 @@ from ._clients import assert_websocket
 
 WayTo = Callable[[int], Way]
 
-# one server, for all tests on one worker
+# one worker runs all tests of this file, so that the server is started once
 pytestmark = pytest.mark.xdist_group("twisted-autobahn")
 
 

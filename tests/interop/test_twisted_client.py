@@ -1,4 +1,4 @@
-"""The Twisted client in front of a real HAProxy, which reads its header and tells a server of ours what it said."""
+"""The Twisted client in front of a real HAProxy, which reads its header and passes it on to our server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2, ProxyResult, ProxyResultIPv4, ProxyResultIPv6
 from proxyprotocol.tlv import ProxyProtocolTLV
 from proxyprotocol.twisted import ProxyProtocolClientEndpoint
-from tests.on_twisted import reactors
+from tests.on_twisted import conftest
 from tests.on_twisted.reactors import AppFactory, run, until
 
 from ._certificates import SERVER_NAME, Certificates
@@ -28,7 +28,7 @@ from ._programs import Address
 from ._proxies import HAProxy
 from ._servers import Seen, Server
 
-reactor, log = reactors.reactor, reactors.log
+reactor, log = conftest.reactor, conftest.log
 pytestmark = pytest.mark.usefixtures("log")
 
 STRING = "proxyprotocol:tcp:0:interface=127.0.0.1"
@@ -47,7 +47,7 @@ Serve = Callable[[str], Server]
 
 
 def seen_by(server: Server, reactor: Any, endpoint: IStreamClientEndpoint) -> tuple[Seen, Any]:
-    """Connect, try the echo, and return what the server saw behind HAProxy, and the application."""
+    """Connect, try the echo, and return what the server and the application saw."""
     client = AppFactory(begin=lambda app: app.transport.write(b"ping"))
 
     async def scenario() -> None:

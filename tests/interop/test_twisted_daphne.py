@@ -15,7 +15,7 @@ from ._proxies import HAProxy
 
 WayTo = Callable[[int], Way]
 
-# one server, for all tests on one worker
+# one worker runs all tests of this file, so that the server is started once
 pytestmark = pytest.mark.xdist_group("twisted-daphne")
 
 
@@ -25,7 +25,7 @@ def daphne(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates)
     endpoints = ["-e", f"proxyprotocol:tcp:{LOOPBACK}", "-e", tls_endpoint(certificates.server)]
     command = [sys.executable, "-m", "daphne", *endpoints, "tests.interop.applications.asgi_app:application"]
     with running(command, tmp_path_factory.mktemp("daphne"), 2, ports_told_by_daphne) as daphne:
-        # it listens in the order of the alphabet
+        # daphne sorts its endpoints by their descriptions
         yield daphne._replace(ports=daphne.ports[::-1])
 
 

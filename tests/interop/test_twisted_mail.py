@@ -1,4 +1,4 @@
-"""A mail server on Twisted, that speaks first: it does so behind the header, and sees the client."""
+"""A mail server on Twisted speaks first: it waits for the header, and sees the client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WayTo = Callable[[int], Way]
 
 BANNER = re.compile(rb"220 .* ESMTP\r\n")
 
-# one server, for all tests on one worker
+# one worker runs all tests of this file, so that the server is started once
 pytestmark = pytest.mark.xdist_group("twisted-mail")
 
 
@@ -32,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates)
 
 
 def assert_delivered(server: Application, client: MailClient, sender: Address, text: str) -> None:
-    """Send a message, that is to name its sender."""
+    """Send a message; its sender identifies it."""
     with client:
         client.sendmail("bob@example.org", "alice@example.com", f"Subject: {text}\r\n\r\n{text}\r\n")
 
@@ -47,7 +47,7 @@ def test_a_message_names_the_client_it_came_from(server: Application, way_to: Wa
     assert_delivered(server, MailClient(connection), sender, "plain")
 
 
-def test_a_message_names_the_client_it_came_from_behind_starttls(
+def test_a_message_names_the_client_it_came_from_after_starttls(
     server: Application, way_to: WayTo, certificates: Certificates
 ) -> None:
     connection, sender = way_to(server.ports[0]).connect()

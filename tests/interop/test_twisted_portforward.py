@@ -16,11 +16,11 @@ from ._programs import PATIENCE, Address, receive_all
 
 WayTo = Callable[[int], Way]
 
-# What no buffer on the way holds, and other bytes for each direction.
+# More than any buffer on the way holds, and different bytes for each direction.
 QUESTION, ANSWER = (random.Random(seed).randbytes(3 << 20) for seed in (1, 2))
-FIRST = 1000  # as much of the question comes with the header
+FIRST = 1000  # bytes of the question that come with the header
 
-# one of each forwarder, for all tests on one worker
+# one worker runs all tests of this file, so that each forwarder is started once
 pytestmark = pytest.mark.xdist_group("twisted-portforward")
 
 
@@ -28,9 +28,9 @@ class Forwarding(NamedTuple):
     """Two forwarders to one server.
 
     Attributes:
-        server: The server, that listens.
+        server: The listening socket of the server.
         port: The port of the forwarder that reads headers.
-        bare_port: The port of the one that does not.
+        bare_port: The port of the forwarder that reads none.
     """
 
     server: socket.socket
@@ -39,7 +39,7 @@ class Forwarding(NamedTuple):
 
     @contextlib.contextmanager
     def connect(self, way: Way, data: bytes = b"") -> Iterator[tuple[socket.socket, socket.socket]]:
-        """Connect, and give the client's and the server's end."""
+        """Connect, and yield the client's and the server's end."""
         client, _ = way.connect(data)
         with client, self.server.accept()[0] as server:
             server.settimeout(PATIENCE)
@@ -73,7 +73,7 @@ def test_every_byte_arrives_both_ways(forwarding: Forwarding, way_to: WayTo) -> 
 
 
 def ended_by_the_client(forwarding: Forwarding, way: Way) -> tuple[bytes, bytes]:
-    """What both ends receive when the client says all it has to say, and that it has."""
+    """Close the client's direction first, and return what the server and the client receive."""
     with forwarding.connect(way, b"question") as (client, server):
         client.shutdown(socket.SHUT_WR)
         received = receive_all(server, 100)
@@ -84,7 +84,7 @@ def ended_by_the_client(forwarding: Forwarding, way: Way) -> tuple[bytes, bytes]
 
 
 def ended_by_the_server(forwarding: Forwarding, way: Way) -> tuple[bytes, bytes]:
-    """What both ends receive when the server says all it has to say, and that it has."""
+    """Close the server's direction first, and return what the server and the client receive."""
     with forwarding.connect(way, b"question") as (client, server):
         received = receive_all(server, len(b"question"))
         server.sendall(b"answer")
@@ -94,13 +94,13 @@ def ended_by_the_server(forwarding: Forwarding, way: Way) -> tuple[bytes, bytes]
         return received + receive_all(server, 100), answer
 
 
-# Half-close is more than portforward knows: what one end closes is closed for both.
+# portforward does not support half-close: when one end closes its direction, it closes both.
 @pytest.mark.parametrize(
     ("end", "seen"),
     [(ended_by_the_client, (b"question", b"")), (ended_by_the_server, (b"question", b"answer"))],
     ids=["by the client", "by the server"],
 )
-def test_an_end_is_what_it_is_without_a_header(
+def test_an_end_arrives_as_it_does_without_a_header(
     forwarding: Forwarding,
     way_to: WayTo,
     end: Callable[[Forwarding, Way], tuple[bytes, bytes]],

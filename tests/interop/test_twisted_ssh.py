@@ -14,7 +14,7 @@ from ._programs import PATIENCE
 
 WayTo = Callable[[int], Way]
 
-# one server, for all tests on one worker
+# one worker runs all tests of this file, so that the server is started once
 pytestmark = pytest.mark.xdist_group("twisted-ssh")
 
 

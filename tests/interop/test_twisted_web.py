@@ -21,7 +21,7 @@ WayTo = Callable[[int], Way]
 REQUEST = b"GET /whoami HTTP/1.1\r\nHost: app.example.com\r\n\r\n"
 LAST_REQUEST = b"GET /whoami HTTP/1.1\r\nHost: app.example.com\r\nConnection: close\r\n\r\n"
 
-# one of each server, for all tests on one worker
+# one worker runs all tests of this file, so that each server is started once
 pytestmark = pytest.mark.xdist_group("twisted-web")
 
 

@@ -1,6 +1,6 @@
-"""An echo server on a real reactor, that writes down what it sees: ``twisted_server.py <endpoint description>``.
+"""An echo server on a real reactor, which reports what it sees: ``twisted_server.py <endpoint description>``.
 
-A description that begins with ``proxyprotocol:`` is listened on as it is, any other within a
+It listens on a description that begins with ``proxyprotocol:``, and wraps any other in a
 ``ProxyProtocolServerEndpoint``. Each line of standard output is a JSON object.
 """
 
@@ -65,7 +65,7 @@ class Echo(Protocol):
         )
 
     def client(self) -> list[object]:
-        """Who the client is, asked as Evennia and its like do."""
+        """Return the client's address from the attributes that Evennia and others read."""
         transport: Any = self.transport
         host, port = transport.client[:2]
         assert transport.hostname == host

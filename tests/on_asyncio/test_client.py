@@ -359,8 +359,8 @@ def test_a_handshake_that_this_side_aborts_is_an_error(run: Run, certificates: C
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "no codec": ({"pp": "v2"}, TypeError, "pp is a codec"),
-    "no result": ({"result": "PROXY"}, TypeError, "result is a ProxyResult"),
+    "no codec": ({"pp": "v2"}, TypeError, "pp must be a codec"),
+    "no result": ({"result": "PROXY"}, TypeError, "result must be a ProxyResult"),
     "no context": ({"ssl": "tls"}, TypeError, "SSLContext"),
     "a name without TLS": ({"server_hostname": "x"}, ValueError, "mean nothing without ssl"),
     "a time without TLS": ({"ssl_handshake_timeout": 1}, ValueError, "mean nothing without ssl"),

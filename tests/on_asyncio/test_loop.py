@@ -283,7 +283,7 @@ WRONG = {
         "8000;8443",
         "PROXYPROTOCOL_PORTS takes port numbers and unix, with commas between them, not '8000;8443'",
     ),
-    "TRUST": ("10.0.0.0/8", "Unknown variable PROXYPROTOCOL_TRUST. Known are PROXYPROTOCOL_VERSION, "),
+    "TRUST": ("10.0.0.0/8", "Unknown variable PROXYPROTOCOL_TRUST. The known ones are PROXYPROTOCOL_VERSION, "),
 }
 
 

@@ -21,8 +21,8 @@ FILES = [
 LIBRARIES = ("asyncio", "uvloop")
 
 PRIVATE = re.compile(r"_[A-Za-z]\w*")  # one underscore; names with two belong to the language
-# names of the servers that we integrate: those of aiohttp's sites and aiosmtpd's controllers
-SERVERS = {"_runner", "_factory_invoker"}
+# the name of a server that we integrate: aiosmtpd's controllers have it
+SERVERS = {"_factory_invoker"}
 # asyncio and uvloop look up these names on transports, protocols and loops. An object with such a name claims to be one
 # of theirs.
 LOOKED_UP = {"_start_tls_compatible", "_sendfile_compatible"}

@@ -295,7 +295,7 @@ def test_a_listener_under_add_reader_is_warned_of_once(
     name: Any = listener.getsockname()
     address = f"UNIX socket {name!r}" if isinstance(name, str) else "{}:{}".format(*name)
     assert level == "WARNING"
-    assert f"No PROXY protocol header is read on {address}:" in line
+    assert f"The event loop reads no PROXY protocol header on {address}:" in line
     assert "proxyprotocol.integrations.tornado.add_sockets" in line
     assert "proxyprotocol.integrations.anyio.ProxyProtocolListener" in line
 

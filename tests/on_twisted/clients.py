@@ -1,4 +1,4 @@
-"""What the tests of the Twisted client share: the other side, which writes down what comes in one segment."""
+"""Helpers for the tests of the Twisted client: a peer that records each segment it receives."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from proxyprotocol.twisted import ProxyProtocolClientEndpoint
 from tests.on_twisted.reactors import App, AppFactory
 
 LOCAL = ProxyProtocolV2().pack(ProxyResultLocal())
-# the client of tests.on_twisted.reactors
+# the same client as in tests.on_twisted.reactors
 NAMED = ProxyResultIPv4((IPv4Address("192.0.2.1"), 1000), (IPv4Address("198.51.100.2"), 2000))
 
 
 class Peer(App):
-    """The other side, which knows nothing of headers, and writes down what came at once."""
+    """A server that does not read headers and records each segment."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def saying(data: bytes) -> Callable[[Any], None]:
 
 @implementer(IHalfCloseableProtocol)
 class HalfCloseable(App):
-    """An application that goes on writing when the other side has said its last."""
+    """An application that still writes after the other side has half-closed."""
 
     ended = 0
 

@@ -1,4 +1,4 @@
-"""What the tests of Twisted's datagrams share: an application that writes down what happens to it, and its peers."""
+"""Helpers for the tests of Twisted's datagrams: an application that records its events, and peers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADER = v2(PROXY, 0x12, IPV4_BLOCK)
 
 
 class App(DatagramProtocol):
-    """An application that writes down what happens to it, and says what it was told."""
+    """An application that records its events, and echoes each datagram."""
 
     transport: Any = None
 
@@ -46,7 +46,7 @@ class App(DatagramProtocol):
 
 
 class Peer(DatagramProtocol):
-    """A proxy, or a client without one."""
+    """A proxy, or a client that connects directly."""
 
     transport: Any = None
     noisy = False
@@ -59,7 +59,7 @@ class Peer(DatagramProtocol):
 
 
 def keep_quiet(app: App, data: bytes, addr: Any) -> None:
-    """An application that answers nothing."""
+    """Send no answer."""
 
 
 def listen(reactor: Any, app: Any, interface: str = "127.0.0.1", **keywords: Any) -> Any:
@@ -68,7 +68,7 @@ def listen(reactor: Any, app: Any, interface: str = "127.0.0.1", **keywords: Any
 
 
 def peer_of(reactor: Any, port: Any) -> Peer:
-    """A socket that sends to the port."""
+    """Return a socket that sends to the port."""
     peer, here = Peer(), port.getHost()
     reactor.listenUDP(0, peer, interface=here.host)
     peer.transport.connect(here.host, here.port)
@@ -76,7 +76,7 @@ def peer_of(reactor: Any, port: Any) -> Peer:
 
 
 async def ask(reactor: Any, peer: Peer, *datagrams: bytes) -> list[bytes]:
-    """Send datagrams, one after the other's answer, and give the answers."""
+    """Send each datagram after the answer to the one before, and return the answers."""
     for count, datagram in enumerate(datagrams, len(peer.received) + 1):
         peer.transport.write(datagram)
         await until(reactor, lambda count=count: len(peer.received) == count)  # type: ignore[misc]

@@ -1,17 +1,14 @@
-"""What the tests of the Twisted adapter share: an application that writes down what happens to it, and what is below.
+"""Helpers for the tests of Twisted's adapter: an application that records its events, and what runs it.
 
-In memory that is a transport that keeps its protocol as Twisted's own do; for the rest, real reactors, a new one for
-each test, and a client.
+Tests in memory use a transport that keeps its protocol as Twisted's own do. The others use a new reactor for each test,
+and a client.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import importlib
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -22,28 +19,28 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from proxyprotocol.twisted import ProxyProtocolWrapperFactory
 
-PATIENCE = 10.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
+PATIENCE = 10.0  # seconds; each wait takes a fraction of one, unless the machine is very busy
 
 HEADER = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 CLIENT = IPv4Address("TCP", "192.0.2.1", 1000)
 DESTINATION = IPv4Address("TCP", "198.51.100.2", 2000)
-# the two ends of the connection that the header comes on
+# the two ends of the real connection
 PROXY = IPv4Address("TCP", "10.1.2.3", 50000)
 HERE = IPv4Address("TCP", "10.9.8.7", 8080)
 
 
-# those of this test, for its end: a reactor closes what it reads or writes, and forgets who has paused
+# the applications of this test: at its end the reactor closes what it reads or writes, but not paused connections
 _begun: list[App] = []
 
 
 class App(Protocol):
-    """An application that writes down what happens to it."""
+    """An application that records its events."""
 
     factory: AppFactory
     transport: Any = None
@@ -97,27 +94,27 @@ class AppFactory(Factory):
 
     @property
     def app(self) -> Any:
-        """The one application that has begun."""
+        """The only application that has started."""
         (app,) = self.apps
         return app
 
 
 class RefusingFactory(AppFactory):
-    """A factory that takes no connections."""
+    """A factory that rejects every connection."""
 
     def buildProtocol(self, addr: IAddress | None) -> None:
         self.built.append(addr)
 
 
 class BrokenFactory(AppFactory):
-    """A factory with a mistake in it."""
+    """A factory that raises an error."""
 
     def buildProtocol(self, addr: IAddress | None) -> None:
         raise ZeroDivisionError("in buildProtocol")
 
 
 class MemoryTransport(StringTransport):
-    """A transport that keeps its protocol, and its log prefix, as those of Twisted's reactors do."""
+    """A transport that keeps its protocol and its log prefix as those of Twisted's reactors do."""
 
     protocol: Any = None
     sessionno = 7
@@ -141,7 +138,7 @@ class MemoryTransport(StringTransport):
 
 
 def accept(factory: Any, transport: Any = None) -> Any:
-    """Connect a factory's protocol to a transport as a listening port does, and give the transport."""
+    """Connect a factory's protocol to a transport as a listening port does, and return the transport."""
     transport = MemoryTransport() if transport is None else transport
     protocol = factory.buildProtocol(transport.getPeer())
     transport.protocol = protocol
@@ -150,21 +147,21 @@ def accept(factory: Any, transport: Any = None) -> Any:
 
 
 def wrap(factory: Any, **keywords: Any) -> Any:
-    """Wrap a factory; time is a Clock of its own unless another is given."""
+    """Wrap a factory, with its own Clock unless another is passed."""
     wrapping: Any = ProxyProtocolWrapperFactory(factory, **{"clock": Clock(), **keywords})
     wrapping.noisy = False
     return wrapping
 
 
 def _failure(event: LogEvent) -> Failure | None:
-    # the second name is that of the old log module, which Twisted itself still writes to
+    # the second name comes from the old log module, which Twisted itself still uses
     failure: Failure | None = event.get("log_failure") or event.get("failure")
     return failure
 
 
 @implementer(ILogObserver)
 class Log:
-    """What has been logged during a test."""
+    """Everything that a test logs."""
 
     def __init__(self) -> None:
         self.events: list[LogEvent] = []
@@ -174,32 +171,20 @@ class Log:
 
     @property
     def lines(self) -> list[tuple[str, str]]:
-        """The lines of the adapter: level and text."""
+        """The lines of the adapter, as level and text."""
         ours = (event for event in self.events if event.get("log_namespace") == "proxyprotocol.twisted")
         return [(event["log_level"].name, formatEvent(event)) for event in ours]
 
     @property
     def failures(self) -> list[Failure]:
-        """What was logged with a traceback."""
+        """Everything logged with a traceback."""
         return [failure for event in self.events if (failure := _failure(event))]
 
     def flush(self, kind: type[BaseException]) -> int:
-        """Take out the failures of a kind, which the test has expected, and give their number."""
+        """Remove the expected failures of one kind, and return their number."""
         expected = [event for event in self.events if (failure := _failure(event)) and failure.check(kind)]
         self.events = [event for event in self.events if event not in expected]
         return len(expected)
-
-
-@pytest.fixture
-def log() -> Iterator[Log]:
-    """The log. A failure in it that the test has not taken out is the test's."""
-    log = Log()
-    globalLogPublisher.addObserver(log)
-    try:
-        yield log
-    finally:
-        globalLogPublisher.removeObserver(log)
-    assert [failure.getTraceback() for failure in log.failures] == []
 
 
 REACTORS = {
@@ -210,40 +195,14 @@ REACTORS = {
 }
 
 
-@contextlib.contextmanager
-def _built_reactor(kind: str) -> Iterator[Any]:
-    module, name = REACTORS[kind]
-    with contextlib.ExitStack() as stack:
-        arguments = []
-        if kind == "asyncio":
-            arguments = [stack.enter_context(contextlib.closing(asyncio.new_event_loop()))]
-        reactor = getattr(importlib.import_module(f"twisted.internet.{module}"), name)(*arguments)
-        if kind == "epoll":
-            stack.callback(reactor._poller.close)
-        try:
-            yield reactor
-        finally:
-            for reader in list(reactor._internalReaders):
-                reactor.removeReader(reader)
-                reader.connectionLost(None)
-
-
 def install(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a reactor the one that ``from twisted.internet import reactor`` gives."""
+    """Make a reactor the global one, which ``from twisted.internet import reactor`` imports."""
     monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
     monkeypatch.setattr(sys.modules["twisted.internet"], "reactor", reactor, raising=False)
 
 
-@pytest.fixture
-def reactor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Each kind of reactor in turn, see conftest.py: a new one, that is the global one during the test."""
-    with _built_reactor(request.param) as reactor:
-        install(reactor, monkeypatch)
-        yield reactor
-
-
 def run(reactor: Any, scenario: Coroutine[Deferred[Any], Any, None]) -> None:
-    """Run a reactor until a scenario is over, and raise what it has raised."""
+    """Run a reactor until a scenario ends, and raise its error."""
     outcomes: list[Any] = []
     ended = ensureDeferred(scenario)
 
@@ -266,13 +225,13 @@ def run(reactor: Any, scenario: Coroutine[Deferred[Any], Any, None]) -> None:
 
 
 async def until(reactor: Any, condition: Callable[[], object]) -> None:
-    """Let the reactor turn until a condition is met."""
+    """Run the reactor until a condition is true."""
     while not condition():
         await deferLater(reactor, 0)
 
 
 async def turns(reactor: Any, count: int = 20) -> None:
-    """Let the reactor turn, for what must not happen to have its chance."""
+    """Run the reactor for some turns, in which a forbidden event would happen."""
     for _ in range(count):
         await deferLater(reactor, 0)
 
@@ -314,12 +273,12 @@ def listen(reactor: Any, factory: Any) -> Any:
 
 
 async def connected(reactor: Any, factory: Any, data: bytes = b"") -> Client:
-    """A client of the factory, wrapped, that has sent its first bytes in one segment."""
+    """Wrap and serve the factory, and return a client that has sent its first bytes in one segment."""
     client = await connect(reactor, listen(reactor, wrap(factory, clock=reactor)))
     client.transport.write(data)
     return client
 
 
 def watched(transport: Any) -> list[str]:
-    """What of ours is left on a transport that should have none."""
+    """Return the attributes that the package has left on a transport."""
     return [name for name in ("stopReading", "startReading") if name in vars(transport)]

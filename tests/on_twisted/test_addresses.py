@@ -1,12 +1,10 @@
-"""Who the client is: for every kind of header, under every policy, right in the application's first moment."""
+"""The client's address in connectionMade, for every kind of header and every policy."""
 
 from __future__ import annotations
 
 import os
 import re
 import socket
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,8 @@ from proxyprotocol import (
 )
 from proxyprotocol.result import describe_address
 from proxyprotocol.twisted import IProxiedTransport, proxy_result
-from proxyprotocol.twisted.addresses import from_sockaddr, to_sockaddr
+from proxyprotocol.twisted.transport import from_sockaddr, to_sockaddr
 from proxyprotocol.typing import SockAddr
-from tests.on_twisted import reactors
 from tests.on_twisted.reactors import (
     CLIENT,
     DESTINATION,
@@ -45,13 +42,10 @@ from tests.on_twisted.reactors import (
 from tests.vectors import IPV4_BLOCK, IPV6_BLOCK, LOCAL, MAPPED_BLOCK, SIGNATURE, paths, v2
 from tests.vectors import PROXY as PROXY_COMMAND
 
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
-
 CLIENT_6 = IPv6Address("TCP", "2001:db8::1", 1000)
 DESTINATION_6 = IPv6Address("TCP", "2001:db8:ffff::2", 2000)
 
-# header, then the client and what it connected to
+# a header, the client, and the address that it connected to
 NAMED = {
     "v1 TCP4": (HEADER, CLIENT, DESTINATION),
     "v1 TCP6": (b"PROXY TCP6 2001:db8::1 2001:db8:ffff::2 1000 2000\r\n", CLIENT_6, DESTINATION_6),
@@ -92,9 +86,7 @@ UNNAMED = {
 
 
 @pytest.mark.parametrize(("header", "client", "destination"), NAMED.values(), ids=NAMED)
-def test_the_client_of_the_header_is_known_in_connectionMade(
-    header: bytes, client: IAddress, destination: IAddress
-) -> None:
+def test_connectionMade_sees_the_client_of_the_header(header: bytes, client: IAddress, destination: IAddress) -> None:
     factory = AppFactory()
     transport = accept(wrap(factory))
     transport.receive(header)
@@ -106,7 +98,7 @@ def test_the_client_of_the_header_is_known_in_connectionMade(
 
 @pytest.mark.parametrize(("header", "client", "destination"), NAMED.values(), ids=NAMED)
 def test_the_log_prefix_names_any_client(header: bytes, client: Any, destination: IAddress) -> None:
-    """A path that is not UTF-8 too, of which older Twisted makes no text."""
+    """One path is not UTF-8, which older Twisted cannot format."""
     transport = accept(wrap(AppFactory()))
     transport.receive(header)
 
@@ -116,7 +108,7 @@ def test_the_log_prefix_names_any_client(header: bytes, client: Any, destination
 
 
 @pytest.mark.parametrize("header", UNNAMED.values(), ids=UNNAMED)
-def test_where_the_header_names_no_client_the_real_connections_addresses_are_given(header: bytes) -> None:
+def test_a_header_without_a_client_leaves_the_real_addresses(header: bytes) -> None:
     factory = AppFactory()
     transport = accept(wrap(factory))
     transport.receive(header)
@@ -126,7 +118,7 @@ def test_where_the_header_names_no_client_the_real_connections_addresses_are_giv
     assert proxy_result(transport) is not None
 
 
-def test_under_ignore_the_header_is_read_and_the_real_addresses_stay() -> None:
+def test_ignore_reads_the_header_and_keeps_the_real_addresses() -> None:
     factory = AppFactory()
     transport = accept(wrap(factory, policy=HeaderPolicy.IGNORE))
     transport.receive(HEADER + b"data")
@@ -138,7 +130,7 @@ def test_under_ignore_the_header_is_read_and_the_real_addresses_stay() -> None:
     assert result.peername == ("192.0.2.1", 1000)
 
 
-def test_under_skip_the_application_begins_at_once_and_gets_a_header_as_data() -> None:
+def test_skip_starts_the_application_at_once_and_passes_a_header_on_as_data() -> None:
     factory = AppFactory()
     transport = accept(wrap(factory, policy=HeaderPolicy.SKIP))
 
@@ -149,7 +141,7 @@ def test_under_skip_the_application_begins_at_once_and_gets_a_header_as_data() -
     assert proxy_result(transport) is None
 
 
-def test_under_optional_a_header_is_read_if_one_comes() -> None:
+def test_optional_reads_a_header_if_one_comes() -> None:
     factory = AppFactory()
     transport = accept(wrap(factory, policy=HeaderPolicy.OPTIONAL))
     transport.receive(HEADER[:5])
@@ -160,7 +152,7 @@ def test_under_optional_a_header_is_read_if_one_comes() -> None:
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.0\r\n\r\n", b"PROXIMA", SIGNATURE[:11] + b"!", b"\x16\x03\x01"])
-def test_under_optional_what_begins_like_no_header_is_data_with_nothing_lost(data: bytes) -> None:
+def test_optional_passes_on_every_byte_that_cannot_start_a_header(data: bytes) -> None:
     for at in range(len(data)):
         factory = AppFactory()
         transport = accept(wrap(factory, policy=HeaderPolicy.OPTIONAL))
@@ -171,7 +163,7 @@ def test_under_optional_what_begins_like_no_header_is_data_with_nothing_lost(dat
         assert proxy_result(transport) is None
 
 
-def test_the_policy_function_is_given_the_addresses_of_the_socket_module() -> None:
+def test_the_policy_function_gets_addresses_in_the_form_of_the_socket_module() -> None:
     asked = []
 
     def policy(peer: SockAddr, local: SockAddr) -> HeaderPolicy:
@@ -202,7 +194,7 @@ def test_a_trusted_proxy_names_the_client(network: str) -> None:
     assert factory.app.peer == CLIENT
 
 
-def test_anybody_else_is_served_as_a_plain_connection_where_that_is_asked_for() -> None:
+def test_an_untrusted_peer_is_served_as_a_plain_connection_on_request() -> None:
     factory = AppFactory()
     policy = TrustedProxies(["10.1.2.4"], otherwise=HeaderPolicy.SKIP)
     accept(wrap(factory, policy=policy)).receive(HEADER)
@@ -221,30 +213,18 @@ ADDRESSES = (
 
 
 def fields(address: IAddress) -> tuple[Any, ...]:
-    """An address as it is: two of UNIX sockets are equal when the file system says so."""
+    """Return all fields, because the file system decides whether two UNIX addresses are equal."""
     return type(address), vars(address)
 
 
 @pytest.mark.parametrize(("address", "sockaddr"), ADDRESSES, ids=lambda value: type(value).__name__)
-def test_an_address_goes_to_the_socket_modules_form_and_back(address: IAddress, sockaddr: SockAddr) -> None:
+def test_an_address_converts_to_the_socket_modules_form_and_back(address: IAddress, sockaddr: SockAddr) -> None:
     assert to_sockaddr(address) == sockaddr
     assert fields(from_sockaddr(sockaddr)) == fields(address)
 
 
-def test_an_address_of_no_socket_has_none_in_the_socket_module() -> None:
+def test_an_address_that_is_not_a_sockets_converts_to_none() -> None:
     assert to_sockaddr(HostnameAddress(b"example.com", 80)) is None
-
-
-def test_an_address_has_the_kind_that_is_asked_for() -> None:
-    assert from_sockaddr(("192.0.2.1", 80), "UDP") == IPv4Address("UDP", "192.0.2.1", 80)
-    assert from_sockaddr(("::1", 80, 0, 0), "UDP") == IPv6Address("UDP", "::1", 80)
-
-
-@pytest.fixture
-def short_path() -> Iterator[Path]:
-    """A directory for UNIX sockets, whose paths must be shorter than that of ``tmp_path`` may be."""
-    with tempfile.TemporaryDirectory() as directory:
-        yield Path(directory)
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])
@@ -267,9 +247,7 @@ def test_a_peer_on_a_unix_socket_is_trusted_as_unix(
         assert (factory.app.peer, factory.app.host, factory.app.received) == (CLIENT, DESTINATION, b"data")
 
 
-def test_on_a_unix_socket_without_a_client_in_the_header_the_real_addresses_are_given(
-    reactor: Any, short_path: Path
-) -> None:
+def test_a_unix_socket_keeps_its_addresses_after_a_header_without_a_client(reactor: Any, short_path: Path) -> None:
     name = str(short_path / "s")
     factory = AppFactory()
 
@@ -283,7 +261,7 @@ def test_on_a_unix_socket_without_a_client_in_the_header_the_real_addresses_are_
 
 
 def told(transport: Any) -> tuple[Any, ...]:
-    """What a server's transport says of its peer, without the numbers of the connection and of the port."""
+    """Return a transport's description of its peer, without the numbers of the connection and of the port."""
     log_prefix = transport.logPrefix().replace(f",{transport.sessionno},", ",N,")
     return transport.client, transport.hostname, log_prefix, re.sub(r"#\d+ on .*", "#N>", repr(transport))
 
@@ -295,7 +273,7 @@ def listen_for(reactor: Any, front: str, path: Path, factory: Any) -> Any:
 
 
 def connect_from(kind: str, path: Path, port: Any) -> socket.socket:
-    """Connect, from an end that has a name."""
+    """Connect from a socket with a name."""
     client = socket.socket({"TCP4": socket.AF_INET, "TCP6": socket.AF_INET6, "UNIX": socket.AF_UNIX}[kind])
     if kind == "UNIX":
         client.bind(str(path))
@@ -308,10 +286,10 @@ KINDS = {"TCP4": ProxyResultIPv4, "TCP6": ProxyResultIPv6, "UNIX": ProxyResultUn
 
 @pytest.mark.parametrize("front", KINDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_transport_says_of_the_client_all_that_it_says_of_a_peer(
+def test_a_transport_describes_the_client_as_it_describes_a_peer(
     reactor: Any, short_path: Path, front: str, kind: str
 ) -> None:
-    """``client`` and ``hostname`` were still the proxy's, and the log and the bans of Evennia go by those."""
+    """``client`` and ``hostname`` once named the proxy. Evennia logs and bans by them."""
     direct, proxied = AppFactory(), AppFactory()
 
     async def scenario() -> None:
@@ -324,7 +302,7 @@ def test_a_transport_says_of_the_client_all_that_it_says_of_a_peer(
             proxy.sendall(ProxyProtocolV2().pack(result))
             await until(reactor, lambda: proxied.apps)
             client, hostname, log_prefix, text = told(direct.app.transport)
-            if kind == "UNIX":  # a path from a header may hold anything, and is written so that it cannot forge a line
+            if kind == "UNIX":  # a path from a header may hold any byte, so it is escaped
                 log_prefix = f"App,N,{describe_address(hostname)}"
             assert told(proxied.app.transport) == (client, hostname, log_prefix, text)
             assert proxied.app.transport.getPeer() == direct.app.transport.getPeer()
@@ -334,7 +312,7 @@ def test_a_transport_says_of_the_client_all_that_it_says_of_a_peer(
 
 
 @pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", v2(LOCAL, 0x11, IPV4_BLOCK)], ids=["UNKNOWN", "LOCAL"])
-def test_where_the_header_names_no_client_a_transport_goes_on_about_its_peer(reactor: Any, header: bytes) -> None:
+def test_a_header_without_a_client_leaves_the_transports_description_of_its_peer(reactor: Any, header: bytes) -> None:
     factory = AppFactory()
 
     async def scenario() -> None:

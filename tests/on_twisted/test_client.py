@@ -1,4 +1,4 @@
-"""The client's endpoint: a header in front of everything, on real reactors, and then nothing of ours is left."""
+"""The client's endpoint on real reactors: the header comes first, then the wrapper is gone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ from proxyprotocol import (
 )
 from proxyprotocol.tlv import ProxyProtocolTLV
 from proxyprotocol.twisted import ProxyProtocolClientEndpoint, proxy_result
-from tests.on_twisted import reactors
 from tests.on_twisted.clients import LOCAL, NAMED, HalfCloseable, endpoint_of, failing, peers, saying
 from tests.on_twisted.reactors import (
     App,
@@ -47,9 +46,6 @@ from tests.on_twisted.reactors import (
     until,
 )
 
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
-
 RESULTS = {
     "IPv4": NAMED,
     "IPv6": ProxyResultIPv6((IPv6Address("2001:db8::1"), 1), (IPv6Address("2001:db8::2"), 2)),
@@ -58,13 +54,13 @@ RESULTS = {
 }
 
 
-def test_it_is_an_endpoint(reactor: Any) -> None:
+def test_the_class_is_an_endpoint(reactor: Any) -> None:
     endpoint = ProxyProtocolClientEndpoint(TCP4ClientEndpoint(reactor, "127.0.0.1", 1))
 
     assert verifyObject(IStreamClientEndpoint, endpoint)
 
 
-def test_the_header_comes_first_and_in_one_segment_with_what_the_application_says(reactor: Any) -> None:
+def test_the_header_comes_first_and_shares_a_segment_with_the_applications_first_data(reactor: Any) -> None:
     server, client = peers(read=lambda app: app.transport.write(b"welcome")), AppFactory(begin=saying(b"hello"))
 
     async def scenario() -> None:
@@ -77,7 +73,7 @@ def test_the_header_comes_first_and_in_one_segment_with_what_the_application_say
     assert client.app.received == b"welcome"
 
 
-def test_the_header_does_not_wait_for_an_application_that_listens_first(reactor: Any) -> None:
+def test_the_header_is_sent_even_if_the_application_waits_for_its_server(reactor: Any) -> None:
     server, client = peers(), AppFactory()
 
     async def scenario() -> None:
@@ -88,7 +84,7 @@ def test_the_header_does_not_wait_for_an_application_that_listens_first(reactor:
     assert server.app.segments == [LOCAL]
 
 
-def test_nothing_of_ours_is_left_on_the_connection(reactor: Any) -> None:
+def test_no_code_of_the_package_stays_on_the_connection(reactor: Any) -> None:
     server, client = peers(), AppFactory()
 
     async def scenario() -> None:
@@ -102,7 +98,7 @@ def test_nothing_of_ours_is_left_on_the_connection(reactor: Any) -> None:
         assert (app.peer, app.host) == (port.getHost(), server.app.peer)
         assert client.built == [port.getHost()]
         assert proxy_result(transport) is None
-        # nor is there anything in front of its methods
+        # the instance has no methods of its own either
         assert not {"write", "getPeer", "getHost", "stopReading", "dataReceived"} & vars(transport).keys()
 
     run(reactor, scenario())
@@ -110,9 +106,9 @@ def test_nothing_of_ours_is_left_on_the_connection(reactor: Any) -> None:
 
 @pytest.mark.parametrize("pp", [ProxyProtocolV1(), ProxyProtocolV2(), ProxyProtocolV2(checksum=False)])
 @pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
-def test_the_header_says_what_it_is_given(reactor: Any, pp: Any, result: ProxyResult) -> None:
+def test_the_header_says_what_result_says(reactor: Any, pp: Any, result: ProxyResult) -> None:
     if isinstance(pp, ProxyProtocolV1) and isinstance(result, ProxyResultUnix):
-        result = NAMED  # which has no way to say the other: see below
+        result = NAMED  # version 1 cannot say LOCAL: see below
     server = peers()
 
     async def scenario() -> None:
@@ -123,7 +119,7 @@ def test_the_header_says_what_it_is_given(reactor: Any, pp: Any, result: ProxyRe
     assert server.app.segments == [pp.pack(result) + b"hello"]
 
 
-def test_the_codec_of_no_header_sends_none(reactor: Any) -> None:
+def test_the_noop_codec_sends_nothing(reactor: Any) -> None:
     server = peers()
 
     async def scenario() -> None:
@@ -168,7 +164,7 @@ def test_version_1_names_the_connections_own_two_ipv6_addresses(reactor: Any) ->
 @pytest.mark.parametrize(
     ("pp", "header"), [(ProxyProtocolV1(), b"PROXY UNKNOWN\r\n"), (ProxyProtocolV2(), LOCAL)], ids=["v1", "v2"]
 )
-def test_over_a_unix_socket_the_client_has_no_address_to_name(reactor: Any, pp: Any, header: bytes) -> None:
+def test_a_client_on_a_unix_socket_names_no_address(reactor: Any, pp: Any, header: bytes) -> None:
     server = peers()
     name = f"\0proxyprotocol-client-{os.getpid()}"
 
@@ -183,7 +179,7 @@ def test_over_a_unix_socket_the_client_has_no_address_to_name(reactor: Any, pp: 
     assert server.app.segments == [header + b"hello"]
 
 
-def test_a_function_that_knows_nobody_lets_the_client_speak_for_itself(reactor: Any) -> None:
+def test_a_result_function_that_returns_none_lets_the_client_speak_for_itself(reactor: Any) -> None:
     server = peers()
 
     async def scenario() -> None:
@@ -194,7 +190,7 @@ def test_a_function_that_knows_nobody_lets_the_client_speak_for_itself(reactor: 
     assert server.app.segments == [LOCAL]
 
 
-# What goes wrong
+# Errors
 
 
 WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
@@ -210,7 +206,7 @@ WRONG: dict[str, tuple[Any, Any, type[Exception], str]] = {
 def test_a_header_that_cannot_be_written_fails_the_connection(
     reactor: Any, result: Any, pp: Any, error: type[Exception], sentence: str
 ) -> None:
-    """With the real exception, where it was asked for, and not in the log. Nothing is sent, and nobody told."""
+    """The caller gets the real exception, and the log does not. The server and the application see nothing."""
     server, client = peers(), AppFactory()
 
     async def scenario() -> None:
@@ -236,13 +232,13 @@ def test_wrong_arguments_are_refused_at_once(reactor: Any) -> None:
             ProxyProtocolClientEndpoint(other)
 
 
-def test_a_header_twice_is_refused(reactor: Any) -> None:
+def test_a_second_header_is_refused(reactor: Any) -> None:
     endpoint = ProxyProtocolClientEndpoint(TCP4ClientEndpoint(reactor, "127.0.0.1", 1))
     with pytest.raises(TypeError, match="already sends a header"):
         ProxyProtocolClientEndpoint(endpoint)
 
 
-def test_a_connection_that_is_refused_fails_as_without_us(reactor: Any) -> None:
+def test_a_refused_connection_fails_as_without_the_wrapper(reactor: Any) -> None:
     async def scenario() -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
@@ -252,7 +248,7 @@ def test_a_connection_that_is_refused_fails_as_without_us(reactor: Any) -> None:
     run(reactor, scenario())
 
 
-def test_a_connection_that_is_given_up_is_cancelled(reactor: Any) -> None:
+def test_cancelling_connect_cancels_the_connection(reactor: Any) -> None:
     server, client = peers(), AppFactory()
 
     async def scenario() -> None:
@@ -268,7 +264,7 @@ def test_a_connection_that_is_given_up_is_cancelled(reactor: Any) -> None:
 
 
 @pytest.mark.parametrize(("factory", "error"), [(RefusingFactory(), NoProtocol), (BrokenFactory(), ZeroDivisionError)])
-def test_a_factory_that_gives_no_protocol_fails_the_connection(
+def test_a_factory_that_returns_none_fails_the_connection(
     reactor: Any, factory: AppFactory, error: type[Exception]
 ) -> None:
     server = peers()
@@ -282,7 +278,7 @@ def test_a_factory_that_gives_no_protocol_fails_the_connection(
     assert server.app.received == b""
 
 
-def test_an_application_that_raises_as_it_begins_is_logged_and_dropped(reactor: Any, log: Log) -> None:
+def test_an_error_in_connectionMade_is_logged_and_drops_the_connection(reactor: Any, log: Log) -> None:
     def broken(app: Any) -> None:
         raise ZeroDivisionError("in connectionMade")
 
@@ -296,10 +292,10 @@ def test_an_application_that_raises_as_it_begins_is_logged_and_dropped(reactor: 
     assert log.flush(ZeroDivisionError) == 1
 
 
-# What must survive
+# Features of Twisted that must still work
 
 
-def test_half_closing_goes_on_working(reactor: Any) -> None:
+def test_half_close_still_works(reactor: Any) -> None:
     server = peers(begin=lambda app: app.transport.loseWriteConnection())
     client = AppFactory(kind=HalfCloseable)
 
@@ -312,7 +308,7 @@ def test_half_closing_goes_on_working(reactor: Any) -> None:
     assert client.app.ended == 1
 
 
-def test_the_header_is_sent_before_a_connection_that_is_lost_at_once(reactor: Any) -> None:
+def test_the_header_is_sent_even_if_the_application_loses_the_connection_at_once(reactor: Any) -> None:
     server = peers()
 
     async def scenario() -> None:
@@ -325,7 +321,7 @@ def test_the_header_is_sent_before_a_connection_that_is_lost_at_once(reactor: An
     assert server.app.received == LOCAL
 
 
-def test_an_endpoint_connects_as_often_as_it_is_asked_to(reactor: Any) -> None:
+def test_an_endpoint_can_connect_several_times(reactor: Any) -> None:
     server, client = peers(), AppFactory()
 
     async def scenario() -> None:
@@ -337,7 +333,7 @@ def test_an_endpoint_connects_as_often_as_it_is_asked_to(reactor: Any) -> None:
     run(reactor, scenario())
 
 
-def test_a_host_s_name_is_looked_up_as_without_us(reactor: Any) -> None:
+def test_a_host_name_is_resolved_as_without_the_wrapper(reactor: Any) -> None:
     server = peers()
 
     async def scenario() -> None:
@@ -350,7 +346,7 @@ def test_a_host_s_name_is_looked_up_as_without_us(reactor: Any) -> None:
     assert server.app.segments == [LOCAL + b"hello"]
 
 
-def test_the_factory_is_told_of_the_connections_beginning_and_end(reactor: Any, log: Log) -> None:
+def test_the_factory_is_started_and_stopped_with_the_connection(reactor: Any, log: Log) -> None:
     events: list[str] = []
 
     class Told(AppFactory):
@@ -368,5 +364,5 @@ def test_the_factory_is_told_of_the_connections_beginning_and_end(reactor: Any, 
         await until(reactor, lambda: events == ["start", "stop"])
 
     run(reactor, scenario())
-    # the application's has been told to be quiet, and ours says nothing of its own
+    # the application's factory is not noisy, and the wrapper logs nothing either
     assert [event for event in log.events if "factory" in event] == []

@@ -1,4 +1,4 @@
-"""The client's endpoint around the endpoints of others, whose transports may be of any kind."""
+"""The client's endpoint around foreign endpoints, which may have any kind of transport."""
 
 from __future__ import annotations
 
@@ -14,17 +14,13 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface import implementer, providedBy
 
 from proxyprotocol.twisted import ProxyProtocolClientEndpoint
-from tests.on_twisted import reactors
 from tests.on_twisted.clients import LOCAL, HalfCloseable, endpoint_of, failing, peers, saying
 from tests.on_twisted.reactors import PROXY, App, AppFactory, MemoryTransport, listen, run, until
-
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
 
 
 @implementer(IStreamClientEndpoint)
 class MemoryEndpoint:
-    """An endpoint of others, on a transport in memory."""
+    """A foreign endpoint with a transport in memory."""
 
     def __init__(self, transport: Any, attribute: str) -> None:
         self._transport, self._attribute = transport, attribute
@@ -45,7 +41,7 @@ class Everything(HalfCloseable):
 
 
 def begun_in_memory(attribute: str) -> tuple[Any, Any, Any]:
-    """A transport, the protocol that it keeps in this attribute, and the application."""
+    """Return a transport, the protocol that it keeps in *slot*, and the application."""
     transport, client = MemoryTransport(), AppFactory(kind=Everything, begin=saying(b"hello"))
     results: list[Any] = []
     ProxyProtocolClientEndpoint(MemoryEndpoint(transport, attribute)).connect(client).addCallback(results.append)
@@ -55,14 +51,14 @@ def begun_in_memory(attribute: str) -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.parametrize("attribute", ["protocol", "wrappedProtocol"])
-def test_a_transport_of_others_is_handed_over_where_it_keeps_its_protocol_as_twisted_does(attribute: str) -> None:
+def test_a_foreign_transport_with_twisteds_protocol_attribute_is_handed_over(attribute: str) -> None:
     transport, kept, app = begun_in_memory(attribute)
 
     assert kept is app
     assert app.transport is transport
 
 
-def test_what_a_transport_of_an_unknown_kind_brings_is_passed_on() -> None:
+def test_events_of_an_unknown_kind_of_transport_are_forwarded() -> None:
     transport, kept, app = begun_in_memory("_elsewhere")
 
     assert kept is not app
@@ -77,7 +73,7 @@ def test_what_a_transport_of_an_unknown_kind_brings_is_passed_on() -> None:
     assert (app.received, app.descriptor, app.ended, app.lost) == (b"data", 7, 11, [None])
 
 
-def test_an_interface_that_the_application_has_not_is_not_made_up() -> None:
+def test_an_interface_that_the_application_lacks_is_not_provided() -> None:
     transport = MemoryTransport()
     ProxyProtocolClientEndpoint(MemoryEndpoint(transport, "_elsewhere")).connect(AppFactory())
     kept = vars(transport)["_elsewhere"]
@@ -86,7 +82,7 @@ def test_an_interface_that_the_application_has_not_is_not_made_up() -> None:
     assert not IFileDescriptorReceiver.providedBy(kept)
 
 
-def test_a_transport_of_an_unknown_kind_is_aborted_where_there_is_no_header() -> None:
+def test_an_unknown_kind_of_transport_is_aborted_if_the_header_cannot_be_written() -> None:
     transport, client = MemoryTransport(), AppFactory()
     failures: list[Any] = []
     connecting = ProxyProtocolClientEndpoint(MemoryEndpoint(transport, "_elsewhere"), failing).connect(client)
@@ -100,7 +96,7 @@ def test_a_transport_of_an_unknown_kind_is_aborted_where_there_is_no_header() ->
 
 
 class Bare:
-    """An application that is no Twisted Protocol, and names itself nowhere."""
+    """An application that is not a Twisted Protocol and lacks logPrefix."""
 
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
@@ -122,7 +118,7 @@ def test_an_application_without_a_log_prefix_is_named_by_its_class(reactor: Any)
 
 @implementer(IStreamClientEndpoint)
 class LayeredEndpoint:
-    """Somebody's endpoint that puts a layer of theirs on every connection."""
+    """A foreign endpoint that adds its own layer to every connection."""
 
     def __init__(self, plain: Any) -> None:
         self._plain = plain
@@ -136,7 +132,7 @@ class LayeredEndpoint:
         return self._plain.connect(layers).addCallback(lambda layer: layer.wrappedProtocol)
 
 
-def test_a_layer_of_others_is_left_in_its_place(reactor: Any) -> None:
+def test_a_foreign_layer_stays_in_place(reactor: Any) -> None:
     server = peers(read=lambda app: app.transport.write(b"welcome"))
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""The client's endpoint with servers of ours: they see who was named, through a relay too."""
+"""The client's endpoint with the package's own servers, also through a relay."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 
 from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2, ProxyResult
 from proxyprotocol.twisted import ProxyProtocolServerEndpoint, proxy_result
-from tests.on_twisted import reactors
 from tests.on_twisted.clients import NAMED, endpoint_of, peers, saying
 from tests.on_twisted.reactors import CLIENT, DESTINATION, HEADER, AppFactory, connect, listen, run, until, wrap
 
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
-
 
 @pytest.mark.parametrize("pp", [ProxyProtocolV1(), ProxyProtocolV2()], ids=["v1", "v2"])
-def test_our_server_sees_who_was_named(reactor: Any, pp: Any) -> None:
+def test_the_server_sees_the_named_client(reactor: Any, pp: Any) -> None:
     server, given = peers(), []
 
     def name(transport: Any) -> ProxyResult:
@@ -36,7 +32,7 @@ def test_our_server_sees_who_was_named(reactor: Any, pp: Any) -> None:
 
 
 @pytest.mark.parametrize("pp", [ProxyProtocolV1(), ProxyProtocolV2()], ids=["v1", "v2"])
-def test_our_server_sees_a_client_that_speaks_for_itself(reactor: Any, pp: Any) -> None:
+def test_the_server_sees_a_client_that_speaks_for_itself(reactor: Any, pp: Any) -> None:
     server = peers()
 
     async def scenario() -> None:
@@ -48,21 +44,21 @@ def test_our_server_sees_a_client_that_speaks_for_itself(reactor: Any, pp: Any) 
     run(reactor, scenario())
 
 
-def test_a_relay_passes_on_what_it_was_told(reactor: Any) -> None:
-    """Server, relay, and server behind it: the last one sees the client that the first was told of."""
-    behind = peers()
-    port_behind = listen(reactor, wrap(behind, clock=reactor))
+def test_a_relay_passes_on_the_client_of_its_header(reactor: Any) -> None:
+    """The server after the relay sees the client of the header that the relay received."""
+    last = peers()
+    last_port = listen(reactor, wrap(last, clock=reactor))
 
     def pass_on(app: Any) -> None:
-        endpoint = endpoint_of(reactor, port_behind, lambda transport: proxy_result(app.transport))
+        endpoint = endpoint_of(reactor, last_port, lambda transport: proxy_result(app.transport))
         endpoint.connect(AppFactory(begin=saying(b"from the relay")))
 
     async def scenario() -> None:
         port = await ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 0, 50, "127.0.0.1")).listen(relay)
         client = await connect(reactor, port)
         client.transport.write(HEADER)
-        await until(reactor, lambda: behind.apps and behind.app.received)
+        await until(reactor, lambda: last.apps and last.app.received)
 
     relay = AppFactory(begin=pass_on)
     run(reactor, scenario())
-    assert (behind.app.peer, behind.app.host, behind.app.received) == (CLIENT, DESTINATION, b"from the relay")
+    assert (last.app.peer, last.app.host, last.app.received) == (CLIENT, DESTINATION, b"from the relay")

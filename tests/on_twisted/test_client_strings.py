@@ -1,4 +1,4 @@
-"""A client's endpoint strings: ``proxyprotocol:`` in front of any description, found by Twisted as a plugin."""
+"""Endpoint strings of clients: ``proxyprotocol:`` before any description, a plugin of Twisted."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ from zope.interface.verify import verifyObject
 
 from proxyprotocol import ProxyProtocolV1, ProxyProtocolV2, ProxyResultIPv4, ProxyResultIPv6
 from proxyprotocol.twisted import ProxyProtocolClientEndpoint
-from proxyprotocol.twisted.strings import ClientStringParser, server_from_options
-from tests.on_twisted import reactors, tls
+from proxyprotocol.twisted.strings import ClientStringParser
+from tests.on_twisted import tls
 from tests.on_twisted.clients import LOCAL, peers, saying
 from tests.on_twisted.reactors import AppFactory, listen, run, until
 from tests.on_twisted.tls import SERVER_NAME, Files, answering
 
-log, reactor, files = reactors.log, reactors.reactor, tls.files
-pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+pytestmark = tls.OLD_WAYS
 
 IPV4 = ProxyResultIPv4((IPv4Address("203.0.113.7"), 5678), (IPv4Address("198.51.100.9"), 443))
 IPV6 = ProxyResultIPv6((IPv6Address("2001:db8::1"), 443), (IPv6Address("2001:db8::2"), 80))
@@ -47,7 +46,7 @@ SENT = {
 
 
 @pytest.mark.parametrize(("options", "header"), SENT.items(), ids=SENT)
-def test_the_options_say_what_is_sent(reactor: Any, options: str, header: bytes) -> None:
+def test_the_options_choose_the_header(reactor: Any, options: str, header: bytes) -> None:
     server = peers()
 
     async def scenario() -> None:
@@ -74,7 +73,7 @@ def test_version_1_names_the_connections_own_addresses(reactor: Any) -> None:
     run(reactor, scenario())
 
 
-def test_both_strings_understand_one_another(reactor: Any) -> None:
+def test_a_client_string_connects_to_a_server_string(reactor: Any) -> None:
     server = AppFactory(read=answering)
 
     async def scenario() -> None:
@@ -91,7 +90,7 @@ def test_both_strings_understand_one_another(reactor: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ssl", "tls"])
-def test_tls_is_done_behind_the_header(reactor: Any, files: Files, tmp_path: Path, kind: str) -> None:
+def test_tls_starts_after_the_header(reactor: Any, files: Files, tmp_path: Path, kind: str) -> None:
     server = AppFactory(read=answering)
     (tmp_path / "root.pem").write_bytes(files.root.read_bytes())
     roots, certificate = quoteStringArgument(str(tmp_path)), quoteStringArgument(str(files.client))
@@ -117,14 +116,14 @@ def test_tls_is_done_behind_the_header(reactor: Any, files: Files, tmp_path: Pat
     assert (server.app.peer.host, server.app.peer.port) == ("203.0.113.7", 5678)
 
 
-def test_a_tls_string_looks_the_host_up_as_without_us(reactor: Any) -> None:
+def test_a_tls_string_resolves_the_host_as_without_the_wrapper(reactor: Any) -> None:
     endpoint: Any = clientFromString(reactor, f"proxyprotocol:tls:{SERVER_NAME}:443")
 
     assert isinstance(endpoint, ProxyProtocolClientEndpoint)
     assert isinstance(endpoint._endpoint, HostnameEndpoint)
 
 
-def test_it_is_around_the_endpoint_that_is_described() -> None:
+def test_the_parser_wraps_the_described_endpoint() -> None:
     string = "proxyprotocol:tcp:host=app.example:port=8080:timeout=7:ppVersion=v1:bindAddress=10.0.0.1"
     tcp: Any = clientFromString(MemoryReactorClock(), string)._endpoint
 
@@ -149,7 +148,7 @@ WRONG = {
     r"ppSource=203.0.113.7\:1": "ppSource and ppDest need each other: ppDest is missing",
     r"ppDest=203.0.113.7\:1": "ppSource and ppDest need each other: ppSource is missing",
     r"ppSource=203.0.113.7\:1:ppDest=[\:\:1]\:2": r"take addresses of one family, not .*7:1' and '\[::1\]:2'",
-    # colons that are not written as they must be cut a value short
+    # a colon without a backslash cuts a value short
     "ppSource=203.0.113.7:1:ppDest=198.51.100.9:2": rf"ppSource {TAKES}.* '203\.0\.113\.7' \(a colon .* written \\:\)",
     r"ppSource=203.0.113.7\:1:ppDest=/run/app": f"ppDest {TAKES}.*, not '/run/app'",
     "ppSuorce=1": "Unknown option ppSuorce: the options are ppVersion, ppSource, ppDest",
@@ -162,7 +161,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("options", "sentence"), WRONG.items(), ids=WRONG)
-def test_a_wrong_option_is_named_with_what_it_takes(options: str, sentence: str) -> None:
+def test_a_wrong_option_raises_an_error_that_says_which_values_it_takes(options: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         clientFromString(MemoryReactorClock(), f"proxyprotocol:tcp:127.0.0.1:80:{options}")
 
@@ -190,7 +189,7 @@ def test_a_wrong_description_is_refused(description: str, sentence: str) -> None
 
 
 @pytest.mark.parametrize("version", ["detect", "v3"])
-def test_where_no_colon_can_have_been_meant_nothing_is_told_of_colons(version: str) -> None:
+def test_the_hint_about_colons_appears_only_for_options_that_take_addresses(version: str) -> None:
     with pytest.raises(ValueError, match=f"^ppVersion takes v1 or v2, not '{version}'$"):
         clientFromString(MemoryReactorClock(), f"proxyprotocol:tcp:127.0.0.1:80:ppVersion={version}")
 
@@ -198,17 +197,17 @@ def test_where_no_colon_can_have_been_meant_nothing_is_told_of_colons(version: s
 BAD_FILES = {
     "trust roots that are not there": "tls:app.example:443:trustRoots={directory}/nowhere",
     "a certificate that is not there": "tls:app.example:443:certificate={directory}/nowhere.pem:privateKey={key}",
-    "a certificate that is none": "tls:app.example:443:certificate={directory}/text.pem:privateKey={key}",
+    "an invalid certificate": "tls:app.example:443:certificate={directory}/text.pem:privateKey={key}",
     "a key that is not there": "ssl:127.0.0.1:443:privateKey={directory}/nowhere.pem:certKey={certificate}",
-    "a key that is none": "ssl:127.0.0.1:443:privateKey={directory}/text.pem:certKey={certificate}",
+    "an invalid key": "ssl:127.0.0.1:443:privateKey={directory}/text.pem:certKey={certificate}",
 }
 
 
 @pytest.mark.parametrize("description", BAD_FILES.values(), ids=BAD_FILES)
-def test_a_file_that_tls_cannot_be_done_with_is_told_with_the_description(
+def test_an_unusable_file_raises_an_error_that_quotes_the_description(
     files: Files, tmp_path: Path, description: str
 ) -> None:
-    """Some were errors of the file system or of pyOpenSSL, which say nothing of the string."""
+    """Some of these errors once came from the file system or pyOpenSSL, and did not name the string."""
     (tmp_path / "text.pem").write_text("no key, and no certificate")
     described = description.format(directory=tmp_path, key=files.key, certificate=files.certificate)
     with pytest.raises(ValueError, match=f"^{re.escape(described)} (cannot be connected to|does not describe)"):
@@ -216,19 +215,19 @@ def test_a_file_that_tls_cannot_be_done_with_is_told_with_the_description(
 
 
 @pytest.mark.parametrize("description", ["PROXYPROTOCOL:tcp:80", "HAProxy:tcp:80"])
-def test_a_server_s_second_header_is_refused_in_capitals_too(description: str) -> None:
-    """It was not: Twisted finds plugins in upper and lower case."""
+def test_a_second_header_in_capitals_is_refused(description: str) -> None:
+    """Once it was accepted: Twisted finds plugins in upper and lower case."""
     with pytest.raises(ValueError, match="already reads a header"):
-        server_from_options(MemoryReactorClock(), description, {})
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:{description}")
 
 
-def test_a_server_s_port_that_is_no_number_is_told_with_the_description() -> None:
-    """It was a bare "invalid literal for int()"."""
+def test_a_port_that_is_not_a_number_raises_an_error_that_quotes_the_description() -> None:
+    """Once the error was just "invalid literal for int()"."""
     with pytest.raises(ValueError, match=r"tcp:http does not describe an endpoint: .*'http'"):
         serverFromString(MemoryReactorClock(), "proxyprotocol:tcp:http")
 
 
-def test_twisted_finds_it_as_a_plugin() -> None:
+def test_twisted_finds_the_parser_as_a_plugin() -> None:
     plugins = getPlugins(IStreamClientEndpointStringParserWithReactor)
     (plugin,) = [found for found in plugins if found.prefix == "proxyprotocol"]
 
@@ -242,7 +241,7 @@ def python(program: str, project_root: Path) -> str:
     return done.stdout.strip()
 
 
-def test_an_endpoint_imports_no_reactor_and_needs_no_openssl(project_root: Path) -> None:
+def test_an_endpoint_needs_neither_a_reactor_nor_openssl(project_root: Path) -> None:
     program = """if True:
         import sys
         sys.modules["OpenSSL"] = None
@@ -255,7 +254,7 @@ def test_an_endpoint_imports_no_reactor_and_needs_no_openssl(project_root: Path)
 
 
 @pytest.mark.parametrize("description", ["ssl:app.example:443", "tls:app.example:443"])
-def test_tls_without_openssl_is_refused_with_what_is_missing(project_root: Path, description: str) -> None:
+def test_tls_without_openssl_raises_an_error_that_names_the_extra(project_root: Path, description: str) -> None:
     program = f"""if True:
         import sys
         sys.modules["OpenSSL"] = None

@@ -1,4 +1,4 @@
-"""TLS behind the header that a client sends, whichever endpoint it is asked of."""
+"""TLS after the header that a client sends, for every way to request TLS."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from proxyprotocol import ProxyProtocolV1
 from proxyprotocol.twisted import ProxyProtocolClientEndpoint, ProxyProtocolServerEndpoint
-from tests.on_twisted import reactors, tls
+from tests.on_twisted import tls
 from tests.on_twisted.clients import LOCAL, NAMED, endpoint_of, failing, peers
 from tests.on_twisted.reactors import (
     CLIENT,
@@ -37,17 +37,15 @@ from tests.on_twisted.reactors import (
 )
 from tests.on_twisted.tls import SERVER_NAME, Files, answering
 
-log, reactor = reactors.log, reactors.reactor
-files = tls.files
-pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+pytestmark = tls.OLD_WAYS
 
 CONTEXT = object()
-CLIENT_HELLO = b"\x16\x03\x01"  # a record of TLS' handshake
+CLIENT_HELLO = b"\x16\x03\x01"  # the start of a handshake record
 Context = Callable[[Files], Any]
 
 
 def options(files: Files) -> Any:
-    """What a client does TLS with, that knows whom it means to speak to."""
+    """Return the TLS settings of a client that checks the server's name."""
     root = Certificate.loadPEM(files.root.read_bytes())
     return optionsForClientTLS(
         SERVER_NAME, trustRoot=trustRootFromCertificates([root]), acceptableProtocols=[b"latin", b"greek"]
@@ -55,13 +53,13 @@ def options(files: Files) -> Any:
 
 
 def silent(files: Files) -> Any:
-    """The same, without a word about what is spoken inside."""
+    """The same settings, without ALPN."""
     root = Certificate.loadPEM(files.root.read_bytes())
     return optionsForClientTLS(SERVER_NAME, trustRoot=trustRootFromCertificates([root]))
 
 
 def unnamed(files: Files) -> Any:
-    """What an ``ssl:`` string without ``hostname=`` does TLS with: a context factory, as in the old days."""
+    """An old-style context factory, which an ``ssl:`` string without ``hostname=`` uses."""
     root = Certificate.loadPEM(files.root.read_bytes())
     return CertificateOptions(trustRoot=trustRootFromCertificates([root]), acceptableProtocols=[b"latin", b"greek"])
 
@@ -85,7 +83,7 @@ WAYS = pytest.mark.parametrize("way", [with_tls, around_ssl, around_wrap_client_
 
 
 def served_with(files: Files) -> Any:
-    """What a server does TLS with that speaks Greek; it asks for no certificate of the client's."""
+    """Return the TLS settings of a server that offers ALPN, and asks for no client certificate."""
     own = files.options()
     return CertificateOptions(
         privateKey=own.privateKey,
@@ -96,14 +94,14 @@ def served_with(files: Files) -> Any:
 
 
 async def served(reactor: Any, files: Files, server: Any) -> Any:
-    """A port of ours, which reads the header and then does TLS."""
+    """Return a port that reads the header and then does TLS."""
     tls = served_with(files)
     return await ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 0, 50, "127.0.0.1"), tls=tls).listen(server)
 
 
 @implementer(IHandshakeListener)
 class Listening(App):
-    """An application that wants to know of the handshake."""
+    """An application that listens for the end of the handshake."""
 
     negotiated: Any = None
 
@@ -114,7 +112,7 @@ class Listening(App):
 
 @WAYS
 @pytest.mark.parametrize("context", [options, unnamed])
-def test_tls_is_done_behind_the_header(reactor: Any, files: Files, way: Any, context: Context) -> None:
+def test_tls_starts_after_the_header(reactor: Any, files: Files, way: Any, context: Context) -> None:
     server, client = AppFactory(read=answering), AppFactory(kind=Listening)
 
     async def scenario() -> None:
@@ -126,7 +124,7 @@ def test_tls_is_done_behind_the_header(reactor: Any, files: Files, way: Any, con
         transport: Any = app.transport
         assert transport.getPeerCertificate().to_cryptography().subject.rfc4514_string() == f"CN={SERVER_NAME}"
         assert (transport.getPeer(), transport.wrappedProtocol) == (port.getHost(), app)
-        # nothing between TLS and the socket, either
+        # nothing stays between TLS and the socket either
         assert transport.transport.protocol is transport
 
     run(reactor, scenario())
@@ -136,14 +134,14 @@ def test_tls_is_done_behind_the_header(reactor: Any, files: Files, way: Any, con
 
 @implementer(IProtocolNegotiationFactory)
 class SpeakingFactory(AppFactory):
-    """An application that says itself what it speaks."""
+    """An application that offers its own protocols."""
 
     def acceptableProtocols(self) -> list[bytes]:
         return [b"greek"]
 
 
-def test_what_an_application_speaks_is_negotiated_as_without_us(reactor: Any, files: Files) -> None:
-    """Twisted 22.4 asks its factory too late, 26.10 in time."""
+def test_alpn_works_as_without_the_wrapper(reactor: Any, files: Files) -> None:
+    """Twisted 22.4 asks the factory too late, and 26.10 in time."""
     clients = [SpeakingFactory(kind=Listening) for _ in range(2)]
 
     async def scenario() -> None:
@@ -159,7 +157,7 @@ def test_what_an_application_speaks_is_negotiated_as_without_us(reactor: Any, fi
 
 
 @WAYS
-def test_the_client_hello_is_behind_the_header_in_its_segment(reactor: Any, files: Files, way: Any) -> None:
+def test_the_client_hello_follows_the_header_in_the_same_segment(reactor: Any, files: Files, way: Any) -> None:
     server = peers()
 
     async def scenario() -> None:
@@ -170,7 +168,7 @@ def test_the_client_hello_is_behind_the_header_in_its_segment(reactor: Any, file
     assert server.app.segments[0].startswith(LOCAL + CLIENT_HELLO)
 
 
-def test_a_layer_of_tls_may_be_put_around_it(reactor: Any, files: Files) -> None:
+def test_another_layer_of_tls_can_wrap_the_endpoint(reactor: Any, files: Files) -> None:
     server = AppFactory(read=answering)
 
     async def scenario() -> None:
@@ -183,7 +181,7 @@ def test_a_layer_of_tls_may_be_put_around_it(reactor: Any, files: Files) -> None
     assert server.app.peer == CLIENT
 
 
-def test_an_application_may_start_tls_as_it_begins(reactor: Any, files: Files) -> None:
+def test_an_application_can_start_tls_in_connectionMade(reactor: Any, files: Files) -> None:
     server = AppFactory(read=answering)
 
     def begin(app: Any) -> None:
@@ -214,15 +212,15 @@ def test_a_server_with_another_name_is_not_trusted(reactor: Any, files: Files, w
     assert client.app.received == b""
 
 
-# What goes wrong
+# Errors
 
 
 @WAYS
 @pytest.mark.parametrize(("factory", "error"), [(RefusingFactory, NoProtocol), (BrokenFactory, ZeroDivisionError)])
-def test_a_factory_that_gives_no_protocol_fails_the_connection(
+def test_a_factory_that_returns_none_fails_the_connection(
     reactor: Any, files: Files, way: Any, factory: Callable[[], AppFactory], error: type[Exception]
 ) -> None:
-    """Twisted itself puts TLS around None, which fails with a traceback."""
+    """Twisted itself wraps TLS around None, which fails with a traceback."""
     server = peers()
 
     async def scenario() -> None:
@@ -249,7 +247,7 @@ def test_a_header_that_cannot_be_written_fails_the_connection(reactor: Any, file
 
 @implementer(IStreamClientEndpoint)
 class ForeignEndpoint:
-    """Somebody else's endpoint, which does TLS in a way of its own."""
+    """A foreign endpoint, which does TLS in its own way."""
 
     def __init__(self, plain: Any, tls: Any) -> None:
         self._plain, self._tls = plain, tls
@@ -260,11 +258,11 @@ class ForeignEndpoint:
 
 
 class OwnSSL(SSL4ClientEndpoint):
-    """Somebody's endpoint that is a Twisted one, and may do anything besides."""
+    """A subclass of one of Twisted's endpoints, which may do more."""
 
 
 @pytest.mark.parametrize("kind", ["foreign", "relative"])
-def test_an_endpoint_of_others_that_has_begun_tls_is_refused(reactor: Any, files: Files, kind: str) -> None:
+def test_a_foreign_endpoint_that_has_started_tls_is_refused(reactor: Any, files: Files, kind: str) -> None:
     server, client = peers(), AppFactory()
 
     async def scenario() -> None:
@@ -277,12 +275,12 @@ def test_an_endpoint_of_others_that_has_begun_tls_is_refused(reactor: Any, files
         await until(reactor, lambda: server.apps and server.app.lost)
 
     run(reactor, scenario())
-    # not even a ClientHello
+    # nothing was sent, not even a ClientHello
     assert (server.app.received, client.apps) == (b"", [])
 
 
 @pytest.mark.parametrize("kind", ["ssl", "wrapClientTLS"])
-def test_tls_twice_is_refused(reactor: Any, files: Files, kind: str) -> None:
+def test_tls_requested_twice_is_refused(reactor: Any, files: Files, kind: str) -> None:
     where, tls = (reactor, "127.0.0.1", 1), options(files)
     ssl = SSL4ClientEndpoint(*where, tls)
     endpoint = ssl if kind == "ssl" else wrapClientTLS(tls, TCP4ClientEndpoint(*where))
@@ -290,13 +288,13 @@ def test_tls_twice_is_refused(reactor: Any, files: Files, kind: str) -> None:
         ProxyProtocolClientEndpoint(endpoint, tls=CONTEXT)
 
 
-def test_a_header_on_either_side_of_tls_is_refused(reactor: Any, files: Files) -> None:
+def test_a_second_header_inside_tls_is_refused(reactor: Any, files: Files) -> None:
     inner = ProxyProtocolClientEndpoint(TCP4ClientEndpoint(reactor, "127.0.0.1", 1))
     with pytest.raises(TypeError, match="already sends a header"):
         ProxyProtocolClientEndpoint(wrapClientTLS(options(files), inner), pp=ProxyProtocolV1())
 
 
-def test_an_ssl_endpoint_is_connected_as_it_would_be(reactor: Any) -> None:
+def test_an_ssl_endpoint_connects_with_its_own_settings(reactor: Any) -> None:
     ssl = SSL4ClientEndpoint(reactor, "app.example", 443, CONTEXT, 7, ("10.0.0.1", 0))
     tcp: Any = ProxyProtocolClientEndpoint(ssl)._endpoint
 
@@ -309,9 +307,7 @@ SSL_ATTRIBUTES = ["_reactor", "_host", "_port", "_timeout", "_bindAddress", "_ss
 
 
 @pytest.mark.parametrize("attribute", [*SSL_ATTRIBUTES, "_wrappedEndpoint", "_wrapperFactory"])
-def test_a_twisted_that_keeps_the_context_elsewhere_is_an_error_and_never_another_protocol(
-    reactor: Any, files: Files, attribute: str
-) -> None:
+def test_an_unknown_layout_of_twisteds_endpoints_raises_an_error(reactor: Any, files: Files, attribute: str) -> None:
     where = reactor, "127.0.0.1", 1
     endpoint: Any = wrapClientTLS(options(files), TCP4ClientEndpoint(*where))
     if attribute in SSL_ATTRIBUTES:
@@ -321,8 +317,8 @@ def test_a_twisted_that_keeps_the_context_elsewhere_is_an_error_and_never_anothe
         ProxyProtocolClientEndpoint(endpoint)
 
 
-def test_a_server_that_does_tls_outside_of_the_header_is_not_understood(reactor: Any, files: Files) -> None:
-    """The other way round is another protocol: nobody must take the one for the other."""
+def test_a_server_that_expects_the_header_inside_tls_does_not_understand_the_client(reactor: Any, files: Files) -> None:
+    """The header inside TLS is a different protocol, and neither must pass for the other."""
     server, client = AppFactory(), AppFactory()
 
     async def scenario() -> None:

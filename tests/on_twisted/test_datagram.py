@@ -1,4 +1,4 @@
-"""Datagrams through Twisted: the client's address for the application, and its answers to the proxy that asked."""
+"""Datagrams through Twisted: the application sees the client, and answers go to the proxy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ from twisted.internet.task import Clock
 
 from proxyprotocol import HeaderPolicy, ProxyProtocolV1, ProxyProtocolV2, Receiver, TrustedProxies
 from proxyprotocol.twisted import IProxiedDatagramTransport, ProxyProtocolDatagramWrapper
-from tests.on_twisted import reactors, test_addresses
 from tests.on_twisted.datagrams import CLIENT, HEADER, App, Peer, ask, keep_quiet, listen, peer_of
 from tests.on_twisted.reactors import Log, run, turns, until
 from tests.vectors import IPV4_BLOCK, IPV6_BLOCK, LOCAL, PROXY, paths, tlv, v2
-
-log, reactor = reactors.log, reactors.reactor
-short_path = test_addresses.short_path
-pytestmark = pytest.mark.usefixtures("log")
 
 CLIENT6 = ("2001:db8::1", 1000)
 HEADER6 = v2(PROXY, 0x22, IPV6_BLOCK)
@@ -55,11 +50,11 @@ def ipv6() -> None:
 
 
 @pytest.mark.usefixtures("ipv6")
-def test_on_a_port_of_ipv6_too_for_clients_of_either_family(reactor: Any) -> None:
+def test_an_ipv6_port_serves_clients_of_both_families(reactor: Any) -> None:
     async def scenario() -> None:
         app = App()
         proxy = peer_of(reactor, listen(reactor, app, "::1"))
-        # Twisted's own write to the second from such a port would be an error
+        # Twisted's own write() from this port to the second client would raise an error
         assert await ask(reactor, proxy, HEADER6 + b"a", HEADER + b"b") == [b"re: a", b"re: b"]
         assert app.datagrams == [(b"a", CLIENT6), (b"b", CLIENT)]
 
@@ -67,7 +62,7 @@ def test_on_a_port_of_ipv6_too_for_clients_of_either_family(reactor: Any) -> Non
 
 
 @pytest.mark.parametrize("header", [v2(LOCAL, 0x00), v2(PROXY, 0x00), v2(LOCAL, 0x12, IPV4_BLOCK)])
-def test_a_proxy_that_speaks_for_itself_is_the_client(reactor: Any, header: bytes) -> None:
+def test_a_proxy_that_speaks_for_itself_counts_as_the_client(reactor: Any, header: bytes) -> None:
     async def scenario() -> None:
         app = App()
         proxy = peer_of(reactor, listen(reactor, app))
@@ -79,7 +74,7 @@ def test_a_proxy_that_speaks_for_itself_is_the_client(reactor: Any, header: byte
     run(reactor, scenario())
 
 
-def test_what_else_the_header_says_can_be_asked_for(reactor: Any) -> None:
+def test_getProxyResult_returns_the_rest_of_the_header(reactor: Any) -> None:
     async def scenario() -> None:
         app = App()
         wrapper = ProxyProtocolDatagramWrapper(app)
@@ -87,7 +82,7 @@ def test_what_else_the_header_says_can_be_asked_for(reactor: Any) -> None:
         proxy = peer_of(reactor, port)
         await ask(reactor, proxy, v2(PROXY, 0x12, IPV4_BLOCK, tlv(0xE5, b"shop")) + b"a")
         assert [result and result.tlv[0xE5] for result in app.results] == [b"shop"]
-        # later too
+        # a later answer works too
         result = IProxiedDatagramTransport(app.transport).getProxyResult(CLIENT)
         assert result is not None
         assert result.tlv[0xE5] == b"shop"
@@ -96,7 +91,7 @@ def test_what_else_the_header_says_can_be_asked_for(reactor: Any) -> None:
     run(reactor, scenario())
 
 
-def test_a_late_answer_goes_to_the_proxy_that_spoke_last(reactor: Any) -> None:
+def test_a_late_answer_goes_to_the_last_proxy_of_the_client(reactor: Any) -> None:
     async def scenario() -> None:
         app = App(keep_quiet)
         port = listen(reactor, app)
@@ -114,7 +109,7 @@ def test_a_late_answer_goes_to_the_proxy_that_spoke_last(reactor: Any) -> None:
     run(reactor, scenario())
 
 
-def test_two_proxies_that_ask_for_the_same_client_are_each_answered_at_once(reactor: Any) -> None:
+def test_an_immediate_answer_goes_to_the_proxy_of_the_current_datagram(reactor: Any) -> None:
     async def scenario() -> None:
         port = listen(reactor, App())
         proxies = [peer_of(reactor, port) for _ in range(2)]
@@ -128,7 +123,7 @@ def test_two_proxies_that_ask_for_the_same_client_are_each_answered_at_once(reac
     run(reactor, scenario())
 
 
-def test_a_client_that_comes_directly_is_answered_directly_though_a_proxy_spoke_for_it_before(reactor: Any) -> None:
+def test_a_direct_client_is_answered_directly_even_after_a_proxy_spoke_for_it(reactor: Any) -> None:
     async def scenario() -> None:
         port = listen(reactor, App(), policy=HeaderPolicy.OPTIONAL)
         proxy, direct = peer_of(reactor, port), peer_of(reactor, port)
@@ -141,7 +136,7 @@ def test_a_client_that_comes_directly_is_answered_directly_though_a_proxy_spoke_
     run(reactor, scenario())
 
 
-def test_whom_nobody_spoke_for_is_written_to_directly_where_clients_may_come_directly(reactor: Any) -> None:
+def test_an_unknown_address_is_written_to_directly_if_clients_may_come_directly(reactor: Any) -> None:
     async def scenario() -> None:
         app = App(keep_quiet)
         port = listen(reactor, app, policy=HeaderPolicy.OPTIONAL)
@@ -153,10 +148,8 @@ def test_whom_nobody_spoke_for_is_written_to_directly_where_clients_may_come_dir
     run(reactor, scenario())
 
 
-def test_a_late_answer_is_not_sent_past_the_proxy_to_an_address_that_only_a_header_has_named(
-    reactor: Any, log: Log
-) -> None:
-    """It was: whoever can send one datagram would have had the application speak to any address."""
+def test_a_late_answer_never_bypasses_the_proxy(reactor: Any, log: Log) -> None:
+    """Once it did: one forged datagram made the application send to any address."""
 
     async def scenario() -> None:
         app, clock = App(keep_quiet), Clock()
@@ -173,7 +166,7 @@ def test_a_late_answer_is_not_sent_past_the_proxy_to_an_address_that_only_a_head
         clock.advance(60)
         app.transport.write(b"late", client)
         app.transport.writeSequence([b"later"], client)
-        # who is heard later is sent to later: it would have come by then
+        # the peer got a later datagram, so an earlier one would have arrived
         proxy.transport.write(v2(LOCAL, 0x00) + b"b")
         await until(reactor, lambda: len(app.datagrams) == 2)
         app.transport.write(b"last", app.datagrams[1][1])
@@ -185,7 +178,7 @@ def test_a_late_answer_is_not_sent_past_the_proxy_to_an_address_that_only_a_head
     run(reactor, scenario())
 
 
-def test_a_client_is_forgotten_in_time_and_room_is_made_for_the_newest(reactor: Any) -> None:
+def test_a_client_is_forgotten_after_a_time_or_for_a_newer_client(reactor: Any) -> None:
     async def scenario() -> None:
         app, clock = App(), Clock()
         port = listen(reactor, app, clock=clock, max_clients=2, client_timeout=60)
@@ -223,10 +216,10 @@ def test_a_client_is_forgotten_in_time_and_room_is_made_for_the_newest(reactor: 
     ],
     ids=["REQUIRE", "OPTIONAL"],
 )
-def test_a_late_answer_to_a_forgotten_client_of_another_family_is_lost(
+def test_a_late_answer_to_a_forgotten_client_of_another_family_is_dropped(
     reactor: Any, header: bytes, client: str, policy: HeaderPolicy, reason: str, log: Log
 ) -> None:
-    """Twisted's own port would raise into the application for it."""
+    """Twisted's own port would raise an error into the application."""
 
     async def scenario() -> None:
         app, clock = App(), Clock()
@@ -243,10 +236,10 @@ def test_a_late_answer_to_a_forgotten_client_of_another_family_is_lost(
     run(reactor, scenario())
 
 
-# the application
+# Errors of the application, and its transport
 
 
-def test_an_application_that_raises_is_logged_and_gets_the_next_one(reactor: Any, log: Log) -> None:
+def test_an_error_of_the_application_is_logged_and_the_next_datagram_arrives(reactor: Any, log: Log) -> None:
     def received(app: App, data: bytes, addr: Any) -> None:
         if data == b"bad":
             raise ZeroDivisionError("the application's")
@@ -259,14 +252,14 @@ def test_an_application_that_raises_is_logged_and_gets_the_next_one(reactor: Any
         proxy.transport.write(HEADER + b"bad")
         assert await ask(reactor, other, HEADER + b"good") == [b"good"]
         assert log.flush(ZeroDivisionError) == 1
-        # what was being answered then is not any more
+        # the failed datagram is no longer the current one
         app.transport.write(b"late", CLIENT)
         await until(reactor, lambda: other.received == [b"good", b"late"])
 
     run(reactor, scenario())
 
 
-def test_the_transport_is_the_ports_but_for_where_it_sends_to(reactor: Any) -> None:
+def test_the_transport_differs_from_the_port_only_in_where_it_sends(reactor: Any) -> None:
     async def scenario() -> None:
         app = App()
         wrapper = ProxyProtocolDatagramWrapper(app)
@@ -282,7 +275,7 @@ def test_the_transport_is_the_ports_but_for_where_it_sends_to(reactor: Any) -> N
     run(reactor, scenario())
 
 
-def test_a_port_that_is_connected_to_its_proxy_writes_to_it_with_an_address_or_without(reactor: Any) -> None:
+def test_a_connected_port_writes_to_its_proxy_with_and_without_an_address(reactor: Any) -> None:
     async def scenario() -> None:
         app = App()
         port = listen(reactor, app)
@@ -297,9 +290,9 @@ def test_a_port_that_is_connected_to_its_proxy_writes_to_it_with_an_address_or_w
     run(reactor, scenario())
 
 
-# The reactors that poll take the refusal for the port's end, of a port without us too, and close it.
+# The polling reactors close a port after such a refusal, with or without the wrapper.
 @pytest.mark.parametrize("reactor", ["select", "asyncio"], indirect=True)
-def test_the_application_is_told_that_nobody_listens_where_a_connected_port_sends_to(reactor: Any) -> None:
+def test_connectionRefused_reaches_the_application(reactor: Any) -> None:
     async def scenario() -> None:
         app = App()
         port = listen(reactor, app)
@@ -330,7 +323,7 @@ def test_the_log_names_the_application_alone(reactor: Any, log: Log) -> None:
     assert not [text for text in started if "Wrapper" in text]
 
 
-def test_it_can_listen_again(reactor: Any) -> None:
+def test_a_wrapper_can_listen_again(reactor: Any) -> None:
     async def scenario() -> None:
         app = App()
         app.noisy = False
@@ -344,7 +337,7 @@ def test_it_can_listen_again(reactor: Any) -> None:
     run(reactor, scenario())
 
 
-def test_datagrams_of_unix_sockets_as_well(reactor: Any, short_path: Path) -> None:
+def test_datagrams_of_unix_sockets_work(reactor: Any, short_path: Path) -> None:
     async def scenario() -> None:
         app, proxy = App(), Peer()
         app.noisy = False
@@ -361,7 +354,7 @@ def test_datagrams_of_unix_sockets_as_well(reactor: Any, short_path: Path) -> No
     run(reactor, scenario())
 
 
-def test_an_answer_to_a_proxy_without_an_address_is_lost_as_datagrams_are(reactor: Any, short_path: Path) -> None:
+def test_an_answer_to_a_proxy_without_an_address_is_dropped(reactor: Any, short_path: Path) -> None:
     async def scenario() -> None:
         app = App()
         app.noisy = False
@@ -370,12 +363,12 @@ def test_an_answer_to_a_proxy_without_an_address_is_lost_as_datagrams_are(reacto
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as nameless:
             nameless.sendto(HEADER + b"a", path)
         await until(reactor, lambda: app.datagrams == [(b"a", CLIENT)])
-        await turns(reactor)  # the answer is given up without an error, which would be in the log
+        await turns(reactor)  # the answer is dropped; an error would be in the log
 
     run(reactor, scenario())
 
 
-# what it is made with
+# arguments
 
 
 def test_the_keywords_are_those_of_every_adapter(reactor: Any, log: Log) -> None:
@@ -400,11 +393,11 @@ def test_the_keywords_are_those_of_every_adapter(reactor: Any, log: Log) -> None
         ({"client_timeout": -1}, ValueError, "client_timeout must be a number of seconds above 0"),
     ],
 )
-def test_wrong_keywords_are_told_at_once(keywords: dict[str, Any], kind: type[Exception], message: str) -> None:
+def test_wrong_keywords_raise_an_error_at_once(keywords: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         ProxyProtocolDatagramWrapper(App(), **keywords)
 
 
-def test_a_protocol_that_is_wrapped_already_is_refused() -> None:
+def test_a_wrapped_protocol_is_refused() -> None:
     with pytest.raises(TypeError, match="already reads a header"):
         ProxyProtocolDatagramWrapper(ProxyProtocolDatagramWrapper(App()))

@@ -1,4 +1,4 @@
-"""Datagrams through Twisted: who may send which, and what becomes of the others."""
+"""Datagrams through Twisted: who may send them, and what happens to refused ones."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from twisted.internet.task import Clock
 
 from proxyprotocol import HeaderPolicy, TrustedProxies
 from tests.core.test_fuzz import mutated
-from tests.on_twisted import reactors
 from tests.on_twisted.datagrams import CLIENT, HEADER, App, Peer, ask, keep_quiet, listen, peer_of
 from tests.on_twisted.reactors import Log, run, until
 from tests.vectors import SIGNATURE, VERSION_1
 
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
 
-
-def test_without_a_header_a_datagram_is_dropped_and_told_in_the_log(reactor: Any, log: Log) -> None:
+def test_a_datagram_without_a_header_is_dropped_and_logged(reactor: Any, log: Log) -> None:
     async def scenario() -> None:
         app = App()
         proxy = peer_of(reactor, listen(reactor, app, clock=Clock()))
@@ -56,7 +52,7 @@ def test_a_flood_does_not_fill_the_log(reactor: Any, log: Log) -> None:
     run(reactor, scenario())
 
 
-def test_senders_that_are_not_trusted_are_refused(reactor: Any, log: Log) -> None:
+def test_untrusted_senders_are_refused(reactor: Any, log: Log) -> None:
     async def scenario() -> None:
         app = App()
         port = listen(reactor, app, policy=TrustedProxies(["127.0.0.2"]))
@@ -72,7 +68,7 @@ def test_senders_that_are_not_trusted_are_refused(reactor: Any, log: Log) -> Non
     run(reactor, scenario())
 
 
-def test_the_policy_is_asked_with_both_addresses(reactor: Any) -> None:
+def test_the_policy_function_gets_both_addresses(reactor: Any) -> None:
     async def scenario() -> None:
         asked = []
 
@@ -99,7 +95,7 @@ def test_the_policy_is_asked_with_both_addresses(reactor: Any) -> None:
         (HeaderPolicy.SKIP, HEADER + b"a", HEADER + b"a", False),
     ],
 )
-def test_each_policy_has_its_client_and_its_payload(
+def test_each_policy_determines_the_client_and_the_payload(
     reactor: Any, policy: HeaderPolicy, data: bytes, payload: bytes, believed: bool
 ) -> None:
     async def scenario() -> None:
@@ -113,7 +109,7 @@ def test_each_policy_has_its_client_and_its_payload(
     run(reactor, scenario())
 
 
-def test_whatever_is_sent_nothing_but_a_line_in_the_log_comes_of_it(reactor: Any, log: Log) -> None:
+def test_any_bad_datagram_causes_only_a_log_line(reactor: Any, log: Log) -> None:
     async def scenario() -> None:
         app, random = App(keep_quiet), Random(0)
         port = listen(reactor, app)
@@ -122,7 +118,7 @@ def test_whatever_is_sent_nothing_but_a_line_in_the_log_comes_of_it(reactor: Any
         for count, data in enumerate(headers):
             sender.transport.write(data)
             sender.transport.write(HEADER + b"%d" % count)
-            # one after the other, or the socket's buffer would be full at some time
+            # one by one, because the socket's buffer might overflow
             await until(reactor, lambda count=count: app.datagrams[-1:] == [(b"%d" % count, CLIENT)])  # type: ignore[misc]
             accepted += len(app.datagrams) - 1
             app.datagrams.clear()
@@ -132,7 +128,7 @@ def test_whatever_is_sent_nothing_but_a_line_in_the_log_comes_of_it(reactor: Any
     run(reactor, scenario())
 
 
-def test_a_policy_that_raises_is_logged_and_the_datagram_dropped(reactor: Any, log: Log) -> None:
+def test_an_error_in_the_policy_function_is_logged_and_drops_the_datagram(reactor: Any, log: Log) -> None:
     def policy(sender: Any, local: Any) -> HeaderPolicy:
         raise ZeroDivisionError("the policy's")
 
@@ -146,7 +142,7 @@ def test_a_policy_that_raises_is_logged_and_the_datagram_dropped(reactor: Any, l
     run(reactor, scenario())
 
 
-def test_the_signature_alone_is_no_header(reactor: Any, log: Log) -> None:
+def test_a_lone_signature_is_not_a_header(reactor: Any, log: Log) -> None:
     async def scenario() -> None:
         app = App()
         proxy = peer_of(reactor, listen(reactor, app, policy=HeaderPolicy.OPTIONAL))

@@ -1,4 +1,4 @@
-"""Endpoints: around any other, and in front of TLS."""
+"""Server endpoints: around any other endpoint, and before TLS."""
 
 from __future__ import annotations
 
@@ -27,30 +27,29 @@ from zope.interface.verify import verifyObject
 
 from proxyprotocol import HeaderPolicy, Receiver
 from proxyprotocol.twisted import ProxyProtocolServerEndpoint, ProxyProtocolWrapperFactory
-from tests.on_twisted import reactors, tls
+from tests.on_twisted import tls
 from tests.on_twisted.reactors import CLIENT, DESTINATION, HEADER, AppFactory, Log, connect, run, until
 from tests.on_twisted.tls import Files, TLSClient, answering, served
 
-log, reactor, files = reactors.log, reactors.reactor, tls.files
-pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+pytestmark = tls.OLD_WAYS
 
 CONTEXT = object()
 
 
 def listening(endpoint: ProxyProtocolServerEndpoint, reactor: Any) -> tuple[int, Any, int, str]:
-    """What an endpoint has asked a reactor in memory for: port, factory, backlog and interface."""
+    """Return what an endpoint passed to a reactor in memory: port, factory, backlog and interface."""
     endpoint.listen(AppFactory())
     (asked,) = reactor.tcpServers
     return asked  # type: ignore[no-any-return]
 
 
-def test_it_is_an_endpoint() -> None:
+def test_the_class_is_an_endpoint() -> None:
     endpoint = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(MemoryReactorClock(), 80))
 
     assert verifyObject(IStreamServerEndpoint, endpoint)
 
 
-def test_it_listens_as_the_other_endpoint_does() -> None:
+def test_the_endpoint_listens_as_the_wrapped_one_does() -> None:
     reactor = MemoryReactorClock()
     endpoint = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 8080, 7, "127.0.0.1"))
     port, factory, backlog, interface = listening(endpoint, reactor)
@@ -59,7 +58,7 @@ def test_it_listens_as_the_other_endpoint_does() -> None:
     assert isinstance(factory, ProxyProtocolWrapperFactory)
 
 
-def test_its_keywords_are_the_receivers() -> None:
+def test_the_keywords_are_those_of_a_receiver() -> None:
     reactor = MemoryReactorClock()
     endpoint = ProxyProtocolServerEndpoint(
         TCP4ServerEndpoint(reactor, 80), policy=HeaderPolicy.IGNORE, timeout=3, max_header=200
@@ -68,14 +67,14 @@ def test_its_keywords_are_the_receivers() -> None:
     assert listening(endpoint, reactor)[1].receiver == Receiver(policy=HeaderPolicy.IGNORE, timeout=3, max_header=200)
 
 
-def test_a_receiver_stands_for_all_its_keywords() -> None:
+def test_a_receiver_replaces_the_keywords() -> None:
     reactor, receiver = MemoryReactorClock(), Receiver()
     endpoint = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 80), receiver=receiver)
 
     assert listening(endpoint, reactor)[1].receiver is receiver
 
 
-def test_wrong_keywords_are_refused_before_it_listens() -> None:
+def test_wrong_keywords_are_refused_before_listening() -> None:
     plain = TCP4ServerEndpoint(MemoryReactorClock(), 80)
     with pytest.raises(TypeError, match="policy="):
         ProxyProtocolServerEndpoint(plain, receiver=Receiver(), policy=HeaderPolicy.SKIP)
@@ -85,14 +84,14 @@ def test_wrong_keywords_are_refused_before_it_listens() -> None:
         ProxyProtocolServerEndpoint(plain, max_header=15)
 
 
-def test_what_is_no_endpoint_to_listen_on_is_refused_at_once() -> None:
+def test_anything_but_a_server_endpoint_is_refused_at_once() -> None:
     other: Any
     for other in ("tcp:80", None, AppFactory(), TCP4ClientEndpoint(MemoryReactorClock(), "127.0.0.1", 80)):
         with pytest.raises(TypeError, match=r"^endpoint must be a server endpoint, such as serverFromString\(\) "):
             ProxyProtocolServerEndpoint(other)
 
 
-def test_it_serves_the_client_of_the_header(reactor: Any) -> None:
+def test_an_endpoint_serves_the_client_of_the_header(reactor: Any) -> None:
     factory = AppFactory(read=answering)
 
     async def scenario() -> None:
@@ -105,7 +104,7 @@ def test_it_serves_the_client_of_the_header(reactor: Any) -> None:
     assert (factory.built, factory.app.peer, factory.app.host) == ([CLIENT], CLIENT, DESTINATION)
 
 
-def test_it_serves_on_ipv6(reactor: Any) -> None:
+def test_an_endpoint_serves_ipv6(reactor: Any) -> None:
     factory = AppFactory()
 
     async def scenario() -> None:
@@ -119,7 +118,7 @@ def test_it_serves_on_ipv6(reactor: Any) -> None:
     run(reactor, scenario())
 
 
-def test_it_serves_on_a_unix_socket(reactor: Any) -> None:
+def test_an_endpoint_serves_a_unix_socket(reactor: Any) -> None:
     factory = AppFactory()
     name = f"\0proxyprotocol-endpoint-{os.getpid()}"
 
@@ -134,7 +133,7 @@ def test_it_serves_on_a_unix_socket(reactor: Any) -> None:
     assert factory.app.peer == CLIENT
 
 
-def test_a_port_that_stops_drops_those_that_wait_for_a_header(reactor: Any, log: Log) -> None:
+def test_stopping_a_port_drops_connections_that_wait_for_a_header(reactor: Any, log: Log) -> None:
     async def scenario() -> None:
         port: Any = await ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 0, 50, "127.0.0.1")).listen(
             AppFactory()
@@ -143,7 +142,7 @@ def test_a_port_that_stops_drops_those_that_wait_for_a_header(reactor: Any, log:
         client.transport.write(HEADER[:9])
         refused = await connect(reactor, port)
         refused.transport.write(b"?")
-        await until(reactor, lambda: log.lines)  # both have been accepted by now
+        await until(reactor, lambda: log.lines)  # both connections are accepted now
         await port.stopListening()
         await until(reactor, lambda: client.lost)
 
@@ -151,10 +150,10 @@ def test_a_port_that_stops_drops_those_that_wait_for_a_header(reactor: Any, log:
     assert len(log.lines) == 1
 
 
-# TLS: on the wire the header comes first.
+# TLS: the header comes first on the wire.
 
 
-def test_an_ssl_endpoint_is_listened_on_without_tls() -> None:
+def test_an_ssl_endpoint_listens_without_tls() -> None:
     reactor = MemoryReactorClock()
     ssl = SSL4ServerEndpoint(reactor, 8443, CONTEXT, 7, "::1")
     endpoint = ProxyProtocolServerEndpoint(ssl)
@@ -165,7 +164,7 @@ def test_an_ssl_endpoint_is_listened_on_without_tls() -> None:
     assert (tcp._reactor, tcp._port, tcp._backlog, tcp._interface) == (reactor, 8443, 7, "::1")
 
 
-def test_an_ssl_endpoint_is_left_alone_where_the_header_is_inside() -> None:
+def test_inside_tls_keeps_an_ssl_endpoint_unchanged() -> None:
     reactor = MemoryReactorClock()
     ssl = SSL4ServerEndpoint(reactor, 8443, CONTEXT)
     ProxyProtocolServerEndpoint(ssl, inside_tls=True).listen(AppFactory())
@@ -175,7 +174,7 @@ def test_an_ssl_endpoint_is_left_alone_where_the_header_is_inside() -> None:
     assert (port, context, type(factory)) == (8443, CONTEXT, ProxyProtocolWrapperFactory)
 
 
-def test_tls_twice_is_refused() -> None:
+def test_tls_requested_twice_is_refused() -> None:
     ssl = SSL4ServerEndpoint(MemoryReactorClock(), 8443, CONTEXT)
     with pytest.raises(TypeError, match="already does TLS"):
         ProxyProtocolServerEndpoint(ssl, tls=CONTEXT)
@@ -185,8 +184,8 @@ PLAIN = ["tcp:80", "tcp6:80", "unix:/nowhere", "stdio"]
 
 
 @pytest.mark.parametrize("description", PLAIN)
-def test_a_header_inside_of_tls_that_nobody_does_is_refused(description: str) -> None:
-    """It would be read in clear, from whoever sends it so."""
+def test_inside_tls_without_tls_is_refused(description: str) -> None:
+    """Otherwise a header in clear text would be accepted."""
     plain = serverFromString(MemoryReactorClock(), description)
     sentence = r"The endpoint does not do TLS: inside_tls= \(ppInsideTLS=yes\) needs an endpoint that does$"
     with pytest.raises(TypeError, match=f"^{sentence}"):
@@ -196,7 +195,7 @@ def test_a_header_inside_of_tls_that_nobody_does_is_refused(description: str) ->
 
 
 @pytest.mark.parametrize("attribute", ["_reactor", "_port", "_backlog", "_interface", "_sslContextFactory"])
-def test_a_twisted_that_keeps_the_context_elsewhere_is_an_error_and_never_another_protocol(attribute: str) -> None:
+def test_an_unknown_layout_of_twisteds_endpoints_raises_an_error(attribute: str) -> None:
     ssl = SSL4ServerEndpoint(MemoryReactorClock(), 8443, CONTEXT)
     delattr(ssl, attribute)
     with pytest.raises(TypeError, match=f"keeps the context of an ssl: .* endpoint elsewhere .*{attribute}.* tls="):
@@ -205,7 +204,7 @@ def test_a_twisted_that_keeps_the_context_elsewhere_is_an_error_and_never_anothe
 
 @implementer(IStreamServerEndpoint)
 class ForeignEndpoint:
-    """Somebody else's endpoint, which may or may not do TLS."""
+    """A foreign endpoint, which may do TLS."""
 
     def __init__(self, reactor: Any, context: Any = None) -> None:
         self._reactor, self._context = reactor, context
@@ -216,7 +215,7 @@ class ForeignEndpoint:
         return TCP4ServerEndpoint(self._reactor, 0, 50, "127.0.0.1").listen(factory)
 
 
-def test_an_endpoint_of_others_without_tls_is_served(reactor: Any) -> None:
+def test_a_foreign_endpoint_without_tls_is_served(reactor: Any) -> None:
     factory = AppFactory()
 
     async def scenario() -> None:
@@ -229,7 +228,7 @@ def test_an_endpoint_of_others_without_tls_is_served(reactor: Any) -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_an_endpoint_of_others_that_has_begun_tls_is_served_only_where_the_header_is_inside(
+def test_a_foreign_endpoint_that_does_tls_is_served_only_with_inside_tls(
     reactor: Any, files: Files, inside: bool, log: Log
 ) -> None:
     factory = AppFactory()
@@ -253,22 +252,22 @@ def test_an_endpoint_of_others_that_has_begun_tls_is_served_only_where_the_heade
         assert "ppInsideTLS=yes" in line
 
 
-def test_a_header_twice_is_refused() -> None:
+def test_a_second_header_is_refused() -> None:
     endpoint = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(MemoryReactorClock(), 80))
     with pytest.raises(TypeError, match="already reads a header"):
         ProxyProtocolServerEndpoint(endpoint)
 
 
-def test_tls_behind_and_around_the_header_is_refused() -> None:
+def test_tls_and_inside_tls_exclude_each_other() -> None:
     with pytest.raises(TypeError, match=r"tls= .* inside_tls="):
         ProxyProtocolServerEndpoint(TCP4ServerEndpoint(MemoryReactorClock(), 80), tls=CONTEXT, inside_tls=True)
 
 
 class OwnSSL(SSL4ServerEndpoint):
-    """Somebody's endpoint that is a Twisted one, and may do anything besides."""
+    """A subclass of one of Twisted's endpoints, which may do more."""
 
 
-def test_a_relative_of_an_ssl_endpoint_is_not_taken_apart(reactor: Any, files: Files, log: Log) -> None:
+def test_a_subclass_of_an_ssl_endpoint_is_not_split(reactor: Any, files: Files, log: Log) -> None:
     factory = AppFactory()
     client = TLSClient(files.context())
 
@@ -282,7 +281,7 @@ def test_a_relative_of_an_ssl_endpoint_is_not_taken_apart(reactor: Any, files: F
     assert (factory.built, [level for level, line in log.lines]) == ([], ["error"])
 
 
-def test_a_tls_endpoint_is_listened_on_without_tls_too(reactor: Any, files: Files, tmp_path: Path, log: Log) -> None:
+def test_a_tls_endpoint_listens_without_tls(reactor: Any, files: Files, tmp_path: Path, log: Log) -> None:
     for path in (files.key, files.certificate, files.chain):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     description = f"proxyprotocol:tls:{quoteStringArgument(str(tmp_path))}:port=0:interface=127.0.0.1"
@@ -292,7 +291,7 @@ def test_a_tls_endpoint_is_listened_on_without_tls_too(reactor: Any, files: File
     async def scenario() -> None:
         await served(reactor, await serverFromString(reactor, description).listen(factory), client, b"question")
 
-    if importlib.util.find_spec("twisted.protocols._sni") is None:  # older Twisted knows "tls:" for clients alone
+    if importlib.util.find_spec("twisted.protocols._sni") is None:  # older Twisted has "tls:" only for clients
         with pytest.raises(ValueError, match="tls"):
             serverFromString(reactor, description)
     else:
@@ -301,8 +300,8 @@ def test_a_tls_endpoint_is_listened_on_without_tls_too(reactor: Any, files: File
 
 
 @pytest.mark.parametrize("reading", [ProxyProtocolWrapperFactory, HAProxyWrappingFactory])
-def test_a_factory_that_reads_a_header_is_not_listened_with(reading: Any) -> None:
-    """It fails as every other trouble of ``listen`` does."""
+def test_listen_fails_for_a_factory_that_reads_a_header(reading: Any) -> None:
+    """The Deferred fails, as for every other error of ``listen``."""
     reactor = MemoryReactorClock()
     failures: list[Any] = []
     listening: Any = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 80)).listen(reading(AppFactory()))
@@ -313,8 +312,8 @@ def test_a_factory_that_reads_a_header_is_not_listened_with(reading: Any) -> Non
     assert reactor.tcpServers == []
 
 
-def test_an_endpoint_that_reads_a_header_within_ours_serves_nobody(reactor: Any, log: Log) -> None:
-    """By Twisted's own parser anybody would be told to be trusted: nothing tells of such an endpoint what it does."""
+def test_twisteds_haproxy_endpoint_inside_ours_refuses_every_connection(reactor: Any, log: Log) -> None:
+    """Twisted's own parser trusts every header, and the endpoint does not show that it reads one."""
     factory = AppFactory()
 
     async def scenario() -> None:
@@ -322,7 +321,7 @@ def test_an_endpoint_that_reads_a_header_within_ours_serves_nobody(reactor: Any,
         port = await ProxyProtocolServerEndpoint(haproxy, policy=HeaderPolicy.SKIP).listen(factory)
         for count in (1, 2):
             client = await connect(reactor, port)
-            await until(reactor, lambda: client.lost)  # noqa: B023 (it is of this turn that it is asked)
+            await until(reactor, lambda: client.lost)  # noqa: B023 (called in this iteration only)
             assert len(log.lines) == count
 
     run(reactor, scenario())
@@ -333,7 +332,7 @@ def test_an_endpoint_that_reads_a_header_within_ours_serves_nobody(reactor: Any,
         assert line.endswith(": this endpoint already reads a header, and a connection has only one")
 
 
-def test_twisteds_own_header_in_front_of_ours_fails_to_listen(reactor: Any) -> None:
+def test_listening_through_twisteds_haproxy_endpoint_fails(reactor: Any) -> None:
     async def scenario() -> None:
         with pytest.raises(TypeError, match="The factory already reads a header, and a connection has only one"):
             await serverFromString(reactor, "haproxy:proxyprotocol:tcp:0:interface=127.0.0.1").listen(AppFactory())

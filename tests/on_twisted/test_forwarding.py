@@ -1,4 +1,4 @@
-"""Transports that cannot be handed over: the wrapper stays, and is the application's transport."""
+"""Transports that cannot be handed over: the wrapper stays as the application's transport."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from zope.interface import directlyProvides, implementer, providedBy
 
 from proxyprotocol import HeaderPolicy
 from proxyprotocol.twisted import IProxiedTransport, ProxyProtocolWrapper, proxy_result
-from tests.on_twisted import reactors
 from tests.on_twisted.reactors import (
     CLIENT,
     DESTINATION,
@@ -27,12 +26,9 @@ from tests.on_twisted.reactors import (
 )
 from tests.vectors import LOCAL, single_bytes, v2
 
-log = reactors.log
-pytestmark = pytest.mark.usefixtures("log")
-
 
 class OpaqueTransport(StringTransport):
-    """Keeps its protocol where nobody knows."""
+    """Keeps its protocol in an unknown attribute."""
 
     def __init__(self) -> None:
         super().__init__(hostAddress=HERE, peerAddress=PROXY)  # type: ignore[no-untyped-call]
@@ -48,7 +44,7 @@ class OpaqueTransport(StringTransport):
 
 
 class DelegatingTransport:
-    """Stands in front of another, and answers with that one's attributes: also with its protocol."""
+    """Forwards attribute access to another transport, also for ``protocol``."""
 
     def __init__(self, below: Any) -> None:
         self._below = below
@@ -75,7 +71,7 @@ def transport(factory: AppFactory) -> Any:
     return attach(wrap(factory), OpaqueTransport())
 
 
-def test_the_client_is_known_in_connectionMade(transport: Any, factory: AppFactory) -> None:
+def test_connectionMade_sees_the_client(transport: Any, factory: AppFactory) -> None:
     transport.receive(*single_bytes(HEADER))
 
     assert factory.built == [CLIENT]
@@ -83,14 +79,14 @@ def test_the_client_is_known_in_connectionMade(transport: Any, factory: AppFacto
     assert isinstance(factory.app.transport, ProxyProtocolWrapper)
 
 
-def test_the_real_transports_answers_stay(transport: Any, factory: AppFactory) -> None:
+def test_the_real_transport_keeps_its_addresses(transport: Any, factory: AppFactory) -> None:
     transport.receive(HEADER)
 
     assert (transport.getPeer(), transport.getHost()) == (PROXY, HERE)
     assert (transport._reader.getPeer(), transport._reader.getHost()) == (CLIENT, DESTINATION)
 
 
-def test_where_the_header_names_no_client_the_real_addresses_are_given(transport: Any, factory: AppFactory) -> None:
+def test_a_header_without_a_client_leaves_the_real_addresses(transport: Any, factory: AppFactory) -> None:
     transport.receive(v2(LOCAL, 0x00))
 
     assert (factory.app.peer, factory.app.host) == (PROXY, HERE)
@@ -105,7 +101,7 @@ def test_data_goes_both_ways(transport: Any, factory: AppFactory) -> None:
     assert transport.value() == b"threefourfive"
 
 
-def test_what_the_header_said_is_known(transport: Any, factory: AppFactory) -> None:
+def test_the_result_is_available(transport: Any, factory: AppFactory) -> None:
     transport.receive(HEADER)
 
     result = proxy_result(factory.app.transport)
@@ -114,7 +110,7 @@ def test_what_the_header_said_is_known(transport: Any, factory: AppFactory) -> N
     assert IProxiedTransport(factory.app.transport).getProxyPeer() == PROXY
 
 
-def test_losing_and_aborting_go_through(transport: Any, factory: AppFactory) -> None:
+def test_lose_and_abort_reach_the_real_transport(transport: Any, factory: AppFactory) -> None:
     transport.receive(HEADER)
     factory.app.transport.loseConnection()
     assert (transport.disconnecting, factory.app.transport.disconnecting) == (True, True)
@@ -122,7 +118,7 @@ def test_losing_and_aborting_go_through(transport: Any, factory: AppFactory) -> 
     assert transport.disconnected
 
 
-def test_producers_go_through(transport: Any, factory: AppFactory) -> None:
+def test_producers_reach_the_real_transport(transport: Any, factory: AppFactory) -> None:
     transport.receive(HEADER)
     producer = object()
     factory.app.transport.registerProducer(producer, True)
@@ -145,7 +141,7 @@ def test_the_applications_transport_provides_what_the_real_one_does(transport: A
     assert set(providedBy(transport)) <= set(providedBy(factory.app.transport))
 
 
-def test_a_half_close_is_passed_on_to_an_application_that_wants_it() -> None:
+def test_an_application_that_supports_half_close_learns_of_it() -> None:
     @implementer(IHalfCloseableProtocol)
     class HalfCloseable(App):
         halves = ""
@@ -168,13 +164,13 @@ def test_a_half_close_is_passed_on_to_an_application_that_wants_it() -> None:
     assert (transport.half_closed, factory.app.halves) == (1, "write read ")
 
 
-def test_a_half_close_is_not_offered_to_an_application_that_knows_none(transport: Any) -> None:
+def test_half_close_is_not_offered_if_the_application_does_not_support_it(transport: Any) -> None:
     transport.receive(HEADER)
 
     assert not IHalfCloseableProtocol.providedBy(transport._reader)
 
 
-def test_the_end_is_told_once(transport: Any, factory: AppFactory, log: Log) -> None:
+def test_connectionLost_is_called_once(transport: Any, factory: AppFactory, log: Log) -> None:
     transport.receive(HEADER)
     transport._reader.connectionLost("reason")
     transport._reader.connectionLost("reason")
@@ -206,8 +202,8 @@ def test_a_connection_without_a_header_is_forwarded_too(factory: AppFactory) -> 
     assert proxy_result(factory.app.transport) is None
 
 
-def test_a_transport_in_front_of_another_does_not_swallow_the_connection(factory: AppFactory) -> None:
-    """It answers with the other's protocol, and what is set on it the other never sees."""
+def test_a_transport_that_proxies_another_does_not_swallow_the_connection(factory: AppFactory) -> None:
+    """It returns the other transport's protocol, but attributes set on it never reach the other."""
     below: Any = MemoryTransport()
     protocol = wrap(factory).buildProtocol(PROXY)
     below.protocol = protocol
@@ -219,7 +215,7 @@ def test_a_transport_in_front_of_another_does_not_swallow_the_connection(factory
     assert below.value() == b"three"
 
 
-def test_a_transport_without_attributes_of_its_own_will_do(factory: AppFactory) -> None:
+def test_a_transport_without_a_dict_works(factory: AppFactory) -> None:
     class Slotted:
         __slots__ = ("_reader", "written")
 
@@ -239,7 +235,7 @@ def test_a_transport_without_attributes_of_its_own_will_do(factory: AppFactory) 
 
 
 @pytest.mark.parametrize("slots", [{}, {"__slots__": ("ended",)}], ids=["plain", "slots"])
-def test_a_users_own_wrapper_stays_what_it_is(factory: AppFactory, slots: dict[str, Any]) -> None:
+def test_a_users_subclass_of_the_wrapper_keeps_its_methods(factory: AppFactory, slots: dict[str, Any]) -> None:
     def lost(wrapper: Any, reason: Any) -> None:
         wrapper.ended = reason
         ProxyProtocolWrapper.connectionLost(wrapper, reason)
@@ -256,8 +252,8 @@ def test_a_users_own_wrapper_stays_what_it_is(factory: AppFactory, slots: dict[s
     assert (transport._reader.ended, factory.app.lost) == ("reason", ["reason"])
 
 
-def test_a_transport_that_calls_its_protocol_the_wrapped_one_is_handed_over(factory: AppFactory) -> None:
-    """As Twisted's own layers do, without being one of them."""
+def test_a_transport_with_the_attribute_wrappedProtocol_is_handed_over(factory: AppFactory) -> None:
+    """Twisted's own layers use this attribute, but the transport is not one of them."""
 
     class Layer(OpaqueTransport):
         wrappedProtocol: Any = None
@@ -285,7 +281,7 @@ def test_twisteds_own_memory_transports_are_handed_over() -> None:
     assert (factory.app.peer, factory.app.received) == (CLIENT, b"onetwo")
 
 
-def test_a_plain_memory_transport_will_do() -> None:
+def test_a_plain_memory_transport_works() -> None:
     factory = AppFactory()
     transport: Any = StringTransport(hostAddress=HERE, peerAddress=PROXY)
     accept(wrap(factory), transport).protocol.dataReceived(HEADER)

@@ -1,4 +1,4 @@
-"""The hand-over on real reactors: each kind of Twisted's, real sockets, and what applications do as they begin."""
+"""The hand-over on each kind of reactor, with real sockets, and what applications do in connectionMade."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from twisted.protocols.portforward import ProxyFactory
 from zope.interface import implementer
 
 from proxyprotocol.twisted import IProxiedTransport, ProxyProtocolWrapper
-from tests.on_twisted import reactors
 from tests.on_twisted.reactors import (
     CLIENT,
     DESTINATION,
@@ -32,10 +31,7 @@ from tests.on_twisted.reactors import (
 )
 from tests.vectors import single_bytes
 
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
-
-# more than one read takes
+# more than one read() returns
 LONG = bytes(range(256)) * 1024
 
 
@@ -52,7 +48,7 @@ class HalfCloseable(App):
         self.halves += "write "
 
 
-def test_a_header_byte_by_byte(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_arrives_byte_by_byte(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     factory = AppFactory(read=lambda app: app.transport.write(app.received))
     reads = []
     feed = ProxyProtocolWrapper.dataReceived
@@ -69,7 +65,7 @@ def test_a_header_byte_by_byte(reactor: Any, monkeypatch: pytest.MonkeyPatch) ->
         for number, byte in enumerate(single_bytes(HEADER), 1):
             assert factory.built == []
             client.transport.write(byte)
-            await until(reactor, lambda: len(reads) == number)  # noqa: B023 (it is of this turn that it is asked)
+            await until(reactor, lambda: len(reads) == number)  # noqa: B023 (called in this iteration only)
         assert factory.built == [CLIENT]
         client.transport.write(b"data")
         await until(reactor, lambda: client.received == b"data")
@@ -127,7 +123,7 @@ def test_a_half_close_inside_the_header_ends_the_connection(reactor: Any, log: L
     assert (factory.built, [level for level, line in log.lines]) == ([], ["warn"])
 
 
-def test_an_application_may_half_close_and_still_hears_its_client(reactor: Any) -> None:
+def test_an_application_that_half_closes_still_receives_data(reactor: Any) -> None:
     @implementer(IHalfCloseableProtocol)
     class Listening(Client):
         ended = False
@@ -161,8 +157,8 @@ def test_an_application_may_half_close_and_still_hears_its_client(reactor: Any) 
 
 
 @pytest.mark.parametrize("when", ["begin", "read"])
-def test_an_application_may_hand_the_connection_to_another_protocol(reactor: Any, when: str) -> None:
-    """As an upgrade to WebSocket does."""
+def test_an_application_can_replace_its_protocol(reactor: Any, when: str) -> None:
+    """An upgrade to WebSocket does this."""
     other = App()
     other.factory = AppFactory()
     factory = AppFactory(**{when: lambda app: setattr(app.transport, "protocol", other)})  # type: ignore[arg-type]
@@ -182,7 +178,7 @@ def test_an_application_may_hand_the_connection_to_another_protocol(reactor: Any
 
 @implementer(IPushProducer, IPullProducer)
 class Source:
-    """Gives a long text, in pieces; a push producer stops whenever it is told to."""
+    """Produces a long text in pieces; as a push producer it pauses on request."""
 
     def __init__(self, app: App, streaming: bool) -> None:
         self.transport, self.left, self.paused, self.pauses = app.transport, LONG * 8, False, 0
@@ -210,9 +206,7 @@ class Source:
 
 
 @pytest.mark.parametrize("streaming", [True, False], ids=["push", "pull"])
-def test_a_producer_that_is_registered_as_the_application_begins_gives_everything(
-    reactor: Any, streaming: bool
-) -> None:
+def test_a_producer_registered_in_connectionMade_delivers_everything(reactor: Any, streaming: bool) -> None:
     sources: list[Source] = []
     factory = AppFactory(begin=lambda app: sources.append(Source(app, streaming)))
 
@@ -226,8 +220,8 @@ def test_a_producer_that_is_registered_as_the_application_begins_gives_everythin
     assert bool(sources[0].pauses) == streaming
 
 
-def test_twisteds_port_forwarding_loses_nothing_behind_a_header(reactor: Any) -> None:
-    """It pauses as it begins, until its own connection stands, and has nowhere to put data before."""
+def test_twisteds_port_forwarding_loses_no_byte_after_a_header(reactor: Any) -> None:
+    """It pauses in connectionMade until its own connection is made, and cannot store data before."""
     behind = AppFactory(read=lambda app: app.transport.write(app.received[-4:]))
 
     async def scenario() -> None:
@@ -244,7 +238,7 @@ def test_twisteds_port_forwarding_loses_nothing_behind_a_header(reactor: Any) ->
     run(reactor, scenario())
 
 
-def test_a_long_request_comes_whole_and_in_order(reactor: Any) -> None:
+def test_a_long_request_arrives_whole_and_in_order(reactor: Any) -> None:
     factory = AppFactory()
 
     async def scenario() -> None:
@@ -255,7 +249,7 @@ def test_a_long_request_comes_whole_and_in_order(reactor: Any) -> None:
     assert factory.app.received == LONG
 
 
-def test_the_end_is_told_once_with_data_right_before_it(reactor: Any) -> None:
+def test_connectionLost_is_called_once_after_the_last_data(reactor: Any) -> None:
     factory = AppFactory()
 
     async def scenario() -> None:
@@ -268,7 +262,7 @@ def test_the_end_is_told_once_with_data_right_before_it(reactor: Any) -> None:
     assert (factory.app.received, len(factory.app.lost)) == (b"data", 1)
 
 
-def test_any_protocol_of_twisteds_will_do(reactor: Any) -> None:
+def test_twisteds_own_protocols_work(reactor: Any) -> None:
     class Echo(Protocol):
         def dataReceived(self, data: bytes) -> None:
             assert self.transport is not None

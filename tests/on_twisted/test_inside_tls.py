@@ -1,4 +1,4 @@
-"""The header inside of TLS, for the rare sender that puts it there."""
+"""The header inside TLS, for the rare sender that puts it there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import ISSLTransport
 
 from proxyprotocol.twisted import IProxiedTransport, proxy_result
-from tests.on_twisted import reactors, tls
+from tests.on_twisted import tls
 from tests.on_twisted.reactors import (
     CLIENT,
     DESTINATION,
@@ -27,22 +27,20 @@ from tests.on_twisted.reactors import (
 )
 from tests.on_twisted.tls import CUTS, Files, TLSClient, answering
 
-log, reactor = reactors.log, reactors.reactor
-files = tls.files
-pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+pytestmark = tls.OLD_WAYS
 
 
 INSIDE = "proxyprotocol:ssl:0:interface=127.0.0.1:ppInsideTLS=yes"
 
 
 async def inside(reactor: Any, files: Files, factory: Any, client: TLSClient) -> None:
-    """Connect to a string that says so, and do the handshake."""
+    """Connect to a server with ppInsideTLS=yes, and do the handshake."""
     await connect(reactor, await serverFromString(reactor, files.string(INSIDE)).listen(factory), client)
     await until(reactor, lambda: client.ready)
 
 
 @CUTS
-def test_a_header_inside_of_tls_is_read_there(reactor: Any, files: Files, cut: Callable[[bytes], list[bytes]]) -> None:
+def test_a_header_inside_tls_is_read(reactor: Any, files: Files, cut: Callable[[bytes], list[bytes]]) -> None:
     factory = AppFactory(read=answering)
     client = TLSClient(files.context())
 
@@ -77,10 +75,8 @@ WAYS = pytest.mark.parametrize("listening", [by_string, by_listen_ssl], ids=["pp
 
 
 @WAYS
-def test_a_header_in_front_of_tls_is_refused_where_it_must_be_inside(
-    reactor: Any, files: Files, listening: Any, log: Log
-) -> None:
-    """It was told at debug level, as a health check is."""
+def test_a_header_before_tls_is_refused_with_inside_tls(reactor: Any, files: Files, listening: Any, log: Log) -> None:
+    """Once it was logged at debug level, like a health check."""
     factory = AppFactory()
     client = TLSClient(files.context(), HEADER)
 
@@ -93,15 +89,15 @@ def test_a_header_in_front_of_tls_is_refused_where_it_must_be_inside(
     ((level, line),) = log.lines
     assert level == "warn"
     assert line.startswith("Refused a connection from 127.0.0.1:")
-    assert "TLS around the header has failed (" in line
+    assert "TLS around the header failed (" in line
     assert line.endswith("put the header in front of TLS: leave out inside_tls= (ppInsideTLS=yes), and listenSSL")
 
 
 @WAYS
-def test_a_peer_that_closes_before_its_handshake_is_told_at_debug_only(
+def test_a_peer_that_closes_before_its_handshake_is_logged_at_debug_level(
     reactor: Any, files: Files, listening: Any, log: Log
 ) -> None:
-    """As a TCP health check does."""
+    """TCP health checks do this."""
     factory = AppFactory()
 
     async def scenario() -> None:
@@ -124,10 +120,8 @@ class Stubborn(TLSClient):
 
 
 @WAYS
-def test_a_factory_that_takes_no_connection_is_rid_of_one_that_does_not_answer_the_end_of_tls(
-    reactor: Any, files: Files, listening: Any
-) -> None:
-    """TLS would wait for the answer for ever: the header's time is over, and there is no application to have one."""
+def test_a_rejected_connection_does_not_wait_for_the_end_of_tls(reactor: Any, files: Files, listening: Any) -> None:
+    """TLS would wait for ever for the client's answer: the deadline has ended, and no application sets one."""
     factory, client = RefusingFactory(), Stubborn(files.context())
 
     async def scenario() -> None:
@@ -140,8 +134,8 @@ def test_a_factory_that_takes_no_connection_is_rid_of_one_that_does_not_answer_t
     assert factory.built == [CLIENT]
 
 
-def test_an_application_that_pauses_inside_of_tls_gets_everything_in_order(reactor: Any, files: Files) -> None:
-    """TLS goes on with the records it has read, and would give the second to who has not yet got the first."""
+def test_an_application_that_pauses_inside_tls_gets_everything_in_order(reactor: Any, files: Files) -> None:
+    """TLS continues with the records it has read, and would deliver the second before the first."""
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing())
     client = TLSClient(files.context())
 
@@ -161,9 +155,7 @@ def test_an_application_that_pauses_inside_of_tls_gets_everything_in_order(react
 
 
 @pytest.mark.parametrize("end", ["loseConnection", "abortConnection"])
-def test_an_application_that_ends_a_paused_connection_inside_of_tls_is_told_of_the_end_once(
-    reactor: Any, files: Files, end: str
-) -> None:
+def test_ending_a_paused_connection_inside_tls_calls_connectionLost_once(reactor: Any, files: Files, end: str) -> None:
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing())
     client = TLSClient(files.context())
 
@@ -181,7 +173,7 @@ def test_an_application_that_ends_a_paused_connection_inside_of_tls_is_told_of_t
     assert (factory.app.received, len(factory.app.lost)) == (b"", 1)
 
 
-def test_an_application_inside_of_tls_may_hand_the_connection_to_another_protocol(reactor: Any, files: Files) -> None:
+def test_an_application_inside_tls_can_replace_its_protocol(reactor: Any, files: Files) -> None:
     other = App()
     other.factory = AppFactory()
 

@@ -1,4 +1,4 @@
-"""What an application can ask its transport: what the header said, and who really connected."""
+"""What an application can ask its transport: the header, and the proxy's address."""
 
 from __future__ import annotations
 
@@ -14,17 +14,13 @@ from zope.interface.verify import verifyObject
 
 from proxyprotocol import HeaderPolicy, ProxyResult
 from proxyprotocol.twisted import IProxiedTransport, proxy_result
-from tests.on_twisted import reactors
 from tests.on_twisted.reactors import HEADER, PROXY, AppFactory, accept, wrap
 from tests.vectors import VECTORS, Vector, describe
-
-log = reactors.log
-pytestmark = pytest.mark.usefixtures("log")
 
 
 @pytest.fixture
 def transport() -> Any:
-    """The application's transport, behind a header."""
+    """The application's transport after a header."""
     transport = accept(wrap(AppFactory()))
     transport.receive(HEADER)
     return transport
@@ -40,7 +36,7 @@ def test_the_result_is_what_the_header_said(vector: Vector) -> None:
     assert proxy_result(transport) is result
 
 
-def test_the_result_is_there_when_the_application_begins() -> None:
+def test_the_result_is_available_in_connectionMade() -> None:
     results: list[ProxyResult | None] = []
     factory = AppFactory(begin=lambda app: results.append(proxy_result(app.transport)))
     accept(wrap(factory)).receive(HEADER)
@@ -50,16 +46,16 @@ def test_the_result_is_there_when_the_application_begins() -> None:
     assert result.peername == ("192.0.2.1", 1000)
 
 
-def test_the_proxy_is_still_known(transport: Any) -> None:
+def test_getProxyPeer_returns_the_proxys_address(transport: Any) -> None:
     assert IProxiedTransport(transport).getProxyPeer() == PROXY
 
 
-def test_the_adapter_is_what_the_interface_says(transport: Any) -> None:
+def test_the_adapter_provides_the_interface(transport: Any) -> None:
     assert verifyObject(IProxiedTransport, IProxiedTransport(transport))
 
 
-def test_a_reset_of_what_the_transport_provides_changes_nothing(transport: Any) -> None:
-    """As Twisted's startTLS does it."""
+def test_resetting_the_transports_interfaces_keeps_the_adapter(transport: Any) -> None:
+    """Twisted's startTLS does this."""
     directlyProvides(transport, ISSLTransport)
 
     assert IProxiedTransport(transport).getProxyPeer() == PROXY
@@ -77,26 +73,26 @@ def test_a_plain_connection_has_no_result() -> None:
 @pytest.mark.parametrize(
     "transport", [None, 1, "transport", object(), StringTransport()], ids=lambda value: type(value).__name__
 )
-def test_what_has_nothing_to_do_with_us_has_no_result(transport: Any) -> None:
+def test_an_unrelated_object_has_no_result(transport: Any) -> None:
     assert proxy_result(transport) is None
     assert IProxiedTransport(transport, None) is None
 
 
 @pytest.mark.parametrize("kind", [mock.Mock, mock.MagicMock])
-def test_a_double_that_has_every_attribute_has_no_result(kind: type[mock.Mock]) -> None:
-    """One that makes up a transport below each transport was walked down for ever."""
+def test_a_mock_with_every_attribute_has_no_result(kind: type[mock.Mock]) -> None:
+    """Once the search never ended: the mock makes up a transport below each transport."""
     assert proxy_result(kind()) is None
 
 
-def test_a_transport_that_is_its_own_has_no_result() -> None:
+def test_a_transport_that_refers_to_itself_has_no_result() -> None:
     transport: Any = StringTransport()
     transport.transport = transport
 
     assert proxy_result(transport) is None
 
 
-def test_a_transport_on_another_has_the_others_result() -> None:
-    """As where the application is inside wrappers of its own."""
+def test_a_layer_has_the_result_of_the_transport_below() -> None:
+    """Applications with their own wrappers need this."""
     factory = AppFactory()
     accept(wrap(SpewingFactory(SpewingFactory(SpewingFactory(factory))))).receive(HEADER)
 

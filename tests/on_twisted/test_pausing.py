@@ -1,4 +1,4 @@
-"""Applications that pause, end the connection or fail as they begin, on each kind of reactor."""
+"""Applications that pause, end the connection or fail in connectionMade, on each kind of reactor."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.on_twisted import reactors
 from tests.on_twisted.reactors import HEADER, App, AppFactory, Log, connected, run, turns, until, watched
 
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
 
-
-def test_an_application_that_pauses_as_it_begins_gets_no_byte_until_it_resumes(reactor: Any) -> None:
+def test_pausing_in_connectionMade_holds_the_bytes_until_the_application_resumes(reactor: Any) -> None:
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing())
 
     async def scenario() -> None:
@@ -36,7 +32,7 @@ def test_an_application_that_pauses_as_it_begins_gets_no_byte_until_it_resumes(r
     run(reactor, scenario())
 
 
-def test_an_application_that_pauses_and_resumes_as_it_begins_gets_everything(reactor: Any) -> None:
+def test_pausing_and_resuming_in_connectionMade_delivers_everything(reactor: Any) -> None:
     def begin(app: App) -> None:
         app.transport.pauseProducing()
         app.transport.pauseProducing()
@@ -55,8 +51,8 @@ def test_an_application_that_pauses_and_resumes_as_it_begins_gets_everything(rea
     run(reactor, scenario())
 
 
-def test_a_connection_that_has_paused_is_gone_with_its_end(reactor: Any) -> None:
-    """Not with the next garbage collection."""
+def test_a_paused_connection_is_freed_when_it_ends(reactor: Any) -> None:
+    """It must not wait for the garbage collector."""
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing())
 
     async def scenario() -> None:
@@ -67,7 +63,7 @@ def test_a_connection_that_has_paused_is_gone_with_its_end(reactor: Any) -> None
         transport = weakref.ref(factory.app.transport)
         client.transport.loseConnection()
         await until(reactor, lambda: factory.app.lost)
-        factory.app.transport = client.transport  # for the application itself is kept here
+        factory.app.transport = client.transport  # the test keeps the application itself
         await turns(reactor)
         assert transport() is None
 
@@ -79,7 +75,7 @@ def test_a_connection_that_has_paused_is_gone_with_its_end(reactor: Any) -> None
 
 
 @pytest.mark.parametrize("begin", [lambda app: setattr(app.transport, "stopReading", lambda: None), lambda app: None])
-def test_what_the_application_has_put_in_the_place_of_stopreading_stays(reactor: Any, begin: Any) -> None:
+def test_an_application_can_replace_stopReading(reactor: Any, begin: Any) -> None:
     kept = []
 
     def keep(app: App) -> None:
@@ -92,14 +88,14 @@ def test_what_the_application_has_put_in_the_place_of_stopreading_stays(reactor:
         await connected(reactor, factory, HEADER + b"data")
         await until(reactor, lambda: factory.apps and factory.app.received)
         before = dict(vars(factory.app.transport))
-        kept[0]()  # what was there as it began can still be called, and leaves nothing behind
+        kept[0]()  # the application may still call the method it saved, and that leaves no attribute
         factory.app.transport.startReading()
         assert vars(factory.app.transport).keys() == before.keys()
 
     run(reactor, scenario())
 
 
-def test_an_application_may_change_its_mind_before_the_bytes_have_come(reactor: Any) -> None:
+def test_an_application_can_pause_again_before_the_bytes_arrive(reactor: Any) -> None:
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing())
 
     async def scenario() -> None:
@@ -117,7 +113,7 @@ def test_an_application_may_change_its_mind_before_the_bytes_have_come(reactor: 
     run(reactor, scenario())
 
 
-def test_an_application_may_pause_again_at_the_bytes_that_waited(reactor: Any) -> None:
+def test_an_application_can_pause_again_when_the_held_bytes_arrive(reactor: Any) -> None:
     factory = AppFactory(
         begin=lambda app: app.transport.pauseProducing(), read=lambda app: app.transport.pauseProducing()
     )
@@ -137,7 +133,7 @@ def test_an_application_may_pause_again_at_the_bytes_that_waited(reactor: Any) -
 
 @pytest.mark.parametrize("end", ["loseConnection", "abortConnection"])
 @pytest.mark.parametrize("pauses", [False, True])
-def test_an_application_that_ends_the_connection_as_it_begins_gets_no_byte(
+def test_an_application_that_ends_the_connection_in_connectionMade_gets_no_byte(
     reactor: Any, end: str, pauses: bool
 ) -> None:
     def begin(app: App) -> None:
@@ -159,9 +155,7 @@ def test_an_application_that_ends_the_connection_as_it_begins_gets_no_byte(
 
 @pytest.mark.parametrize("resumes", [False, True])
 @pytest.mark.parametrize("end", ["loseConnection", "abortConnection"])
-def test_an_application_that_ends_the_connection_while_bytes_wait_never_gets_them(
-    reactor: Any, end: str, resumes: bool
-) -> None:
+def test_an_application_that_ends_the_connection_never_gets_held_bytes(reactor: Any, end: str, resumes: bool) -> None:
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing())
 
     async def scenario() -> None:
@@ -178,8 +172,8 @@ def test_an_application_that_ends_the_connection_while_bytes_wait_never_gets_the
     assert watched(factory.app.transport) == []
 
 
-def test_a_mistake_in_dataReceived_drops_the_connection_where_the_bytes_had_to_wait_too(reactor: Any, log: Log) -> None:
-    """Nobody else would: it is not the reactor's read that delivers them."""
+def test_an_error_in_dataReceived_with_held_bytes_drops_the_connection(reactor: Any, log: Log) -> None:
+    """The reactor would not drop it, because the bytes do not come from its read."""
 
     def mistake(app: App) -> None:
         raise ZeroDivisionError("in dataReceived")
@@ -196,7 +190,7 @@ def test_a_mistake_in_dataReceived_drops_the_connection_where_the_bytes_had_to_w
     assert (len(factory.app.lost), log.flush(ZeroDivisionError)) == (1, 1)
 
 
-def test_a_mistake_after_a_pause_leaves_nothing_of_ours_on_the_transport(reactor: Any, log: Log) -> None:
+def test_an_error_after_a_pause_restores_the_transport(reactor: Any, log: Log) -> None:
     def begin(app: App) -> None:
         app.transport.pauseProducing()
         raise ZeroDivisionError("in connectionMade")
@@ -212,7 +206,7 @@ def test_a_mistake_after_a_pause_leaves_nothing_of_ours_on_the_transport(reactor
     assert log.flush(ZeroDivisionError) == 1
 
 
-def test_an_end_behind_bytes_that_wait_does_not_overtake_them(reactor: Any) -> None:
+def test_the_end_of_the_stream_does_not_overtake_held_bytes(reactor: Any) -> None:
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing())
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""Bad input: the connection is aborted at once, one line in the log says why, and nothing reaches the application."""
+"""Bad input aborts the connection at once, logs one line, and never reaches the application."""
 
 from __future__ import annotations
 
@@ -50,12 +50,9 @@ from tests.on_twisted.reactors import (
 from tests.vectors import IPV4_BLOCK, SIGNATURE, checksum, single_bytes, tlv, v2
 from tests.vectors import PROXY as PROXY_COMMAND
 
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
-
 CASES = json.loads((Path(__file__).parent.parent / "corpus" / "conformance.json").read_text())["cases"]
 
-# What comes, and what the log says of it.
+# the input, and the line in the log
 BAD = {
     "no header": (b"GET / HTTP/1.0\r\n\r\n", "the data begins with b'G"),
     "TLS": (b"\x16\x03\x01\x02\x00\x01", "this is TLS, which must come after the header"),
@@ -64,8 +61,8 @@ BAD = {
     "a bare line feed": (b"PROXY TCP4 192.0.2.1\n", "at byte"),
     "a line too long": (b"PROXY UNKNOWN " + b"x" * 94, "107"),
     "version 3": (SIGNATURE + b"\x31", "version"),
-    "a command that is none": (SIGNATURE + b"\x22", "command"),
-    "a family that is none": (SIGNATURE + b"\x21\x41", "family"),
+    "an unknown command": (SIGNATURE + b"\x22", "command"),
+    "an unknown family": (SIGNATURE + b"\x21\x41", "family"),
     "too long": (SIGNATURE + b"\x21\x11\xff\xff", "65551"),
     "too short for its family": (SIGNATURE + b"\x21\x11\x00\x0b", "11"),
     "a TLV that is cut": (v2(PROXY_COMMAND, 0x11, IPV4_BLOCK, b"\1\0"), "TLV"),
@@ -76,7 +73,7 @@ every_bad_header = pytest.mark.parametrize(("data", "reason"), BAD.values(), ids
 
 
 @every_bad_header
-def test_a_bad_header_aborts_the_connection_with_one_line_in_the_log(data: bytes, reason: str, log: Log) -> None:
+def test_a_bad_header_aborts_the_connection_and_logs_one_line(data: bytes, reason: str, log: Log) -> None:
     for pieces in ([data], single_bytes(data)):
         factory = AppFactory()
         transport = accept(wrap(factory))
@@ -91,7 +88,7 @@ def test_a_bad_header_aborts_the_connection_with_one_line_in_the_log(data: bytes
 
 
 @every_bad_header
-def test_what_comes_after_a_refusal_is_ignored(data: bytes, reason: str, log: Log) -> None:
+def test_data_after_a_refusal_is_ignored(data: bytes, reason: str, log: Log) -> None:
     factory = AppFactory()
     clock = Clock()
     transport = accept(wrap(factory, clock=clock))
@@ -103,7 +100,7 @@ def test_what_comes_after_a_refusal_is_ignored(data: bytes, reason: str, log: Lo
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "context" not in case], ids=lambda case: case["name"])
-def test_the_application_begins_for_the_good_headers_of_the_corpus_alone(case: dict[str, Any], log: Log) -> None:
+def test_the_application_starts_only_for_good_headers_of_the_corpus(case: dict[str, Any], log: Log) -> None:
     data = b"".join(bytes.fromhex(part) * count for part, count in case.get("parts") or [(case["hex"], 1)])
     factory = AppFactory()
     transport = accept(wrap(factory, max_header=65551))
@@ -116,7 +113,7 @@ def test_the_application_begins_for_the_good_headers_of_the_corpus_alone(case: d
 
 
 @given(st.binary(min_size=1, max_size=40))
-def test_no_bytes_whatever_break_out_of_the_line_in_the_log(data: bytes) -> None:
+def test_no_bytes_can_forge_a_log_line(data: bytes) -> None:
     log = Log()
     globalLogPublisher.addObserver(log)
     try:
@@ -145,7 +142,7 @@ def test_the_log_names_the_real_peer(peer: IAddress, name: str, log: Log) -> Non
     assert line.startswith(f"Refused a connection from {name}: ")
 
 
-def test_a_peer_that_closes_before_its_first_byte_is_told_at_debug_only(log: Log) -> None:
+def test_a_peer_that_closes_before_its_first_byte_is_logged_at_debug_level(log: Log) -> None:
     factory = AppFactory()
     accept(wrap(factory)).lose()
 
@@ -154,7 +151,7 @@ def test_a_peer_that_closes_before_its_first_byte_is_told_at_debug_only(log: Log
     assert "before the first byte" in line
 
 
-def test_an_optional_header_that_never_comes_before_the_end_is_not_told(log: Log) -> None:
+def test_an_end_without_an_optional_header_is_not_logged(log: Log) -> None:
     factory = AppFactory()
     accept(wrap(factory, policy=HeaderPolicy.OPTIONAL)).lose()
 
@@ -162,7 +159,7 @@ def test_an_optional_header_that_never_comes_before_the_end_is_not_told(log: Log
 
 
 @pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE])
-def test_an_end_anywhere_in_the_header_is_told(policy: HeaderPolicy, log: Log) -> None:
+def test_an_end_anywhere_in_the_header_is_logged(policy: HeaderPolicy, log: Log) -> None:
     for at in range(1, len(HEADER)):
         factory = AppFactory()
         transport = accept(wrap(factory, policy=policy))
@@ -188,7 +185,7 @@ def test_an_untrusted_peer_is_dropped_before_a_byte_is_read(log: Log) -> None:
     assert (factory.built, len(log.lines), clock.getDelayedCalls()) == ([], 1, [])
 
 
-def test_a_policy_function_may_refuse_by_itself(log: Log) -> None:
+def test_a_policy_function_can_refuse(log: Log) -> None:
     def policy(peer: SockAddr, local: SockAddr) -> HeaderPolicy:
         raise ProxyProtocolUntrustedError(peer)
 
@@ -197,7 +194,7 @@ def test_a_policy_function_may_refuse_by_itself(log: Log) -> None:
     assert (transport.aborts, len(log.lines)) == (1, 1)
 
 
-def test_a_right_signature_with_a_wrong_rest_is_refused_under_optional_too(log: Log) -> None:
+def test_optional_refuses_a_bad_header_with_a_right_signature(log: Log) -> None:
     factory = AppFactory()
     transport = accept(wrap(factory, policy=HeaderPolicy.OPTIONAL))
     transport.receive(b"PROXY TCP5")
@@ -206,7 +203,7 @@ def test_a_right_signature_with_a_wrong_rest_is_refused_under_optional_too(log: 
 
 
 def test_a_transport_that_cannot_abort_is_closed(log: Log) -> None:
-    """Twisted's standard input and output as a transport is one."""
+    """Twisted's transport for standard input and output is an example."""
 
     class Stdio(MemoryTransport):
         abortConnection: Any = property()
@@ -217,8 +214,8 @@ def test_a_transport_that_cannot_abort_is_closed(log: Log) -> None:
     assert (transport.disconnecting, len(log.lines)) == (True, 1)
 
 
-def test_a_factory_that_takes_no_connection_aborts_it(log: Log) -> None:
-    """In good order TLS below us would wait for its peer, with no deadline any more: see test_twisted_inside_tls."""
+def test_a_factory_that_returns_none_aborts_the_connection(log: Log) -> None:
+    """loseConnection would make TLS below wait for its peer, without a deadline: see test_inside_tls."""
     factory = RefusingFactory()
     transport = accept(wrap(factory))
     transport.receive(HEADER + b"data", b"more")
@@ -228,7 +225,7 @@ def test_a_factory_that_takes_no_connection_aborts_it(log: Log) -> None:
     assert (transport.aborts, log.lines) == (1, [])
 
 
-# The application's own mistakes: Twisted logs them and drops the connection, and the port goes on.
+# Errors of the application: Twisted logs them and drops the connection, and the port goes on.
 
 
 def raise_error(app: reactors.App) -> None:
@@ -240,7 +237,7 @@ every_mistake = pytest.mark.parametrize("broken", MISTAKES.values(), ids=MISTAKE
 
 
 @every_mistake
-def test_a_mistake_of_the_application_drops_the_connection(broken: Any) -> None:
+def test_an_error_of_the_application_drops_the_connection(broken: Any) -> None:
     transport = accept(wrap(broken()))
     with pytest.raises(ZeroDivisionError):
         transport.receive(HEADER + b"data")
@@ -249,7 +246,7 @@ def test_a_mistake_of_the_application_drops_the_connection(broken: Any) -> None:
 
 
 @every_mistake
-def test_a_mistake_of_the_application_that_begins_at_once_drops_the_connection(broken: Any) -> None:
+def test_an_error_of_the_application_under_skip_drops_the_connection(broken: Any) -> None:
     transport = MemoryTransport()
     with pytest.raises(ZeroDivisionError):
         accept(wrap(broken(), policy=HeaderPolicy.SKIP), transport)
@@ -258,7 +255,7 @@ def test_a_mistake_of_the_application_that_begins_at_once_drops_the_connection(b
 
 
 @pytest.mark.parametrize("given", [None, "require"])
-def test_a_policy_function_that_gives_no_policy_drops_the_connection(given: Any) -> None:
+def test_a_policy_function_with_a_wrong_return_value_drops_the_connection(given: Any) -> None:
     transport = MemoryTransport()
     with pytest.raises(TypeError, match="HeaderPolicy"):
         accept(wrap(AppFactory(), policy=lambda peer, local: given), transport)
@@ -281,7 +278,7 @@ ON_A_PORT = {
 
 
 @pytest.mark.parametrize(("broken", "keywords"), ON_A_PORT.values(), ids=ON_A_PORT)
-def test_a_port_goes_on_after_a_mistake_of_the_application(
+def test_a_port_goes_on_after_an_error_of_the_application(
     reactor: Any, broken: Any, keywords: dict[str, Any], log: Log
 ) -> None:
     data = b"" if keywords else HEADER + b"data"
@@ -291,14 +288,14 @@ def test_a_port_goes_on_after_a_mistake_of_the_application(
         for count in (1, 2):
             client = await connect(reactor, port)
             client.transport.write(data)
-            await until(reactor, lambda: client.lost)  # noqa: B023 (it is of this turn that it is asked)
+            await until(reactor, lambda: client.lost)  # noqa: B023 (called in this iteration only)
             assert (client.received, len(log.failures)) == (b"", count)
 
     run(reactor, scenario())
     assert log.flush(ZeroDivisionError) == 2
 
 
-def test_a_mistake_in_connectionMade_still_ends_in_connectionLost(reactor: Any, log: Log) -> None:
+def test_connectionLost_follows_an_error_in_connectionMade(reactor: Any, log: Log) -> None:
     factory = AppFactory(begin=raise_error)
 
     async def scenario() -> None:
@@ -312,7 +309,7 @@ def test_a_mistake_in_connectionMade_still_ends_in_connectionLost(reactor: Any, 
     assert log.flush(ZeroDivisionError) == 1
 
 
-def test_sixty_half_sent_headers_do_not_keep_a_good_one_waiting(reactor: Any) -> None:
+def test_sixty_half_sent_headers_do_not_delay_a_good_one(reactor: Any) -> None:
     factory = AppFactory(read=lambda app: app.transport.write(b"answer"))
 
     async def scenario() -> None:
@@ -321,10 +318,10 @@ def test_sixty_half_sent_headers_do_not_keep_a_good_one_waiting(reactor: Any) ->
         for client in half_sent:
             client.transport.write(HEADER[:-1])
         good = await connect(reactor, port)
-        begun = reactor.seconds()
+        started = reactor.seconds()
         good.transport.write(HEADER + b"question")
         await until(reactor, lambda: good.received == b"answer")
-        assert reactor.seconds() - begun < 1
+        assert reactor.seconds() - started < 1
         assert len(factory.apps) == 1
         assert not any(client.lost for client in half_sent)
 
@@ -350,8 +347,8 @@ def end_by(data: bytes, wrapping: Any, clock: Clock) -> Any:
     return transport
 
 
-def end_by_a_codec_of_somebody_elses(wrapping: Any, clock: Clock) -> Any:
-    """Whose error is the cause of ours, with a traceback of its own."""
+def end_by_a_foreign_codec(wrapping: Any, clock: Clock) -> Any:
+    """Its error is the cause of ours, and has its own traceback."""
 
     class Codec(ProxyProtocolV1):
         parse = ProxyProtocol.parse
@@ -374,13 +371,13 @@ ENDS |= {
     "cut": partial(end_by, HEADER[:9]),
     "a health check": partial(end_by, b""),
     "late": late,
-    "codec": end_by_a_codec_of_somebody_elses,
+    "codec": end_by_a_foreign_codec,
 }
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_a_connection_that_did_not_begin_is_gone_with_its_end(end: Any, log: Log) -> None:
-    """An error's traceback holds the connection, which holds its error: all stayed until a garbage collection."""
+def test_a_refused_connection_is_freed_when_it_ends(end: Any, log: Log) -> None:
+    """Once an error's traceback held the connection, which held the error, until a garbage collection."""
     clock = Clock()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Endpoint strings: ``proxyprotocol:`` in front of any description, found by Twisted as a plugin."""
+"""Endpoint strings of servers: ``proxyprotocol:`` before any description, a plugin of Twisted."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,16 +23,15 @@ from zope.interface.verify import verifyObject
 from proxyprotocol import HeaderPolicy, ProxyProtocolDetect, ProxyProtocolV1, ProxyProtocolV2, Receiver
 from proxyprotocol.twisted import ProxyProtocolServerEndpoint
 from proxyprotocol.twisted.strings import ServerStringParser
-from tests.on_twisted import reactors, tls
+from tests.on_twisted import tls
 from tests.on_twisted.reactors import CLIENT, HEADER, AppFactory, Log, connect, run, until
 from tests.on_twisted.tls import Files
 
-log, reactor, files = reactors.log, reactors.reactor, tls.files
-pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+pytestmark = tls.OLD_WAYS
 
 
 def receiver(options: str) -> Receiver:
-    """What a string with these options receives with."""
+    """Return the receiver that a string with these options makes."""
     reactor = MemoryReactorClock()
     serverFromString(reactor, f"proxyprotocol:tcp:8080{options}").listen(AppFactory())
     factory: Any
@@ -44,7 +41,7 @@ def receiver(options: str) -> Receiver:
     return made
 
 
-def test_without_options_everything_has_its_default() -> None:
+def test_options_have_their_defaults() -> None:
     assert receiver("") == Receiver()
 
 
@@ -57,12 +54,12 @@ def test_the_version_chooses_the_codec(value: str, codec: type[object]) -> None:
 
 
 @pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE])
-def test_the_policy_is_that_of_its_name(policy: HeaderPolicy) -> None:
+def test_the_policy_option_takes_a_policys_name(policy: HeaderPolicy) -> None:
     assert receiver(f":ppPolicy={policy.value}").policy is policy
     assert receiver(f":ppPolicy={policy.name}").policy is policy
 
 
-def test_an_optional_header_from_anybody_is_warned_of(log: Log) -> None:
+def test_an_optional_header_from_anybody_logs_a_warning(log: Log) -> None:
     receiver(":ppPolicy=optional:ppTrusted=10.0.0.0/8")
     assert log.lines == []
 
@@ -71,7 +68,7 @@ def test_an_optional_header_from_anybody_is_warned_of(log: Log) -> None:
     assert (level, line.partition(":")[0]) == ("warn", "ppPolicy is optional without ppTrusted")
 
 
-def test_the_numbers_are_taken() -> None:
+def test_the_numbers_are_read() -> None:
     assert receiver(":ppTimeout=2.5:ppMaxHeader=200") == Receiver(timeout=2.5, max_header=200)
 
 
@@ -107,7 +104,7 @@ def decisions(options: str) -> dict[str, HeaderPolicy]:
         (r"10.0.0.0/8, 2001\:db8\:\:/32 ,unix", {"10.1.2.3", "2001:db8::7", "unix"}),
     ],
 )
-def test_the_trusted_are_those_that_are_named(networks: str, trusted: set[str]) -> None:
+def test_the_named_proxies_are_trusted(networks: str, trusted: set[str]) -> None:
     for options, policy, otherwise in (
         ("", HeaderPolicy.REQUIRE, HeaderPolicy.REJECT),
         (":ppUntrusted=reject:ppPolicy=optional", HeaderPolicy.OPTIONAL, HeaderPolicy.REJECT),
@@ -149,13 +146,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("options", "sentence"), WRONG.items(), ids=WRONG)
-def test_a_wrong_option_is_named_with_what_it_takes(options: str, sentence: str) -> None:
+def test_a_wrong_option_raises_an_error_that_says_which_values_it_takes(options: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         serverFromString(MemoryReactorClock(), f"proxyprotocol:tcp:8080:{options}")
 
 
 @pytest.mark.parametrize("description", ["proxyprotocol", "proxyprotocol:ppTimeout=5"])
-def test_a_string_without_an_endpoint_behind_it_is_refused(description: str) -> None:
+def test_a_string_without_a_description_is_refused(description: str) -> None:
     with pytest.raises(ValueError, match="needs the description of another endpoint"):
         serverFromString(MemoryReactorClock(), description)
 
@@ -175,7 +172,7 @@ def test_a_wrong_description_of_the_endpoint_is_refused(description: str, senten
         serverFromString(MemoryReactorClock(), f"proxyprotocol:{description}")
 
 
-def test_it_is_around_the_endpoint_that_is_described() -> None:
+def test_the_parser_wraps_the_described_endpoint() -> None:
     reactor = MemoryReactorClock()
     endpoint = serverFromString(reactor, r"proxyprotocol:tcp:8080:interface=\:\:1:ppTimeout=3:backlog=7")
     assert isinstance(endpoint, ProxyProtocolServerEndpoint)
@@ -199,7 +196,7 @@ def test_a_unix_socket_may_have_any_path(path: str) -> None:
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
 class Recorder:
-    """An endpoint of others, that writes down what it was described with."""
+    """A foreign endpoint that records the parts of its description."""
 
     prefix = "recorder"
 
@@ -217,7 +214,7 @@ def quote(text: str) -> str:
     st.lists(st.text(min_size=1)),
     st.dictionaries(st.from_regex(r"[a-oq-z][A-Za-z0-9_]*", fullmatch=True), st.text()),
 )
-def test_whatever_the_endpoint_is_described_with_reaches_it(args: list[str], kwargs: dict[str, str]) -> None:
+def test_every_part_of_the_description_reaches_the_endpoint(args: list[str], kwargs: dict[str, str]) -> None:
     recorder = Recorder()
     parts = [*map(quote, args), *(f"{name}={quote(value)}" for name, value in kwargs.items())]
     with mock.patch("twisted.internet.endpoints.getPlugins", return_value=[ServerStringParser(), recorder]):
@@ -227,12 +224,12 @@ def test_whatever_the_endpoint_is_described_with_reaches_it(args: list[str], kwa
 
 
 @pytest.mark.parametrize("description", ["proxyprotocol:tcp:80", "haproxy:tcp:80", "proxyprotocol"])
-def test_what_reads_a_header_already_is_refused(description: str) -> None:
+def test_an_endpoint_that_already_reads_a_header_is_refused(description: str) -> None:
     with pytest.raises(ValueError, match=f"{description} already reads a header"):
         serverFromString(MemoryReactorClock(), f"proxyprotocol:{description}")
 
 
-def test_twisted_finds_it_as_a_plugin() -> None:
+def test_twisted_finds_the_parser_as_a_plugin() -> None:
     (plugin,) = [found for found in getPlugins(IStreamServerEndpointStringParser) if found.prefix == "proxyprotocol"]
 
     assert isinstance(plugin, ServerStringParser)
@@ -246,7 +243,7 @@ def python(program: str, project_root: Path) -> str:
 
 
 def test_the_plugin_imports_no_reactor(project_root: Path) -> None:
-    """Whoever runs it may still want to install one."""
+    """The program may install a reactor later."""
     program = "import sys, twisted.plugins.proxyprotocol_plugin; print('twisted.internet.reactor' in sys.modules)"
 
     assert python(program, project_root) == "False"
@@ -278,7 +275,7 @@ def test_the_package_needs_no_openssl_where_there_is_no_tls(project_root: Path) 
     assert python(program, project_root).endswith("served")
 
 
-def test_tls_without_openssl_is_refused_with_what_is_missing(project_root: Path) -> None:
+def test_tls_without_openssl_raises_an_error_that_names_the_extra(project_root: Path) -> None:
     program = """if True:
         import sys
         sys.modules["OpenSSL"] = None
@@ -292,13 +289,6 @@ def test_tls_without_openssl_is_refused_with_what_is_missing(project_root: Path)
     assert "the extra proxyprotocol[tls] installs" in python(program, project_root)
 
 
-@pytest.fixture
-def short_path() -> Iterator[Path]:
-    """A directory for UNIX sockets, whose paths must be shorter than that of ``tmp_path`` may be."""
-    with tempfile.TemporaryDirectory() as directory:
-        yield Path(directory)
-
-
 SERVED = {
     "ppTrusted=127.0.0.0/8": CLIENT,
     r"ppTrusted=\:\:1": None,
@@ -310,7 +300,7 @@ SERVED = {
 
 
 @pytest.mark.parametrize(("options", "expected"), SERVED.items(), ids=SERVED)
-def test_on_a_port_the_options_do_what_they_say(reactor: Any, options: str, expected: Any, log: Log) -> None:
+def test_the_options_take_effect_on_a_port(reactor: Any, options: str, expected: Any, log: Log) -> None:
     factory = AppFactory()
 
     async def scenario() -> None:
@@ -329,7 +319,7 @@ def test_on_a_port_the_options_do_what_they_say(reactor: Any, options: str, expe
     run(reactor, scenario())
 
 
-def test_on_a_unix_socket_the_peers_are_unix(reactor: Any, short_path: Path) -> None:
+def test_peers_on_a_unix_socket_are_trusted_as_unix(reactor: Any, short_path: Path) -> None:
     factory = AppFactory()
 
     async def scenario() -> None:
@@ -343,13 +333,13 @@ def test_on_a_unix_socket_the_peers_are_unix(reactor: Any, short_path: Path) -> 
     assert factory.app.peer == CLIENT
 
 
-def test_an_ipv6_network_with_bare_colons_is_told_how_colons_are_written() -> None:
+def test_an_ipv6_network_with_bare_colons_gets_the_hint_about_colons() -> None:
     with pytest.raises(ValueError, match=r"a colon in a value is written \\:"):
         serverFromString(MemoryReactorClock(), "proxyprotocol:tcp:0:ppTrusted=2001:db8::/32")
 
 
 @pytest.mark.parametrize("options", ["ppTimeout=soon", "ppVersion=v3", "ppMaxHeader=15", "ppUntrusted=direct"])
-def test_where_no_colon_can_have_been_meant_nothing_is_told_of_colons(options: str) -> None:
+def test_the_hint_about_colons_appears_only_for_options_that_take_addresses(options: str) -> None:
     with pytest.raises(ValueError, match=r"^pp\w+ (takes|needs)") as caught:
         serverFromString(MemoryReactorClock(), f"proxyprotocol:tcp:0:{options}")
     assert ("colon" in str(caught.value)) is ("ppTrusted" in str(caught.value))
@@ -357,24 +347,24 @@ def test_where_no_colon_can_have_been_meant_nothing_is_told_of_colons(options: s
 
 BAD_FILES = {
     "a key that is not there": "ssl:443:privateKey={directory}/nowhere.pem",
-    "a key that is none": "ssl:443:privateKey={directory}/text.pem",
+    "an invalid key": "ssl:443:privateKey={directory}/text.pem",
     "a certificate that is not there": "ssl:443:privateKey={key}:certKey={directory}/nowhere.pem",
-    "a certificate that is none": "ssl:443:privateKey={key}:certKey={directory}/text.pem",
+    "an invalid certificate": "ssl:443:privateKey={key}:certKey={directory}/text.pem",
     "a directory": "ssl:443:privateKey={directory}",
 }
 
 
-def test_a_file_that_is_not_there_is_named(files: Files) -> None:
+def test_a_missing_file_is_named(files: Files) -> None:
     with pytest.raises(ValueError, match=r"cannot be listened on: .*No such file or directory: '/nowhere\.pem'"):
         serverFromString(MemoryReactorClock(), f"proxyprotocol:ssl:1:privateKey={files.key}:certKey=/nowhere.pem")
 
 
-@pytest.mark.parametrize("inside", ["", ":ppInsideTLS=yes"], ids=["behind", "inside"])
+@pytest.mark.parametrize("inside", ["", ":ppInsideTLS=yes"], ids=["after", "inside"])
 @pytest.mark.parametrize("description", BAD_FILES.values(), ids=BAD_FILES)
-def test_a_file_that_tls_cannot_be_done_with_is_told_with_the_description(
+def test_an_unusable_file_raises_an_error_that_quotes_the_description(
     files: Files, tmp_path: Path, description: str, inside: str
 ) -> None:
-    """Some were errors of the file system or of pyOpenSSL, which say nothing of the string."""
+    """Some of these errors once came from the file system or pyOpenSSL, and did not name the string."""
     (tmp_path / "text.pem").write_text("no key, and no certificate")
     described = description.format(directory=tmp_path, key=files.key, certificate=files.certificate)
     with pytest.raises(ValueError, match=f"^{re.escape(described)} (cannot be listened on|does not describe)"):

@@ -1,4 +1,4 @@
-"""The time that a header has, told by a clock that the tests turn."""
+"""The deadline of a header, with a clock that the tests advance."""
 
 from __future__ import annotations
 
@@ -38,16 +38,8 @@ from tests.on_twisted.reactors import (
 )
 from tests.vectors import single_bytes
 
-log, reactor = reactors.log, reactors.reactor
-pytestmark = pytest.mark.usefixtures("log")
 
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def test_a_header_that_does_not_come_in_time_is_refused(clock: Clock, log: Log) -> None:
+def test_a_late_header_is_refused(clock: Clock, log: Log) -> None:
     factory = AppFactory()
     transport = accept(wrap(factory, clock=clock, timeout=3))
     clock.advance(2.99)
@@ -67,7 +59,7 @@ def test_a_header_has_five_seconds_by_default(clock: Clock) -> None:
     assert transport.aborts == 1
 
 
-def test_a_drip_does_not_stretch_the_time(clock: Clock, log: Log) -> None:
+def test_single_bytes_do_not_extend_the_deadline(clock: Clock, log: Log) -> None:
     factory = AppFactory()
     transport = accept(wrap(factory, clock=clock, timeout=3))
     for byte in single_bytes(HEADER[:-1]):
@@ -79,7 +71,7 @@ def test_a_drip_does_not_stretch_the_time(clock: Clock, log: Log) -> None:
     assert (level, f"only {len(HEADER) - 1} bytes" in line) == ("warn", True)
 
 
-def test_the_time_ends_with_the_header(clock: Clock) -> None:
+def test_the_deadline_ends_with_the_header(clock: Clock) -> None:
     factory = AppFactory()
     transport = accept(wrap(factory, clock=clock))
     clock.advance(4.9)
@@ -89,7 +81,7 @@ def test_the_time_ends_with_the_header(clock: Clock) -> None:
     assert (transport.aborts, len(factory.apps)) == (0, 1)
 
 
-def test_what_comes_after_the_time_is_ignored(clock: Clock, log: Log) -> None:
+def test_data_after_the_deadline_is_ignored(clock: Clock, log: Log) -> None:
     factory = AppFactory()
     transport = accept(wrap(factory, clock=clock))
     clock.advance(5)
@@ -99,7 +91,7 @@ def test_what_comes_after_the_time_is_ignored(clock: Clock, log: Log) -> None:
     assert (transport.aborts, factory.built, len(log.lines)) == (1, [], 1)
 
 
-def test_a_connection_that_has_ended_is_not_late(clock: Clock, log: Log) -> None:
+def test_a_closed_connection_is_never_late(clock: Clock, log: Log) -> None:
     transport = accept(wrap(AppFactory(), clock=clock))
     transport.lose()
     log.events.clear()
@@ -108,7 +100,7 @@ def test_a_connection_that_has_ended_is_not_late(clock: Clock, log: Log) -> None
     assert (transport.aborts, log.lines) == (0, [])
 
 
-def test_without_a_time_limit_a_header_may_come_at_any_time(clock: Clock) -> None:
+def test_without_a_limit_a_header_can_come_at_any_time(clock: Clock) -> None:
     factory = AppFactory()
     transport = accept(wrap(factory, clock=clock, timeout=None))
     assert clock.getDelayedCalls() == []
@@ -118,7 +110,7 @@ def test_without_a_time_limit_a_header_may_come_at_any_time(clock: Clock) -> Non
     assert (transport.aborts, len(factory.apps)) == (0, 1)
 
 
-def test_a_factory_has_one_timer_however_many_connections_wait(clock: Clock) -> None:
+def test_a_factory_has_one_timer_for_all_connections(clock: Clock) -> None:
     wrapping = wrap(AppFactory(), clock=clock)
     for _ in range(100):
         accept(wrapping)
@@ -127,7 +119,7 @@ def test_a_factory_has_one_timer_however_many_connections_wait(clock: Clock) -> 
     assert len(clock.getDelayedCalls()) == 1
 
 
-def test_each_connection_has_its_own_time(clock: Clock, log: Log) -> None:
+def test_each_connection_has_its_own_deadline(clock: Clock, log: Log) -> None:
     wrapping = wrap(AppFactory(), clock=clock, timeout=5)
     transports = []
     for _ in range(3):
@@ -141,7 +133,7 @@ def test_each_connection_has_its_own_time(clock: Clock, log: Log) -> None:
     assert (len(log.lines), clock.getDelayedCalls()) == (2, [])
 
 
-def test_connections_that_came_together_are_late_together(clock: Clock) -> None:
+def test_simultaneous_connections_are_late_together(clock: Clock) -> None:
     wrapping = wrap(AppFactory(), clock=clock)
     transports = [accept(wrapping) for _ in range(3)]
     clock.advance(5)
@@ -149,7 +141,7 @@ def test_connections_that_came_together_are_late_together(clock: Clock) -> None:
     assert [transport.aborts for transport in transports] == [1, 1, 1]
 
 
-def test_a_timer_that_has_ended_begins_anew_for_the_next_connection(clock: Clock) -> None:
+def test_the_next_connection_starts_a_new_timer(clock: Clock) -> None:
     wrapping = wrap(AppFactory(), clock=clock)
     accept(wrapping).receive(HEADER)
     clock.advance(60)
@@ -160,15 +152,15 @@ def test_a_timer_that_has_ended_begins_anew_for_the_next_connection(clock: Clock
 
 
 def set_clock(reactor: Any, seconds: float) -> None:
-    """Set the system's clock, as a reactor sees it, forward or back."""
+    """Set the system clock, as a reactor sees it, forward or back."""
     reactor.seconds = lambda: time.time() + seconds
-    reactor.wakeUp()  # as any connection does
+    reactor.wakeUp()  # as any new connection does
 
 
 @pytest.mark.parametrize("shift", [-3600, PATIENCE / 2], ids=["back", "forward"])
-def test_a_system_clock_that_is_set_gives_nobody_an_hour_and_takes_no_time_away(reactor: Any, shift: float) -> None:
-    """Twisted's reactors go by the system's clock. Nobody else connects, who would show that it was set."""
-    # the end of a test that fails would be put off by an hour too
+def test_changes_of_the_system_clock_do_not_move_a_deadline(reactor: Any, shift: float) -> None:
+    """Twisted's reactors use the system clock. No new connection wakes the reactor."""
+    # otherwise a failing test would end an hour late too
     rescue = threading.Timer(PATIENCE / 2, reactor.callFromThread, [set_clock, reactor, 0])
 
     async def scenario() -> None:
@@ -188,12 +180,16 @@ def test_a_system_clock_that_is_set_gives_nobody_an_hour_and_takes_no_time_away(
         rescue.cancel()
 
 
-def test_a_timer_that_was_stopped_is_not_fired_by_the_thread_that_found_it_late(clock: Clock) -> None:
-    """A private class: the thread cannot be stopped between the two."""
+def test_the_thread_cannot_fire_a_timer_that_was_stopped_meanwhile(clock: Clock) -> None:
+    """Private names, because no test can stop the thread between its check and its call."""
     fired: list[None] = []
     timer = TwistedClock(clock).call_later(1, lambda: fired.append(None))
+    late = timer._call
     timer.cancel()
-    timer.fire()
+    timer._fire(late)
+    timer.call_later(1, lambda: fired.append(None))
+    timer._fire(late)
+    timer.cancel()
     clock.advance(60)
     assert (fired, clock.getDelayedCalls()) == ([], [])
 
@@ -213,10 +209,8 @@ def test_a_header_that_came_during_a_stall_is_not_late(clock: Clock, log: Log) -
     assert line.endswith("within 3 seconds, only 9 bytes")
 
 
-def test_an_application_that_blocks_for_longer_than_a_header_has_costs_nobody_the_connection(
-    reactor: Any, log: Log
-) -> None:
-    """It blocks in a read: what the others sent meanwhile is in no list of sockets that the reactor works through."""
+def test_an_application_that_blocks_the_reactor_makes_no_header_late(reactor: Any, log: Log) -> None:
+    """It blocks in dataReceived: the reactor has not yet seen what the others sent meanwhile."""
     sockets: list[socket.socket] = []
 
     def block(app: App) -> None:
@@ -244,8 +238,8 @@ def test_an_application_that_blocks_for_longer_than_a_header_has_costs_nobody_th
     assert (len(factory.apps), log.lines) == (6, [])
 
 
-def test_under_optional_the_application_begins_plainly_where_nothing_has_come_in_time(clock: Clock, log: Log) -> None:
-    """The server is to speak first."""
+def test_optional_starts_the_application_if_no_byte_comes_in_time(clock: Clock, log: Log) -> None:
+    """The server speaks first in such a protocol."""
     factory = AppFactory(begin=lambda app: app.transport.write(b"220 ready\r\n"))
     transport = accept(wrap(factory, clock=clock, policy=HeaderPolicy.OPTIONAL))
     assert (factory.built, transport.value()) == ([], b"")
@@ -257,7 +251,7 @@ def test_under_optional_the_application_begins_plainly_where_nothing_has_come_in
 
 
 @pytest.mark.parametrize("data", [b"P", b"PROXY", b"\r\n\r\n", HEADER[:-1]])
-def test_under_optional_half_a_header_at_the_time_out_is_refused(data: bytes, clock: Clock, log: Log) -> None:
+def test_optional_refuses_half_a_header_at_the_deadline(data: bytes, clock: Clock, log: Log) -> None:
     factory = AppFactory()
     transport = accept(wrap(factory, clock=clock, policy=HeaderPolicy.OPTIONAL))
     transport.receive(data)
@@ -271,7 +265,7 @@ def raise_error(app: App) -> None:
 
 
 @pytest.mark.parametrize("make", [BrokenFactory, lambda: AppFactory(begin=raise_error)], ids=["build", "made"])
-def test_an_application_that_raises_at_the_time_out_does_not_hold_up_the_others(
+def test_an_error_of_the_application_at_the_deadline_does_not_affect_the_others(
     make: Callable[[], AppFactory], clock: Clock, log: Log
 ) -> None:
     wrapping = wrap(make(), clock=clock, policy=HeaderPolicy.OPTIONAL)
@@ -284,7 +278,7 @@ def test_an_application_that_raises_at_the_time_out_does_not_hold_up_the_others(
     assert [level for level, line in log.lines] == ["warn"]
 
 
-def test_an_application_may_end_others_that_are_late_with_it(clock: Clock) -> None:
+def test_an_application_can_end_another_connection_that_is_late(clock: Clock) -> None:
     transports: list[MemoryTransport] = []
     factory = AppFactory(begin=lambda app: transports[1].lose())
     wrapping = wrap(factory, clock=clock, policy=HeaderPolicy.OPTIONAL)
@@ -294,7 +288,7 @@ def test_an_application_may_end_others_that_are_late_with_it(clock: Clock) -> No
     assert len(factory.apps) == 1
 
 
-def test_a_factory_that_takes_no_connection_closes_it_at_the_time_out(clock: Clock) -> None:
+def test_a_factory_that_returns_none_closes_the_connection_at_the_deadline(clock: Clock) -> None:
     transport = accept(wrap(RefusingFactory(), clock=clock, policy=HeaderPolicy.OPTIONAL))
     clock.advance(5)
 
@@ -306,14 +300,14 @@ def wrapping(clock: Clock) -> Any:
     return wrap(AppFactory(), clock=clock)
 
 
-def test_a_port_that_stops_drops_those_that_still_wait(wrapping: Any, clock: Clock, log: Log) -> None:
+def test_stopping_a_port_drops_connections_that_wait(wrapping: Any, clock: Clock, log: Log) -> None:
     wrapping.doStart()
-    begun, half, waiting = (accept(wrapping) for _ in range(3))
-    begun.receive(HEADER)
+    started, half, waiting = (accept(wrapping) for _ in range(3))
+    started.receive(HEADER)
     half.receive(HEADER[:9])
     wrapping.doStop()
 
-    assert [begun.aborts, half.aborts, waiting.aborts] == [0, 1, 1]
+    assert [started.aborts, half.aborts, waiting.aborts] == [0, 1, 1]
     assert (clock.getDelayedCalls(), log.lines) == ([], [])
     half.lose()
     assert log.lines == []
@@ -329,14 +323,14 @@ def test_connections_wait_until_the_last_port_of_a_factory_stops(wrapping: Any, 
     assert (transport.aborts, clock.getDelayedCalls()) == (1, [])
 
 
-def test_a_port_that_stops_has_no_timer_to_stop_where_nobody_came(wrapping: Any, clock: Clock) -> None:
+def test_stopping_an_unused_port_leaves_no_timer(wrapping: Any, clock: Clock) -> None:
     wrapping.doStart()
     wrapping.doStop()
 
     assert clock.getDelayedCalls() == []
 
 
-def test_a_factory_may_start_again(wrapping: Any, clock: Clock) -> None:
+def test_a_factory_can_start_again(wrapping: Any, clock: Clock) -> None:
     for _ in range(2):
         wrapping.doStart()
         transport = accept(wrapping)
@@ -350,7 +344,7 @@ def test_a_factory_may_start_again(wrapping: Any, clock: Clock) -> None:
     assert transport.aborts == 1
 
 
-def test_a_port_that_stops_drops_those_that_wait_without_a_time_limit(clock: Clock) -> None:
+def test_stopping_a_port_drops_connections_that_wait_without_a_limit(clock: Clock) -> None:
     wrapping = wrap(AppFactory(), clock=clock, timeout=None)
     wrapping.doStart()
     transport = accept(wrapping)
@@ -359,7 +353,7 @@ def test_a_port_that_stops_drops_those_that_wait_without_a_time_limit(clock: Clo
     assert transport.aborts == 1
 
 
-def test_without_a_clock_the_reactor_tells_the_time_from_the_first_connection_on(
+def test_the_default_clock_is_the_reactor_at_the_first_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wrapping = ProxyProtocolWrapperFactory(AppFactory())
@@ -371,7 +365,7 @@ def test_without_a_clock_the_reactor_tells_the_time_from_the_first_connection_on
     assert transport.aborts == 1
 
 
-def test_on_two_ports_that_stop_one_by_one(reactor: Any, log: Log) -> None:
+def test_waiting_connections_survive_until_the_second_port_stops(reactor: Any, log: Log) -> None:
     factory, accepted = AppFactory(), []
 
     def policy(peer: SockAddr, local: SockAddr) -> HeaderPolicy:

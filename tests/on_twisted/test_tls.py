@@ -1,4 +1,4 @@
-"""TLS behind the header, on real reactors."""
+"""TLS after the header, on real reactors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from proxyprotocol.twisted import IProxiedTransport, ProxyProtocolServerEndpoint, proxy_result
-from tests.on_twisted import reactors, tls
+from tests.on_twisted import tls
 from tests.on_twisted.reactors import (
     CLIENT,
     DESTINATION,
@@ -47,16 +47,12 @@ from tests.on_twisted.reactors import (
 )
 from tests.on_twisted.tls import CUTS, SERVER_NAME, Files, TLSClient, answering, served
 
-log, reactor = reactors.log, reactors.reactor
-files = tls.files
-pytestmark = [pytest.mark.usefixtures("log"), tls.OLD_WAYS]
+pytestmark = tls.OLD_WAYS
 
 
 @CUTS
-def test_a_string_reads_the_header_and_then_does_tls(
-    reactor: Any, files: Files, cut: Callable[[bytes], list[bytes]]
-) -> None:
-    """Whole, the ClientHello is in the header's own segment."""
+def test_a_string_reads_the_header_before_tls(reactor: Any, files: Files, cut: Callable[[bytes], list[bytes]]) -> None:
+    """In the uncut stream, the ClientHello shares the header's segment."""
     factory = AppFactory(read=answering)
     client = TLSClient(files.context(), HEADER, cut)
 
@@ -78,11 +74,6 @@ def test_a_string_reads_the_header_and_then_does_tls(
     assert len(factory.app.lost) == 1
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 def in_a_handshake(files: Files, clock: Clock, factory: AppFactory, **keywords: Any) -> tuple[Any, MemoryTransport]:
     wrapping = wrap(factory, tls=files.options(), clock=clock, **keywords)
     wrapping.doStart()
@@ -93,7 +84,7 @@ def in_a_handshake(files: Files, clock: Clock, factory: AppFactory, **keywords: 
 
 @pytest.mark.parametrize(("keywords", "seconds"), [({}, 10), ({"tls_timeout": 0.5}, 0.5)])
 @pytest.mark.parametrize("sent", [[], [b"\x16\x03\x01"]], ids=["silent", "stalled"])
-def test_a_handshake_has_its_time(
+def test_a_late_handshake_is_refused(
     files: Files, clock: Clock, log: Log, keywords: dict[str, float], seconds: float, sent: list[bytes]
 ) -> None:
     _, transport = in_a_handshake(files, clock, AppFactory(), **keywords)
@@ -109,26 +100,26 @@ def test_a_handshake_has_its_time(
     assert len(log.lines) == 1
 
 
-def test_without_a_time_limit_a_handshake_may_take_for_ever(files: Files, clock: Clock) -> None:
+def test_without_a_limit_a_handshake_can_take_any_time(files: Files, clock: Clock) -> None:
     _, transport = in_a_handshake(files, clock, AppFactory(), tls_timeout=None)
     clock.advance(1e6)
     assert transport.aborts == 0
 
 
-def test_a_client_that_leaves_its_handshake_is_not_late(files: Files, clock: Clock, log: Log) -> None:
+def test_a_client_that_leaves_during_its_handshake_is_never_late(files: Files, clock: Clock, log: Log) -> None:
     _, transport = in_a_handshake(files, clock, AppFactory())
     transport.lose()
     clock.advance(60)
     assert (transport.aborts, log.lines) == (0, [])
 
 
-def test_a_port_that_stops_drops_those_in_their_handshake(files: Files, clock: Clock, log: Log) -> None:
+def test_stopping_a_port_drops_connections_in_their_handshake(files: Files, clock: Clock, log: Log) -> None:
     wrapping, transport = in_a_handshake(files, clock, AppFactory())
     wrapping.doStop()
     assert (transport.aborts, log.lines) == (1, [])
 
 
-def test_a_time_for_tls_is_above_0(files: Files) -> None:
+def test_tls_timeout_must_be_above_0(files: Files) -> None:
     for make in (
         wrap,
         lambda factory, **keywords: ProxyProtocolServerEndpoint(TCP4ServerEndpoint(None, 0), **keywords),
@@ -138,11 +129,11 @@ def test_a_time_for_tls_is_above_0(files: Files) -> None:
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["", "with a Twisted that does not tell"])
-def test_a_string_gives_the_handshake_its_time_and_who_is_done_with_it_stays(
+def test_a_string_limits_the_handshake_only(
     reactor: Any, files: Files, log: Log, monkeypatch: pytest.MonkeyPatch, told: bool
 ) -> None:
     if not told:
-        # a method of Twisted's with a private name: when a newer Twisted has another, no client may be lost by it
+        # a private method of Twisted: a newer Twisted may rename it, and must not lose a client then
         monkeypatch.delattr("proxyprotocol.twisted.tls._TLS._checkHandshakeStatus")
     factory = AppFactory(read=answering)
     client, silent = TLSClient(files.context(), HEADER), Client()
@@ -162,7 +153,7 @@ def test_a_string_gives_the_handshake_its_time_and_who_is_done_with_it_stays(
 
 
 @pytest.mark.parametrize("how", ["factory", "endpoint"])
-def test_tls_behind_the_header_for_a_factory_and_for_an_endpoint(reactor: Any, files: Files, how: str) -> None:
+def test_a_factory_and_an_endpoint_do_tls_after_the_header(reactor: Any, files: Files, how: str) -> None:
     factory = AppFactory(read=answering)
     client = TLSClient(files.context(), HEADER)
 
@@ -180,7 +171,7 @@ def test_tls_behind_the_header_for_a_factory_and_for_an_endpoint(reactor: Any, f
     assert (factory.app.peer, client.received) == (CLIENT, b"answer to question")
 
 
-# the group ffdhe2048 of RFC 7919: to make one takes seconds
+# the group ffdhe2048 of RFC 7919: generating one takes seconds
 DH_PARAMETERS = """-----BEGIN DH PARAMETERS-----
 MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
 +8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
@@ -193,7 +184,7 @@ ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
 
 
 def rsa_certificate() -> bytes:
-    """A key and its own certificate, in PEM."""
+    """Return a key and a self-signed certificate, in PEM."""
     key = rsa.generate_private_key(65537, 2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, SERVER_NAME)])
     now, lifetime = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
@@ -203,8 +194,8 @@ def rsa_certificate() -> bytes:
     return private + certificate.public_bytes(Encoding.PEM)
 
 
-def test_dh_parameters_of_a_string_are_used_behind_the_header(reactor: Any, tmp_path: Path) -> None:
-    """A client that can do nothing but DHE, of which there is none without parameters."""
+def test_dh_parameters_of_a_string_are_used(reactor: Any, tmp_path: Path) -> None:
+    """The client offers only DHE, which needs the parameters."""
     server, parameters = tmp_path / "server.pem", tmp_path / "dh.pem"
     server.write_bytes(rsa_certificate())
     parameters.write_text(DH_PARAMETERS)
@@ -227,8 +218,8 @@ def test_dh_parameters_of_a_string_are_used_behind_the_header(reactor: Any, tmp_
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["header first", "header inside"])
-def test_a_browser_gets_http_2_and_the_site_knows_it(reactor: Any, files: Files, inside: bool) -> None:
-    """Inside, TLS asks our factory what the site speaks, and would refuse a browser for no answer."""
+def test_a_browser_and_a_site_speak_http_2(reactor: Any, files: Files, inside: bool) -> None:
+    """TLS around the header asks our factory for protocols, and would refuse a browser without an answer."""
 
     class WhoAmI(Resource):
         isLeaf = True
@@ -280,8 +271,10 @@ def test_tls_without_a_header_is_refused_with_a_hint(reactor: Any, files: Files,
     assert "this is TLS, which must come after the header" in line
 
 
-def test_a_factory_that_takes_no_connection_closes_it_behind_tls_too(reactor: Any, files: Files, log: Log) -> None:
-    """Twisted itself puts TLS around None, which fails with a traceback."""
+def test_a_factory_that_returns_none_closes_the_connection_after_the_header(
+    reactor: Any, files: Files, log: Log
+) -> None:
+    """Twisted itself wraps TLS around None, which fails with a traceback."""
     factory = RefusingFactory()
     client = TLSClient(files.context(), HEADER)
 
@@ -294,7 +287,7 @@ def test_a_factory_that_takes_no_connection_closes_it_behind_tls_too(reactor: An
 
 
 class Wire(MemoryTransport):
-    """The client's end of a connection in memory."""
+    """Return the client's end of a connection in memory."""
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         pass
@@ -305,8 +298,8 @@ class Wire(MemoryTransport):
         return data
 
 
-def test_the_clock_of_the_factory_is_that_of_its_tls_too(files: Files) -> None:
-    """Newer Twisted waits with small writes until the clock goes on."""
+def test_tls_uses_the_clock_of_the_factory(files: Files) -> None:
+    """Newer Twisted delays small writes until the clock advances."""
     clock = Clock()
     client, wire = TLSClient(files.context(), HEADER), Wire()
     client.makeConnection(wire)  # type: ignore[no-untyped-call]
@@ -325,7 +318,7 @@ def test_the_clock_of_the_factory_is_that_of_its_tls_too(files: Files) -> None:
     assert client.received == b"answer to question"
 
 
-def test_an_application_is_told_of_the_handshake(reactor: Any, files: Files) -> None:
+def test_an_application_learns_of_the_handshake(reactor: Any, files: Files) -> None:
     @implementer(IHandshakeListener)
     class Listening(App):
         negotiated: Any = ()
@@ -349,10 +342,10 @@ def begin_tls(files: Files) -> Callable[[Any], None]:
 
 
 @CUTS
-def test_an_application_may_start_tls_as_it_begins(
+def test_an_application_can_start_tls_in_connectionMade(
     reactor: Any, files: Files, cut: Callable[[bytes], list[bytes]]
 ) -> None:
-    """The ClientHello is in the header's own segment, and is not lost."""
+    """The ClientHello shares the header's segment, and is not lost."""
     factory = AppFactory(begin=begin_tls(files), read=answering)
     client = TLSClient(files.context(), HEADER, cut)
 
@@ -371,8 +364,8 @@ def test_an_application_may_start_tls_as_it_begins(
 
 
 @pytest.mark.parametrize("paused", [False, True], ids=["as it begins", "after a pause"])
-def test_a_command_in_front_of_tls_fails_the_handshake(reactor: Any, files: Files, paused: bool) -> None:
-    """It came with the header, and must not look as if TLS had given it."""
+def test_plain_data_before_tls_fails_the_handshake(reactor: Any, files: Files, paused: bool) -> None:
+    """The data came with the header, and must not look like data from TLS."""
     factory = AppFactory(begin=(lambda app: app.transport.pauseProducing()) if paused else begin_tls(files))
     client = TLSClient(files.context(), HEADER + b"INJECTED\r\n")
 
@@ -389,7 +382,7 @@ def test_a_command_in_front_of_tls_fails_the_handshake(reactor: Any, files: File
     assert (factory.app.received, client.ready) == (b"", False)
 
 
-def test_an_application_may_pause_and_start_tls_later(reactor: Any, files: Files) -> None:
+def test_an_application_can_pause_and_start_tls_later(reactor: Any, files: Files) -> None:
     factory = AppFactory(begin=lambda app: app.transport.pauseProducing(), read=answering)
     client = TLSClient(files.context(), HEADER)
 

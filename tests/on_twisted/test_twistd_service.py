@@ -1,4 +1,4 @@
-"""``twistd proxyprotocol``, as its user starts it: the echo server, the relay, and both in a chain."""
+"""``twistd proxyprotocol`` as a subprocess: the echo server, the relay, and both in a chain."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from proxyprotocol.twisted.service import RelayFactory
 from tests.interop._applications import twistd
 from tests.interop._programs import PATIENCE, Program, connect, receive_all, wait_for
+from tests.on_twisted.reactors import Log, accept
 from tests.vectors import IPV4_BLOCK, LOCAL, PROXY, tlv, v2
 
 Start = Callable[..., int]
@@ -26,7 +29,7 @@ LOOPBACK = "tcp:0:interface=127.0.0.1"
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start commands, and get the ports that they listen on."""
+    """Starts commands, and returns the ports that they listen on."""
     programs: list[Program] = []
 
     def begin(*arguments: str) -> int:
@@ -45,7 +48,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def echoed(port: int, data: bytes) -> tuple[str, bytes]:
-    """Send bytes and an end; get the echo server's first line, and what comes behind it."""
+    """Send bytes and half-close; return the echo server's first line, and the rest."""
     with connect(("127.0.0.1", port)) as client:
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
@@ -53,13 +56,13 @@ def echoed(port: int, data: bytes) -> tuple[str, bytes]:
     return line.decode(), rest
 
 
-def test_echo_says_who_the_client_is_and_sends_back_what_comes(start: Start) -> None:
+def test_echo_names_the_client_and_sends_back_all_data(start: Start) -> None:
     line, rest = echoed(start("echo", "--listen", f"proxyprotocol:{LOOPBACK}"), v2(PROXY, 0x11, IPV4_BLOCK) + b"hello")
     assert line.startswith("You are 192.0.2.1:1000, ProxyResultIPv4(")
     assert rest == b"hello"
 
 
-def test_echo_without_a_header(start: Start) -> None:
+def test_echo_works_without_a_header(start: Start) -> None:
     line, rest = echoed(start("echo", "--listen", LOOPBACK), b"hello")
     assert re.fullmatch(r"You are 127\.0\.0\.1:\d+, None", line)
     assert rest == b"hello"
@@ -70,8 +73,8 @@ def test_echo_without_a_header(start: Start) -> None:
     [(v2(PROXY, 0x11, IPV4_BLOCK, TLVS), "192.0.2.1:1000"), (v2(LOCAL, 0x00), r"127\.0\.0\.1:\d+")],
     ids=["PROXY", "LOCAL"],
 )
-def test_a_relay_passes_on_what_it_was_told(start: Start, header: bytes, client: str) -> None:
-    """And the relay that has read no header names its own client."""
+def test_a_relay_passes_on_the_client_of_its_header(start: Start, header: bytes, client: str) -> None:
+    """For LOCAL, the relay names the peer that connected."""
     echo = start("echo", "--listen", f"proxyprotocol:{LOOPBACK}")
     relay = start("relay", "--listen", f"proxyprotocol:{LOOPBACK}", "--connect", f"proxyprotocol:tcp:127.0.0.1:{echo}")
     line, rest = echoed(relay, header + b"hello")
@@ -80,7 +83,7 @@ def test_a_relay_passes_on_what_it_was_told(start: Start, header: bytes, client:
     assert rest == b"hello"
 
 
-def test_a_relay_in_front_names_the_client_that_has_connected_to_it(start: Start) -> None:
+def test_a_relay_without_a_header_names_the_peer_that_connected(start: Start) -> None:
     echo = start("echo", "--listen", f"proxyprotocol:{LOOPBACK}")
     relay = start("relay", "--listen", LOOPBACK, "--connect", f"proxyprotocol:tcp:127.0.0.1:{echo}:ppVersion=v1")
     with connect(("127.0.0.1", relay)) as client:
@@ -91,15 +94,15 @@ def test_a_relay_in_front_names_the_client_that_has_connected_to_it(start: Start
     assert f"{relay}" in line
 
 
-def test_an_endpoint_that_was_told_what_to_say_says_that(start: Start) -> None:
+def test_an_endpoint_with_a_result_sends_its_own(start: Start) -> None:
     echo = start("echo", "--listen", f"proxyprotocol:{LOOPBACK}")
     said = r"ppSource=203.0.113.7\:5678:ppDest=198.51.100.9\:443"
     relay = start("relay", "--listen", LOOPBACK, "--connect", f"proxyprotocol:tcp:127.0.0.1:{echo}:{said}")
     assert echoed(relay, b"")[0].startswith("You are 203.0.113.7:5678, ")
 
 
-def test_megabytes_arrive_whole_and_the_answer_comes_after_the_end(start: Start) -> None:
-    """The client reads nothing until it has sent all: whoever did not wait for it would lose some, or hang."""
+def test_megabytes_arrive_whole_in_both_directions(start: Start) -> None:
+    """A relay that ignored the pace of the slower side would lose data, or hang."""
     relay = start("relay", "--listen", LOOPBACK, "--connect", f"tcp:127.0.0.1:{start('echo', '--listen', LOOPBACK)}")
     data = os.urandom(1 << 20) * 4
     received = bytearray()
@@ -118,23 +121,34 @@ def test_megabytes_arrive_whole_and_the_answer_comes_after_the_end(start: Start)
     assert received.partition(b"\n")[2] == data
 
 
-def test_a_destination_that_refuses_drops_that_client_alone(start: Start) -> None:
+def test_a_destination_that_refuses_drops_only_that_client(start: Start) -> None:
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # and never listens
+        free.bind(("127.0.0.1", 0))  # but never listen
         relay = start("relay", "--listen", LOOPBACK, "--connect", f"tcp:127.0.0.1:{free.getsockname()[1]}")
         for _ in range(2):
             with connect(("127.0.0.1", relay)) as client, contextlib.suppress(ConnectionResetError):
                 assert client.recv(1) == b""
 
 
-def test_connections_of_which_both_halves_are_closed_are_closed(start: Start, tmp_path: Path) -> None:
+def test_an_endpoint_that_raises_an_error_drops_only_that_client(log: Log) -> None:
+    class Broken:
+        def connect(self, factory: Any) -> Any:
+            raise ZeroDivisionError("in connect")
+
+    transport = accept(RelayFactory(Broken()))  # type: ignore[arg-type]
+    assert transport.aborts == 1
+    transport.lose()
+    assert log.lines == [("warn", "Cannot relay 10.1.2.3:50000: in connect")]
+
+
+def test_a_connection_closes_with_its_second_half(start: Start, tmp_path: Path) -> None:
     relay = start("relay", "--listen", LOOPBACK, "--connect", f"tcp:127.0.0.1:{start('echo', '--listen', LOOPBACK)}")
     descriptors = [Path("/proc", path.read_text(), "fd") for path in tmp_path.glob("*/twistd.pid")]
 
     def sockets() -> int:
         count = 0
         for path in (path for folder in descriptors for path in folder.iterdir()):
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            with contextlib.suppress(FileNotFoundError):  # closed in the meantime
                 count += os.readlink(path).startswith("socket:")
         return count
 
@@ -146,7 +160,7 @@ def test_connections_of_which_both_halves_are_closed_are_closed(start: Start, tm
     wait_for(lambda: sockets() == before)
 
 
-def test_a_reset_is_passed_on_as_one(start: Start) -> None:
+def test_a_reset_is_passed_on_as_a_reset(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         relay = start("relay", "--listen", LOOPBACK, "--connect", f"tcp:127.0.0.1:{server.getsockname()[1]}")
         with connect(("127.0.0.1", relay)) as client:
@@ -159,7 +173,7 @@ def test_a_reset_is_passed_on_as_one(start: Start) -> None:
                 client.recv(1)
 
 
-def test_a_port_that_is_taken_is_told_in_a_sentence_and_ends_it(tmp_path: Path) -> None:
+def test_an_occupied_port_is_reported_and_ends_the_program(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         command = twistd("proxyprotocol", "echo", "--listen", f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1")
         ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
@@ -182,10 +196,10 @@ def test_a_port_that_is_taken_is_told_in_a_sentence_and_ends_it(tmp_path: Path) 
         (("echo", "--listen", "proxyprotocol:systemd:domain=INET:index=0"), "systemd did not pass this socket"),
     ],
 )
-def test_a_wrong_command_line_is_told_in_a_sentence(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_a_wrong_command_line_is_reported(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     command = twistd("proxyprotocol", *arguments)
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    output = ended.stdout + ended.stderr  # the status is Twisted's: 1, and 0 of the oldest
+    output = ended.stdout + ended.stderr  # Twisted sets the status: 1, or 0 in the oldest version
     assert message in output.splitlines()[-1]
     assert "Traceback" not in output
 
@@ -198,8 +212,8 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def test_sockets_of_systemd_can_be_listened_on(tmp_path: Path) -> None:
-    """As in examples/proxyprotocol-relay.service: systemd passes a listening socket as descriptor 3."""
+def test_the_command_listens_on_sockets_of_systemd(tmp_path: Path) -> None:
+    """As in examples/systemd: systemd passes a listening socket as descriptor 3."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

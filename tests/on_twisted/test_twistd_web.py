@@ -1,4 +1,4 @@
-"""Twisted's own web server behind the string, as its user starts it: ``twistd web --listen proxyprotocol:...``."""
+"""Twisted's web server as a subprocess: ``twistd web --listen proxyprotocol:...``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.vectors import IPV4_BLOCK, IPV6_BLOCK, LOCAL, PROXY, v2
 
 
 class Web:
-    """A running server of one file, whose access log is on its standard output."""
+    """A running server of one file; it writes its access log to standard output."""
 
     def __init__(self, directory: Path) -> None:
         (directory / "site").mkdir()
@@ -28,7 +28,7 @@ class Web:
         self.port = int(self.logged(" starting on ").rpartition(" ")[2])
 
     def logged(self, text: str) -> str:
-        """The next line of the log with this in it."""
+        """Return the next line of the log that contains the text."""
         while text not in (line := self.program.line()):
             assert '"GET ' not in line, "a request that nobody has asked for"
         return line
@@ -55,7 +55,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
         yield web
 
 
-# One server for them all, on one worker.
+# one server for all tests, on one worker
 pytestmark = pytest.mark.xdist_group("twistd-web")
 
 CLIENTS = {
@@ -68,7 +68,7 @@ CLIENTS = {
 
 
 @pytest.mark.parametrize(("header", "client"), CLIENTS.values(), ids=CLIENTS)
-def test_it_serves_a_file_and_its_access_log_has_the_client_of_the_header(web: Web, header: bytes, client: str) -> None:
+def test_a_file_is_served_and_the_access_log_names_the_client(web: Web, header: bytes, client: str) -> None:
     answer = web.get(header)
 
     assert b" 200 OK\r\n" in answer
@@ -78,7 +78,7 @@ def test_it_serves_a_file_and_its_access_log_has_the_client_of_the_header(web: W
     assert access[1] == client
 
 
-def test_without_a_header_it_serves_nothing(web: Web) -> None:
+def test_a_request_without_a_header_is_not_served(web: Web) -> None:
     with pytest.raises(ConnectionResetError):
         web.get(b"")
 
@@ -86,10 +86,10 @@ def test_without_a_header_it_serves_nothing(web: Web) -> None:
     assert "There is no PROXY protocol header: the data begins with b'GET /hello.txt H'" in line
 
 
-def test_it_ends_at_a_signal_with_connections_in_their_header(tmp_path: Path) -> None:
+def test_a_signal_ends_the_server_while_connections_wait(tmp_path: Path) -> None:
     with running(tmp_path) as web, connect(("127.0.0.1", web.port)) as client:
         client.sendall(b"PROXY TCP4 ")
-        assert b" 200 OK\r\n" in web.get(b"PROXY UNKNOWN\r\n")  # by now the other has been accepted
+        assert b" 200 OK\r\n" in web.get(b"PROXY UNKNOWN\r\n")  # the other connection is accepted now
         assert '"127.0.0.1"' in web.logged('"GET /hello.txt ')
         os.kill(int(web.pid.read_text()), signal.SIGTERM)
         with contextlib.suppress(ConnectionResetError):

@@ -1,4 +1,4 @@
-"""The wrapper in memory: the header in any pieces, then the application, and nothing of ours any more."""
+"""The wrapper in memory: it reads the header in any pieces, starts the application, and is gone."""
 
 from __future__ import annotations
 
@@ -31,9 +31,6 @@ from tests.on_twisted.reactors import (
 from tests.vectors import PROXY as PROXY_COMMAND
 from tests.vectors import VECTORS, Vector, describe, single_bytes, splits, tlv, v2
 
-log = reactors.log
-pytestmark = pytest.mark.usefixtures("log")
-
 PAYLOAD = b"GET / HTTP/1.0\r\n\r\n"
 V2_HEADER = v2(PROXY_COMMAND, 0x11, bytes.fromhex("c0000201 c6336402 03e8 07d0"))
 HEADERS = pytest.mark.parametrize("header", [HEADER, V2_HEADER], ids=["v1", "v2"])
@@ -42,7 +39,7 @@ every_vector = pytest.mark.parametrize("vector", VECTORS, ids=str)
 
 
 @every_vector
-def test_a_header_in_one_piece_begins_the_application(vector: Vector) -> None:
+def test_a_header_in_one_piece_starts_the_application(vector: Vector) -> None:
     factory = AppFactory()
     transport = accept(wrap(factory))
 
@@ -55,7 +52,7 @@ def test_a_header_in_one_piece_begins_the_application(vector: Vector) -> None:
 
 
 @every_vector
-def test_a_header_byte_by_byte_begins_the_application_with_its_last_byte(vector: Vector) -> None:
+def test_the_last_byte_of_a_header_starts_the_application(vector: Vector) -> None:
     factory = AppFactory()
     transport = accept(wrap(factory, max_header=65551))
 
@@ -72,7 +69,7 @@ def test_a_header_byte_by_byte_begins_the_application_with_its_last_byte(vector:
 
 
 @HEADERS
-def test_wherever_the_stream_is_cut_the_application_gets_what_follows_the_header(header: bytes) -> None:
+def test_any_chunking_delivers_the_data_after_the_header(header: bytes) -> None:
     for first, second in splits(header + PAYLOAD):
         factory = AppFactory()
         transport = accept(wrap(factory))
@@ -85,7 +82,7 @@ def test_wherever_the_stream_is_cut_the_application_gets_what_follows_the_header
         assert factory.app.received == PAYLOAD
 
 
-def test_the_factory_is_given_the_clients_address_once() -> None:
+def test_buildProtocol_gets_the_clients_address_once() -> None:
     factory = AppFactory()
     transport = accept(wrap(factory))
     assert factory.built == []
@@ -95,14 +92,14 @@ def test_the_factory_is_given_the_clients_address_once() -> None:
     assert factory.built == [CLIENT]
 
 
-def test_no_data_is_delivered_where_none_follows_the_header() -> None:
+def test_a_header_alone_delivers_no_data() -> None:
     factory = AppFactory()
     accept(wrap(factory)).receive(HEADER)
 
     assert factory.app.reads == 0
 
 
-def test_what_follows_the_header_comes_in_one_read() -> None:
+def test_data_after_the_header_arrives_in_one_call() -> None:
     factory = AppFactory()
     accept(wrap(factory)).receive(HEADER[:9], HEADER[9:] + PAYLOAD)
 
@@ -118,7 +115,7 @@ def test_the_application_gets_the_connections_own_transport() -> None:
     assert transport.protocol is factory.app
 
 
-def test_nothing_is_between_the_transport_and_the_application_any_more() -> None:
+def test_nothing_stays_between_the_transport_and_the_application() -> None:
     factory = AppFactory()
     transport = accept(wrap(factory))
     wrapper = weakref.ref(transport.protocol)
@@ -131,8 +128,8 @@ def test_nothing_is_between_the_transport_and_the_application_any_more() -> None
 
 
 @pytest.mark.parametrize("pieces", [[b"GET /"], [b"P", b"OST /"], [V2_HEADER[:9], b"?"]])
-def test_nothing_is_left_either_of_a_header_that_might_have_come(pieces: list[bytes]) -> None:
-    """That it was none is an error to the parser, whose traceback held wrapper and transport."""
+def test_nothing_stays_of_an_optional_header_that_did_not_come(pieces: list[bytes]) -> None:
+    """Once the parser's error, for a header that did not come, held wrapper and transport in its traceback."""
     transport = accept(wrap(AppFactory(), policy=HeaderPolicy.OPTIONAL))
     wrapper = weakref.ref(transport.protocol)
     gc.disable()
@@ -143,7 +140,7 @@ def test_nothing_is_left_either_of_a_header_that_might_have_come(pieces: list[by
         gc.enable()
 
 
-def test_a_handed_over_transport_is_in_no_cycle_of_ours() -> None:
+def test_a_hand_over_creates_no_reference_cycle() -> None:
     factory = AppFactory()
     transport = accept(wrap(factory))
     transport.receive(HEADER + PAYLOAD)
@@ -165,7 +162,7 @@ def test_the_log_prefix_names_the_application_and_the_client() -> None:
     assert transport.logstr == "App,7,192.0.2.1"
 
 
-def test_the_log_prefix_is_what_the_application_says() -> None:
+def test_the_log_prefix_is_the_applications_own() -> None:
     class Named(reactors.App):
         def logPrefix(self) -> str:
             return "shop"
@@ -191,7 +188,7 @@ def test_an_application_without_a_log_prefix_is_named_by_its_class() -> None:
     assert transport.logstr == "Bare,7,192.0.2.1"
 
 
-def test_a_transport_without_a_log_prefix_gets_none() -> None:
+def test_a_transport_without_a_log_prefix_stays_without() -> None:
     transport = MemoryTransport()
     del transport.logstr
     accept(wrap(AppFactory()), transport).receive(HEADER)
@@ -203,7 +200,7 @@ def test_before_the_header_the_log_prefix_is_the_wrappers() -> None:
     assert wrap(AppFactory()).buildProtocol(PROXY).logPrefix() == "ProxyProtocolWrapper"
 
 
-def test_the_end_of_the_connection_is_told_once() -> None:
+def test_connectionLost_is_called_once() -> None:
     factory = AppFactory()
     transport = accept(wrap(factory))
     transport.receive(HEADER)
@@ -213,7 +210,7 @@ def test_the_end_of_the_connection_is_told_once() -> None:
     assert len(factory.app.lost) == 1
 
 
-def test_a_connection_whose_application_has_begun_leaves_nothing_in_the_log(log: Log) -> None:
+def test_a_served_connection_logs_nothing(log: Log) -> None:
     transport = accept(wrap(AppFactory()))
     transport.receive(HEADER + PAYLOAD)
     transport.lose()
@@ -221,7 +218,7 @@ def test_a_connection_whose_application_has_begun_leaves_nothing_in_the_log(log:
     assert log.lines == []
 
 
-def test_an_application_may_swap_the_protocol_as_it_begins() -> None:
+def test_an_application_can_replace_the_protocol_in_connectionMade() -> None:
     other = AppFactory().buildProtocol(None)
     assert isinstance(other, reactors.App)
     factory = AppFactory(begin=lambda app: setattr(app.transport, "protocol", other))
@@ -231,8 +228,8 @@ def test_an_application_may_swap_the_protocol_as_it_begins() -> None:
     assert (factory.app.received, other.received) == (b"", PAYLOAD)
 
 
-def test_an_application_may_close_the_protocol_slot_as_it_begins() -> None:
-    """As a transport does whose connection ends at once: Twisted's tcp transports then have no protocol."""
+def test_an_application_can_clear_the_protocol_slot_in_connectionMade() -> None:
+    """Twisted's TCP transports do this if the connection ends at once."""
     factory = AppFactory(begin=lambda app: setattr(app.transport, "protocol", None))
 
     accept(wrap(factory)).receive(HEADER + PAYLOAD)
@@ -241,7 +238,7 @@ def test_an_application_may_close_the_protocol_slot_as_it_begins() -> None:
 
 
 @pytest.mark.parametrize("codec", [ProxyProtocolV1(), None], ids=["v1", "detect"])
-def test_a_header_of_the_version_asked_for_is_read(codec: Any) -> None:
+def test_a_header_of_the_configured_version_is_read(codec: Any) -> None:
     factory = AppFactory()
     accept(wrap(factory, pp=codec)).receive(HEADER)
 
@@ -255,7 +252,7 @@ def test_a_header_of_the_other_version_is_refused(log: Log) -> None:
     assert (transport.aborts, len(log.lines)) == (1, 1)
 
 
-def test_a_codec_that_reads_nothing_begins_the_application_at_once() -> None:
+def test_a_codec_that_reads_nothing_starts_the_application_at_once() -> None:
     factory = AppFactory()
     transport = accept(wrap(factory, pp=ProxyProtocolNoop()))
 
@@ -276,7 +273,7 @@ def test_max_header_counts_the_whole_header() -> None:
     assert transport.aborts == 1
 
 
-def test_a_receiver_stands_for_all_its_keywords() -> None:
+def test_a_receiver_replaces_the_keywords() -> None:
     receiver = Receiver(policy=HeaderPolicy.SKIP)
     factory = AppFactory()
     wrapping = wrap(factory, receiver=receiver)
@@ -286,7 +283,7 @@ def test_a_receiver_stands_for_all_its_keywords() -> None:
     assert factory.app.peer == PROXY
 
 
-def test_a_receiver_and_its_keywords_are_too_much() -> None:
+def test_a_receiver_and_its_keywords_exclude_each_other() -> None:
     with pytest.raises(TypeError, match="timeout="):
         ProxyProtocolWrapperFactory(AppFactory(), receiver=Receiver(), timeout=1)
 
@@ -299,8 +296,8 @@ def test_a_wrong_keyword_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize("what", [App, AppFactory, App(), None, "tcp:80"], ids=lambda what: type(what).__name__)
-def test_what_is_no_factory_is_refused_at_once(what: Any) -> None:
-    with pytest.raises(TypeError, match="The wrapped factory is one that builds protocols, not "):
+def test_a_non_factory_is_refused_at_once(what: Any) -> None:
+    with pytest.raises(TypeError, match="wrapped_factory must be a factory, which builds protocols, not "):
         ProxyProtocolWrapperFactory(what)
 
 
@@ -314,7 +311,7 @@ SECOND = {
 
 @pytest.mark.parametrize("reading", SECOND.values(), ids=SECOND)
 def test_a_factory_that_reads_a_header_is_not_wrapped_again(reading: Any) -> None:
-    # who is trusted with the second would be told by the first
+    # the outer header would choose whom we trust for the inner one
     with pytest.raises(TypeError, match=r"^The factory already reads a header, and a connection has only one$"):
         ProxyProtocolWrapperFactory(reading(AppFactory()))
 
@@ -328,7 +325,7 @@ def test_the_applications_factory_is_started_and_stopped_with_ours() -> None:
     assert factory.numPorts == 0
 
 
-def test_a_factory_that_limits_connections_counts_ours_around_and_inside() -> None:
+def test_a_factory_that_limits_connections_works_outside_and_inside() -> None:
     for around in (True, False):
         factory = AppFactory()
         limited: Any = ThrottlingFactory(wrap(factory) if around else factory)
@@ -343,7 +340,7 @@ def test_a_factory_that_limits_connections_counts_ours_around_and_inside() -> No
         assert (len(factory.app.lost), limited.connectionCount) == (1, 0)
 
 
-def test_a_factory_that_ends_idle_connections_ends_ours_around_and_inside() -> None:
+def test_a_factory_that_ends_idle_connections_works_outside_and_inside() -> None:
     for around in (True, False):
         clock, factory = Clock(), AppFactory()
         idle: Any = TimeoutFactory(wrap(factory) if around else factory, 30)
@@ -360,7 +357,7 @@ def test_a_factory_that_ends_idle_connections_ends_ours_around_and_inside() -> N
         transport.lose()
 
 
-def test_a_read_after_the_header_is_the_transports_and_the_applications_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_after_the_header_runs_no_code_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     factory = AppFactory()
     transport = accept(wrap(factory))
     transport.receive(HEADER)
@@ -374,13 +371,13 @@ def test_a_read_after_the_header_is_the_transports_and_the_applications_alone(mo
     assert factory.app.received == PAYLOAD
 
 
-def test_the_wrapper_itself_takes_no_half_close() -> None:
-    """An end of stream inside the header is a lost connection."""
+def test_the_wrapper_itself_does_not_support_half_close() -> None:
+    """A stream that ends inside the header is a lost connection."""
     assert not IHalfCloseableProtocol.providedBy(wrap(AppFactory()).buildProtocol(PROXY))
 
 
-def test_the_factory_tells_what_the_application_speaks_where_that_tells() -> None:
-    """For TLS around the header. TLS behind it asks the application's factory itself."""
+def test_the_factory_offers_the_applications_protocols() -> None:
+    """TLS around the header asks for them. TLS after it asks the application's factory itself."""
 
     @implementer(IProtocolNegotiationFactory)
     class Negotiating(AppFactory):

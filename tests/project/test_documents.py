@@ -1,4 +1,4 @@
-"""The documentation knows what the code can do."""
+"""The documentation describes every option."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README and examples/ show is run here, against a sender that plays the proxy."""
+"""Runs the README's code and the examples, with a client that plays the proxy."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def connect(port: int) -> socket.socket:
 
 
 def exchange(port: int, data: bytes, until: bytes = b"") -> bytes:
-    """Send, and receive until the answer ends so or the server closes."""
+    """Send *data*, and receive until the answer ends with *until* or the server closes."""
     with connect(port) as client:
         client.sendall(data)
         answer = b""
@@ -81,7 +81,7 @@ def test_the_readmes_examples_are_short() -> None:
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=["twisted", "asyncio"])
-def test_the_readme_s_servers_see_the_client(block: str) -> None:
+def test_the_readmes_servers_see_the_client(block: str) -> None:
     port = free_port()
     with running([sys.executable, "-c", block.replace("8080", str(port))]) as output:
         assert exchange(port, HEADER) == b""
@@ -90,7 +90,7 @@ def test_the_readme_s_servers_see_the_client(block: str) -> None:
         assert "56324" in line
 
 
-def test_the_readme_s_command_serves_files_and_logs_the_client() -> None:
+def test_the_readmes_command_serves_files_and_logs_the_client() -> None:
     port = free_port()
     arguments = TWISTD.replace("8080", f"{port}:interface=127.0.0.1").split()
     assert arguments.pop(0) == "twistd"
@@ -106,7 +106,7 @@ async def app(scope, receive, send):
 """
 
 
-def test_the_readme_s_uvicorn_tells_its_application_who_the_client_is(tmp_path: Path) -> None:
+def test_the_readmes_uvicorn_tells_its_application_who_the_client_is(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     port = free_port()
     variable, command, *arguments = UVICORN.split()
@@ -119,7 +119,7 @@ def test_the_readme_s_uvicorn_tells_its_application_who_the_client_is(tmp_path: 
 
 
 def run_command(command: str, data: bytes = b"") -> bytes:
-    """Run what stands between the pipes of the README's commands, and get what it writes."""
+    """Run one command of a pipeline in the README, and return its output."""
     name, *arguments = command.partition("#")[0].split()
     assert name == "proxyprotocol"
     done = subprocess.run(
@@ -128,7 +128,7 @@ def run_command(command: str, data: bytes = b"") -> bytes:
     return done.stdout
 
 
-def test_the_readme_s_commands_encode_decode_and_check() -> None:
+def test_the_readmes_commands_encode_decode_and_check() -> None:
     encode, decode, check = COMMANDS.splitlines()
     header = run_command(encode.partition("|")[0])
     assert b"203.0.113.7:5678" in run_command(decode.partition("|")[2], header)
@@ -146,7 +146,7 @@ def test_an_example_echoes_and_says_who_the_client_is(name: str) -> None:
         assert exchange(int(match[1]), HEADER + b"hello\n", b"\n") == b"hello\n"
 
 
-def test_the_client_example_gets_a_page_for_somebody_else() -> None:
+def test_the_client_example_gets_a_page_for_another_client() -> None:
     port = free_port()
     listen = ["--listen", f"proxyprotocol:tcp:{port}:interface=127.0.0.1", "--path", "."]
     named = r"ppSource=203.0.113.7\:5678:ppDest=198.51.100.9\:443"
@@ -165,7 +165,7 @@ def test_the_client_example_gets_a_page_for_somebody_else() -> None:
 
 
 @pytest.mark.parametrize("name", ["http_client.py", "urllib3_client.py"])
-def test_a_blocking_client_gets_a_page_for_somebody_else_from_the_blocking_server(name: str) -> None:
+def test_a_blocking_client_gets_a_page_for_another_client_from_the_blocking_server(name: str) -> None:
     with running([sys.executable, "examples/http_server.py", "0"]) as output:
         match = re.fullmatch(r"Listening on 127\.0\.0\.1 (\d+)\n", output.readline())
         assert match is not None
@@ -189,7 +189,7 @@ def test_the_demonstration_shows_what_each_server_saw_of_each_version() -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    # asyncio's debug mode tells of what took longer than 0.1 s, which is a matter of how busy the machine is
+    # asyncio's debug mode reports each step of more than 0.1 s, which happens on a busy machine
     assert re.sub(r"^Executing <.*> took \d+\.\d+ seconds\n", "", done.stderr, flags=re.MULTILINE) == ""
     assert done.stdout.count("203.0.113.7:56324, who came to 198.51.100.9:443") == 6
     assert done.stdout.count("AUTHORITY app.example.com") == 2

@@ -42,7 +42,7 @@ class Adapter:
 def start(project_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Adapter]]:
     """Start the adapter, once for each pair of arguments.
 
-    At the end each must still run, must have logged no traceback, and must have served nobody that a test expects it
+    At the end each must still run, must have logged no traceback, and must have served no client that a test expects it
     to refuse.
     """
     running: dict[tuple[str, float], Adapter] = {}

@@ -185,7 +185,7 @@ FOREIGN = {
     "cli.encode": {"_ArgumentGroup"},
     "integrations.aiohttp": {"_runner"},
     "integrations.aiosmtpd": {"_factory_invoker"},
-    "server._relay.lookups": {"_exit"},
+    "server.main": {"_exit"},
     "twisted.tls": {"_handshakeDone"},
     "twisted.tls_endpoints": {
         *("_reactor", "_port", "_backlog", "_interface", "_host", "_timeout", "_bindAddress"),

@@ -73,6 +73,8 @@ class Environment:
 
     def pip(self, *arguments: str | Path) -> None:
         options = ("--python", self.directory / "venv", "--quiet", "--disable-pip-version-check")
+        if arguments[0] == "install":
+            arguments = (*arguments, "--no-compile")  # most of Twisted is never imported here
         _output(self.call(Path(sys.executable), "-m", "pip", *options, *arguments))
 
     def files_of_ours(self) -> list[str]:

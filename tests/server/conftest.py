@@ -17,7 +17,7 @@ from tests.server.relays import Relaying
 
 @pytest.fixture
 def relaying(caplog: pytest.LogCaptureFixture) -> Iterator[Relaying]:
-    """Starts relays, and the servers behind them."""
+    """Starts relays, and the servers that they connect to."""
     caplog.set_level(logging.INFO, "proxyprotocol.server")
     with contextlib.ExitStack() as stack:
         yield Relaying(stack)
@@ -25,7 +25,7 @@ def relaying(caplog: pytest.LogCaptureFixture) -> Iterator[Relaying]:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """The certificates, which are made once."""
+    """The certificates, made once."""
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 

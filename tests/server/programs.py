@@ -58,7 +58,7 @@ class Server:
         return self.log_file.read_text()
 
     def wait_for_line(self, pattern: str, count: int = 1) -> re.Match[str]:
-        """Wait until so many lines of the log match, and return the last."""
+        """Wait until *count* lines of the log match, and return the last match."""
 
         def found() -> bool:
             assert self.process.poll() is None or re.search(pattern, self.log), self.log
@@ -111,12 +111,12 @@ class Starter:
         return server
 
     def wait_until_refused(self, address: tuple[str, int]) -> None:
-        """Wait until nobody listens, and end the connections that came of asking."""
+        """Wait until nothing listens there, and close the connections that were made to find out."""
         wait_for(lambda: refused(address))
         self.end_others()
 
     def end_others(self) -> None:
-        """End those that wait to be accepted."""
+        """Close the connections that wait to be accepted."""
         self.backend.sock.settimeout(0.2)
         with contextlib.suppress(TimeoutError):
             while True:

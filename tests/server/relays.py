@@ -1,7 +1,7 @@
-"""Helpers for the tests of the relay: a relay in a thread of its own, servers behind it, and clients.
+"""Helpers for the tests of the relay: a relay in its own thread, the servers that it connects to, and clients.
 
-Everything is on real sockets, which block for ``PATIENCE`` at most. The relay's thread is free of the test's, so that a
-test reads as what the two ends do.
+Everything is on real sockets, which block for ``PATIENCE`` at most. The relay runs in another thread than the test, so
+that a test reads as what the two ends do.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from proxyprotocol.server._process.sockets import listen, unlink
 from proxyprotocol.server._relay.metrics import Counters
 from tests.interop._programs import wait_for
 
-PATIENCE = 10.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
+PATIENCE = 10.0  # seconds; every wait takes a fraction of one, unless the machine is very busy
 
 _T = TypeVar("_T")
 
 
 class Accepted(NamedTuple):
-    """A connection as the server behind the relay sees it.
+    """A connection as the server sees it.
 
     Attributes:
         sock: Its socket.
@@ -42,7 +42,7 @@ class Accepted(NamedTuple):
 
 
 class Backend:
-    """The server behind the relay.
+    """A server that the relay connects to.
 
     Args:
         sock: Its listening socket.
@@ -83,7 +83,7 @@ class Backend:
 
 
 class Running:
-    """A relay that runs.
+    """A running relay.
 
     Args:
         source: The address that it listens on.
@@ -122,18 +122,18 @@ class Running:
     @property
     def open(self) -> int:
         """The number of open connections."""
-        return len(self.relay._connections)
+        return len(self.relay.connections)
 
     def wait_until_empty(self) -> None:
         wait_for(lambda: not self.open)
 
     def connect(self, *, to: Any = None, room: int | None = None) -> socket.socket:
-        """Connect, as a client does; with so many bytes of room in the system's buffers, where that is given."""
+        """Connect as a client does; *room* is the size of the system's buffers, in bytes."""
         address = self.address if to is None else to
         client = socket.socket(self.sockets[0].family)
         if room is not None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
-            # what is accepted inherits it
+            # accepted sockets inherit this
             self.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
         client.settimeout(PATIENCE)
         client.connect(address)
@@ -144,7 +144,7 @@ class Running:
         return context.wrap_socket(self.connect(), server_hostname=name)
 
     def connect_and_send(self, data: bytes) -> socket.socket:
-        """Connect and send, both before the relay sees anything of it."""
+        """Connect and send, before the relay sees either."""
 
         def speak() -> socket.socket:
             client = self.connect()
@@ -226,7 +226,7 @@ def receive_all(sock: socket.socket) -> bytes:
 
 
 def receive(sock: Any, size: int) -> bytes:
-    """Receive so many bytes, or fewer if the end comes before."""
+    """Receive *size* bytes, or fewer if the end comes earlier."""
     received = bytearray()
     while len(received) < size and (data := sock.recv(1 << 20)):
         received += data
@@ -234,7 +234,7 @@ def receive(sock: Any, size: int) -> bytes:
 
 
 def fill(sock: socket.socket, piece: int = 100_000) -> int:
-    """Send pieces of so many bytes until the peer takes no more, and return how many bytes it took."""
+    """Send pieces until the peer takes no more, and return how many bytes it took."""
     sock.settimeout(0.5)
     sent = 0
     with contextlib.suppress(TimeoutError):
@@ -258,5 +258,5 @@ def in_thread(function: Callable[[], object]) -> threading.Thread:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The log, without the lines on listening."""
+    """Return the lines of the log, without those that say where the relay listens."""
     return [record.getMessage() for record in caplog.records if not record.getMessage().startswith("Listening")]

@@ -1,4 +1,4 @@
-"""The addresses of the commands: the syntax of proxy-protocol, and what is new."""
+"""The addresses of the commands: the syntax of proxy-protocol and its extensions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxyprotocol.server.relay import Service
 from tests.interop._certificates import Certificates
 
 # recorded from proxy-protocol: host, port and text
-ESTABLISHED = {
+FROM_PROXY_PROTOCOL = {
     "": ("", None, ""),
     "host": ("host", None, "//host"),
     "host:80": ("host", 80, "//host:80"),
@@ -30,7 +30,7 @@ ESTABLISHED = {
 }
 
 
-@pytest.mark.parametrize(("text", "parts"), ESTABLISHED.items())
+@pytest.mark.parametrize(("text", "parts"), FROM_PROXY_PROTOCOL.items())
 def test_the_syntax_of_proxy_protocol(text: str, parts: tuple[Any, ...]) -> None:
     address = Address(text)
     assert (address.host, address.port, str(address)) == parts
@@ -50,7 +50,7 @@ def test_the_codecs_of_proxy_protocol() -> None:
 
 
 @pytest.mark.parametrize("text", ["host:abc", "host:99999", "::1", "ssl:host:80"])
-def test_a_port_that_is_none_raises_when_it_is_asked_for(text: str) -> None:
+def test_a_wrong_port_raises_when_it_is_used(text: str) -> None:
     with pytest.raises(ValueError, match="the port is not a number from 0 to 65535"):
         _ = Address(text).port
 
@@ -98,7 +98,7 @@ def test_wrong_options_of_tls_are_sentences(certificates: Certificates) -> None:
         _ = Address(f"ssl://h:1?cert={certificates.server}&key={certificates.client}").ssl
 
 
-def test_the_files_are_read_each_time(certificates: Certificates) -> None:
+def test_each_access_reads_the_certificate_files_again(certificates: Certificates) -> None:
     address = Address(f"ssl://h:1?cert={certificates.server}", server=True)
     assert address.ssl is not address.ssl
 
@@ -109,16 +109,16 @@ def test_a_service_is_two_addresses() -> None:
     assert service.destination.address.host == "localhost"
 
 
-def test_a_source_may_say_that_no_header_comes_as_in_proxy_protocol() -> None:
+def test_a_source_accepts_pp_noop_as_proxy_protocol_does() -> None:
     assert parse_source(":0?pp=noop").receiver.connection(None, None).begun
 
 
-def test_a_source_without_tls_waits_for_no_handshake_and_one_with_does(certificates: Certificates) -> None:
+def test_only_a_source_with_tls_has_a_handshake_time_out(certificates: Certificates) -> None:
     assert parse_source(f"ssl://:0?cert={certificates.server}&tls_timeout=2").tls_timeout == 2
     assert parse_listener(f"ssl://:0?cert={certificates.server}").tls_timeout == 10
 
 
-def test_a_server_that_takes_no_header() -> None:
+def test_pp_noop_makes_a_listener_expect_no_header() -> None:
     assert parse_listener(":0?pp=noop").receiver.connection(None, None).begun
     assert not parse_listener(":0").receiver.connection(None, None).begun
     assert parse_listener(":0?backlog=7&reuse_port=yes").backlog == 7

@@ -1,4 +1,4 @@
-"""What is wrong with the arguments of proxyprotocol-server: one sentence on standard error, and exit status 2."""
+"""A wrong argument of proxyprotocol-server: one sentence on standard error, and exit status 2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.server.relays import Relaying
 
 FORM = "is not an address such as HOST:PORT, ssl://HOST:PORT or unix:PATH"
 HELP = "(see proxyprotocol-server --help)"
-NONE = "but an address without accept= expects none"
+UNEXPECTED = "but an address without accept= expects none"
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ NONE = "but an address without accept= expects none"
         (["--service", "unix:", "b:1"], "'unix:' lacks the path of a UNIX socket: write unix:/run/app.sock"),
         (["--service", ":0", "ssl://.a:1"], "'.a' cannot be the name in a certificate: "),
         (["--service", ":0", ":1"], "':1' lacks the host to connect to"),
-        (["--service", ":0", "b:0"], "'b:0' has port 0, to which nobody can connect"),
+        (["--service", ":0", "b:0"], "'b:0' has port 0: write the port to connect to"),
         (
             ["--service", ":0", "b:1?cert=x"],
             "'b:1?cert=x': option 'cert' is for ssl:// addresses; possible here: pp, tlv",
@@ -48,11 +48,11 @@ NONE = "but an address without accept= expects none"
             ["--service", ":0?pp=v2", "b:1"],
             "':0?pp=v2' has pp=, which is for destinations; write accept= for the headers that come in",
         ),
-        (["--service", ":0?trusted=::1", "b:1"], f"trusted= is an option for headers, {NONE}"),
-        (["--service", ":0?timeout=1", "b:1"], f"timeout= is an option for headers, {NONE}"),
+        (["--service", ":0?trusted=::1", "b:1"], f"trusted= is an option for headers, {UNEXPECTED}"),
+        (["--service", ":0?timeout=1", "b:1"], f"timeout= is an option for headers, {UNEXPECTED}"),
         (
             ["--service", ":0?tls_timeout=1", "b:1"],
-            "':0?tls_timeout=1': unknown option 'tls_timeout'; possible here: ",
+            "':0?tls_timeout=1': option 'tls_timeout' is for ssl:// addresses; possible here: ",
         ),
         (["--service", "ssl://:0?tls_timeout=0", "b:1"], "tls_timeout= takes a number of seconds above 0, not '0'"),
         (
@@ -93,7 +93,7 @@ NONE = "but an address without accept= expects none"
         ),
     ],
 )
-def test_what_is_wrong_with_the_arguments_is_one_sentence(
+def test_a_wrong_argument_is_one_sentence(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
@@ -102,14 +102,14 @@ def test_what_is_wrong_with_the_arguments_is_one_sentence(
     assert error.count("\n") == 1
 
 
-def test_a_certificate_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_a_certificate_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pem = tmp_path / "cert.pem"
     pem.write_text("nothing")
     assert main(["--service", f"ssl://:0?cert={pem}", "b:1"]) == 2
     assert capsys.readouterr().err.startswith(f"proxyprotocol-server: The certificate {pem} cannot be used: ")
 
 
-def test_clients_cannot_be_verified_by_nobody(certificates: Certificates, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verifying_clients_needs_authorities(certificates: Certificates, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--service", f"ssl://:0?cert={certificates.server}&verify=cert_required", "b:1"]) == 2
     assert "needs cafile= or capath=, the certificates of the authorities to trust" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The end of a relayed connection: the client still sends, and the server is gone."""
+"""The end of a relayed connection when the server has closed and the client still sends."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def unsent(sock: socket.socket) -> int:
 
 
 def answer_and_go(server: socket.socket) -> None:
-    """Answer before all has been read, and close: the server's system answers with a reset what still comes."""
+    """Answer with bytes still unread, and close: the server's system answers later bytes with a reset."""
     server.sendall(ANSWER)
     server.shutdown(socket.SHUT_WR)
-    # or the end would be lost before it has come to the relay
+    # closing earlier would reset the connection, and the relay might not get the end
     wait_for(lambda: not unsent(server))
     server.close()
 
@@ -56,7 +56,7 @@ def uploading(client: Any) -> Iterator[threading.Event]:
         thread.join(PATIENCE)
 
 
-def test_a_client_that_still_uploads_gets_the_whole_answer_of_a_server_that_is_gone(
+def test_a_client_that_still_uploads_gets_the_whole_answer_after_the_server_closed(
     relaying: Relaying, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = relaying.backend()
@@ -68,14 +68,14 @@ def test_a_client_that_still_uploads_gets_the_whole_answer_of_a_server_that_is_g
         thread = in_thread(lambda: answer_and_go(server))
         assert receive_all(client) == ANSWER
         thread.join(PATIENCE)
-        assert running.open == 1  # the client has not said all
+        assert running.open == 1  # the client is still sending
         enough.set()
     client.shutdown(socket.SHUT_WR)
     running.wait_until_empty()
     assert lines(caplog)[-1].endswith("both ends have sent everything")
 
 
-def test_a_client_that_still_uploads_by_tls_gets_the_whole_answer_too(
+def test_a_client_that_still_uploads_over_tls_gets_the_whole_answer(
     relaying: Relaying, certificates: Certificates
 ) -> None:
     backend = relaying.backend()
@@ -85,7 +85,7 @@ def test_a_client_that_still_uploads_by_tls_gets_the_whole_answer_too(
     client.sendall(b"x" * 50_000)
     server = backend.accept().sock
     thread = in_thread(lambda: answer_and_go(server))
-    # in pieces, by one thread: OpenSSL takes no two at once
+    # in pieces, by one thread: OpenSSL does not allow two at once
     received = b""
     while piece := client.recv(1000):
         received += piece
@@ -100,7 +100,9 @@ def test_a_client_that_still_uploads_by_tls_gets_the_whole_answer_too(
     running.wait_until_empty()
 
 
-def test_a_client_that_says_all_before_it_reads_is_not_held_up_when_the_server_is_gone(relaying: Relaying) -> None:
+def test_a_client_that_sends_everything_before_it_reads_does_not_hang_after_the_server_closed(
+    relaying: Relaying,
+) -> None:
     pair = relaying.connected()
     fill(pair.client)
     pair.server.sendall(ANSWER)
@@ -112,7 +114,9 @@ def test_a_client_that_says_all_before_it_reads_is_not_held_up_when_the_server_i
     assert receive_all(pair.client) == ANSWER
 
 
-def test_a_client_that_goes_on_and_on_is_closed_in_the_end(relaying: Relaying, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_never_stops_sending_is_closed_after_the_limit(
+    relaying: Relaying, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("proxyprotocol.server._relay.link._LINGER", 0.3)
     monkeypatch.setattr("proxyprotocol.server._relay.link._MOST_LINGER", 1.2)
     pair = relaying.connected()
@@ -123,7 +127,7 @@ def test_a_client_that_goes_on_and_on_is_closed_in_the_end(relaying: Relaying, m
     assert 0.9 < time.monotonic() - begin < 3
 
 
-def test_a_client_that_keeps_silent_is_not_waited_for(relaying: Relaying) -> None:
+def test_a_silent_client_that_has_the_answer_is_closed_after_two_seconds(relaying: Relaying) -> None:
     pair = relaying.connected()
     fill(pair.client)
     begin = time.monotonic()
@@ -134,9 +138,9 @@ def test_a_client_that_keeps_silent_is_not_waited_for(relaying: Relaying) -> Non
 
 
 def lingering(relaying: Relaying) -> tuple[Running, socket.socket, Link]:
-    """Relay to a server that answers and goes, while the client, who has read nothing, says nothing either."""
+    """Relay to a server that answers and closes, while the client neither reads nor sends."""
     pair = relaying.connected()
-    (connection,) = pair.running.relay._connections
+    (connection,) = pair.running.relay.connections
     link = connection._link
     assert link is not None
     fill(pair.client)
@@ -145,19 +149,19 @@ def lingering(relaying: Relaying) -> tuple[Running, socket.socket, Link]:
     return pair.running, pair.client, link
 
 
-def test_a_client_that_keeps_silent_is_waited_for_as_long_as_it_takes_the_answer(
+def test_a_silent_client_may_take_longer_to_read_the_answer(
     relaying: Relaying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxyprotocol.server._relay.link._LINGER", 0.3)
     running, client, _ = lingering(relaying)
-    time.sleep(0.7)  # more than two of them
+    time.sleep(0.7)  # more than twice the linger time
 
     client.sendall(b"one more")
     assert receive_all(client) == ANSWER
     running.wait_until_empty()
 
 
-def test_a_client_that_does_not_take_the_answer_is_closed_in_the_end(
+def test_a_client_that_does_not_read_the_answer_is_closed_after_the_limit(
     relaying: Relaying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxyprotocol.server._relay.link._LINGER", 0.3)
@@ -168,17 +172,17 @@ def test_a_client_that_does_not_take_the_answer_is_closed_in_the_end(
     assert 0.9 < time.monotonic() - begin < 5
 
 
-def test_what_a_client_is_told_meanwhile_makes_it_no_longer(
+def test_bytes_sent_to_a_lingering_client_do_not_prolong_the_wait(
     relaying: Relaying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxyprotocol.server._relay.link._LINGER", 0.5)
     running, client, link = lingering(relaying)
-    running.call(link.down.writable)  # as an answer of TLS itself does, for which Python's own clients cannot ask
+    running.call(link.down.writable)  # as an answer of TLS itself would; Python's own clients cannot ask for one
     assert receive_all(client) == ANSWER
     running.wait_until_empty()
 
 
-def test_a_client_is_listened_to_no_longer_than_a_connection_may_be_idle(relaying: Relaying) -> None:
+def test_the_relay_lingers_no_longer_than_the_idle_time_out(relaying: Relaying) -> None:
     pair = relaying.connected(idle_timeout=0.5)
     with uploading(pair.client):
         begin = time.monotonic()
@@ -187,7 +191,7 @@ def test_a_client_is_listened_to_no_longer_than_a_connection_may_be_idle(relayin
     assert time.monotonic() - begin < 1.8
 
 
-def test_a_server_learns_at_once_that_its_client_is_gone(relaying: Relaying) -> None:
+def test_a_server_learns_at_once_that_the_client_has_closed(relaying: Relaying) -> None:
     pair = relaying.connected()
     pair.client.close()
     assert pair.server.recv(10) == b""
@@ -199,7 +203,9 @@ def test_a_server_learns_at_once_that_its_client_is_gone(relaying: Relaying) -> 
     assert time.monotonic() - begin < 1.5
 
 
-def test_a_server_is_not_heard_by_nobody_while_the_client_still_speaks(relaying: Relaying, short_path: Path) -> None:
+def test_the_relay_does_not_read_an_answer_that_the_client_no_longer_reads(
+    relaying: Relaying, short_path: Path
+) -> None:
     backend = relaying.backend()
     running = relaying.relay(backend.address, f"unix:{short_path}/front")
     client = relaying.keep(running.connect())

@@ -1,4 +1,4 @@
-"""A relayed connection that is cut: what had come is relayed, and the other end is told that it was not all."""
+"""A connection that is cut: the relay passes on what it has received, and then resets the other end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.server.relays import PATIENCE, Relaying, Running, receive, receive_al
 from tests.server.tls import Encrypted, accept_tls, destination, source
 
 
-def test_an_upload_that_a_reset_has_cut_does_not_look_whole_to_a_server_that_sends(relaying: Relaying) -> None:
+def test_an_upload_cut_by_a_reset_does_not_look_whole_to_a_server_that_sends(relaying: Relaying) -> None:
     pair = relaying.connected()
 
     def meet() -> None:
@@ -23,7 +23,7 @@ def test_an_upload_that_a_reset_has_cut_does_not_look_whole_to_a_server_that_sen
         pair.server.sendall(b"progress")
         reset(pair.client)
 
-    # the relay meets the reset when it sends, and the system tells of it only once
+    # the relay learns of the reset when it sends, and the system reports a reset only once
     pair.running.call(meet)
 
     assert pair.server.recv(100) == b"half of it"
@@ -34,13 +34,13 @@ def test_an_upload_that_a_reset_has_cut_does_not_look_whole_to_a_server_that_sen
 
 def connect_encrypted(relaying: Relaying, running: Running, certificates: Certificates) -> tuple[Any, Encrypted]:
     raw = relaying.keep(running.connect())
-    # a reset throws away what waits for an acknowledgement
+    # a reset drops bytes that Nagle's algorithm holds back
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return raw, Encrypted(raw, certificates.client_context(), server_side=False)
 
 
 @pytest.mark.parametrize("how", ["sends", "ends"])
-def test_an_upload_by_tls_that_a_reset_has_cut_does_not_look_whole(
+def test_a_tls_upload_cut_by_a_reset_does_not_look_whole(
     relaying: Relaying, certificates: Certificates, how: str
 ) -> None:
     backend = relaying.backend()
@@ -58,7 +58,7 @@ def test_an_upload_by_tls_that_a_reset_has_cut_does_not_look_whole(
         client.sendall(b"of it")
         reset(raw)
 
-    # the relay meets the reset when it sends, or says the end
+    # the relay learns of the reset when it sends, or when it half-closes
     running.call(meet)
 
     assert server.recv(100) == b"of it"
@@ -67,7 +67,7 @@ def test_an_upload_by_tls_that_a_reset_has_cut_does_not_look_whole(
     running.wait_until_empty()
 
 
-def test_a_reset_that_is_met_when_tls_itself_has_to_answer_is_no_end(
+def test_a_reset_seen_while_tls_itself_answers_is_passed_on_as_a_reset(
     relaying: Relaying, certificates: Certificates
 ) -> None:
     backend = relaying.backend()
@@ -76,12 +76,12 @@ def test_a_reset_that_is_met_when_tls_itself_has_to_answer_is_no_end(
     server = backend.accept().sock
     client.sendall(b"begun")
     assert server.recv(100) == b"begun"
-    (connection,) = running.relay._connections
+    (connection,) = running.relay.connections
     stream = connection._client
     assert isinstance(stream, TLSStream)
 
     def meet() -> None:
-        # which Python's own clients cannot ask for
+        # Python's own clients cannot ask for one
         stream._outgoing.write(b"an answer")
         client.sendall(b"x" * 16384)
         reset(raw)
@@ -93,7 +93,7 @@ def test_a_reset_that_is_met_when_tls_itself_has_to_answer_is_no_end(
     running.wait_until_empty()
 
 
-def test_an_upload_whose_end_tls_vouches_for_is_whole_whatever_comes_behind_it(
+def test_an_upload_that_ends_with_a_close_notify_is_whole_even_if_a_reset_follows(
     relaying: Relaying, certificates: Certificates
 ) -> None:
     backend = relaying.backend()
@@ -113,7 +113,7 @@ def test_an_upload_whose_end_tls_vouches_for_is_whole_whatever_comes_behind_it(
 
 @pytest.mark.parametrize("how", ["cut", "forged"])
 @pytest.mark.parametrize("buffer_length", [16384, 196608])
-def test_what_has_come_before_tls_went_wrong_is_relayed_and_does_not_look_whole(
+def test_bytes_received_before_tls_failed_are_relayed_and_do_not_look_whole(
     relaying: Relaying, certificates: Certificates, buffer_length: int, how: str
 ) -> None:
     backend = relaying.backend()
@@ -128,8 +128,8 @@ def test_what_has_come_before_tls_went_wrong_is_relayed_and_does_not_look_whole(
         if how == "cut":
             reset(raw)
         else:
-            raw.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))  # a record with nothing in it that the key fits
-        # at which the relay takes out of TLS what it has not relayed yet
+            raw.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))  # a forged record
+        # now the relay reads from TLS what it has not relayed yet
         server.shutdown(socket.SHUT_WR)
 
     running.call(meet)
@@ -139,7 +139,7 @@ def test_what_has_come_before_tls_went_wrong_is_relayed_and_does_not_look_whole(
     running.wait_until_empty()
 
 
-def test_a_connection_lost_at_the_last_of_a_handshake_is_no_handshake(certificates: Certificates) -> None:
+def test_a_connection_lost_in_the_last_step_of_a_handshake_fails_the_handshake(certificates: Certificates) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         near = socket.create_connection(listening.getsockname())
         far, _ = listening.accept()
@@ -160,7 +160,7 @@ def test_a_connection_lost_at_the_last_of_a_handshake_is_no_handshake(certificat
                 client_in.write(near.recv(65536))
         near.sendall(client_out.read())
         reset(near)
-        # the session tickets reach nobody
+        # nothing receives the session tickets
         with pytest.raises(ConnectionResetError):
             stream.handshake()
 
@@ -171,7 +171,7 @@ def test_an_end_without_a_close_notify_is_passed_on_as_an_end(relaying: Relaying
     client = running.connect_tls(certificates.client_context(), SERVER_NAME)
     server = backend.accept().sock
     client.sendall(b"bye")
-    # it takes the session tickets first, or its system would answer them with a reset
+    # read the session tickets first, or the system would answer them with a reset
     client.settimeout(0.1)
     with contextlib.suppress(TimeoutError):
         client.recv(1)
@@ -179,10 +179,10 @@ def test_an_end_without_a_close_notify_is_passed_on_as_an_end(relaying: Relaying
     assert receive_all(server) == b"bye"
 
 
-def test_an_answer_that_ends_without_a_close_notify_is_whole_for_a_slow_client_that_speaks(
+def test_an_answer_without_a_close_notify_is_whole_for_a_slow_client_that_sends(
     relaying: Relaying, certificates: Certificates
 ) -> None:
-    """OpenSSL that is told of such an end refuses to send, which looked like a cut."""
+    """OpenSSL refuses to send after such an end, and the answer looked cut."""
     backend = relaying.backend()
     running = relaying.relay(destination(backend, certificates))
     client = relaying.keep(running.connect(room=4096))
@@ -193,7 +193,7 @@ def test_an_answer_that_ends_without_a_close_notify_is_whole_for_a_slow_client_t
         behind.sock.shutdown(socket.SHUT_WR)
         client.sendall(b"more")
 
-    # it waits for the client when the end has been read
+    # the relay has read the end, and waits for the client
     running.call(answer)
 
     assert server.recv(100) == b"more"

@@ -38,7 +38,7 @@ class Echo(Program):
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[str], Echo]]:
-    """What starts the command."""
+    """Start the command."""
     with contextlib.ExitStack() as stack:
 
         def started(address: str) -> Echo:
@@ -49,7 +49,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], Echo]]:
         yield started
 
 
-def test_without_an_address_it_listens_on_this_machine_alone() -> None:
+def test_without_an_address_it_listens_on_localhost() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     address = parse_listener(parser.parse_args([]).address).address
@@ -69,7 +69,7 @@ def test_the_bytes_after_the_header_are_sent_back(start: Callable[[str], Echo]) 
     assert "Traceback" not in log
 
 
-def test_without_a_header_there_is_no_echo_unless_none_is_wanted(start: Callable[[str], Echo]) -> None:
+def test_without_a_header_there_is_no_echo_unless_pp_noop_says_so(start: Callable[[str], Echo]) -> None:
     with start("127.0.0.1:0").connect() as client:
         client.sendall(b"hello")
         with contextlib.suppress(ConnectionResetError):
@@ -102,7 +102,7 @@ def test_a_unix_socket_is_removed_at_the_end(start: Callable[[str], Echo], short
     assert not path.exists()
 
 
-def test_a_client_that_is_reset_is_one_line(start: Callable[[str], Echo]) -> None:
+def test_a_reset_is_one_line_in_the_log(start: Callable[[str], Echo]) -> None:
     echo = start("127.0.0.1:0")
     client = echo.connect()
     client.sendall(HEADER)
@@ -143,7 +143,7 @@ def test_a_client_that_does_not_read_its_echo_is_given_up(monkeypatch: pytest.Mo
 
     async def story() -> str:
         reader, writer = await asyncio.open_connection(sock=near)
-        writer.transport.set_write_buffer_limits(1 << 24)  # or it would wait in the midst of it
+        writer.transport.set_write_buffer_limits(1 << 24)  # otherwise drain() would wait earlier
         return await send_back(reader, writer)
 
     thread = in_thread(send_and_end)

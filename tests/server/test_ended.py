@@ -1,4 +1,4 @@
-"""Nothing stays of a relayed connection that has ended, even without the garbage collector."""
+"""A connection that has ended leaves no objects, even without the garbage collector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.server._relay.connection import Connection
-from proxyprotocol.server._relay.ends import PlainStream
+from proxyprotocol.server._relay.ends import Stream
 from proxyprotocol.server._relay.link import Flow, Link
 from proxyprotocol.server._relay.outgoing import Incoming
 from proxyprotocol.server._relay.tls import TLSStream
@@ -25,7 +25,7 @@ from tests.server.test_header import closed
 from tests.server.test_trouble import Fails, NeverAnswers
 from tests.server.tls import Encrypted, accept_tls, destination, hello_with_name, source
 
-KINDS = (Connection, Link, Flow, PlainStream, TLSStream, Incoming, ReceiverConnection, ssl.SSLObject)
+KINDS = (Connection, Link, Flow, Stream, TLSStream, Incoming, ReceiverConnection, ssl.SSLObject)
 HEADER = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 
 
@@ -62,7 +62,7 @@ def meet_a_reset(pair: Pair) -> None:
         pair.server.sendall(b"progress")
         reset(pair.client)
 
-    pair.running.call(meet)  # the relay learns of the reset in sending
+    pair.running.call(meet)  # the relay learns of the reset when it sends
 
 
 def linger(pair: Pair) -> None:
@@ -84,7 +84,7 @@ def linger(pair: Pair) -> None:
         lambda pair: None,  # and nothing moves
     ],
 )
-def test_nothing_stays_of_a_connection_that_was_relayed(relaying: Relaying, end: Callable[[Pair], None]) -> None:
+def test_a_relayed_connection_leaves_no_objects(relaying: Relaying, end: Callable[[Pair], None]) -> None:
     pair = relaying.connected(idle_timeout=None if end is linger else 0.3)
     end(pair)
     assert left(pair.running) == {}
@@ -101,7 +101,7 @@ def test_nothing_stays_of_a_connection_that_was_relayed(relaying: Relaying, end:
         ("&timeout=0.1&policy=optional", b"PROXY"),
     ],
 )
-def test_nothing_stays_of_a_header_that_was_refused(relaying: Relaying, options: str, sent: bytes) -> None:
+def test_a_refused_header_leaves_no_objects(relaying: Relaying, options: str, sent: bytes) -> None:
     running = relaying.relay(relaying.backend().address, f"127.0.0.1:0?accept=detect{options}")
     client = relaying.keep(running.connect_and_send(sent))
     if "timeout" not in options:
@@ -112,7 +112,7 @@ def test_nothing_stays_of_a_header_that_was_refused(relaying: Relaying, options:
 
 
 @pytest.mark.parametrize("moment", ["header", "block list", "connecting", "late"])
-def test_nothing_stays_of_a_connection_that_has_not_come_to_its_destination(
+def test_a_connection_closed_before_it_reached_the_destination_leaves_no_objects(
     relaying: Relaying, short_path: Path, moment: str
 ) -> None:
     with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as filler:
@@ -134,7 +134,7 @@ def test_nothing_stays_of_a_connection_that_has_not_come_to_its_destination(
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "nobody.invalid"])
-def test_nothing_stays_of_a_connection_to_nobody(relaying: Relaying, name: str) -> None:
+def test_a_connection_to_a_closed_port_leaves_no_objects(relaying: Relaying, name: str) -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         running = relaying.relay(f"{name}:{deaf.getsockname()[1]}", dnsbl=Fails())
@@ -144,7 +144,7 @@ def test_nothing_stays_of_a_connection_to_nobody(relaying: Relaying, name: str) 
 
 @pytest.mark.parametrize("sent", [b"this is no ClientHello", b"\x16\x03\x01", None])
 @pytest.mark.parametrize("how", ["late", "reset", "end"])
-def test_nothing_stays_of_a_handshake_that_fails(
+def test_a_failed_handshake_leaves_no_objects(
     relaying: Relaying, certificates: Certificates, sent: bytes | None, how: str
 ) -> None:
     more = "&tls_timeout=0.1" if how == "late" else ""
@@ -160,7 +160,7 @@ def test_nothing_stays_of_a_handshake_that_fails(
 
 
 @pytest.mark.parametrize("moment", ["certificate", "stall", "reset"])
-def test_nothing_stays_of_a_handshake_with_a_destination_that_fails(
+def test_a_failed_handshake_with_a_destination_leaves_no_objects(
     relaying: Relaying, certificates: Certificates, moment: str
 ) -> None:
     backend = relaying.backend()
@@ -178,7 +178,7 @@ def test_nothing_stays_of_a_handshake_with_a_destination_that_fails(
 
 
 @pytest.mark.parametrize("how", ["end", "garbage", "reset"])
-def test_nothing_stays_of_a_connection_that_was_relayed_by_tls(
+def test_a_connection_relayed_over_tls_leaves_no_objects(
     relaying: Relaying, certificates: Certificates, how: str
 ) -> None:
     def story() -> Running:
@@ -206,7 +206,7 @@ def test_nothing_stays_of_a_connection_that_was_relayed_by_tls(
     assert left(story()) == {}
 
 
-def test_nothing_stays_of_tls_connections_that_stall_and_are_reset_in_rounds(
+def test_rounds_of_stalled_and_reset_tls_connections_leave_no_objects(
     relaying: Relaying, certificates: Certificates
 ) -> None:
     backend = relaying.backend()

@@ -1,4 +1,4 @@
-"""What the relay tells the destination: of itself, and of the client of a header that comes in."""
+"""The header that the relay sends: with its own facts, and with the client of a header that it received."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from proxyprotocol import (
     ProxyResultUnknown,
 )
 from proxyprotocol.tlv import ProxyProtocolTLV
-from tests.server.relays import Relaying, lines
+from tests.server.relays import Relaying, lines, receive
 
 SOURCE, DEST = (IPv4Address("192.0.2.1"), 1000), (IPv4Address("198.51.100.2"), 2000)
-# out of order, with a duplicate, padding, a vendor's and an experimental one
+# not in order, with a duplicate, padding, a vendor's TLV and an experimental one
 VECTORS = (
     b"\xea\x00\x05\x01vpce"
     + b"\x02\x00\x01a"
@@ -32,7 +32,7 @@ VECTORS = (
 
 
 def relayed(relaying: Relaying, header: bytes, source: str = "accept=detect", options: str = "") -> ProxyResult:
-    """Send a header to the relay, and give what comes out of it, which is to be followed by the client's bytes."""
+    """Send a header and data to the relay, and return the header that the server receives before the data."""
     backend = relaying.backend()
     running = relaying.relay(backend.address + options, f"127.0.0.1:0?{source}")
     relaying.keep(running.connect_and_send(header + b"hello"))
@@ -46,17 +46,17 @@ def result(wire: bytes = b"") -> ProxyResultIPv4:
     return ProxyResultIPv4(SOURCE, DEST, protocol=socket.SOCK_STREAM, tlv=ProxyProtocolTLV(wire))
 
 
-def test_the_client_of_a_header_that_comes_in_is_the_client_of_the_one_that_goes_out(relaying: Relaying) -> None:
+def test_the_outgoing_header_names_the_client_of_the_incoming_one(relaying: Relaying) -> None:
     assert relayed(relaying, ProxyProtocolV1().pack(result())) == result()
 
 
-def test_a_line_that_mixes_families_goes_on_with_a_mapped_address(relaying: Relaying) -> None:
+def test_a_line_with_mixed_families_is_passed_on_with_a_mapped_address(relaying: Relaying) -> None:
     line = b"PROXY TCP6 2001:db8::1 127.0.0.1 1234 17013\r\n"
     passed = relayed(relaying, line, "accept=v1&ipv4_in_tcp6=yes", "?pp=v1")
     assert (passed.peername, passed.sockname) == (("2001:db8::1", 1234, 0, 0), ("::ffff:127.0.0.1", 17013, 0, 0))
 
 
-def test_tlvs_go_on_byte_for_byte(relaying: Relaying) -> None:
+def test_tlvs_are_passed_on_byte_for_byte(relaying: Relaying) -> None:
     header = ProxyProtocolV2(checksum=False).pack(result(VECTORS))
     passed = relayed(relaying, header)
 
@@ -64,7 +64,19 @@ def test_tlvs_go_on_byte_for_byte(relaying: Relaying) -> None:
     assert passed.peername == ("192.0.2.1", 1000)
 
 
-def test_a_checksum_is_made_anew_where_there_was_one(relaying: Relaying) -> None:
+@pytest.mark.parametrize("piece", [1, 20, 1000])
+@pytest.mark.parametrize("checksum", [True, False])
+def test_a_header_without_changes_is_passed_on_byte_for_byte(relaying: Relaying, piece: int, checksum: bool) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, "127.0.0.1:0?accept=detect")
+    client = relaying.keep(running.connect())
+    sent = ProxyProtocolV2(checksum=checksum).pack(result(VECTORS)) + b"hello"
+    for at in range(0, len(sent), piece):
+        client.sendall(sent[at : at + piece])
+    assert receive(backend.accept(header=False).sock, len(sent)) == sent
+
+
+def test_a_checksum_is_computed_again_if_there_was_one(relaying: Relaying) -> None:
     passed = relayed(relaying, ProxyProtocolV2().pack(result(VECTORS)), options="?tlv=unique-id")
 
     assert passed.tlv.crc32c is not None
@@ -73,16 +85,16 @@ def test_a_checksum_is_made_anew_where_there_was_one(relaying: Relaying) -> None
     assert passed.tlv.getall(2) == [b"a", b"b"]
 
 
-def test_tlvs_are_dropped_where_that_is_asked_for(relaying: Relaying) -> None:
+def test_tlv_drop_removes_the_tlvs(relaying: Relaying) -> None:
     assert not relayed(relaying, ProxyProtocolV2().pack(result(VECTORS)), options="?tlv=drop").tlv
 
 
-def test_dropped_and_replaced(relaying: Relaying) -> None:
+def test_tlv_drop_and_an_addition_replace_the_tlvs(relaying: Relaying) -> None:
     passed = relayed(relaying, ProxyProtocolV2().pack(result(VECTORS)), options="?tlv=drop,unique-id")
     assert set(passed.tlv) == {5}
 
 
-def test_a_unique_id_that_has_come_is_kept(relaying: Relaying) -> None:
+def test_a_received_unique_id_is_kept(relaying: Relaying) -> None:
     header = ProxyProtocolV2(checksum=False).pack(result(b"\x05\x00\x02id"))
     assert relayed(relaying, header, options="?tlv=unique-id").tlv.unique_id == b"id"
 
@@ -116,7 +128,7 @@ def test_version_2_passes_every_kind_on(relaying: Relaying, came: ProxyResult) -
     assert len(passed.tlv.unique_id) == 16
 
 
-def test_who_is_not_trusted_may_be_served_as_what_it_is(relaying: Relaying) -> None:
+def test_untrusted_direct_serves_an_untrusted_peer_under_its_own_address(relaying: Relaying) -> None:
     header = ProxyProtocolV1().pack(result())
     backend = relaying.backend()
     source = "127.0.0.1:0?accept=detect&trusted=192.0.2.0/24&untrusted=direct"
@@ -128,7 +140,7 @@ def test_who_is_not_trusted_may_be_served_as_what_it_is(relaying: Relaying) -> N
     assert accepted.first == header
 
 
-def test_a_header_that_is_ignored_names_nobody(relaying: Relaying) -> None:
+def test_an_ignored_header_names_no_client(relaying: Relaying) -> None:
     passed = relayed(relaying, ProxyProtocolV2().pack(result(VECTORS)), "accept=detect&policy=ignore")
     assert passed.peername is not None
     assert passed.peername[0] == "127.0.0.1"

@@ -1,4 +1,4 @@
-"""What proxyprotocol-server tells Prometheus."""
+"""The metrics of proxyprotocol-server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.interop._programs import reserved_port, wait_for
 from tests.server.programs import Starter, scrape
-from tests.server.relays import PATIENCE
+from tests.server.relays import PATIENCE, receive_all
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -41,6 +41,32 @@ def test_metrics(start: Starter, workers: str) -> None:
     assert told['proxyprotocol_bytes_total{direction="down"}'] == 2
 
 
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /metrics?name[]=x HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n", b"HTTP/1.0 200 OK"),
+        (b"POST / HTTP/1.1\r\n\r\n", b"HTTP/1.0 405 Method Not Allowed"),
+        (b"nonsense\r\n\r\n", b""),
+        (b"x" * 200_000, b""),
+    ],
+    ids=["gzip", "post", "nonsense", "too long"],
+)
+def test_a_request_for_metrics_gets_a_response_or_is_cut(start: Starter, request_: bytes, status: bytes) -> None:
+    with reserved_port("127.0.0.1") as port:
+        pass
+    server = start("--metrics", str(port))
+    server.wait_for_line("Listening on")
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        response = b""
+        with contextlib.suppress(ConnectionError):
+            client.sendall(request_)
+            response = receive_all(client)
+    head, _, body = response.partition(b"\r\n\r\n")
+    assert head.partition(b"\r\n")[0] == status
+    assert not status or f"Content-Length: {len(body)}".encode() in head
+    assert server.end() == 0
+
+
 def test_without_metrics_their_library_is_not_needed(start: Starter) -> None:
     server = start(before="import sys; sys.modules['prometheus_client'] = None")
     server.wait_for_line("Listening on")
@@ -48,7 +74,7 @@ def test_without_metrics_their_library_is_not_needed(start: Starter) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-def test_metrics_on_any_host_and_for_others_while_one_is_slow(start: Starter, host: str) -> None:
+def test_metrics_are_served_on_any_host_while_one_client_is_slow(start: Starter, host: str) -> None:
     with reserved_port("::1" if host == "[::1]" else "127.0.0.1") as port:
         pass
     server = start("--metrics", f"{host}:{port}")
@@ -60,7 +86,7 @@ def test_metrics_on_any_host_and_for_others_while_one_is_slow(start: Starter, ho
         assert time.monotonic() - begin < 5
 
 
-def test_metrics_for_others_while_many_are_silent(start: Starter) -> None:
+def test_metrics_are_served_while_many_clients_are_silent(start: Starter) -> None:
     with reserved_port("127.0.0.1") as port:
         pass
     server = start("--metrics", str(port))
@@ -71,7 +97,7 @@ def test_metrics_for_others_while_many_are_silent(start: Starter) -> None:
         for _ in range(3):
             assert scrape(port)["proxyprotocol_open_connections{}"] == 0
         assert time.monotonic() - begin < 5
-        # those that have waited longest have given way to the others, which are no more than they may be
+        # the relay has cut the oldest, and needs no threads
         assert silent[0].recv(1) == b""
         assert len(os.listdir(f"/proc/{server.process.pid}/task")) < 20
     assert server.end() == 0

@@ -1,4 +1,4 @@
-"""The proxyprotocol-server command as a process: what it listens on, what it relays, what it costs and what it logs."""
+"""The proxyprotocol-server command as a process: listeners, data, limits and log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.server.relays import PATIENCE, Backend, in_thread, receive_all
 from tests.server.tls import hello_with_name
 
 
-def test_a_unix_path_in_use_says_so_and_one_left_behind_is_taken(
+def test_a_unix_path_in_use_is_an_error_and_a_stale_one_is_replaced(
     start: Starter, short_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = short_path / "front"
@@ -36,7 +36,7 @@ def test_a_unix_path_in_use_says_so_and_one_left_behind_is_taken(
         capsys.readouterr().err
         == f"proxyprotocol-server: Cannot listen on UNIX socket '{path}': Address already in use\n"
     )
-    start.end_others()  # which came of finding out whether somebody listens there
+    start.end_others()  # the ones that asked whether anything listens there
     assert server.end() == 0
     assert not path.exists()
 
@@ -70,8 +70,8 @@ def test_with_few_file_descriptors_it_neither_spins_nor_floods_the_log_and_serve
     assert len(complaints) == 1
 
 
-def test_it_opens_as_many_files_as_it_may(start: Starter) -> None:
-    """The soft limit is meant for programs of old: as it mostly is, it would do for 500 connections."""
+def test_it_raises_its_file_limit_to_the_hard_limit(start: Starter) -> None:
+    """The usual soft limit would be enough for 500 connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     server = start(files=(64, most))
     server.wait_for_line("Listening on")
@@ -86,7 +86,7 @@ def time_of_its_own(pid: int) -> float:
 
 
 def serve_until(backend: Backend, ended: threading.Event) -> None:
-    """Thank whoever has said all, while others say nothing."""
+    """Answer each client that has half-closed, while the others stay silent."""
     connections: list[socket.socket] = []
     backend.sock.settimeout(0)
     try:
@@ -104,9 +104,9 @@ def serve_until(backend: Backend, ended: threading.Event) -> None:
             sock.close()
 
 
-def test_300_megabytes_are_exact_and_the_answer_comes_after_the_half_close(start: Starter) -> None:
+def test_300_megabytes_arrive_unchanged_and_the_answer_follows_the_half_close(start: Starter) -> None:
     server = start()
-    # it differs all over: of a piece that is repeated, one in the place of another would not show
+    # random bytes: with repeated ones, two exchanged pieces would not show
     noise, sent = random.Random(300), hashlib.sha256()
     with server.connect() as client:
         behind = start.backend.accept().sock
@@ -131,7 +131,7 @@ def test_300_megabytes_are_exact_and_the_answer_comes_after_the_half_close(start
         assert receive_all(client) == b"answer"
 
 
-def test_a_name_in_tls_that_is_none_is_a_line_in_the_log(start: Starter, certificates: Certificates) -> None:
+def test_an_invalid_name_in_tls_is_one_line_in_the_log(start: Starter, certificates: Certificates) -> None:
     server = start(source=f"ssl://127.0.0.1:0?cert={certificates.server}", options="?tlv=authority")
     with server.connect() as client:
         client.sendall(hello_with_name(b"\xff\xfe\xfd.example"))
@@ -141,7 +141,7 @@ def test_a_name_in_tls_that_is_none_is_a_line_in_the_log(start: Starter, certifi
     assert "Traceback" not in server.log
 
 
-def test_quiet_logs_what_goes_wrong_and_nothing_else(start: Starter) -> None:
+def test_quiet_logs_only_problems(start: Starter) -> None:
     with reserved_port() as port:
         server = start("-q", source=f"127.0.0.1:{port}?reuse_port=yes")
         wait_for(lambda: not refused(("127.0.0.1", port)))

@@ -11,14 +11,14 @@ import pytest
 
 from proxyprotocol.server._relay import link as link_module
 from proxyprotocol.server._relay.deadlines import Queues, Timed
-from proxyprotocol.server._relay.ends import PlainStream
+from proxyprotocol.server._relay.ends import Stream
 from proxyprotocol.server._relay.link import Link
 from proxyprotocol.server._relay.metrics import Counters
 
 
 class Late(Timed):
     def __init__(self) -> None:
-        super().__init__()
+        self.queue = None
         self.times = 0
 
     def expired(self) -> None:
@@ -26,6 +26,9 @@ class Late(Timed):
 
 
 class Failing(Timed):
+    def __init__(self) -> None:
+        self.queue = None
+
     def expired(self) -> None:
         raise ZeroDivisionError
 
@@ -42,6 +45,10 @@ class Waiting:
         )
         monkeypatch.setattr("proxyprotocol.server._relay.deadlines.LoopClock", lambda: self)
         self.loop, self.queues = loop, Queues(loop)
+
+    def close(self) -> list[Timed]:
+        """Close the queues, and return what still waits."""
+        return [timed for queue in self.queues.values() for timed in queue.close()]
 
     def time(self) -> float:
         return self.now
@@ -67,7 +74,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
 
 def test_a_deadline_is_met_once_and_never_early(waiting: Waiting) -> None:
     late = Late()
-    late.wait(waiting.queues.of(1.0))
+    late.wait(waiting.queues[1.0])
     waiting.advance(0.99)
     assert late.times == 0
     waiting.advance(0.02)
@@ -80,30 +87,30 @@ def test_a_deadline_is_met_once_and_never_early(waiting: Waiting) -> None:
 @pytest.mark.parametrize(("before", "after"), [(60, 1), (1, 60)])
 def test_a_new_deadline_takes_the_place_of_the_one_before(waiting: Waiting, before: int, after: int) -> None:
     late, other = Late(), Late()
-    late.wait(waiting.queues.of(before))
-    other.wait(waiting.queues.of(before))
-    late.wait(waiting.queues.of(after))
+    late.wait(waiting.queues[before])
+    other.wait(waiting.queues[before])
+    late.wait(waiting.queues[after])
     waiting.advance(2)
     assert (late.times, other.times) == (int(after == 1), int(before == 1))
     waiting.advance(60)
     assert (late.times, other.times) == (1, 1)
 
 
-def test_what_waits_no_longer_is_never_late_and_nothing_of_it_stays(waiting: Waiting) -> None:
+def test_a_connection_that_stopped_waiting_is_never_late_and_leaves_no_objects(waiting: Waiting) -> None:
     late = Late()
-    late.wait(waiting.queues.of(1))
-    late.wait(waiting.queues.of(None))
+    late.wait(waiting.queues[1])
+    late.wait(waiting.queues[None])
     late.wait(None)
     waiting.advance(5)
     assert late.times == 0
     assert waiting.timers == []
-    assert waiting.queues.close() == []
+    assert waiting.close() == []
 
 
 def test_one_timer_serves_a_thousand_connections(waiting: Waiting) -> None:
     many = [Late() for _ in range(1000)]
     for late in many:
-        late.wait(waiting.queues.of(1))
+        late.wait(waiting.queues[1])
         waiting.advance(0.0005)
     assert len(waiting.timers) == 1
     waiting.advance(1)
@@ -113,8 +120,8 @@ def test_one_timer_serves_a_thousand_connections(waiting: Waiting) -> None:
 def test_an_error_in_one_does_not_cost_the_others_their_deadlines(waiting: Waiting) -> None:
     late, later = [Late() for _ in range(5)], Late()
     for timed in (Failing(), *late, Failing()):
-        timed.wait(waiting.queues.of(1.0))
-    later.wait(waiting.queues.of(2.0))
+        timed.wait(waiting.queues[1.0])
+    later.wait(waiting.queues[2.0])
     waiting.advance(1.25)
     assert [timed.times for timed in late] == [1] * 5
     assert [type(context["exception"]) for context in waiting.errors] == [ZeroDivisionError] * 2
@@ -122,16 +129,16 @@ def test_an_error_in_one_does_not_cost_the_others_their_deadlines(waiting: Waiti
     assert later.times == 1
 
 
-def test_closed_queues_have_no_timer_and_return_those_who_wait(waiting: Waiting) -> None:
+def test_closed_queues_have_no_timer_and_return_the_waiting_connections(waiting: Waiting) -> None:
     late = Late()
-    late.wait(waiting.queues.of(1))
-    late.wait(waiting.queues.of(2))
-    assert waiting.queues.close() == [late]
+    late.wait(waiting.queues[1])
+    late.wait(waiting.queues[2])
+    assert waiting.close() == [late]
     assert not any(waiting.timers)
 
 
 @pytest.mark.parametrize("idle", [0.5, 3600])
-def test_a_busy_connection_is_never_late_and_an_idle_one_by_little(waiting: Waiting, idle: float) -> None:
+def test_a_busy_connection_is_never_late_and_an_idle_one_is_closed_soon(waiting: Waiting, idle: float) -> None:
     ends: list[str | None] = []
     near, far = socket.socketpair()
     with near, far:
@@ -142,7 +149,7 @@ def test_a_busy_connection_is_never_late_and_an_idle_one_by_little(waiting: Wait
             values=Counters(1).of(0),
             idle_timeout=idle,
         )
-        link = Link(relay, PlainStream(near), PlainStream(far), ends.append)
+        link = Link(relay, Stream(near), Stream(far), ends.append)
         link.touch()
         for _ in range(1000):
             waiting.advance(idle / 100)
@@ -154,7 +161,7 @@ def test_a_busy_connection_is_never_late_and_an_idle_one_by_little(waiting: Wait
         assert ends == [f"nothing has moved for {idle:g} seconds"]
 
 
-def test_a_busy_connection_changes_its_place_in_the_queue_only_now_and_then(
+def test_a_busy_connection_moves_in_its_queue_only_now_and_then(
     waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relay: Any = SimpleNamespace(
@@ -162,7 +169,7 @@ def test_a_busy_connection_changes_its_place_in_the_queue_only_now_and_then(
     )
     near, far = socket.socketpair()
     with near, far:
-        link = Link(relay, PlainStream(near), PlainStream(far), lambda reason: None)
+        link = Link(relay, Stream(near), Stream(far), lambda reason: None)
         moved: list[float] = []
         monkeypatch.setattr(Link, "wait", lambda link, queue: moved.append(waiting.now))
         for _ in range(10_000):
@@ -174,7 +181,7 @@ def test_a_busy_connection_changes_its_place_in_the_queue_only_now_and_then(
 def test_on_a_real_loop() -> None:
     async def story() -> None:
         queues, late = Queues(asyncio.get_running_loop()), Late()
-        late.wait(queues.of(0.01))
+        late.wait(queues[0.01])
         while not late.times:
             await asyncio.sleep(0.01)
 

@@ -1,4 +1,4 @@
-"""The relay on real sockets: every byte, both ends, and nothing that waits for ever."""
+"""The relay on real sockets: every byte arrives, both ends close, and nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxyprotocol import ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnix
+from proxyprotocol.server._relay.metrics import BYTES_DOWN, BYTES_UP  # the counters have no public names
 from tests.interop._programs import wait_for
 from tests.server.relays import PATIENCE, Relaying, fill, in_thread, lines, receive, receive_all, reset
 
@@ -67,7 +68,7 @@ def test_a_server_that_speaks_first_does_not_wait_for_the_client(relaying: Relay
 
 
 def pump(sock: socket.socket, size: int, seed: int) -> bytes:
-    """Send so many bytes in pieces of random sizes, end, and give their digest."""
+    """Send *size* bytes in pieces of random sizes, half-close, and return their digest."""
     chance, digest = random.Random(seed), hashlib.sha256()
     while size:
         piece = chance.randbytes(min(size, chance.choice((1, 100, 5000, 70_000, 400_000))))
@@ -79,7 +80,7 @@ def pump(sock: socket.socket, size: int, seed: int) -> bytes:
 
 
 @pytest.mark.parametrize("buffer_length", [4096, 196608, 1 << 20])
-def test_not_a_byte_is_lost_or_changed_in_both_directions_at_once(relaying: Relaying, buffer_length: int) -> None:
+def test_no_byte_is_lost_or_changed_in_both_directions_at_once(relaying: Relaying, buffer_length: int) -> None:
     pair = relaying.connected(buffer_length=buffer_length)
     sent: dict[str, bytes] = {}
     got: dict[str, bytes] = {}
@@ -98,7 +99,8 @@ def test_not_a_byte_is_lost_or_changed_in_both_directions_at_once(relaying: Rela
 
     assert sent == got
     pair.running.wait_until_empty()
-    assert pair.running.counters.total(1) == pair.running.counters.total(2) == 6_000_000
+    counters = pair.running.counters.of(0)
+    assert counters[BYTES_UP] == counters[BYTES_DOWN] == 6_000_000
 
 
 def test_the_client_s_half_close_is_passed_on_and_the_answer_still_comes(relaying: Relaying) -> None:
@@ -113,7 +115,7 @@ def test_the_client_s_half_close_is_passed_on_and_the_answer_still_comes(relayin
     assert receive_all(pair.client) == b"answer" * 100_000
 
 
-def test_the_server_s_half_close_is_passed_on_and_it_still_hears(relaying: Relaying) -> None:
+def test_the_server_s_half_close_is_passed_on_and_the_client_may_still_send(relaying: Relaying) -> None:
     pair = relaying.connected()
 
     pair.server.sendall(b"greeting")
@@ -125,7 +127,7 @@ def test_the_server_s_half_close_is_passed_on_and_it_still_hears(relaying: Relay
     assert receive_all(pair.server) == b"reply" * 100_000
 
 
-def test_a_client_that_ends_at_once_is_relayed_all_the_same(relaying: Relaying) -> None:
+def test_a_client_that_half_closes_at_once_is_relayed(relaying: Relaying) -> None:
     backend = relaying.backend()
     running = relaying.relay(backend.address)
 
@@ -142,14 +144,15 @@ def test_a_client_that_ends_at_once_is_relayed_all_the_same(relaying: Relaying) 
     assert receive_all(client) == b"bye"
 
 
-def test_both_ends_over_and_everything_is_closed(relaying: Relaying) -> None:
+def test_after_both_ends_have_closed_everything_is_closed(relaying: Relaying) -> None:
     pair = relaying.connected()
     pair.client.close()
     assert pair.server.recv(10) == b""
     pair.server.close()
 
     pair.running.wait_until_empty()
-    assert pair.running.call(pair.running.relay.queues.close) == []
+    queues = pair.running.relay.queues
+    assert pair.running.call(lambda: [waiting for queue in queues.values() for waiting in queue.close()]) == []
 
 
 @pytest.mark.parametrize("who", ["client", "server"])
@@ -158,13 +161,13 @@ def test_a_reset_is_passed_on_as_a_reset(relaying: Relaying, who: str) -> None:
     lost, other = (pair.client, pair.server) if who == "client" else (pair.server, pair.client)
     reset(lost)
 
-    # what was cut must not look as if it were all
+    # a cut connection must not look complete
     with pytest.raises(ConnectionResetError):
         other.recv(10)
     pair.running.wait_until_empty()
 
 
-def test_what_a_server_said_before_it_went_away_still_reaches_a_client_that_sends(relaying: Relaying) -> None:
+def test_an_answer_sent_before_a_reset_still_reaches_a_client_that_sends(relaying: Relaying) -> None:
     pair = relaying.connected()
 
     def meet() -> None:
@@ -172,11 +175,11 @@ def test_what_a_server_said_before_it_went_away_still_reaches_a_client_that_send
         pair.server.sendall(b"413 too large")
         reset(pair.server)
 
-    # the relay meets answer and reset at once, while the client sends
+    # the relay gets the answer and the reset at once, while the client sends
     pair.running.call(meet)
 
     assert pair.client.recv(100) == b"413 too large"
-    # it was reset, so nobody knows whether that was all
+    # it was reset: the answer may be incomplete
     with pytest.raises(ConnectionResetError):
         pair.client.recv(100)
     pair.running.wait_until_empty()
@@ -185,7 +188,7 @@ def test_what_a_server_said_before_it_went_away_still_reaches_a_client_that_send
 def test_a_stalled_reader_stops_the_sender_and_costs_no_more_than_the_buffer(relaying: Relaying) -> None:
     pair = relaying.connected()
     sent = fill(pair.client)
-    (connection,) = pair.running.relay._connections
+    (connection,) = pair.running.relay.connections
     assert connection._link is not None
     kept = len(connection._link.up.pending)
     assert 0 < kept <= 196608
@@ -201,7 +204,7 @@ def test_a_stalled_client_does_not_hold_up_what_it_sends(relaying: Relaying) -> 
     pair.client.sendall(b"y" * 400_000)
     assert len(receive(pair.server, 400_000)) == 400_000
 
-    # nor has it got into what is kept for it: all read into one buffer
+    # both directions read into one buffer: these bytes must not be in the kept ones
     pair.server.shutdown(socket.SHUT_WR)
     assert receive_all(pair.client) == b"x" * sent
 
@@ -240,7 +243,7 @@ def test_the_next_address_of_a_name_is_tried(relaying: Relaying, monkeypatch: py
     backend.accept().sock.close()
 
 
-def test_a_name_is_looked_up_and_one_that_does_not_exist_closes_the_client(
+def test_a_name_is_looked_up_and_an_unknown_name_closes_the_client(
     relaying: Relaying, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = relaying.backend()
@@ -269,7 +272,7 @@ def test_unix_sockets_on_both_sides(relaying: Relaying, short_path: Path) -> Non
 
 
 @pytest.mark.parametrize("rest", [0, 0.005])
-def test_the_answer_of_a_unix_server_that_does_not_read_all_is_not_lost(
+def test_the_answer_of_a_unix_server_that_leaves_bytes_unread_is_not_lost(
     relaying: Relaying, short_path: Path, rest: float
 ) -> None:
     backend = relaying.backend(str(short_path / "server"))
@@ -309,7 +312,7 @@ def test_a_unix_destination_whose_queue_is_full_is_tried_again(relaying: Relayin
         filler.connect(path)
         running = relaying.relay(f"unix:{path}")
         client = relaying.keep(running.connect())
-        wait_for(lambda: running.call(lambda: any(one._task is not None for one in running.relay._connections)))
+        wait_for(lambda: running.call(lambda: any(one._task is not None for one in running.relay.connections)))
 
         listener.settimeout(PATIENCE)
         listener.accept()[0].close()
@@ -322,7 +325,7 @@ def test_a_unix_destination_whose_queue_is_full_is_tried_again(relaying: Relayin
         filler.close()
 
 
-def test_to_end_resets_what_is_open(relaying: Relaying, caplog: pytest.LogCaptureFixture) -> None:
+def test_close_resets_open_connections(relaying: Relaying, caplog: pytest.LogCaptureFixture) -> None:
     pair = relaying.connected()
 
     pair.running.call(pair.running.relay.close)

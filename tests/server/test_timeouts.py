@@ -1,4 +1,4 @@
-"""How long the relay waits: for bytes that move, and for a destination."""
+"""The relay's time-outs: for idle connections, destinations and headers."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def test_an_idle_connection_is_ended_and_a_busy_one_is_not(
     assert any(line.endswith("nothing has moved for 0.6 seconds") for line in lines(caplog))
 
 
-def test_a_reader_that_is_slow_is_not_idle(relaying: Relaying) -> None:
+def test_a_slow_reader_is_not_idle(relaying: Relaying) -> None:
     backend = relaying.backend()
     running = relaying.relay(backend.address, idle_timeout=0.6)
-    client = relaying.keep(running.connect(room=4096))  # it is the relay that keeps the bytes
+    client = relaying.keep(running.connect(room=4096))  # so that the relay keeps the bytes
     server = backend.accept().sock
     # while the relay does nothing, so that it reads all at once
     running.call(lambda: server.sendall(b"x" * 60_000))
@@ -64,7 +64,9 @@ def test_a_reader_that_is_slow_is_not_idle(relaying: Relaying) -> None:
     assert received == 60_000
 
 
-def test_a_destination_that_does_not_answer_is_given_up(relaying: Relaying, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_destination_that_does_not_answer_closes_the_client(
+    relaying: Relaying, caplog: pytest.LogCaptureFixture
+) -> None:
     with socket.socket() as full:
         # a queue of one that is full: the next connection is not answered
         full.bind(("127.0.0.1", 0))
@@ -88,7 +90,7 @@ def test_a_destination_that_does_not_answer_is_given_up(relaying: Relaying, capl
 
 
 @pytest.mark.parametrize("size", [0, 10_000])
-def test_a_header_that_lies_in_the_socket_when_its_time_is_over_is_read(relaying: Relaying, size: int) -> None:
+def test_a_header_in_the_socket_at_its_deadline_is_read(relaying: Relaying, size: int) -> None:
     header = ProxyProtocolV2().pack(result(b"\xea" + size.to_bytes(2, "big") + bytes(size)))
     backend = relaying.backend()
     running = relaying.relay(backend.address, "127.0.0.1:0?accept=detect&max_header=20000")
@@ -113,7 +115,7 @@ def test_a_header_that_lies_in_the_socket_when_its_time_is_over_is_read(relaying
         (b"GET / HTTP/1.1", "GET"),
     ],
 )
-def test_what_lies_in_the_socket_when_the_time_is_over_is_told(
+def test_the_refusal_at_the_deadline_tells_what_is_in_the_socket(
     relaying: Relaying, caplog: pytest.LogCaptureFixture, sent: bytes, said: str
 ) -> None:
     running = relaying.relay(relaying.backend().address, "127.0.0.1:0?accept=detect")
@@ -130,7 +132,9 @@ def test_what_lies_in_the_socket_when_the_time_is_over_is_told(
     assert said in line
 
 
-def test_a_relay_that_stood_still_longer_than_a_header_may_take_serves_whoever_has_sent_one(start: Starter) -> None:
+def test_a_relay_stopped_for_longer_than_the_header_time_out_serves_the_clients_that_sent_a_header(
+    start: Starter,
+) -> None:
     server = start(source="127.0.0.1:0?accept=detect&timeout=0.5", options="?pp=noop")
     files = f"/proc/{server.process.pid}/fd"
     with contextlib.ExitStack() as stack:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4
 from proxyprotocol.server._relay.link import Flow
+from proxyprotocol.server._relay.metrics import REFUSALS  # the counters have no public names
 from tests.interop._certificates import CLIENT_NAME, SERVER_NAME, Certificates
 from tests.interop._programs import wait_for
 from tests.server.relays import PATIENCE, Accepted, Relaying, fill, in_thread, lines, receive, receive_all, reset
@@ -76,10 +79,10 @@ def test_tls_on_both_sides_and_both_half_closes(relaying: Relaying, certificates
 
 
 @pytest.mark.parametrize("first", ["client", "server"])
-def test_a_half_close_without_a_close_notify_is_one_too(
+def test_an_end_of_file_without_a_close_notify_is_a_half_close(
     relaying: Relaying, certificates: Certificates, first: str
 ) -> None:
-    """OpenSSL that is told of such an end says nothing more itself, and the other half was lost."""
+    """OpenSSL sends nothing more after such an end, and the other half was lost."""
     backend = relaying.backend()
     running = relaying.relay(destination(backend, certificates), source(certificates))
     raw = relaying.keep(running.connect())
@@ -100,8 +103,8 @@ def test_a_half_close_without_a_close_notify_is_one_too(
     running.wait_until_empty()
 
 
-def test_a_half_close_loses_nothing_of_what_comes_the_other_way(relaying: Relaying, certificates: Certificates) -> None:
-    # what sends the close_notify would throw away a record that has come meanwhile
+def test_a_half_close_loses_no_byte_of_the_other_direction(relaying: Relaying, certificates: Certificates) -> None:
+    # sending the close_notify must not drop a record that has arrived meanwhile
     backend = relaying.backend()
     running = relaying.relay(destination(backend, certificates))
     client = relaying.keep(running.connect())
@@ -114,7 +117,7 @@ def test_a_half_close_loses_nothing_of_what_comes_the_other_way(relaying: Relayi
     assert received == b"z" * 5_000_000
 
 
-def test_what_had_come_when_the_client_half_closed_is_given_to_it(
+def test_bytes_received_before_the_client_half_closed_reach_the_client(
     relaying: Relaying, certificates: Certificates
 ) -> None:
     backend = relaying.backend()
@@ -122,7 +125,7 @@ def test_what_had_come_when_the_client_half_closed_is_given_to_it(
     client = relaying.keep(running.connect(room=4096))
     _, server = accept_tls(backend, certificates)
     running.call(lambda: server.sendall(b"z" * 40_000))  # in one piece for the relay, which reads it at once
-    (connection,) = running.relay._connections
+    (connection,) = running.relay.connections
     link = connection._link
     assert link is not None
     wait_for(lambda: bool(link.down.pending))
@@ -131,7 +134,7 @@ def test_what_had_come_when_the_client_half_closed_is_given_to_it(
     assert receive(client, 40_000) == b"z" * 40_000
 
 
-def test_an_end_that_comes_in_one_piece_with_the_last_bytes_is_passed_on(
+def test_a_close_notify_in_one_piece_with_the_last_bytes_is_passed_on(
     relaying: Relaying, certificates: Certificates
 ) -> None:
     backend = relaying.backend()
@@ -139,27 +142,25 @@ def test_an_end_that_comes_in_one_piece_with_the_last_bytes_is_passed_on(
     client = relaying.keep(running.connect())
     _, server = accept_tls(backend, certificates)
     running.call(lambda: server.say_all(b"answer"))
-    # it is the end of TLS alone: the connection's is still to come
+    # this is the end of TLS alone; the connection is still open
     assert receive_all(client) == b"answer"
 
 
 @pytest.mark.parametrize("piece", [1000, 100_000])
-def test_a_reader_that_stalls_stops_the_sender_with_tls_too(
-    relaying: Relaying, certificates: Certificates, piece: int
-) -> None:
+def test_a_stalled_reader_stops_the_sender_over_tls(relaying: Relaying, certificates: Certificates, piece: int) -> None:
     backend = relaying.backend()
     running = relaying.relay(backend.address, source(certificates))
-    # little room in the system's own buffer, which what is accepted inherits: TLS is left with bytes of its own
+    # accepted sockets inherit this small buffer of the system, so that bytes stay in TLS
     running.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     client = relaying.keep(running.connect_tls(certificates.client_context(), SERVER_NAME))
     server = backend.accept().sock
     sent = fill(server, piece)
-    (connection,) = running.relay._connections
+    (connection,) = running.relay.connections
     assert connection._link is not None
     kept = len(connection._link.down.pending) + len(connection._client._unsent)  # type: ignore[attr-defined]
     assert 0 < kept <= 65536 + 4096  # what was read at once, with TLS around it
-    assert not connection._link.down.source.reading  # it is not asked again and again what there is to read
-    # how much comes in one go is the system's affair, so that the measured alone would prove little
+    assert not connection._link.down.source.reading  # the selector does not report it again and again
+    # the system decides how much arrives at once, so that the measured sizes alone would prove little
     assert (len(connection._link.down.buffer), len(connection._link.up.buffer)) == (65536, 196608)
 
     server.settimeout(PATIENCE)
@@ -167,18 +168,18 @@ def test_a_reader_that_stalls_stops_the_sender_with_tls_too(
     assert len(receive_all(client)) == sent
 
 
-def test_nothing_is_lost_of_what_waits_in_tls_for_a_server_that_stalls(
+def test_bytes_that_wait_in_tls_for_a_stalled_server_are_not_lost(
     relaying: Relaying, certificates: Certificates
 ) -> None:
     backend = relaying.backend()
     backend.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-    # a small buffer: of most records a part waits in here
+    # with a small buffer, a part of most records waits in TLS
     running = relaying.relay(backend.address, source(certificates), buffer_length=4096)
     client = relaying.keep(running.connect_tls(certificates.client_context(), SERVER_NAME))
     accepted = backend.accept()
     data = bytes(range(251)) * 30_000
     thread = in_thread(lambda: client.sendall(data))
-    (connection,) = running.relay._connections
+    (connection,) = running.relay.connections
     link = connection._link
     assert link is not None
     wait_for(lambda: bool(link.up.pending))
@@ -187,10 +188,10 @@ def test_nothing_is_lost_of_what_waits_in_tls_for_a_server_that_stalls(
     assert received == data
 
 
-def test_a_client_for_which_too_much_waits_is_not_heard_before_it_has_taken_that(
+def test_the_relay_reads_nothing_from_a_client_with_too_many_unsent_bytes(
     relaying: Relaying, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # what comes on top of the plain bytes is answers of TLS itself, for which Python's own clients cannot ask
+    # only answers of TLS itself exceed the limit, and Python's own clients cannot ask for them
     monkeypatch.setattr("proxyprotocol.server._relay.tls._MOST_UNSENT", 1000)
     backend = relaying.backend()
     running = relaying.relay(backend.address, source(certificates))
@@ -199,7 +200,7 @@ def test_a_client_for_which_too_much_waits_is_not_heard_before_it_has_taken_that
     server = backend.accept().sock
     sent = fill(server)
     client.sendall(b"hello")
-    (connection,) = running.relay._connections
+    (connection,) = running.relay.connections
     assert not connection._client.reading
     server.settimeout(0.3)
     with pytest.raises(TimeoutError):
@@ -211,7 +212,7 @@ def test_a_client_for_which_too_much_waits_is_not_heard_before_it_has_taken_that
 
 
 @pytest.mark.parametrize(("buffer_length", "record", "count"), [(4096, 16_000, 1), (65536, 10_000, 7)])
-def test_a_record_that_has_no_room_in_the_buffer_is_relayed_without_waiting_for_another(
+def test_a_record_larger_than_the_free_buffer_is_relayed_without_waiting_for_the_next(
     relaying: Relaying, certificates: Certificates, buffer_length: int, record: int, count: int
 ) -> None:
     backend = relaying.backend()
@@ -227,7 +228,7 @@ def test_a_record_that_has_no_room_in_the_buffer_is_relayed_without_waiting_for_
     assert receive(server, count * record) == b"x" * count * record
 
 
-def test_what_waits_inside_tls_on_both_sides_is_fetched_by_one_call_at_a_time(
+def test_bytes_that_wait_inside_tls_on_both_sides_queue_one_call_at_a_time(
     relaying: Relaying, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = relaying.backend()
@@ -252,7 +253,7 @@ def test_what_waits_inside_tls_on_both_sides_is_fetched_by_one_call_at_a_time(
     running.call(send_at_once)
     assert len(receive(client, 500_000)) == 500_000
     assert len(receive(server, 500_000)) == 500_000
-    # it doubled with every turn of the loop
+    # the number of queued calls doubled with every turn of the loop
     assert max(queued) < 8
 
 
@@ -275,12 +276,12 @@ def test_a_client_s_certificate_and_the_name_it_asked_for(relaying: Relaying, ce
     assert not got.tlv.ext
 
 
-def test_a_name_that_is_none_is_nothing_to_a_relay_that_does_not_pass_it_on(
+def test_a_relay_that_does_not_pass_names_on_ignores_an_invalid_name(
     relaying: Relaying, certificates: Certificates
 ) -> None:
     running = relaying.relay(relaying.backend().address, source(certificates))
     client = relaying.keep(running.connect())
-    # pytest makes what Python ignores a warning, and that an error
+    # pytest turns an error that Python ignores into a warning, and the warning into a failure
     client.sendall(hello_with_name(b"\xff\xfe\xfd.example"))
     client.recv(1)
     reset(client)
@@ -297,7 +298,7 @@ def test_a_client_without_the_certificate_it_needs_is_refused(
         client.recv(10)
     running.wait_until_empty()
     (line,) = lines(caplog)
-    assert "the TLS handshake failed: PEER_DID_NOT_RETURN_A_CERTIFICATE" in line
+    assert "the TLS handshake failed: [SSL: PEER_DID_NOT_RETURN_A_CERTIFICATE]" in line
 
 
 def test_a_header_and_tls_after_it(relaying: Relaying, certificates: Certificates) -> None:
@@ -322,12 +323,12 @@ def test_a_header_and_tls_after_it(relaying: Relaying, certificates: Certificate
     accepted = backend.accept()
     assert isinstance(accepted.result, ProxyResultIPv4)
     assert accepted.result.peername == ("192.0.2.1", 1000)
-    # byte for byte means that nothing is added unasked
+    # nothing is added without tlv=
     assert set(accepted.result.tlv) == {3}
 
 
 @pytest.mark.parametrize("header", [b"", ProxyProtocolV2().pack(result())], ids=["", "after a header"])
-def test_who_speaks_no_tls_is_refused_in_one_line(
+def test_a_client_without_tls_is_refused_with_one_line(
     relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture, header: bytes
 ) -> None:
     running = relaying.relay(relaying.backend().address, source(certificates, "&accept=v2" if header else ""))
@@ -340,7 +341,22 @@ def test_who_speaks_no_tls_is_refused_in_one_line(
             break
     running.wait_until_empty()
     (line,) = lines(caplog)
-    assert "the TLS handshake failed: HTTP_REQUEST" in line
+    assert "the TLS handshake failed: [SSL: HTTP_REQUEST]" in line
+
+
+@pytest.mark.parametrize("end", [reset, socket.socket.close])
+def test_a_client_that_leaves_in_the_handshake_is_a_debug_line(
+    relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture, end: Callable[[Any], None]
+) -> None:
+    caplog.set_level(logging.DEBUG, "proxyprotocol.server")
+    running = relaying.relay(relaying.backend().address, source(certificates))
+    client = running.connect_and_send(hello_with_name(b"x"))
+    client.recv(1)
+    end(client)
+    running.wait_until_empty()
+    (record,) = (record for record in caplog.records if "the TLS handshake failed" in record.getMessage())
+    assert record.levelname == "DEBUG"
+    assert running.counters.of(0)[REFUSALS["tls"]] == 1
 
 
 def test_a_handshake_has_a_deadline(
@@ -351,7 +367,7 @@ def test_a_handshake_has_a_deadline(
     assert lines(caplog)[-1].endswith("it was not done within 0.3 seconds")
 
 
-def test_a_destination_with_the_wrong_certificate_is_not_spoken_to(
+def test_a_destination_with_the_wrong_certificate_gets_no_data(
     relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = relaying.backend()
@@ -361,10 +377,10 @@ def test_a_destination_with_the_wrong_certificate_is_not_spoken_to(
     with pytest.raises((ssl.SSLError, ConnectionError)):
         Encrypted(accepted.sock, certificates.server_context(), server_side=True).recv(10)
     assert closed(client)
-    assert "the certificate is not good: Hostname mismatch" in lines(caplog)[-1]
+    assert "the certificate is invalid: Hostname mismatch" in lines(caplog)[-1]
 
 
-def test_a_destination_that_does_no_tls_in_time_is_given_up(
+def test_a_destination_that_does_not_finish_tls_in_time_closes_the_client(
     relaying: Relaying, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = relaying.backend()

@@ -1,4 +1,4 @@
-"""What can go wrong on the way from accept to the destination, and what the relay asks about a client on the way."""
+"""Failures between accept and the destination, and look-ups in block lists and name servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.server.test_header import closed
 
 
 class ListsAll(Dnsbl):
-    """A block list that lists everybody, and writes down whom it was asked about."""
+    """A block list that lists every client, and records the questions."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -46,7 +46,7 @@ class Fails(Dnsbl):
         raise ZeroDivisionError("a mistake")
 
 
-def test_a_block_list_that_fails_lists_nobody(relaying: Relaying, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_block_list_lists_no_client(relaying: Relaying, caplog: pytest.LogCaptureFixture) -> None:
     backend = relaying.backend()
     running = relaying.relay(backend.address, dnsbl=Fails())
     relaying.keep(running.connect())
@@ -81,7 +81,7 @@ def test_a_block_list_is_asked_about_the_client_of_the_header(relaying: Relaying
     assert dnsbl.asked == [("192.0.2.1", 1000)]
 
 
-def test_the_end_does_not_wait_for_a_block_list(relaying: Relaying, caplog: pytest.LogCaptureFixture) -> None:
+def test_close_does_not_wait_for_a_block_list(relaying: Relaying, caplog: pytest.LogCaptureFixture) -> None:
     running = relaying.relay(relaying.backend().address, dnsbl=NeverAnswers())
     client = relaying.keep(running.connect())
     wait_for(lambda: running.open == 1)
@@ -91,7 +91,7 @@ def test_the_end_does_not_wait_for_a_block_list(relaying: Relaying, caplog: pyte
     wait_for(lambda: not running.call(lambda: len(asyncio.all_tasks()) > 1))
 
 
-def test_the_end_ends_a_connection_in_its_header_too(relaying: Relaying) -> None:
+def test_close_ends_a_connection_that_waits_for_its_header(relaying: Relaying) -> None:
     running = relaying.relay(relaying.backend().address, "127.0.0.1:0?accept=detect")
     client = relaying.keep(running.connect())
     wait_for(lambda: running.open == 1)
@@ -99,7 +99,7 @@ def test_the_end_ends_a_connection_in_its_header_too(relaying: Relaying) -> None
     assert closed(client)
 
 
-def test_a_client_that_is_reset_in_its_header_is_a_cut_header(
+def test_a_reset_in_the_header_counts_as_an_incomplete_header(
     relaying: Relaying, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = relaying.relay(relaying.backend().address, "127.0.0.1:0?accept=detect")
@@ -112,11 +112,11 @@ def test_a_client_that_is_reset_in_its_header_is_a_cut_header(
 
 def first(running: Any) -> Any:
     """The one connection."""
-    (connection,) = running.relay._connections
+    (connection,) = running.relay.connections
     return connection
 
 
-def test_a_client_that_is_gone_before_it_is_connected_reaches_nobody(
+def test_a_client_that_resets_before_it_is_connected_is_not_relayed(
     relaying: Relaying, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = relaying.backend()
@@ -127,14 +127,14 @@ def test_a_client_that_is_gone_before_it_is_connected_reaches_nobody(
 
     running.call(knock)
     running.wait_until_empty()
-    assert lines(caplog) == []  # it is worth none, as a health check
+    assert lines(caplog) == []  # like a health check
 
 
 @pytest.mark.parametrize(
     ("path", "reason"),
     [("{}/nobody", "No such file or directory"), ("/" + "x" * 200, "AF_UNIX path too long")],
 )
-def test_a_unix_destination_that_is_not_there(
+def test_a_missing_unix_destination_closes_the_client(
     relaying: Relaying, short_path: Path, caplog: pytest.LogCaptureFixture, path: str, reason: str
 ) -> None:
     running = relaying.relay("unix:" + path.format(short_path))
@@ -142,7 +142,7 @@ def test_a_unix_destination_that_is_not_there(
     assert lines(caplog)[-1].endswith(reason)
 
 
-def test_a_unix_destination_that_goes_away_or_stays_full_is_given_up(
+def test_a_unix_destination_that_stays_full_or_disappears_closes_the_client(
     relaying: Relaying, short_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = short_path / "full"
@@ -162,7 +162,7 @@ def test_a_unix_destination_that_goes_away_or_stays_full_is_given_up(
 
 
 class Listener(socket.socket):
-    """A listening socket that the system refuses to accept at, once."""
+    """A listening socket with an accept() that fails once."""
 
     refusal: OSError | None = None
 
@@ -174,10 +174,10 @@ class Listener(socket.socket):
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EPERM])
-def test_without_a_file_descriptor_it_is_tried_again_after_a_second(
+def test_accept_is_tried_again_a_second_after_it_failed(
     relaying: Relaying, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    """So where a firewall forbids it."""
+    """The system may be short of file descriptors, or a firewall may forbid the connection."""
     backend = relaying.backend()
     running = relaying.relay(backend.address)
     with Listener() as listener:
@@ -197,7 +197,7 @@ def test_without_a_file_descriptor_it_is_tried_again_after_a_second(
 
 
 @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.EHOSTUNREACH])
-def test_a_connection_that_was_gone_before_it_was_accepted_stops_nobody(
+def test_a_connection_lost_before_accept_does_not_stop_the_others(
     relaying: Relaying, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     running = relaying.relay(relaying.backend().address)
@@ -213,7 +213,7 @@ def test_a_connection_that_was_gone_before_it_was_accepted_stops_nobody(
     assert lines(caplog)[0].startswith("Opened")
 
 
-def test_who_waits_in_the_queue_when_the_relay_stops_listening_is_served(relaying: Relaying) -> None:
+def test_a_client_in_the_queue_when_the_relay_stops_listening_is_served(relaying: Relaying) -> None:
     backend = relaying.backend()
     running = relaying.relay(backend.address)
 
@@ -246,7 +246,9 @@ def test_the_whole_queue_is_served_when_the_relay_stops_listening(relaying: Rela
     assert [backend.accept(header=False).sock.recv(10) for _ in clients] == [b"in time"] * 150
 
 
-def test_a_name_is_asked_for_once_by_all_who_wait_and_again_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_connections_share_one_look_up_and_an_old_answer_is_looked_up_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     answers: list[Any] = [[(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80))], OSError("no answer")]
     asked = []
 
@@ -263,19 +265,22 @@ def test_a_name_is_asked_for_once_by_all_who_wait_and_again_when_it_is_old(monke
 
         monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
         places = Places(Address("name:80"))
-        assert places.known(loop.time()) is None
+        assert places.fresh_until < loop.time()
         found = [(socket.AF_INET, ("192.0.2.1", 80))]
         assert list(await asyncio.gather(places.find(1), places.find(1))) == [found, found]
-        assert places.known(loop.time()) == found
-        assert places.known(loop.time() + 11) is None
-        # while nobody answers, the old answer counts
+        assert places.found == found
+        assert loop.time() < places.fresh_until < loop.time() + 11
+        assert await places.find(1) == found  # without another look-up
+        assert asked == ["name"]
+        places.fresh_until = 0.0
+        # while no name server answers, the old answer counts
         assert await places.find(1) == found
 
     asyncio.run(asyncio.wait_for(story(), PATIENCE))
     assert asked == ["name", "name"]
 
 
-def test_a_name_server_that_does_not_answer_is_waited_for_no_longer_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_server_that_does_not_answer_fails_after_the_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         loop = asyncio.get_running_loop()
 

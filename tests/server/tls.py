@@ -83,7 +83,7 @@ def accept_tls(backend: Backend, certificates: Certificates) -> tuple[Accepted, 
 
 
 def hello_with_name(name: bytes) -> bytes:
-    """Return the first bytes of a TLS client that asks for such a name, which Python's own clients refuse."""
+    """Return the first bytes of a TLS client that asks for *name*; Python's own clients refuse most wrong ones."""
     stand_in = "x" * len(name)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=stand_in)

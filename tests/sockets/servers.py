@@ -1,4 +1,4 @@
-"""What the tests of blocking sockets share: connections of every family, a peer that drips, and a client of TLS."""
+"""Shared by the tests of blocking sockets: connections of every family, a dripping peer, and a TLS client."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-import pytest
+from tests.interop._certificates import SERVER_NAME, Certificates
 
-from tests.interop._certificates import SERVER_NAME, Certificates, make_certificates
-
-PATIENCE = 10.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
-SHORT = 0.2  # seconds; what is to run out does it soon
+PATIENCE = 10.0  # seconds; only a very busy machine needs more than a fraction of one
+SHORT = 0.2  # seconds; for time-outs that a test waits for
 
 HEADER = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 CLIENT, DESTINATION = ("192.0.2.1", 1000), ("198.51.100.2", 2000)
@@ -25,14 +23,14 @@ FAMILIES = ["IPv4", "IPv6", "UNIX"]
 
 @contextlib.contextmanager
 def free_address(family: str) -> Iterator[tuple[str, int] | str]:
-    """Give an address to listen at; the path of a UNIX socket is a short one, and goes with the block."""
+    """Yield an address to listen on; a UNIX socket's path is short, and removed after the block."""
     with tempfile.TemporaryDirectory() as directory:
         yield {"IPv4": ("127.0.0.1", 0), "IPv6": ("::1", 0)}.get(family, f"{directory}/socket")
 
 
 @contextlib.contextmanager
 def connected(family: str) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Make a connection; gives the server's end and the client's."""
+    """Yield the two ends of a connection: the server's and the client's."""
     kind = {"IPv4": socket.AF_INET, "IPv6": socket.AF_INET6}.get(family, socket.AF_UNIX)
     with free_address(family) as address, socket.socket(kind) as listener, socket.socket(kind) as client:
         listener.bind(address)
@@ -49,14 +47,14 @@ def connected(family: str) -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def reset(sock: socket.socket) -> None:
-    """Close a connection without a word, so that its other end is told of a reset."""
+    """Close a connection so that the other end sees a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
 
 @contextlib.contextmanager
 def meanwhile(action: Callable[[], object]) -> Iterator[None]:
-    """Do something in a thread beside the block, which it must not survive; to lose the connection is no failure."""
+    """Run *action* in a thread during the block, and join it afterwards. It may lose its connection."""
 
     def act() -> None:
         with contextlib.suppress(OSError):
@@ -73,7 +71,7 @@ def meanwhile(action: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def dripping(client: socket.socket, pieces: Sequence[bytes], every: float = 0.001) -> Iterator[threading.Event]:
-    """Send piece by piece beside the block, with so many seconds behind each, until it ends or sets the event."""
+    """Send piece by piece during the block, with a pause after each, until the block ends or sets the event."""
     stop = threading.Event()
 
     def drip() -> None:
@@ -89,18 +87,12 @@ def dripping(client: socket.socket, pieces: Sequence[bytes], every: float = 0.00
             stop.set()
 
 
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """The certificates, made once."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
 class TLSClient:
-    """A client that does TLS by itself, to say what goes into which segment.
+    """A TLS client in memory, so that a test decides what goes into which segment.
 
     Args:
-        sock: Its socket, connected.
-        certificates: Whom it trusts.
+        sock: Its connected socket.
+        certificates: The certificates that it trusts.
     """
 
     def __init__(self, sock: socket.socket, certificates: Certificates) -> None:
@@ -110,13 +102,13 @@ class TLSClient:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=SERVER_NAME)
 
     def greeting(self) -> bytes:
-        """Give the ClientHello, which is to be sent by whoever asks."""
+        """Return the ClientHello, for the caller to send."""
         with contextlib.suppress(ssl.SSLWantReadError):
             self._tls.do_handshake()
         return self._outgoing.read()
 
     def shake_hands(self, message: bytes) -> None:
-        """Do the handshake to its end, and send a message together with it."""
+        """Complete the handshake, and send a message together with its end."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -127,7 +119,7 @@ class TLSClient:
         self._sock.sendall(self._outgoing.read())
 
     def read(self) -> bytes:
-        """Receive to the end that TLS tells of; an end of the connection alone is an SSLEOFError."""
+        """Receive until TLS says that this is the end; raise SSLEOFError if only the connection ends."""
         received = b""
         while True:
             try:

@@ -1,4 +1,4 @@
-"""What a header has to say of a connection, from its socket or its transport."""
+"""The result that describes a connection, from its socket or its transport."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SERVER4 = ("198.51.100.2", 443)
 
 
 class Socket:
-    """As much of a socket as is asked, for addresses that a test cannot have."""
+    """A fake socket, for addresses that a test cannot get."""
 
     def __init__(self, family: int, peername: Any, sockname: Any, kind: int = socket.SOCK_STREAM) -> None:
         self.family = family
@@ -52,7 +52,7 @@ class Socket:
 
 
 class Transport:
-    """A transport that tells what it is given."""
+    """A transport with the given facts."""
 
     def __init__(self, **facts: Any) -> None:
         self._facts = facts
@@ -78,7 +78,7 @@ both = pytest.mark.parametrize("build", [from_socket, from_transport])
 
 
 def connect(family: int, address: Any) -> tuple[socket.socket, socket.socket]:
-    """Give both ends of a connection: the client's and the server's."""
+    """Yield both ends of a connection: the client's and the server's."""
     with socket.socket(family) as listener:
         listener.bind(address)
         listener.listen()
@@ -132,7 +132,7 @@ def test_an_ipv6_scope_id_is_dropped_because_a_header_has_no_field_for_it(build:
 
 
 @both
-def test_an_ipv4_client_of_an_ipv6_socket_is_described_as_the_socket_has_it(build: Build) -> None:
+def test_an_ipv4_client_of_an_ipv6_socket_keeps_its_mapped_address(build: Build) -> None:
     result = build(Socket(socket.AF_INET6, ("::ffff:192.0.2.1", 5001, 0, 0), ("::ffff:198.51.100.2", 443, 0, 0)))
     assert isinstance(result, ProxyResultIPv6)
     assert result.peername == ("::ffff:192.0.2.1", 5001, 0, 0)
@@ -214,7 +214,7 @@ def test_a_socket_that_the_peer_has_reset_is_unknown(tcp: tuple[socket.socket, s
         {"socket": Socket(socket.AF_UNIX, None, None), "peername": None, "sockname": "/run/s.sock"},
     ],
 )
-def test_a_transport_that_cannot_tell_an_address_is_unknown(facts: dict[str, Any]) -> None:
+def test_a_transport_without_an_address_is_unknown(facts: dict[str, Any]) -> None:
     assert build_transport_result(Transport(**facts), unique_id=b"u") == ProxyResultUnknown()
 
 
@@ -226,7 +226,7 @@ def test_a_transport_that_raises_because_it_is_closed_is_unknown() -> None:
     assert build_transport_result(Closed()) == ProxyResultUnknown()
 
 
-# What the caller adds
+# unique_id and dnsbl
 
 
 @both
@@ -241,7 +241,7 @@ def test_a_transport_that_raises_because_it_is_closed_is_unknown() -> None:
         ({"dnsbl": ""}, ProxyProtocolTLV(ext=ProxyProtocolExtTLV(dnsbl=""))),
     ],
 )
-def test_unique_id_and_dnsbl_are_said_where_they_are_given(
+def test_unique_id_and_dnsbl_are_in_the_result_if_given(
     build: Build, options: dict[str, Any], tlv: ProxyProtocolTLV
 ) -> None:
     result = build(Socket(socket.AF_INET, CLIENT4, SERVER4), **options)
@@ -313,7 +313,7 @@ def shake_hands(*sides: ssl.SSLObject | ssl.SSLSocket) -> None:
 
 
 def tls_object(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> ssl.SSLObject:
-    """Give the server's side of TLS in memory."""
+    """Return the server's side of TLS in memory."""
     inwards, outwards = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = server_tls.wrap_bio(inwards, outwards, server_side=True)
     shake_hands(client_tls.wrap_bio(outwards, inwards), server)
@@ -338,13 +338,15 @@ def test_tls_without_a_client_certificate_is_described(server_tls: ssl.SSLContex
     assert list(tlv) == [Type.PP2_TYPE_NOOP, Type.PP2_TYPE_UNIQUE_ID, Type.PP2_TYPE_SSL]
 
 
-def test_tls_without_a_client_certificate_has_a_verify_field_of_0_as_in_the_established_package(
+def test_tls_without_a_client_certificate_has_a_verify_field_of_0_as_in_proxy_protocol(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     assert tls_result(tls_object(server_tls, client_tls)).tlv.ssl.verify == 0
 
 
-def test_a_client_certificate_is_handed_on(server_tls: ssl.SSLContext, certified_client_tls: ssl.SSLContext) -> None:
+def test_a_client_certificate_is_in_the_result(
+    server_tls: ssl.SSLContext, certified_client_tls: ssl.SSLContext
+) -> None:
     tlv = tls_result(tls_object(server_tls, certified_client_tls)).tlv
     assert tlv.ssl.has_cert_conn
     assert tlv.ssl.client_verified
@@ -368,7 +370,7 @@ def test_a_tls_socket_is_described_like_a_tls_transport(
     assert result == ProxyResultUnix("", "", protocol=socket.SOCK_STREAM, tlv=result.tlv)
 
 
-def test_tls_whose_handshake_is_under_way_shows_no_certificate(
+def test_tls_during_its_handshake_shows_no_certificate(
     server_tls: ssl.SSLContext,
 ) -> None:
     tls = server_tls.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
@@ -395,7 +397,7 @@ def test_a_socket_whose_tls_has_ended_is_described_without_a_certificate(
 
 
 class Tls:
-    """What an SSLObject tells, for what OpenSSL no longer does."""
+    """A fake SSLObject, for features that OpenSSL no longer has."""
 
     def __init__(self, peercert: Any = None, compression: str | None = None, secret_bits: int | None = 128) -> None:
         self._peercert = peercert
@@ -414,8 +416,8 @@ class Tls:
         return self._peercert
 
 
-def test_a_certificate_that_was_not_checked_is_not_said_to_be_verified() -> None:
-    # ssl.CERT_NONE: getpeercert() gives an empty dictionary
+def test_an_unchecked_certificate_is_not_called_verified() -> None:
+    # ssl.CERT_NONE: getpeercert() returns an empty dictionary
     tlv = tls_result(Tls(peercert={})).tlv
     assert tlv.ssl.has_cert_conn
     assert not tlv.ssl.verified
@@ -423,13 +425,13 @@ def test_a_certificate_that_was_not_checked_is_not_said_to_be_verified() -> None
     assert tlv.ext.peercert == {}
 
 
-def test_a_certificate_that_cannot_be_decoded_is_not_said_to_be_there() -> None:
+def test_a_certificate_that_cannot_be_decoded_does_not_count() -> None:
     tlv = tls_result(Tls(peercert=ssl.SSLError("unknown encoding"))).tlv
     assert tlv.ssl.has_ssl
     assert not tlv.ssl.client_verified
 
 
-def test_compression_and_secret_bits_are_handed_on_where_there_are_any() -> None:
+def test_compression_and_secret_bits_are_in_the_result_if_known() -> None:
     ext = tls_result(Tls(compression="zlib", secret_bits=0)).tlv.ext
     assert (ext.compression, ext.secret_bits) == ("zlib", 0)
     ext = tls_result(Tls(secret_bits=None)).tlv.ext
@@ -442,7 +444,7 @@ def test_compression_and_secret_bits_are_handed_on_where_there_are_any() -> None
 async def results_of_a_connection(
     server_tls: ssl.SSLContext | None, client_tls: ssl.SSLContext | None
 ) -> tuple[ProxyResult, ProxyResult, ProxyResult, ProxyResult]:
-    """Give what the server's writer, its transport and the client's writer tell, and the server's once it is closed."""
+    """Return the results of the server's writer, its transport and the client's writer, and of the closed server."""
     accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
     server = await asyncio.start_server(lambda _, w: accepted.put_nowait(w), "127.0.0.1", 0, ssl=server_tls)
     async with server:
@@ -456,7 +458,7 @@ async def results_of_a_connection(
         return (*alive, build_transport_result(writer))
 
 
-def test_an_asyncio_transport_and_its_writer_tell_the_same() -> None:
+def test_an_asyncio_transport_and_its_writer_give_the_same_result() -> None:
     by_writer, by_transport, by_client, closed = asyncio.run(results_of_a_connection(None, None))
     assert isinstance(by_writer, ProxyResultIPv4)
     assert by_writer == by_transport
@@ -464,7 +466,7 @@ def test_an_asyncio_transport_and_its_writer_tell_the_same() -> None:
     assert closed == by_writer
 
 
-def test_an_asyncio_transport_over_tls_tells_of_tls_until_it_is_closed(
+def test_an_asyncio_transport_over_tls_describes_tls_until_it_is_closed(
     server_tls: ssl.SSLContext, certified_client_tls: ssl.SSLContext
 ) -> None:
     by_writer, by_transport, by_client, closed = asyncio.run(results_of_a_connection(server_tls, certified_client_tls))

@@ -1,4 +1,4 @@
-"""Asking a DNS block list about a client, by a loop's own resolver; test_dnsbl_server.py asks a real server."""
+"""DNS block lists with a loop's own resolver; test_dnsbl_server.py asks a real server."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from proxyprotocol.sock import SocketInfo, SocketInfoLocal, SocketInfoProxy
 
 
 class Transport:
-    """A transport that is not asked."""
+    """A transport that must not be used."""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         raise AssertionError(f"{name} was asked for")
 
 
 class Loop:
-    """A loop whose resolver answers what it is told, and remembers the questions."""
+    """A loop whose resolver gives a fixed answer and records the questions."""
 
     def __init__(self, answer: Callable[[], Awaitable[Any]]) -> None:
         self._answer = answer
@@ -68,10 +68,10 @@ def ask(block_list: Dnsbl, info: SocketInfo, loop: Loop) -> str | None:
     return asyncio.run(block_list.lookup(info, loop=loop))  # type: ignore[arg-type]
 
 
-# Which list
+# Kinds of lists
 
 
-def test_without_a_host_nobody_is_asked() -> None:
+def test_without_a_host_there_is_no_query() -> None:
     block_list = Dnsbl.load(None, timeout=3)
     loop = answering("127.0.0.2")
     assert isinstance(block_list, NoopDnsbl)
@@ -108,20 +108,20 @@ def test_there_is_no_timeout_by_default() -> None:
 
 
 @pytest.mark.parametrize("info", [ipv4("192.0.2.1"), ipv6("::ffff:192.0.2.1")])
-def test_an_ipv4_client_is_asked_for_with_its_numbers_reversed(info: SocketInfo) -> None:
+def test_a_query_for_ipv4_has_the_numbers_reversed(info: SocketInfo) -> None:
     loop = answering("127.0.0.2")
     assert ask(Dnsbl.load("bl.example"), info, loop) == "bl.example"
     assert loop.questions == [("1.2.0.192.bl.example", 0, socket.AF_INET, socket.SOCK_STREAM)]
 
 
-def test_an_ipv6_client_is_asked_for_with_its_digits_reversed() -> None:
+def test_a_query_for_ipv6_has_the_digits_reversed() -> None:
     loop = answering("127.0.0.2")
     assert ask(Dnsbl.load("bl.example"), ipv6("2001:db8::567:89ab"), loop) == "bl.example"
     digits = "b.a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2"  # of RFC 3596, section 2.5
     assert loop.questions == [(f"{digits}.bl.example", 0, socket.AF_INET, socket.SOCK_STREAM)]
 
 
-def test_the_zone_of_a_client_is_no_part_of_the_question() -> None:
+def test_a_query_leaves_out_the_zone() -> None:
     class LinkLocal(Transport):
         def get_extra_info(self, name: str, default: Any = None) -> Any:
             return {"peername": ("fe80::1%eth0", 5, 0, 2), "socket": self}.get(name, default)
@@ -134,14 +134,15 @@ def test_the_zone_of_a_client_is_no_part_of_the_question() -> None:
 
 
 @pytest.mark.parametrize("info", [info_of(ProxyResultUnix("/c", "/s")), info_of(ProxyResultUnknown())])
-def test_a_client_without_an_ip_address_is_not_listed_and_nobody_is_asked(info: SocketInfo) -> None:
+def test_a_client_without_an_ip_address_causes_no_query(info: SocketInfo) -> None:
     loop = answering("127.0.0.2")
     assert ask(Dnsbl.load("bl.example"), info, loop) is None
     assert loop.questions == []
 
 
-def test_without_dnspython_the_running_loop_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dnspython_the_running_loop_resolves(monkeypatch: pytest.MonkeyPatch) -> None:
     stub = answering("127.0.0.2")
+    # private: the module decides this once, when it is imported
     monkeypatch.setattr(dnsbl, "_HAS_DNSPYTHON", False)
 
     async def lookup() -> str | None:
@@ -174,16 +175,16 @@ def test_without_dnspython_the_running_loop_is_asked(monkeypatch: pytest.MonkeyP
         (["127.0.0.20", "127.0.0.4"], "zen.spamhaus.org"),
     ],
 )
-def test_spamhaus_says_which_list_by_its_first_address(addresses: list[str], listed: str | None) -> None:
+def test_the_first_address_of_spamhaus_names_the_list(addresses: list[str], listed: str | None) -> None:
     assert ask(Dnsbl.load("zen.spamhaus.org"), ipv4(), answering(*addresses)) == listed
 
 
 @pytest.mark.parametrize(("addresses", "listed"), [([], None), (["127.0.0.2", "192.0.2.7"], "bl.example")])
-def test_another_list_says_no_more_than_listed(addresses: list[str], listed: str | None) -> None:
+def test_another_list_is_named_by_its_host(addresses: list[str], listed: str | None) -> None:
     assert ask(Dnsbl.load("bl.example"), ipv4(), answering(*addresses)) == listed
 
 
-def test_a_subclass_says_what_an_answer_means() -> None:
+def test_a_subclass_may_define_what_an_answer_means() -> None:
     class Counting(BasicDnsbl):
         def map_results(self, addresses: Any) -> str | None:
             return f"{len(addresses)}: {addresses!r}"
@@ -226,16 +227,16 @@ def test_a_client_is_not_listed_when_the_resolver_fails(exception: Exception, ho
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "nul\0.example"])
-def test_a_host_that_is_no_name_lists_nobody(host: str) -> None:
+def test_an_invalid_host_lists_no_client(host: str) -> None:
     async def lookup() -> str | None:
         return await Dnsbl.load(host).lookup(ipv4(), loop=asyncio.get_running_loop())
 
-    # the system's resolver: it refuses these before it sends anything
+    # the system's resolver rejects these before it sends a query
     assert asyncio.run(lookup()) is None
 
 
-def test_without_dnspython_everything_else_is_the_same() -> None:
-    # where an import of it fails, as it does where it is not installed
+def test_the_module_can_be_imported_without_dnspython() -> None:
+    # an import of it fails, as if it were not installed
     program = """if True:
         import sys
         sys.modules["dns"] = None
@@ -246,12 +247,12 @@ def test_without_dnspython_everything_else_is_the_same() -> None:
     assert run.stdout == "BasicDnsbl False\n", run.stderr
 
 
-def test_a_cancellation_goes_through() -> None:
+def test_a_cancellation_is_raised() -> None:
     with pytest.raises(asyncio.CancelledError):
         ask(Dnsbl.load("bl.example"), ipv4(), failing(asyncio.CancelledError()))
 
 
-def test_a_slow_list_is_not_waited_for_longer_than_the_timeout() -> None:
+def test_a_slow_list_is_given_up_at_the_time_out() -> None:
     async def answer() -> Any:
         await asyncio.get_running_loop().create_future()
 
@@ -259,7 +260,7 @@ def test_a_slow_list_is_not_waited_for_longer_than_the_timeout() -> None:
 
 
 def test_the_timeout_ends_the_wait_but_not_the_look_up() -> None:
-    # what the documentation warns of: the thread of the resolver stays busy
+    # as the documentation warns, the resolver's thread stays busy
     begun, end = threading.Event(), threading.Event()
 
     def resolve() -> Any:

@@ -1,4 +1,4 @@
-"""Asking a DNS block list by dnspython, against a DNS server that answers, refuses, talks nonsense, or is silent."""
+"""DNS block lists with dnspython, against a DNS server that answers, refuses, sends nonsense, or is silent."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
 from proxyprotocol.sock import SocketInfo, SocketInfoProxy
 
-PATIENCE = 10.0  # seconds; what is waited for takes a fraction of one, unless the machine is very busy
-SHORT = 0.3  # a time-out that is to be over
-DEFAULT = 5.0  # the one of dnspython itself
+PATIENCE = 10.0  # seconds; only a very busy machine needs more than a fraction of one
+SHORT = 0.3  # seconds; for time-outs that a test waits for
+DEFAULT = 5.0  # dnspython's own time-out
 
 IPV6_DIGITS = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2"
 
@@ -35,8 +35,8 @@ class NameServer:
 
     Attributes:
         port: Where it listens.
-        answer: What it says to a question; several datagrams, or none.
-        questions: What it was asked for.
+        answer: Returns the datagrams that answer a question.
+        questions: The names in the questions so far.
     """
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ def text_instead(question: dns.message.Message) -> list[bytes]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
-    """A name server, the only one that is known; it is silent unless told otherwise."""
+    """A name server, the only one that dnspython knows. It is silent by default."""
     running = NameServer()
     resolver = dns.asyncresolver.Resolver(configure=False)
     resolver.nameservers = ["127.0.0.1"]
@@ -150,25 +150,25 @@ def test_a_host_may_end_with_a_dot(server: NameServer) -> None:
     assert server.questions == ["1.2.0.192.bl.example."]
 
 
-def test_what_the_answer_means_is_told_by_its_list(server: NameServer) -> None:
+def test_the_answer_of_spamhaus_names_the_list(server: NameServer) -> None:
     server.answer = listed("127.0.0.4")
     assert ask(IPV6, "zen.spamhaus.org") == "https://www.spamhaus.org/xbl/"
 
 
 @pytest.mark.parametrize("code", [dns.rcode.NXDOMAIN, dns.rcode.REFUSED, dns.rcode.SERVFAIL, dns.rcode.NOERROR])
-def test_a_client_is_not_listed_where_the_server_says_so_or_refuses(server: NameServer, code: dns.rcode.Rcode) -> None:
+def test_a_client_is_not_listed_if_the_server_says_so_or_refuses(server: NameServer, code: dns.rcode.Rcode) -> None:
     server.answer = failing(code)
     assert ask() is None
     assert set(server.questions) == {"1.2.0.192.bl.example."}
 
 
-def test_a_record_that_is_no_address_lists_nobody(server: NameServer) -> None:
+def test_a_record_without_an_address_lists_no_client(server: NameServer) -> None:
     server.answer = text_instead
     assert ask() is None
 
 
 @pytest.mark.parametrize("answer", [nonsense, cut, of_another, silence])
-def test_nonsense_and_silence_are_over_with_the_timeout(server: NameServer, answer: Answer) -> None:
+def test_nonsense_and_silence_end_with_the_time_out(server: NameServer, answer: Answer) -> None:
     server.answer = answer
     begun = time.monotonic()
     assert ask(timeout=SHORT) is None
@@ -177,20 +177,20 @@ def test_nonsense_and_silence_are_over_with_the_timeout(server: NameServer, answ
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "a." * 130, "\u0130" * 70])
-def test_a_host_that_is_no_name_is_never_asked_for(server: NameServer, host: str) -> None:
+def test_an_invalid_host_causes_no_query(server: NameServer, host: str) -> None:
     assert ask(host=host) is None
     assert server.questions == []
 
 
-def test_a_server_that_is_not_there_lists_nobody(server: NameServer) -> None:
+def test_a_server_that_is_down_lists_no_client(server: NameServer) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
         nobody.bind(("127.0.0.1", 0))
         dns.asyncresolver.get_default_resolver().port = nobody.getsockname()[1]
     assert ask(timeout=SHORT) is None
 
 
-def test_after_the_timeout_nothing_is_left_of_many_questions(server: NameServer) -> None:
-    # more than a loop's own resolver has threads, each of which would stay busy
+def test_after_the_time_out_nothing_is_left_of_many_queries(server: NameServer) -> None:
+    # more than a loop's own resolver has threads, which would all stay busy
     many = 50
 
     async def lookups() -> tuple[list[str | None], int, int]:

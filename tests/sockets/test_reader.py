@@ -1,10 +1,8 @@
-"""ProxyProtocolReader: the established front for asyncio streams."""
+"""ProxyProtocolReader: headers on asyncio streams, with the names of `proxy-protocol`."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,7 +19,7 @@ from proxyprotocol import (
 )
 from proxyprotocol.reader import ProxyProtocolReader
 from proxyprotocol.sock import SocketInfoLocal, SocketInfoProxy
-from tests.on_asyncio.streams import LOCAL, PEER, Server, collect_complaints, in_a_loop, logged
+from tests.on_asyncio.streams import LOCAL, PEER, Server, in_a_loop, logged
 from tests.vectors import (
     IPV4_BLOCK,
     PROXY,
@@ -50,19 +48,11 @@ WRONG = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _nobody_complains_in_the_end() -> Iterator[None]:
-    yield
-    assert collect_complaints() == []
-
-
-@pytest.fixture(autouse=True)
-def _every_level(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "proxyprotocol")
+pytestmark = pytest.mark.usefixtures("no_complaints", "debug_log")
 
 
 class ReadExactly:
-    """A stream that knows no read()."""
+    """A stream without read()."""
 
     def __init__(self, data: bytes) -> None:
         self._reader = asyncio.StreamReader()
@@ -95,7 +85,7 @@ async def test_a_header_is_read_and_not_a_byte_of_what_follows(vector: Vector) -
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
 @in_a_loop
-async def test_a_stream_that_only_reads_exactly_will_do(vector: Vector) -> None:
+async def test_a_stream_with_only_readexactly_is_enough(vector: Vector) -> None:
     reader = ReadExactly(vector.header + LINE)
     assert describe(await ProxyProtocolReader(ProxyProtocolDetect()).read(reader)) == describe(vector.result)
     assert await reader.rest() == LINE
@@ -118,7 +108,7 @@ async def test_an_early_end_is_an_incomplete_read(beginning: bytes) -> None:
 
 @pytest.mark.parametrize("data", WRONG)
 @in_a_loop
-async def test_a_wrong_header_is_an_error_while_the_stream_goes_on(data: bytes) -> None:
+async def test_a_wrong_header_is_an_error_before_the_stream_ends(data: bytes) -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(data)
     with pytest.raises((ProxyProtocolSyntaxError, ProxyProtocolChecksumError)):
@@ -150,20 +140,20 @@ async def test_a_codec_that_reads_nothing_reads_nothing() -> None:
 
 
 @in_a_loop
-async def test_the_limit_is_kept() -> None:
+async def test_a_header_over_the_limit_is_an_error() -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(HEADER)
     with pytest.raises(ProxyProtocolLimitError):
         await ProxyProtocolReader(max_header=len(HEADER) - 1).read(reader)
 
 
-def test_the_codec_can_be_asked_for() -> None:
+def test_pp_is_the_codec() -> None:
     codec = ProxyProtocolV1()
     assert ProxyProtocolReader(codec).pp is codec
     assert isinstance(ProxyProtocolReader().pp, ProxyProtocolDetect)
 
 
-def test_a_receiver_stands_in_place_of_all_other_arguments() -> None:
+def test_a_receiver_replaces_all_other_arguments() -> None:
     receiver = Receiver(ProxyProtocolV2())
     assert ProxyProtocolReader(receiver=receiver).pp is receiver.pp
     with pytest.raises(TypeError, match="pp= cannot be given with it"):
@@ -175,7 +165,7 @@ def test_a_receiver_stands_in_place_of_all_other_arguments() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
-def test_a_time_out_that_is_none_is_a_value_error(timeout: float) -> None:
+def test_an_invalid_time_out_is_a_value_error(timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout"):
         ProxyProtocolReader(timeout=timeout)
     with pytest.raises(ValueError, match="timeout"):
@@ -184,7 +174,7 @@ def test_a_time_out_that_is_none_is_a_value_error(timeout: float) -> None:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
 @in_a_loop
-async def test_the_callback_gets_the_client_and_what_follows_the_header(vector: Vector) -> None:
+async def test_the_callback_gets_the_client_and_the_data_after_the_header(vector: Vector) -> None:
     for pieces in ([vector.header + LINE], [vector.header, LINE], [*single_bytes(vector.header), LINE]):
         server = Server(ProxyProtocolReader(ProxyProtocolDetect()))
         peer = await server.connect()
@@ -218,7 +208,7 @@ async def test_a_wrong_header_aborts_the_connection_with_one_line_in_the_log(
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 @pytest.mark.parametrize("error", [None, ConnectionResetError("gone")])
 @in_a_loop
-async def test_an_early_close_ends_the_connection_and_costs_a_line_in_the_log(
+async def test_an_early_close_aborts_the_connection_with_one_line_in_the_log(
     beginning: bytes, error: OSError | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Server(ProxyProtocolReader(ProxyProtocolDetect()))
@@ -235,9 +225,7 @@ async def test_an_early_close_ends_the_connection_and_costs_a_line_in_the_log(
 
 @pytest.mark.parametrize("beginning", [b"", b"P", LINE[:-1], SIGNATURE, HEADER[:-1]])
 @in_a_loop
-async def test_a_header_that_does_not_come_in_time_is_not_waited_for(
-    beginning: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_late_header_aborts_the_connection(beginning: bytes, caplog: pytest.LogCaptureFixture) -> None:
     server = Server(ProxyProtocolReader())
     peer = await server.connect()
     await peer.send(beginning)
@@ -253,7 +241,7 @@ async def test_a_header_that_does_not_come_in_time_is_not_waited_for(
 
 @pytest.mark.parametrize("header", [LINE, HEADER])
 @in_a_loop
-async def test_a_peer_that_drips_does_not_stretch_the_time(header: bytes) -> None:
+async def test_a_dripping_peer_gets_no_more_time(header: bytes) -> None:
     server = Server(ProxyProtocolReader())
     peer = await server.connect()
     for byte in single_bytes(header):
@@ -288,7 +276,7 @@ async def test_the_time_out_ends_with_the_header() -> None:
     ],
 )
 @in_a_loop
-async def test_the_time_is_the_callbacks_unless_the_reader_has_its_own(
+async def test_the_readers_own_time_out_wins_over_the_callbacks(
     reader: ProxyProtocolReader, timeout: float | None, expected: float | None
 ) -> None:
     peer = await Server(reader, timeout).connect()

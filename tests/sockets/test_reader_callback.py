@@ -1,4 +1,4 @@
-"""The callback of ProxyProtocolReader: cancelled, with errors in it, and on loopback as the quickstart has it."""
+"""The callback of ProxyProtocolReader: cancellation, errors, and the quickstart on loopback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import socket
 import struct
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from proxyprotocol import HeaderPolicy, ProxyProtocolDetect, TrustedProxies
 from proxyprotocol.reader import ProxyProtocolReader
 from proxyprotocol.sock import SocketInfo
-from tests.on_asyncio.streams import LOCAL, PEER, Server, Transport, collect_complaints, in_a_loop, settle
+from tests.on_asyncio.streams import LOCAL, PEER, Server, Transport, in_a_loop, settle
 from tests.vectors import IPV4_BLOCK, PROXY, single_bytes, v2
 from tests.vectors import LOCAL as LOCAL_COMMAND
 
@@ -27,10 +27,7 @@ HEADER = v2(PROXY, 0x11, IPV4_BLOCK)
 Application = Callable[[asyncio.StreamReader, asyncio.StreamWriter, SocketInfo], "Awaitable[Any] | None"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _nobody_complains_in_the_end() -> Iterator[None]:
-    yield
-    assert collect_complaints() == []
+pytestmark = pytest.mark.usefixtures("no_complaints")
 
 
 def streams(reader: asyncio.StreamReader) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Transport]:
@@ -46,7 +43,7 @@ def fed(data: bytes) -> asyncio.StreamReader:
 
 
 @in_a_loop
-async def test_cancelling_the_task_inside_a_header_aborts_the_connection() -> None:
+async def test_cancelling_the_task_during_the_header_aborts_the_connection() -> None:
     for beginning in (b"", LINE[:-1], HEADER[:-1]):
         reader, writer, transport = streams(fed(beginning))
         task = asyncio.ensure_future(ProxyProtocolReader().get_callback(print)(reader, writer))
@@ -58,7 +55,7 @@ async def test_cancelling_the_task_inside_a_header_aborts_the_connection() -> No
 
 
 @in_a_loop
-async def test_cancelling_the_task_inside_the_application_is_the_applications_affair() -> None:
+async def test_cancelling_the_task_during_the_application_aborts_nothing() -> None:
     async def application(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, info: SocketInfo) -> None:
         await asyncio.sleep(60)
 
@@ -73,7 +70,7 @@ async def test_cancelling_the_task_inside_the_application_is_the_applications_af
 
 
 @in_a_loop
-async def test_a_policy_function_that_raises_lets_nobody_in() -> None:
+async def test_a_policy_function_that_raises_lets_no_peer_in() -> None:
     def policy(peer: Any, local: Any) -> HeaderPolicy:
         raise ZeroDivisionError
 
@@ -112,7 +109,7 @@ async def test_the_callback_may_be_a_plain_function() -> None:
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("mine"), OSError("mine"), ConnectionResetError("another's")])
 @in_a_loop
-async def test_an_error_of_the_application_is_raised_as_it_is(error: Exception) -> None:
+async def test_an_error_of_the_application_is_raised_unchanged(error: Exception) -> None:
     async def application(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, info: SocketInfo) -> None:
         raise error
 
@@ -123,7 +120,7 @@ async def test_an_error_of_the_application_is_raised_as_it_is(error: Exception) 
 
 
 @in_a_loop
-async def test_a_reset_that_the_application_finds_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_reset_while_the_application_reads_is_only_a_debug_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "proxyprotocol")
     server = Server(ProxyProtocolReader())
     peer = await server.connect()
@@ -134,11 +131,11 @@ async def test_a_reset_that_the_application_finds_is_no_error(caplog: pytest.Log
 
 
 @in_a_loop
-async def test_a_reset_that_the_application_finds_while_it_writes_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_reset_while_the_application_writes_is_only_a_debug_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "proxyprotocol")
 
     async def application(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, info: SocketInfo) -> None:
-        # as asyncio's transports do where a write fails: they are closing at once, and lost a little later
+        # as asyncio's transports do when a write fails: they close at once, and report the loss a little later
         writer.transport.close()
         asyncio.get_running_loop().call_soon(protocol.connection_lost, BrokenPipeError("gone"))
         await writer.drain()
@@ -153,7 +150,7 @@ async def test_a_reset_that_the_application_finds_while_it_writes_is_no_error(ca
 
 
 @in_a_loop
-async def test_every_connection_that_a_header_does_not_name_has_a_name_of_its_own() -> None:
+async def test_every_connection_without_a_unique_id_in_its_header_gets_one() -> None:
     server = Server(ProxyProtocolReader(policy=HeaderPolicy.SKIP))
     for _ in range(2):
         await server.connect()
@@ -165,7 +162,7 @@ async def test_every_connection_that_a_header_does_not_name_has_a_name_of_its_ow
 def on_loopback(
     story: Callable[[Callable[..., Awaitable[Any]], list[SocketInfo]], Awaitable[None]], **arguments: Any
 ) -> list[SocketInfo]:
-    """Run a story beside the echo server of the quickstart; give of whom that was called."""
+    """Run a story with the echo server of the quickstart; return the infos that its callback got."""
     complaints: list[dict[str, Any]] = []
     infos: list[SocketInfo] = []
 
@@ -185,7 +182,7 @@ def on_loopback(
             await story(lambda: asyncio.open_connection(*address), infos)
 
     asyncio.run(asyncio.wait_for(main(), 30), debug=True)
-    gc.collect()  # what nobody has retrieved complains when it goes
+    gc.collect()  # exceptions that were never retrieved are reported when they are collected
     assert complaints == []
     return infos
 
@@ -219,13 +216,13 @@ def test_the_quickstart_echoes_and_knows_its_client(header: bytes) -> None:
         )
 
 
-def test_nothing_reaches_the_peer_that_is_refused_and_the_server_goes_on() -> None:
+def test_a_refused_peer_receives_nothing_and_the_server_goes_on() -> None:
     async def story(connect: Callable[..., Awaitable[Any]], infos: list[SocketInfo]) -> None:
         for data in (b"GET / HTTP/1.1\r\n\r\n", LINE[:-2] + b"\n", LINE[:20], HEADER[:20], b""):
             reader, writer = await connect()
             writer.write(data)
             writer.write_eof()
-            with contextlib.suppress(ConnectionResetError):  # which is what an abort may look like from here
+            with contextlib.suppress(ConnectionResetError):  # an abort may look like this from here
                 assert await reader.read() == b""
             writer.close()
         assert infos == []
@@ -240,7 +237,7 @@ def test_peers_that_reset_the_connection_leave_no_trace() -> None:
             _, writer = await connect()
             writer.write(data)
             await writer.drain()
-            # the kernel sends RST in the place of FIN
+            # the kernel then sends RST instead of FIN
             sock = writer.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
@@ -251,7 +248,7 @@ def test_peers_that_reset_the_connection_leave_no_trace() -> None:
         on_loopback(story, policy=policy)
 
 
-def test_a_plain_connection_gets_its_bytes_back_in_their_order() -> None:
+def test_a_plain_connection_gets_its_bytes_back_in_order() -> None:
     text = bytes(range(256)) * 2000
 
     async def story(connect: Callable[..., Awaitable[Any]], infos: list[SocketInfo]) -> None:
@@ -263,7 +260,7 @@ def test_a_plain_connection_gets_its_bytes_back_in_their_order() -> None:
     assert proxied.peername == ("192.0.2.1", 1000)
 
 
-def test_a_unix_socket_is_trusted_as_such(tmp_path: Path) -> None:
+def test_the_word_unix_trusts_unix_sockets(tmp_path: Path) -> None:
     path = str(tmp_path / "server.sock")
     peers = []
 
@@ -288,7 +285,7 @@ def test_a_unix_socket_is_trusted_as_such(tmp_path: Path) -> None:
 
 
 @in_a_loop
-async def test_a_refused_connection_is_gone_without_the_garbage_collector() -> None:
+async def test_a_refused_connection_needs_no_garbage_collector() -> None:
     gc.collect()
     gc.disable()
     try:

@@ -1,10 +1,8 @@
-"""ProxyProtocolReader under every policy but the default: what is given back, what is not read, who is dropped."""
+"""ProxyProtocolReader under every policy except the default."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,13 +10,13 @@ import pytest
 from proxyprotocol import HeaderPolicy, ProxyProtocolDetect, TrustedProxies
 from proxyprotocol.reader import ProxyProtocolReader
 from proxyprotocol.sock import SocketInfo, SocketInfoLocal
-from tests.on_asyncio.streams import LOCAL, PEER, Server, Transport, collect_complaints, in_a_loop, logged, settle
+from tests.on_asyncio.streams import LOCAL, PEER, Server, Transport, in_a_loop, logged, settle
 from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, checksum, single_bytes, tlv, v2
 
 HEADER = v2(PROXY, 0x11, IPV4_BLOCK, tlv(0x05, b"id"))
 CLIENT = ("192.0.2.1", 1000)
 OPTIONAL = ProxyProtocolReader(policy=HeaderPolicy.OPTIONAL)
-BEHIND_A_SIGNATURE = [
+AFTER_A_SIGNATURE = [
     b"PROXY TCP4 192.0.02.1 198.51.100.2 1000 2000\r\n",
     b"PROXY UNKNOWN " + b"x" * 65536,
     v2(PROXY, 0x41, IPV4_BLOCK),
@@ -27,21 +25,13 @@ BEHIND_A_SIGNATURE = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _nobody_complains_in_the_end() -> Iterator[None]:
-    yield
-    assert collect_complaints() == []
-
-
-@pytest.fixture(autouse=True)
-def _every_level(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "proxyprotocol")
+pytestmark = pytest.mark.usefixtures("no_complaints", "debug_log")
 
 
 @pytest.mark.parametrize("data", [b"G", b"GET / HTTP/1.1\r\n\r\n", b"PROX", b"\r\n\r\nGET", b"x" * 200_000])
 @pytest.mark.parametrize("ended", [False, True])
 @in_a_loop
-async def test_where_a_header_may_come_other_bytes_are_given_back(data: bytes, ended: bool) -> None:
+async def test_under_optional_other_bytes_are_given_back(data: bytes, ended: bool) -> None:
     data += b"?"
     for pieces in ([data], [data[:1], data[1:]], [*single_bytes(data[:40]), data[40:]]):
         server = Server(OPTIONAL)
@@ -58,8 +48,8 @@ async def test_where_a_header_may_come_other_bytes_are_given_back(data: bytes, e
 
 @pytest.mark.parametrize("ended", [False, True])
 @in_a_loop
-async def test_where_a_header_may_come_silence_is_a_plain_connection(ended: bool) -> None:
-    # in which the server is to speak first
+async def test_under_optional_silence_is_a_plain_connection(ended: bool) -> None:
+    # the client may wait for the server to speak first
     server = Server(OPTIONAL)
     peer = await server.connect()
     if not ended:
@@ -73,7 +63,7 @@ async def test_where_a_header_may_come_silence_is_a_plain_connection(ended: bool
 
 
 @in_a_loop
-async def test_where_a_header_may_come_one_is_believed() -> None:
+async def test_under_optional_a_header_is_believed() -> None:
     server = Server(OPTIONAL)
     peer = await server.connect()
     await peer.send(HEADER + b"EHLO")
@@ -81,9 +71,9 @@ async def test_where_a_header_may_come_one_is_believed() -> None:
     assert (server.data, server.infos[0].peername, server.infos[0].unique_id) == ([b"EHLO"], CLIENT, b"id")
 
 
-@pytest.mark.parametrize("data", [*BEHIND_A_SIGNATURE, b"P", b"PROXY", b"PROXY ", SIGNATURE[:5], SIGNATURE])
+@pytest.mark.parametrize("data", [*AFTER_A_SIGNATURE, b"P", b"PROXY", b"PROXY ", SIGNATURE[:5], SIGNATURE])
 @in_a_loop
-async def test_where_a_header_may_come_a_wrong_or_cut_one_is_refused(
+async def test_under_optional_a_wrong_or_incomplete_header_is_refused(
     data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Server(OPTIONAL)
@@ -97,7 +87,7 @@ async def test_where_a_header_may_come_a_wrong_or_cut_one_is_refused(
 
 
 class Resetting(asyncio.StreamReader):
-    """A stream whose connection is reset right behind the first bytes."""
+    """A stream whose connection is reset right after the first bytes."""
 
     async def read(self, n: int = -1) -> bytes:
         data = await super().read(n)
@@ -107,7 +97,7 @@ class Resetting(asyncio.StreamReader):
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n" * 2, b"GET", HEADER])
 @in_a_loop
-async def test_a_reset_right_behind_the_first_bytes_is_the_applications_to_find(
+async def test_a_reset_right_after_the_first_bytes_reaches_the_application(
     data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     called = []
@@ -130,7 +120,7 @@ async def test_a_reset_right_behind_the_first_bytes_is_the_applications_to_find(
 
 
 @in_a_loop
-async def test_skip_serves_what_looks_like_a_header_as_data() -> None:
+async def test_skip_gives_the_header_to_the_application() -> None:
     server = Server(ProxyProtocolReader(policy=HeaderPolicy.SKIP))
     peer = await server.connect()
     assert server.infos[0].peername == PEER
@@ -190,7 +180,7 @@ async def test_an_untrusted_peer_may_be_served_as_a_plain_connection() -> None:
     ],
     ids=["IGNORE", "LOCAL"],
 )
-def test_a_header_that_does_not_count_can_still_be_asked_for(policy: HeaderPolicy, header: bytes) -> None:
+def test_info_has_the_header_even_if_it_does_not_count(policy: HeaderPolicy, header: bytes) -> None:
     async def scenario() -> SocketInfo:
         told: asyncio.Future[SocketInfo] = asyncio.get_running_loop().create_future()
 

@@ -27,7 +27,7 @@ PROPERTIES = [name for name, value in vars(SocketInfo).items() if isinstance(val
 
 
 class Socket:
-    """As much of a socket as a transport shows."""
+    """A fake socket, as a transport shows it."""
 
     def __init__(self, family: int, kind: int = socket.SOCK_STREAM) -> None:
         self.family = family
@@ -35,7 +35,7 @@ class Socket:
 
 
 class Transport:
-    """A transport that tells what it is given."""
+    """A transport with the given facts."""
 
     def __init__(self, family: int, peername: Any, sockname: Any, **facts: Any) -> None:
         self._facts = dict(facts, socket=Socket(family), peername=peername, sockname=sockname)
@@ -45,7 +45,7 @@ class Transport:
 
 
 class Closed:
-    """A TLS transport of asyncio behind its end: it has let go of everything."""
+    """An asyncio TLS transport after its end: it has dropped everything."""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         raise AttributeError("'NoneType' object has no attribute '_get_extra_info'")
@@ -80,7 +80,7 @@ def addresses(info: SocketInfo) -> tuple[str | None, int | None, str | None, int
     return info.source_addr, info.source_port, info.dest_addr, info.dest_port
 
 
-# Who is believed
+# Header or transport
 
 
 @pytest.mark.parametrize("result", [None, ProxyResultLocal(), ProxyResultLocal(tlv=ProxyProtocolTLV(unique_id=b"x"))])
@@ -96,7 +96,7 @@ def test_without_a_header_and_for_local_the_transport_counts(result: ProxyResult
 
 
 @pytest.mark.parametrize("result", [ipv4(), ipv6(), ProxyResultUnix("/c", "/s"), ProxyResultUnknown()])
-def test_for_a_relayed_client_the_header_counts_alone(result: ProxyResult) -> None:
+def test_for_a_relayed_client_only_the_header_counts(result: ProxyResult) -> None:
     info = SocketInfo.get(REAL, result, unique_id=b"id", dnsbl="list")
     assert isinstance(info, SocketInfoProxy)
     assert (info.peername, info.sockname) == (result.peername, result.sockname)
@@ -125,7 +125,7 @@ def test_the_quickstart_sees_the_client_that_the_header_names() -> None:
     assert addresses(info) == ("192.0.2.1", 5001, "198.51.100.9", 80)
 
 
-def test_the_quickstart_sees_the_peer_where_there_was_no_header() -> None:
+def test_the_quickstart_sees_the_peer_without_a_header() -> None:
     info = SocketInfoLocal(REAL)
     assert info.family.name == "AF_INET"
     assert info.protocol is socket.SOCK_STREAM
@@ -141,7 +141,7 @@ def test_ipv6_addresses_are_text_as_the_socket_module_gives_it() -> None:
     assert (info.sockname_ip, info.sockname_str) == (IPv6Address("2001:db8::9"), "[2001:db8::9]:80")
 
 
-def test_a_mapped_address_is_ipv4_as_an_ip_and_for_people_but_not_as_an_address() -> None:
+def test_a_mapped_address_is_ipv4_in_peername_ip_and_text_but_not_in_peername() -> None:
     info = SocketInfoProxy(REAL, ipv6("::ffff:192.0.2.1"))
     assert info.peername_ip == IPv4Address("192.0.2.1")
     assert info.peername_str == "[192.0.2.1]:5001"
@@ -173,14 +173,14 @@ def test_a_unix_client_in_a_header_is_its_path() -> None:
     assert (info.peername_str, info.sockname_str) == ("/c", "\0s")
 
 
-def test_another_family_has_a_name_for_people_but_no_address() -> None:
+def test_another_family_has_a_text_but_no_address() -> None:
     info = SocketInfoLocal(Transport(socket.AF_NETLINK, (3, 4), (5, 6)))
     assert addresses(info) == (None, None, None, None)
     assert (info.peername_str, info.peername_ip, info.peername_port) == ("(3, 4)", None, None)
 
 
 @pytest.mark.parametrize("info", [SocketInfoProxy(REAL, ipv4()), SocketInfoProxy(REAL, ProxyResultUnix("/c", "/s"))])
-def test_the_established_ports_are_the_same_as_the_new(info: SocketInfo) -> None:
+def test_the_ports_of_proxy_protocol_are_the_same_as_the_new_ones(info: SocketInfo) -> None:
     assert (info.peername_port, info.sockname_port) == (info.source_port, info.dest_port)
 
 
@@ -221,18 +221,18 @@ def test_a_client_from_elsewhere_is_not_from_this_machine_even_behind_a_local_pr
     assert SocketInfo.get(LOOPBACK, result).from_localhost is False
 
 
-# What is not known
+# Unknown facts
 
 
 @pytest.mark.parametrize("result", [ProxyResultUnknown(), ProxyResultUnknown(ValueError("x")), ProxyResultLocal()])
-def test_what_a_header_does_not_say_is_none(result: ProxyResult) -> None:
+def test_facts_that_a_header_lacks_are_none(result: ProxyResult) -> None:
     expected = dict.fromkeys(told(SocketInfoProxy(REAL, result)))
     expected.update(family=socket.AF_UNSPEC, from_localhost=False, unique_id=b"", result=result)
     assert told(SocketInfoProxy(REAL, result)) == expected
 
 
 @pytest.mark.parametrize("transport", [Closed(), Forgetful()])
-def test_what_a_closed_transport_no_longer_tells_is_none(transport: TransportProtocol) -> None:
+def test_facts_that_a_closed_transport_lacks_are_none(transport: TransportProtocol) -> None:
     info = SocketInfoLocal(transport, unique_id=b"id")
     expected = dict.fromkeys(told(info))
     expected.update(family=socket.AF_UNSPEC, from_localhost=False, unique_id=b"id")
@@ -278,7 +278,7 @@ TLV = ProxyProtocolTLV(
 
 
 @pytest.mark.parametrize("result", [ipv4(tlv=TLV), ProxyResultUnknown(tlv=TLV)])
-def test_what_the_header_says_of_tls_is_told(result: ProxyResult) -> None:
+def test_the_tls_facts_of_the_header_are_properties(result: ProxyResult) -> None:
     info = SocketInfo.get(REAL, result, unique_id=b"of ours", dnsbl="of ours")
     assert info.cipher == ("CIPHER", "TLSv1.2", 128)
     assert info.compression == "zlib"
@@ -296,7 +296,7 @@ def test_what_the_header_says_of_tls_is_told(result: ProxyResult) -> None:
         (ProxyProtocolSSLTLV(has_ssl=False, cipher="CIPHER", version="TLSv1.3"), None),
     ],
 )
-def test_a_cipher_is_partial_where_the_header_is(ssl: ProxyProtocolSSLTLV, cipher: Any) -> None:
+def test_a_cipher_is_partial_if_the_header_is(ssl: ProxyProtocolSSLTLV, cipher: Any) -> None:
     assert SocketInfoProxy(REAL, ipv4(tlv=ProxyProtocolTLV(ssl=ssl))).cipher == cipher
 
 
@@ -305,13 +305,13 @@ NOT_UTF8 = (
 )
 
 
-def test_no_property_raises_for_vectors_of_rubbish() -> None:
+def test_no_property_raises_for_malformed_vectors() -> None:
     info = SocketInfoProxy(REAL, ipv4(tlv=ProxyProtocolTLV(NOT_UTF8)))
     assert told(info)["dnsbl"] == "\\xff\0\n"
     assert info.cipher == ("\\xff", "", None)
 
 
-# For people
+# Text
 
 
 @pytest.mark.parametrize(
@@ -332,5 +332,5 @@ def test_an_info_is_readable_in_a_log(info: SocketInfo, text: str) -> None:
     assert repr(info) == text
 
 
-def test_what_a_peer_chose_cannot_break_a_log_line() -> None:
+def test_text_from_a_peer_cannot_break_a_log_line() -> None:
     assert "\n" not in repr(SocketInfoProxy(REAL, ProxyResultUnix("/c\nforged line", "")))

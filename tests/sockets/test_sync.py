@@ -1,4 +1,4 @@
-"""Blocking sockets: a header is read to its last byte and not one further, in its time, and it is sent first."""
+"""Blocking sockets: read_header() and its time-out, send_header() and create_connection()."""
 
 from __future__ import annotations
 
@@ -47,15 +47,12 @@ from tests.sockets.servers import (
     PATIENCE,
     SHORT,
     TLSClient,
-    certificates,
     connected,
     dripping,
     meanwhile,
     reset,
 )
-from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, VECTORS, Vector, describe, single_bytes, v2
-
-__all__ = ["certificates"]
+from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, VECTORS, Vector, describe, single_bytes, tlv, v2
 
 REQUIRE, OPTIONAL, IGNORE = HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE
 HEADERS = [HEADER, v2(PROXY, 0x11, IPV4_BLOCK)]
@@ -84,7 +81,7 @@ def ends() -> Iterator[Pair]:
 
 @contextmanager
 def refused(error: type[ProxyProtocolError], sock: socket.socket) -> Iterator[Any]:
-    """Expect this error and none of its parents, soon, and the time-out of the socket as it was."""
+    """Expect exactly this error, soon, and that the socket keeps its time-out."""
     before, begun = sock.gettimeout(), time.monotonic()
     with pytest.raises(ProxyProtocolError) as caught:
         yield caught
@@ -94,14 +91,14 @@ def refused(error: type[ProxyProtocolError], sock: socket.socket) -> Iterator[An
 
 
 def rest_of(server: socket.socket, client: socket.socket) -> bytes:
-    """What is still in the server's socket when the client has ended."""
+    """Return what the server's socket still holds after the client has ended."""
     client.shutdown(socket.SHUT_WR)
     with server.makefile("rb") as stream:
         return stream.read()
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=str)
-def test_every_header_is_read_and_what_follows_it_is_left(ends: Pair, vector: Vector) -> None:
+def test_every_header_is_read_and_the_data_after_it_stays_in_the_socket(ends: Pair, vector: Vector) -> None:
     server, client = ends
     client.sendall(vector.header + b"payload")
 
@@ -109,6 +106,18 @@ def test_every_header_is_read_and_what_follows_it_is_left(ends: Pair, vector: Ve
 
     assert result is not None
     assert describe(result) == describe(vector.result)
+    assert rest_of(server, client) == b"payload"
+
+
+@pytest.mark.parametrize("policy", [REQUIRE, OPTIONAL])
+def test_a_header_that_is_longer_than_one_look_is_read(ends: Pair, policy: HeaderPolicy) -> None:
+    server, client = ends
+    client.sendall(v2(PROXY, 0x11, IPV4_BLOCK, tlv(0xE0, bytes(3000))) + b"payload")
+
+    result = read_header(server, policy=policy)
+
+    assert result is not None
+    assert (result.peername, result.tlv[0xE0]) == (CLIENT, bytes(3000))
     assert rest_of(server, client) == b"payload"
 
 
@@ -126,7 +135,7 @@ def test_a_header_is_read_byte_by_byte_over_every_family(pair: Pair, header: byt
     assert rest_of(server, client) == b"payload"
 
 
-def test_the_keywords_are_those_of_a_receiver_or_a_receiver(ends: Pair) -> None:
+def test_the_keywords_are_those_of_a_receiver_or_one_receiver(ends: Pair) -> None:
     server, client = ends
     client.sendall(HEADER * 2)
 
@@ -137,7 +146,7 @@ def test_the_keywords_are_those_of_a_receiver_or_a_receiver(ends: Pair) -> None:
         read_header(server, receiver=Receiver(), timeout=1)
 
 
-def test_the_socket_is_for_ssl_afterwards_with_a_client_hello_right_behind_the_header(
+def test_ssl_can_wrap_the_socket_even_if_the_client_hello_came_with_the_header(
     ends: Pair, certificates: Certificates
 ) -> None:
     server, client = ends
@@ -153,7 +162,7 @@ def test_the_socket_is_for_ssl_afterwards_with_a_client_hello_right_behind_the_h
 def secured(
     server: socket.socket, tls: TLSClient, certificates: Certificates, message: bytes
 ) -> Iterator[ssl.SSLSocket]:
-    """Do TLS on both ends of a connection, behind which the client sends a message."""
+    """Do TLS on both ends of a connection; the client then sends a message."""
     with meanwhile(lambda: tls.shake_hands(message)):
         wrapped = certificates.server_context().wrap_socket(server, server_side=True)
     with wrapped:
@@ -161,14 +170,14 @@ def secured(
 
 
 @pytest.mark.parametrize("policy", [REQUIRE, IGNORE])
-def test_a_header_inside_of_tls_is_read_too(ends: Pair, certificates: Certificates, policy: HeaderPolicy) -> None:
+def test_a_header_inside_tls_is_read(ends: Pair, certificates: Certificates, policy: HeaderPolicy) -> None:
     server, client = ends
     with secured(server, TLSClient(client, certificates), certificates, HEADER + b"payload") as wrapped:
         assert read_header(wrapped, policy=policy) == NAMED
         assert wrapped.recv(100) == b"payload"
 
 
-def test_inside_of_tls_nobody_can_look_ahead(ends: Pair, certificates: Certificates) -> None:
+def test_inside_tls_the_policy_optional_is_a_value_error(ends: Pair, certificates: Certificates) -> None:
     server, client = ends
     with secured(server, TLSClient(client, certificates), certificates, HEADER) as wrapped:
         with pytest.raises(ValueError):
@@ -176,11 +185,11 @@ def test_inside_of_tls_nobody_can_look_ahead(ends: Pair, certificates: Certifica
         assert wrapped.recv(100) == HEADER
 
 
-# Its time
+# Time-outs
 
 
 @pytest.mark.parametrize("policy", [REQUIRE, IGNORE])
-def test_a_silent_peer_is_refused_when_its_time_is_over(pair: Pair, policy: HeaderPolicy) -> None:
+def test_a_silent_peer_is_refused_at_the_time_out(pair: Pair, policy: HeaderPolicy) -> None:
     server, _ = pair
     with refused(ProxyProtocolTimeoutError, server) as caught:
         read_header(server, policy=policy, timeout=SHORT)
@@ -188,7 +197,7 @@ def test_a_silent_peer_is_refused_when_its_time_is_over(pair: Pair, policy: Head
 
 
 @pytest.mark.parametrize("policy", [REQUIRE, OPTIONAL])
-def test_a_dripping_peer_has_no_more_time_than_another(ends: Pair, policy: HeaderPolicy) -> None:
+def test_a_dripping_peer_gets_no_more_time(ends: Pair, policy: HeaderPolicy) -> None:
     server, client = ends
     client.sendall(SIGNATURE)
     with (
@@ -199,7 +208,7 @@ def test_a_dripping_peer_has_no_more_time_than_another(ends: Pair, policy: Heade
     assert 0 < caught.value.received < 100
 
 
-def test_without_a_time_out_there_is_none_also_of_the_socket_s_own(ends: Pair) -> None:
+def test_without_a_time_out_the_sockets_own_does_not_count_either(ends: Pair) -> None:
     server, client = ends
     server.settimeout(SHORT / 10)
     with dripping(client, [HEADER[:20], HEADER[20:]], SHORT):
@@ -208,7 +217,7 @@ def test_without_a_time_out_there_is_none_also_of_the_socket_s_own(ends: Pair) -
 
 
 @pytest.mark.parametrize("own", [None, 7.5])
-def test_the_socket_s_own_time_out_is_restored(ends: Pair, own: float | None) -> None:
+def test_the_sockets_own_time_out_is_restored(ends: Pair, own: float | None) -> None:
     server, client = ends
     server.settimeout(own)
     client.sendall(HEADER + b"G")
@@ -220,7 +229,7 @@ def test_the_socket_s_own_time_out_is_restored(ends: Pair, own: float | None) ->
     assert server.gettimeout() == own
 
 
-def test_a_non_blocking_socket_is_refused_as_it_is(ends: Pair) -> None:
+def test_a_non_blocking_socket_is_a_value_error_and_stays_unchanged(ends: Pair) -> None:
     server, client = ends
     client.sendall(HEADER)
     server.setblocking(False)
@@ -231,19 +240,19 @@ def test_a_non_blocking_socket_is_refused_as_it_is(ends: Pair) -> None:
     assert rest_of(server, client) == HEADER
 
 
-def test_a_closed_socket_is_an_error_of_the_caller_s_own(ends: Pair) -> None:
+def test_a_closed_socket_is_an_os_error(ends: Pair) -> None:
     server, _ = ends
     server.close()
     with pytest.raises(OSError):
         read_header(server)
 
 
-# What is wrong with it
+# Wrong headers
 
 
 @pytest.mark.parametrize("policy", [REQUIRE, IGNORE])
 @pytest.mark.parametrize("data", [b"G", b"\x16\x03\x01", b"PROXY TCP4 192.0.2.256", SIGNATURE + b"\x31"])
-def test_what_is_no_header_is_refused_at_once(ends: Pair, data: bytes, policy: HeaderPolicy) -> None:
+def test_other_data_is_refused_at_once(ends: Pair, data: bytes, policy: HeaderPolicy) -> None:
     server, client = ends
     client.sendall(data)
     with refused(ProxyProtocolSyntaxError, server):
@@ -253,7 +262,7 @@ def test_what_is_no_header_is_refused_at_once(ends: Pair, data: bytes, policy: H
 @pytest.mark.parametrize("lose", [socket.socket.close, reset])
 @pytest.mark.parametrize("policy", [REQUIRE, OPTIONAL])
 @pytest.mark.parametrize("data", [b"P", b"PROXY TCP4", SIGNATURE])
-def test_an_end_within_the_header_is_told_at_once(pair: Pair, data: bytes, policy: HeaderPolicy, lose: Any) -> None:
+def test_an_end_inside_the_header_is_noticed_at_once(pair: Pair, data: bytes, policy: HeaderPolicy, lose: Any) -> None:
     server, client = pair
     client.sendall(data)
     lose(client)
@@ -262,14 +271,14 @@ def test_an_end_within_the_header_is_told_at_once(pair: Pair, data: bytes, polic
 
 
 @pytest.mark.parametrize("lose", [socket.socket.close, reset])
-def test_an_end_before_the_header_is_told_at_once(pair: Pair, lose: Any) -> None:
+def test_an_end_before_the_header_is_noticed_at_once(pair: Pair, lose: Any) -> None:
     server, client = pair
     lose(client)
     with refused(ProxyProtocolMissingError, server):
         read_header(server, timeout=PATIENCE)
 
 
-def test_a_reset_in_the_midst_of_waiting_is_an_end(ends: Pair) -> None:
+def test_a_reset_while_waiting_ends_the_stream(ends: Pair) -> None:
     server, client = ends
     client.sendall(HEADER[:20])
     with meanwhile(lambda: reset(client)), refused(ProxyProtocolIncompleteError, server):
@@ -278,9 +287,7 @@ def test_a_reset_in_the_midst_of_waiting_is_an_end(ends: Pair) -> None:
 
 @pytest.mark.parametrize("policy", [REQUIRE, OPTIONAL])
 @pytest.mark.parametrize("timeout", [SHORT, PATIENCE])
-def test_a_refused_connection_is_let_go_without_the_garbage_collector(
-    ends: Pair, policy: HeaderPolicy, timeout: float
-) -> None:
+def test_a_refused_connection_needs_no_garbage_collector(ends: Pair, policy: HeaderPolicy, timeout: float) -> None:
     server, client = ends
     client.sendall(b"P" if timeout == SHORT else b"PROXX" if policy is REQUIRE else b"PROXY X")
     duplicate = server.dup()
@@ -297,7 +304,7 @@ def test_a_refused_connection_is_let_go_without_the_garbage_collector(
         gc.enable()
 
 
-# Whether one must come
+# Policies
 
 
 @pytest.mark.parametrize(
@@ -305,11 +312,11 @@ def test_a_refused_connection_is_let_go_without_the_garbage_collector(
     [b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\n", b"PROXX", b"\r\n\r\n\0\r\nQUIT\r", b"P" * 5000, b"\0"],
 )
 @pytest.mark.parametrize("whole", [True, False])
-def test_where_none_came_every_byte_is_still_there(pair: Pair, data: bytes, whole: bool) -> None:
+def test_under_optional_every_byte_of_other_data_stays_in_the_socket(pair: Pair, data: bytes, whole: bool) -> None:
     server, client = pair
     with dripping(client, [data] if whole else single_bytes(data)):
         assert read_header(server, policy=OPTIONAL, timeout=PATIENCE) is None
-    sent = rest_of(server, client)  # all that was sent until it was decided, or a little more
+    sent = rest_of(server, client)  # what was sent until the decision, or a little more
     assert sent
     assert data.startswith(sent)
     assert not whole or sent == data
@@ -317,7 +324,7 @@ def test_where_none_came_every_byte_is_still_there(pair: Pair, data: bytes, whol
 
 @pytest.mark.parametrize("header", HEADERS)
 @pytest.mark.parametrize("at", [1, 5, 6, 11, 12, 15, 16, 20])
-def test_where_one_may_come_it_is_read_also_when_it_comes_in_two_pieces(ends: Pair, header: bytes, at: int) -> None:
+def test_under_optional_a_header_in_two_pieces_is_read(ends: Pair, header: bytes, at: int) -> None:
     server, client = ends
     with dripping(client, [header[:at], header[at:] + b"payload", b""], SHORT / 10):
         assert read_header(server, policy=OPTIONAL, timeout=PATIENCE) == read_of(header)
@@ -326,18 +333,18 @@ def test_where_one_may_come_it_is_read_also_when_it_comes_in_two_pieces(ends: Pa
 
 
 def read_of(header: bytes) -> ProxyResult:
-    """What a header says, by the codecs."""
+    """Return what a header says, read by its codec."""
     return (ProxyProtocolV1() if header.startswith(b"P") else ProxyProtocolV2()).unpack(header)
 
 
-def test_where_one_may_come_a_wrong_one_is_refused(ends: Pair) -> None:
+def test_under_optional_a_wrong_header_is_refused(ends: Pair) -> None:
     server, client = ends
     client.sendall(b"PROXY TCP5 ")
     with refused(ProxyProtocolSyntaxError, server):
         read_header(server, policy=OPTIONAL)
 
 
-def test_where_one_may_come_silence_and_an_end_are_plain_connections(pair: Pair) -> None:
+def test_under_optional_silence_and_an_end_are_plain_connections(pair: Pair) -> None:
     server, client = pair
     assert read_header(server, policy=OPTIONAL, timeout=SHORT) is None
     client.sendall(b"late")
@@ -347,7 +354,7 @@ def test_where_one_may_come_silence_and_an_end_are_plain_connections(pair: Pair)
     assert time.monotonic() - begun < PATIENCE / 2
 
 
-def test_where_one_may_come_a_part_of_a_signature_is_neither(ends: Pair) -> None:
+def test_under_optional_a_part_of_a_signature_times_out(ends: Pair) -> None:
     server, client = ends
     client.sendall(b"PROX")
     with refused(ProxyProtocolTimeoutError, server) as caught:
@@ -355,12 +362,12 @@ def test_where_one_may_come_a_part_of_a_signature_is_neither(ends: Pair) -> None
     assert caught.value.args == (SHORT, 4)
 
 
-def test_where_one_may_come_the_end_of_its_time_leaves_nothing_of_it(
+def test_under_optional_a_header_seen_in_time_is_taken_out_even_after_the_time_out(
     ends: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, client = ends
     client.sendall(b"PROXY UNKNOWN\r\npayload")
-    # when it begins and when it first looks, and then it is late
+    # the time at the start and at the first look; after that it is late
     clock = chain([0.0, 0.0], repeat(PATIENCE))
     monkeypatch.setattr("proxyprotocol.sync.time", SimpleNamespace(monotonic=lambda: next(clock)))
 
@@ -370,7 +377,7 @@ def test_where_one_may_come_the_end_of_its_time_leaves_nothing_of_it(
     assert rest_of(server, client) == b"payload"
 
 
-def test_where_one_may_come_it_is_waited_for_on_other_systems_too(ends: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_optional_a_system_without_pollrdhup_waits_too(ends: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(select, "POLLRDHUP")
     server, client = ends
     with dripping(client, [HEADER[:3], HEADER[3:]], SHORT / 2):
@@ -382,7 +389,7 @@ def test_where_one_may_come_it_is_waited_for_on_other_systems_too(ends: Pair, mo
 
 
 @pytest.mark.parametrize("keywords", [{"policy": HeaderPolicy.SKIP}, {"pp": ProxyProtocolNoop()}])
-def test_where_none_comes_nothing_is_read_nor_waited_for(ends: Pair, keywords: Any) -> None:
+def test_if_no_header_is_expected_nothing_is_read(ends: Pair, keywords: Any) -> None:
     server, client = ends
     assert read_header(server, timeout=PATIENCE, **keywords) is None
     client.sendall(HEADER)
@@ -390,13 +397,13 @@ def test_where_none_comes_nothing_is_read_nor_waited_for(ends: Pair, keywords: A
     assert rest_of(server, client) == HEADER
 
 
-def test_a_header_that_does_not_count_can_still_be_asked_for(ends: Pair) -> None:
+def test_under_ignore_the_header_is_still_returned(ends: Pair) -> None:
     server, client = ends
     client.sendall(HEADER)
     assert read_header(server, policy=IGNORE) == NAMED
 
 
-def test_of_a_rejected_peer_nothing_is_read(ends: Pair) -> None:
+def test_nothing_is_read_from_a_rejected_peer(ends: Pair) -> None:
     server, client = ends
     client.sendall(HEADER)
     with refused(ProxyProtocolUntrustedError, server):
@@ -404,7 +411,7 @@ def test_of_a_rejected_peer_nothing_is_read(ends: Pair) -> None:
     assert rest_of(server, client) == HEADER
 
 
-def test_a_policy_is_given_the_two_addresses(pair: Pair) -> None:
+def test_a_policy_function_gets_both_addresses(pair: Pair) -> None:
     server, client = pair
     asked = []
 
@@ -416,7 +423,7 @@ def test_a_policy_is_given_the_two_addresses(pair: Pair) -> None:
     assert asked == [(client.getsockname(), client.getpeername())]
 
 
-def test_a_peer_that_is_gone_is_trusted_by_nobody(ends: Pair) -> None:
+def test_a_peer_that_is_gone_is_not_trusted(ends: Pair) -> None:
     server, client = ends
     reset(client)
     with pytest.raises(ConnectionResetError):
@@ -425,7 +432,7 @@ def test_a_peer_that_is_gone_is_trusted_by_nobody(ends: Pair) -> None:
         read_header(server, policy=TrustedProxies(["127.0.0.0/8"]))
 
 
-def test_a_peer_on_a_unix_socket_is_trusted_where_that_is_said() -> None:
+def test_the_word_unix_trusts_a_peer_on_a_unix_socket() -> None:
     with connected("UNIX") as (server, client):
         client.sendall(HEADER)
         assert read_header(server, policy=TrustedProxies(["unix"])) == NAMED
@@ -456,7 +463,7 @@ def test_a_header_is_sent_in_one_piece(ends: Pair) -> None:
     assert calls == [ProxyProtocolV2().pack(NAMED)]
 
 
-def test_who_says_nothing_speaks_for_itself(pair: Pair) -> None:
+def test_without_a_result_the_client_speaks_for_itself(pair: Pair) -> None:
     server, client = pair
     send_header(client)
     send_header(client, lambda sock: None, pp=ProxyProtocolV1())
@@ -474,7 +481,7 @@ def test_who_says_nothing_speaks_for_itself(pair: Pair) -> None:
     assert named.peername == CLIENT
 
 
-def test_what_cannot_be_said_is_not_sent(ends: Pair) -> None:
+def test_an_invalid_result_sends_nothing(ends: Pair) -> None:
     server, client = ends
     with pytest.raises(TypeError):
         send_header(client, "203.0.113.7")  # type: ignore[arg-type]
@@ -501,7 +508,7 @@ def test_a_connection_begins_with_the_header() -> None:
                 assert rest_of(server, client) == HEADER
 
 
-def test_a_connection_has_the_default_time_out_or_none_as_is_said() -> None:
+def test_a_connection_has_the_default_time_out_or_none() -> None:
     with listening() as listener:
         socket.setdefaulttimeout(7.5)
         try:
@@ -513,7 +520,7 @@ def test_a_connection_has_the_default_time_out_or_none_as_is_said() -> None:
             socket.setdefaulttimeout(None)
 
 
-def test_a_connection_whose_header_cannot_be_said_is_closed() -> None:
+def test_a_connection_whose_header_fails_is_closed() -> None:
     made = []
 
     def fail(sock: socket.socket) -> ProxyResult:
@@ -528,11 +535,11 @@ def test_a_connection_whose_header_cannot_be_said_is_closed() -> None:
             create_connection(listener.getsockname(), result=42)  # type: ignore[arg-type]
         listener.accept()[0].close()
         listener.settimeout(0)
-        with pytest.raises(BlockingIOError):  # of the second none was made
+        with pytest.raises(BlockingIOError):  # the second call made no connection
             listener.accept()
 
 
-def test_it_stands_where_http_client_has_that_of_the_socket_module() -> None:
+def test_http_client_can_use_create_connection() -> None:
     with listening() as listener:
         host, port = listener.getsockname()
         connection = HTTPConnection(host, port, timeout=PATIENCE)

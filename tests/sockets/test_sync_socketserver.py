@@ -1,4 +1,4 @@
-"""Servers of the standard library behind a proxy: their handlers see the client, and a bad peer troubles nobody."""
+"""Servers of the standard library behind a proxy: handlers see the client, and a bad peer harms no other."""
 
 from __future__ import annotations
 
@@ -30,18 +30,15 @@ from tests.sockets.servers import (
     PATIENCE,
     SHORT,
     TLSClient,
-    certificates,
     dripping,
     free_address,
     reset,
 )
 from tests.vectors import IPV4_BLOCK, IPV6_BLOCK, LOCAL, PROXY, paths, single_bytes, tlv, v2
 
-__all__ = ["certificates"]
-
 
 class Handler(socketserver.StreamRequestHandler):
-    """Answers with what it was sent in its first line, and writes down who its client is."""
+    """Answers the first line, and records what it knows about its client."""
 
     def handle(self) -> None:
         self.facts = self.request.getpeername(), self.request.gettimeout()
@@ -52,7 +49,7 @@ class Handler(socketserver.StreamRequestHandler):
 
 
 class _Base(socketserver.TCPServer):
-    """Listens in any family, and keeps what happens."""
+    """Listens on an address of any family, and records its handlers and errors."""
 
     request_queue_size = 50
 
@@ -67,7 +64,7 @@ class _Base(socketserver.TCPServer):
 
     @property
     def address(self) -> Any:
-        """Where it listens, to connect to."""
+        """The address to connect to."""
         name = self.socket.getsockname()
         return name if isinstance(name, str) else name[:2]
 
@@ -76,20 +73,20 @@ class _Base(socketserver.TCPServer):
 
     @property
     def handler(self) -> Any:
-        """The one handler that there was."""
+        """The only handler that has run."""
         wait_for(lambda: len(self.handlers) == 1)
         return self.handlers[0]
 
 
 class Server(ProxyProtocolMixIn, socketserver.ThreadingMixIn, _Base):
-    """A server with a thread for each connection, for whose end it waits when it is closed."""
+    """A server with a thread for each connection, which it joins when it is closed."""
 
 
 @contextmanager
 def serving(
     server: type[_Base] = Server, family: str = "IPv4", handler: Any = Handler, **attributes: Any
 ) -> Iterator[Any]:
-    """Serve, with these attributes of the class; at the end no thread is left, and nothing was raised."""
+    """Run a server with these class attributes; at the end no thread is left, and no error was raised."""
     threads = threading.active_count()
     with free_address(family) as address, type("Configured", (server,), attributes)(address, handler) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
@@ -105,7 +102,7 @@ def serving(
 
 
 def ask(address: Any, header: bytes = HEADER, pieces: Callable[[bytes], list[bytes]] = lambda data: [data]) -> bytes:
-    """Send a header and a line, and listen to the end."""
+    """Send a header and a line, and return the whole answer."""
     with connect(address) as client:
         for piece in pieces(header + b"hello\n"):
             client.sendall(piece)
@@ -113,7 +110,7 @@ def ask(address: Any, header: bytes = HEADER, pieces: Callable[[bytes], list[byt
 
 
 def read_all(client: socket.socket) -> bytes:
-    """Listen to the end, of whatever kind it is."""
+    """Receive until the connection ends in any way."""
     received = b""
     try:
         while data := client.recv(65536):
@@ -124,7 +121,7 @@ def read_all(client: socket.socket) -> bytes:
 
 
 def refusals(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
-    """The lines in the log at a level. None of them has a traceback."""
+    """Return the log lines of a level; none of them may have a traceback."""
     records = [record for record in caplog.records if record.name.startswith("proxyprotocol")]
     assert all(record.exc_info is None for record in records)
     return [record.getMessage() for record in records if record.levelno == level]
@@ -132,7 +129,7 @@ def refusals(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pieces", [lambda data: [data], single_bytes], ids=["whole", "byte by byte"])
-def test_a_handler_is_given_the_client_and_the_header(family: str, pieces: Any) -> None:
+def test_a_handler_gets_the_client_and_the_header(family: str, pieces: Any) -> None:
     header = v2(PROXY, 0x11, IPV4_BLOCK, tlv(0x02, b"app.example"))
     with serving(family=family) as server:
         assert ask(server.address, header, pieces) == b"answer to hello\n"
@@ -168,7 +165,7 @@ def test_the_client_has_an_address_of_its_own_family(header: bytes, client: Any)
         (Receiver(policy=TrustedProxies(["192.0.2.0/24"], otherwise=HeaderPolicy.SKIP)), b""),
     ],
 )
-def test_where_no_header_names_the_client_it_is_who_has_connected(receiver: Receiver, header: bytes) -> None:
+def test_if_no_header_names_the_client_it_is_the_peer(receiver: Receiver, header: bytes) -> None:
     with serving(receiver=receiver) as server, connect(server.address) as client:
         client.sendall(header + b"hello\n")
 
@@ -177,7 +174,7 @@ def test_where_no_header_names_the_client_it_is_who_has_connected(receiver: Rece
         assert (server.handler.result is None) == (header == b"")
 
 
-def test_the_request_is_the_connection_as_it_is() -> None:
+def test_the_request_is_the_real_connection() -> None:
     with serving() as server, connect(server.address) as client:
         client.sendall(HEADER + b"hello\n")
 
@@ -188,7 +185,7 @@ def test_the_request_is_the_connection_as_it_is() -> None:
 @pytest.mark.parametrize(
     "bases", [(ProxyProtocolMixIn, _Base), (socketserver.ThreadingMixIn, ProxyProtocolMixIn, _Base)]
 )
-def test_it_may_stand_alone_or_behind_the_mix_in_for_threads(bases: tuple[type, ...]) -> None:
+def test_the_mix_in_works_alone_and_after_the_threading_mix_in(bases: tuple[type, ...]) -> None:
     with serving(type("Other", bases, {})) as server:
         assert ask(server.address) == b"answer to hello\n"
         assert server.handler.client_address == CLIENT
@@ -208,7 +205,7 @@ FORKING = """if True:
 
         def service_actions(self):
             super().service_actions()
-            if len(self._connections):
+            if len(self._connections):  # private: no public name shows what the parent keeps
                 sys.exit("the parent keeps what belongs to its children")
 
     with Server(("127.0.0.1", 0), Handler) as server:
@@ -218,7 +215,7 @@ FORKING = """if True:
 
 
 def test_a_server_that_forks_reads_the_header_in_the_child(tmp_path: Path) -> None:
-    # in a process of its own: from one that has threads it is not safe to fork
+    # in a separate process: it is not safe to fork one that has threads
     program = Program([sys.executable, "-c", FORKING], tmp_path)
     try:
         address = ("127.0.0.1", int(program.line()))
@@ -237,10 +234,10 @@ def test_a_server_that_forks_reads_the_header_in_the_child(tmp_path: Path) -> No
     assert log.count("\n") == 1
 
 
-# What peers do
+# Peers
 
 
-def test_silent_peers_keep_nobody_waiting_and_have_their_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_silent_peers_block_no_others_until_their_time_out(caplog: pytest.LogCaptureFixture) -> None:
     with serving(receiver=Receiver(timeout=SHORT * 5)) as server:
         silent = [connect(server.address) for _ in range(10)]
         assert ask(server.address) == b"answer to hello\n"
@@ -255,7 +252,7 @@ def test_silent_peers_keep_nobody_waiting_and_have_their_time(caplog: pytest.Log
     assert [handler.line for handler in server.handlers] == [b"hello\n"]
 
 
-def test_a_dripping_peer_has_no_more_time_than_another(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dripping_peer_gets_no_more_time(caplog: pytest.LogCaptureFixture) -> None:
     with (
         serving(receiver=Receiver(timeout=SHORT)) as server,
         connect(server.address) as client,
@@ -266,7 +263,7 @@ def test_a_dripping_peer_has_no_more_time_than_another(caplog: pytest.LogCapture
     assert server.handlers == []
 
 
-def test_what_is_no_header_is_refused_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_data_is_refused_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with serving() as server, connect(server.address) as client:
         host, port = client.getsockname()
         client.sendall(b"GET / HTTP/1.1\r\n\x1b[2J")
@@ -278,9 +275,7 @@ def test_what_is_no_header_is_refused_with_one_line(caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("lose", [socket.socket.close, reset])
-def test_a_check_that_connects_and_leaves_is_told_at_debug_level_alone(
-    caplog: pytest.LogCaptureFixture, lose: Any
-) -> None:
+def test_a_check_that_connects_and_leaves_is_only_a_debug_line(caplog: pytest.LogCaptureFixture, lose: Any) -> None:
     caplog.set_level(logging.DEBUG)
     with serving() as server:
         lose(connect(server.address))
@@ -289,7 +284,7 @@ def test_a_check_that_connects_and_leaves_is_told_at_debug_level_alone(
     assert server.handlers == []
 
 
-def test_a_check_that_resets_the_connection_behind_its_header_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_check_that_resets_after_its_header_is_only_a_debug_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with serving() as server:
         client = connect(server.address)
@@ -302,7 +297,7 @@ def test_a_check_that_resets_the_connection_behind_its_header_is_no_error(caplog
     assert refusals(caplog) == []
 
 
-def test_the_loss_of_another_connection_is_the_handler_s_error() -> None:
+def test_the_loss_of_another_connection_is_the_handlers_error() -> None:
     lost = ConnectionResetError("the database's")
 
     class Losing(socketserver.BaseRequestHandler):
@@ -315,7 +310,7 @@ def test_the_loss_of_another_connection_is_the_handler_s_error() -> None:
         server.errors.clear()
 
 
-# Who may connect
+# Policies
 
 
 def test_a_rejected_peer_costs_no_thread(caplog: pytest.LogCaptureFixture) -> None:
@@ -334,7 +329,7 @@ def test_a_rejected_peer_costs_no_thread(caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_policy_is_asked_once_with_the_two_addresses(family: str) -> None:
+def test_a_policy_function_is_called_once_with_both_addresses(family: str) -> None:
     asked = []
 
     def policy(peer: Any, local: Any) -> HeaderPolicy:
@@ -348,7 +343,7 @@ def test_a_policy_is_asked_once_with_the_two_addresses(family: str) -> None:
     assert asked == [names]
 
 
-def test_a_policy_that_raises_ends_one_connection_and_not_the_server() -> None:
+def test_a_policy_function_that_raises_ends_one_connection_and_not_the_server() -> None:
     mistake = LookupError()
 
     def policy(peer: Any, local: Any) -> HeaderPolicy:
@@ -361,7 +356,7 @@ def test_a_policy_that_raises_ends_one_connection_and_not_the_server() -> None:
         server.errors.clear()
 
 
-def test_a_server_s_own_verification_is_asked_too() -> None:
+def test_the_servers_own_verification_runs_too() -> None:
     class Verifying(socketserver.TCPServer):
         def verify_request(self, request: Any, client_address: Any) -> bool:
             return False
@@ -375,7 +370,7 @@ def test_a_server_s_own_verification_is_asked_too() -> None:
 
 
 @pytest.mark.parametrize("networks", [["192.0.2.0/24"], ["127.0.0.0/8"]])
-def test_a_server_s_own_verification_in_place_of_ours_lets_nobody_in(networks: list[str]) -> None:
+def test_an_override_of_verify_request_does_not_bypass_the_policy(networks: list[str]) -> None:
     class Instead(Server):
         def verify_request(self, request: Any, client_address: Any) -> bool:
             return True
@@ -386,7 +381,7 @@ def test_a_server_s_own_verification_in_place_of_ours_lets_nobody_in(networks: l
         assert not trusted or server.handler.result.peername == CLIENT
 
 
-def test_who_is_gone_before_it_is_accepted_makes_nobody_wait(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_peer_that_is_gone_before_accept_causes_no_pause(caplog: pytest.LogCaptureFixture) -> None:
     class Gone(socketserver.TCPServer):
         def get_request(self) -> Any:
             raise BlockingIOError
@@ -399,7 +394,7 @@ def test_who_is_gone_before_it_is_accepted_makes_nobody_wait(caplog: pytest.LogC
     assert caplog.messages == []
 
 
-def test_a_server_of_datagrams_is_refused() -> None:
+def test_a_datagram_server_is_a_type_error() -> None:
     class Datagrams(ProxyProtocolMixIn, socketserver.UDPServer):
         pass
 
@@ -407,7 +402,7 @@ def test_a_server_of_datagrams_is_refused() -> None:
         Datagrams(("127.0.0.1", 0), Handler)
 
 
-def test_nothing_is_kept_of_a_connection_that_is_over() -> None:
+def test_nothing_is_kept_of_a_closed_connection() -> None:
     requests = []
 
     class Noting(Server):
@@ -421,7 +416,7 @@ def test_nothing_is_kept_of_a_connection_that_is_over() -> None:
         wait_for(lambda: [request() for request in requests] == [None, None])
 
 
-# TLS behind the header
+# TLS after the header
 
 
 @contextmanager
@@ -430,7 +425,7 @@ def tls_serving(certificates: Certificates, **attributes: Any) -> Iterator[Any]:
         yield server
 
 
-def test_tls_is_done_behind_the_header_also_when_it_comes_with_it(certificates: Certificates) -> None:
+def test_tls_begins_after_the_header_even_if_the_client_hello_came_with_it(certificates: Certificates) -> None:
     with tls_serving(certificates) as server, connect(server.address) as client:
         tls = TLSClient(client, certificates)
         client.sendall(HEADER + tls.greeting())
@@ -444,7 +439,7 @@ def test_tls_is_done_behind_the_header_also_when_it_comes_with_it(certificates: 
 
 
 @pytest.mark.parametrize("receiver", [Receiver(policy=HeaderPolicy.OPTIONAL), Receiver(policy=HeaderPolicy.SKIP)])
-def test_tls_is_done_where_no_header_comes(certificates: Certificates, receiver: Receiver) -> None:
+def test_tls_begins_without_a_header_if_the_policy_allows_that(certificates: Certificates, receiver: Receiver) -> None:
     with tls_serving(certificates, receiver=receiver) as server, connect(server.address) as client:
         tls = TLSClient(client, certificates)
         client.sendall(tls.greeting())
@@ -454,14 +449,14 @@ def test_tls_is_done_where_no_header_comes(certificates: Certificates, receiver:
         assert server.handler.client_address == client.getsockname()
 
 
-def test_an_answer_that_fills_every_buffer_has_its_end_in_tls(certificates: Certificates) -> None:
+def test_an_answer_that_fills_every_buffer_ends_with_close_notify(certificates: Certificates) -> None:
     handled = threading.Event()
 
     class Long(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
             self.wfile.write(b"x" * 150_000)
-            # so that there is no room for another byte, until the client reads
+            # then there is no room for another byte until the client reads
             self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
             handled.set()
 
@@ -470,12 +465,12 @@ def test_an_answer_that_fills_every_buffer_has_its_end_in_tls(certificates: Cert
         client.sendall(HEADER + tls.greeting())
         tls.shake_hands(b"hello\n")
         assert handled.wait(PATIENCE)
-        time.sleep(SHORT)  # what would be too early for the end to be said cannot be seen
+        time.sleep(SHORT)  # nothing shows whether the server has tried to end TLS too early
 
         assert len(tls.read()) == 150_000
 
 
-def test_a_client_that_leaves_its_connection_lying_about_costs_no_time(certificates: Certificates) -> None:
+def test_a_client_that_keeps_its_connection_open_delays_nothing(certificates: Certificates) -> None:
     with tls_serving(certificates) as server, connect(server.address) as client:
         tls = TLSClient(client, certificates)
         client.sendall(HEADER + tls.greeting())
@@ -488,10 +483,10 @@ def test_a_client_that_leaves_its_connection_lying_about_costs_no_time(certifica
 
 
 @pytest.mark.parametrize("lose", [socket.socket.close, reset, lambda client: client.sendall(b"no TLS record" * 9)])
-def test_a_peer_that_breaks_its_tls_off_is_told_at_debug_level_alone(
+def test_a_peer_that_breaks_off_tls_is_only_a_debug_line(
     certificates: Certificates, caplog: pytest.LogCaptureFixture, lose: Any
 ) -> None:
-    """With no traceback of the handler, which ``server.errors`` would hold."""
+    """And the handler leaves no traceback, which would be in ``server.errors``."""
     caplog.set_level(logging.DEBUG)
 
     class Reading(socketserver.StreamRequestHandler):
@@ -513,7 +508,7 @@ def test_a_peer_that_breaks_its_tls_off_is_told_at_debug_level_alone(
         assert [record.levelname for record in caplog.records if "was lost" in record.getMessage()] in ([], ["DEBUG"])
 
 
-def test_an_answer_that_fails_has_no_end_in_tls(certificates: Certificates) -> None:
+def test_a_failed_answer_ends_without_close_notify(certificates: Certificates) -> None:
     mistake = LookupError()
 
     class Failing(socketserver.StreamRequestHandler):
@@ -532,7 +527,7 @@ def test_an_answer_that_fails_has_no_end_in_tls(certificates: Certificates) -> N
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"])
-def test_a_peer_that_is_silent_in_the_handshake_has_its_time(
+def test_a_peer_that_is_silent_in_the_handshake_is_refused_at_the_time_out(
     certificates: Certificates, caplog: pytest.LogCaptureFixture, sent: bytes
 ) -> None:
     with tls_serving(certificates, tls_timeout=SHORT) as server, connect(server.address) as client:
@@ -547,7 +542,9 @@ def test_a_peer_that_is_silent_in_the_handshake_has_its_time(
     assert server.handlers == []
 
 
-def test_what_is_no_tls_is_refused_with_one_line(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_data_instead_of_tls_is_refused_with_one_line(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
     with tls_serving(certificates) as server:
         assert b"answer" not in ask(server.address)
     (line,) = refusals(caplog)
@@ -556,7 +553,7 @@ def test_what_is_no_tls_is_refused_with_one_line(certificates: Certificates, cap
 
 
 @pytest.mark.parametrize("lose", [socket.socket.close, reset])
-def test_who_leaves_before_the_handshake_is_told_at_debug_level_alone(
+def test_a_peer_that_leaves_before_the_handshake_is_only_a_debug_line(
     certificates: Certificates, caplog: pytest.LogCaptureFixture, lose: Any
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -569,7 +566,7 @@ def test_who_leaves_before_the_handshake_is_told_at_debug_level_alone(
     assert server.handlers == []
 
 
-def test_who_is_gone_before_tls_begins_leaves_no_socket_open(
+def test_a_peer_that_is_gone_before_tls_leaves_no_socket_open(
     certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -580,7 +577,7 @@ def test_who_is_gone_before_tls_begins_leaves_no_socket_open(
             poll.register(request, 0)
             return bool(poll.poll(PATIENCE * 1000)) and super().verify_request(request, client_address)
 
-    # what is left open is warned of
+    # Python warns about sockets that are left open
     with tls_serving(certificates, server=Late, receiver=Receiver(policy=HeaderPolicy.SKIP)) as server:
         reset(connect(server.address))
         wait_for(lambda: refusals(caplog, logging.DEBUG) != [])

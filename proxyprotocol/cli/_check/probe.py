@@ -6,8 +6,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -19,49 +18,35 @@ __all__: list[str] = []
 
 # bytes to keep of an answer
 _MAX_ANSWER: Final = 64 * 1024
-# Seconds that an answer may pause before it counts as complete, and at most as a share of the time-out. The rest is not
-# needed to compare answers.
+# Seconds that an answer may pause before it counts as complete, and at most as a share of the time-out. A comparison
+# does not need the rest of a slow answer.
 _QUIET: Final = 0.3
 _QUIET_SHARE: Final = 0.1
 _LINES: Final = 10
 _CODE: Final = re.compile(r"HTTP/[\d.]+ \d+|\W*\w*")
+_ENDINGS: Final = {"closed": "closed the connection", "reset": "reset the connection", "": "did not answer in time"}
 
 
 class Target(NamedTuple):
-    """The server, and how to ask it.
-
-    Attributes:
-        host: Its name or address.
-        port: Its port.
-        message: The bytes after the header; empty for a server that speaks first.
-        tls: Whether TLS follows the header.
-        timeout: How long one connection may take, in seconds.
-        greets: Whether the server speaks first to a client that sends nothing: its greeting is worth waiting for.
-    """
+    """The server, and how to ask it."""
 
     host: str
     port: int
-    message: bytes
-    tls: bool
-    timeout: float
-    greets: bool = False
+    message: bytes  # the bytes after the header; empty for a server that speaks first
+    tls: bool  # whether TLS follows the header
+    timeout: float  # how long one connection may take, in seconds
+    greets: bool = False  # whether the server speaks first to a silent client, so that its greeting is worth a wait
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one connection.
-
-    Attributes:
-        answer: What the server said.
-        ending: How the connection ended: ``"closed"``, ``"reset"``, or empty if it was still open.
-        handshake: With TLS, whether the handshake succeeded; else None.
-        reason: With TLS, why it failed.
-    """
+    """The result of one connection."""
 
     answer: bytes = b""
-    ending: str = ""
-    handshake: bool | None = None
-    reason: str = ""
+    ending: str = ""  # "closed", "reset", or empty if the connection was still open
+    handshake: bool | None = None  # whether the TLS handshake succeeded; None without TLS
+    reason: str = ""  # why the handshake failed
+    peer: str = ""  # the server's IP address; empty if the server reset the connection before the client could send
 
     @property
     def answered(self) -> bool:
@@ -92,43 +77,26 @@ class Outcome:
         """Describe the outcome in words: of several lines, the first whose code the outcome *beside* lacks."""
         if self.handshake:
             return "TLS was agreed upon"
-        how = {"closed": "closed the connection", "reset": "reset the connection", "": "did not answer in time"}
         if not self.answer or self.handshake is not None:
             ending = f" ({self.reason})" if self.reason else " without a word" if self.ending else ""
-            return how[self.ending] + ending
+            return _ENDINGS[self.ending] + ending
         codes = self._codes()
         known = {} if beside is None else beside._codes()
         line = next((line for code, line in codes.items() if code not in known), "")
         ended = not line and self.ending and beside and not beside.ending
         line = line or next(iter(codes.values()))
-        return f"answered '{escape(line[:60])}'" + (f", then {how[self.ending]}" if ended else "")
+        return f"answered '{escape(line[:60])}'" + (f", then {_ENDINGS[self.ending]}" if ended else "")
 
 
-class Connection(NamedTuple):
-    """A new connection to a server: its socket, its two ends as a header names them, and the server's IP address."""
-
-    sock: socket.socket
-    own: ProxyResult
-    peer: str
-
-
-@contextmanager
-def connect(target: Target) -> Iterator[Connection | None]:
-    """Connect to a server, and close the connection in the end.
-
-    Yields:
-        The connection; None if the server reset it before the client could send, which is an answer too.
-
-    Raises:
-        ProgramError: The connection failed.
-    """
+def ask(target: Target, header: Callable[[ProxyResult], bytes]) -> Outcome:
+    """Connect, send what *header* returns for the ends of the connection, then the message, and collect the answer."""
+    reset = Outcome(ending="reset", handshake=False if target.tls else None)
     try:
         sock = socket.create_connection((target.host, target.port), target.timeout)
     except UnicodeError:
         raise ProgramError(f"{target.host!r} is not a valid host name") from None
     except ConnectionResetError:
-        yield None
-        return
+        return reset
     except OSError as error:
         where = describe_address((target.host, target.port))
         raise ProgramError(f"Cannot connect to {where}: {describe_error(error)}") from None
@@ -136,52 +104,38 @@ def connect(target: Target) -> Iterator[Connection | None]:
         try:
             here, there = sock.getsockname(), sock.getpeername()
         except OSError:  # the server has reset the connection meanwhile
-            connection = None
-        else:
-            connection = Connection(sock, name_ends(here, there), there[0])
-        yield connection
+            return reset
+        deadline = time.monotonic() + target.timeout
+        sent = header(name_ends(here, there))
+        if target.tls:
+            return replace(_shake_hands(sock, target, sent, deadline), peer=there[0])
+        quiet = min(_QUIET, target.timeout * _QUIET_SHARE)
+        greeting = Outcome()
+        if target.message:
+            # In two steps: a server that speaks first may refuse a client that does not wait for its greeting.
+            patience = target.timeout / 2 if target.greets else quiet
+            greeting = _exchange(sock, sent, time.monotonic() + patience, quiet)
+            sent = target.message
+        reply = greeting if greeting.ending else _exchange(sock, sent, deadline, quiet, greeting.answer)
+        return replace(reply, peer=there[0])
 
 
-def probe(connection: Connection | None, target: Target, header: Callable[[ProxyResult], bytes]) -> Outcome:
-    """Send a header and what follows it, and return the outcome.
-
-    Args:
-        connection: The value that :func:`connect` yields.
-        target: The server.
-        header: Returns the header, or no bytes, for the ends of the connection.
-    """
-    if connection is None:
-        return Outcome(ending="reset", handshake=False if target.tls else None)
-    deadline = time.monotonic() + target.timeout
-    sent = header(connection.own)
-    if target.tls:
-        return _shake_hands(connection.sock, target, sent, deadline)
-    quiet = min(_QUIET, target.timeout * _QUIET_SHARE)
-    if not target.message:
-        return _exchange(connection.sock, sent, deadline, quiet)
-    # In two steps: a server that speaks first may refuse a client that does not wait for its greeting.
-    patience = target.timeout / 2 if target.greets else quiet
-    greeting = _exchange(connection.sock, sent, time.monotonic() + patience, quiet)
-    if greeting.ending:
-        return greeting
-    reply = _exchange(connection.sock, target.message, deadline, quiet)
-    return replace(reply, answer=greeting.answer + reply.answer)
-
-
-def _exchange(connection: socket.socket, message: bytes, deadline: float, quiet: float) -> Outcome:
+def _exchange(connection: socket.socket, message: bytes, deadline: float, quiet: float, before: bytes = b"") -> Outcome:
     answer = b""
+    ending = ""
     try:
         connection.sendall(message)
         while len(answer) < _MAX_ANSWER:
             data = _receive_some(connection, min(deadline, time.monotonic() + quiet) if answer else deadline)
             if not data:
-                return Outcome(answer, "closed")
+                ending = "closed"
+                break
             answer += data
     except ConnectionError:
-        return Outcome(answer, "reset")
+        ending = "reset"
     except OSError:  # a time-out, or a router that knows no route
         pass
-    return Outcome(answer)
+    return Outcome(before + answer, ending)
 
 
 def _receive_some(connection: socket.socket, deadline: float) -> bytes:
@@ -194,7 +148,7 @@ def _receive_some(connection: socket.socket, deadline: float) -> bytes:
 
 def _shake_hands(connection: socket.socket, target: Target, header: bytes, deadline: float) -> Outcome:
     context = ssl.create_default_context()
-    # the test is about headers, and sends no secrets
+    # the check is about headers, and sends no secrets
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     # In memory: an SSLSocket drops a connection that is reset meanwhile, and its time-out is for each read, not for

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from proxyprotocol.server._process.program import ProgramError
@@ -21,35 +20,36 @@ _LOOKED_AT: Final = 1024
 _COLON_LINE: Final = re.compile(r"[0-9A-Fa-f]{8}: (?P<digits>[0-9A-Fa-f]{2,}(?: [0-9A-Fa-f]+)*)(?:\s\s.*)?")
 _HEXDUMP_LINE: Final = re.compile(r"[0-9A-Fa-f]{8}(?:  (?P<digits>[0-9A-Fa-f]{2}(?: {1,2}[0-9A-Fa-f]{2})*))?")
 _SEPARATORS: Final = re.compile(r"0[xX](?=[0-9A-Fa-f]{2})|[\s:,;]+")
-_DIGITS: Final = re.compile(r"(?:[0-9A-Fa-f]{2})*")
 _QUOTED: Final = re.compile(r"[bB]?(?P<quote>['\"])(?P<inside>.*)(?P=quote)", re.DOTALL)
 _ESCAPE: Final = re.compile(rb"\\(?:x(?P<hex>[0-9A-Fa-f]{2})|(?P<octal>[0-7]{1,3})|(?P<letter>[abefnrtv\\'\"]))")
 _LETTERS: Final = dict(zip(b"abefnrtv\\'\"", b"\a\b\x1b\f\n\r\t\v\\'\"", strict=True))
 
 
 def read_hex(text: str) -> bytes:
-    """Return the bytes that a text stands for.
+    """Return the bytes that a text stands for; a :class:`ProgramError` says what is wrong with another text.
 
-    Args:
-        text: Pairs of hexadecimal digits, with or without white space, colons, commas or ``0x`` between them; a dump
-            by ``xxd`` or ``hexdump -C``; or, if there is a backslash in it, a string with the escapes of C and Python,
-            with or without quotation marks.
-
-    Raises:
-        ProgramError: The text is something else.
+    The text is pairs of hexadecimal digits, with or without white space, colons, commas or ``0x`` between them; a dump
+    by ``xxd`` or ``hexdump -C``; or, if it has a backslash, a string with the escapes of C and Python.
     """
     if "\\" in text:
         text = text.strip()
         quoted = _QUOTED.fullmatch(text)
         return read_escapes(quoted["inside"] if quoted else text)
     digits = _SEPARATORS.sub("", " ".join(_lines_of_digits(text)))
-    if not _DIGITS.fullmatch(digits):
-        raise ProgramError(_complaint(text, digits))
+    wrong = re.search(r"[^0-9A-Fa-f]", digits)
+    if wrong is not None:
+        lines = enumerate(text.splitlines(), 1)
+        line = next(number for number, line in lines if wrong[0] in _SEPARATORS.sub("", line))
+        raise ProgramError(
+            f"{wrong[0]!a} in line {line} is not a hexadecimal digit; proxyprotocol decode --help says what --hex reads"
+        )
+    if len(digits) % 2:
+        raise ProgramError(f"{len(digits)} hexadecimal digits are an odd number: one is missing")
     return bytes.fromhex(digits)
 
 
 def looks_like_hex(data: bytes) -> bool:
-    """Return whether *data*, which is not a header, looks like the text of one: its user forgot --hex."""
+    """Return whether *data*, which is not a header, looks like the text of one, so that the user needs --hex."""
     first = data[:_LOOKED_AT]
     if len(data) > len(first):  # cut between two lines, otherwise between two pairs of digits
         separator = next((each for each in (b"\n", b" ", b",", b":", b";") if each in first), None)
@@ -60,7 +60,7 @@ def looks_like_hex(data: bytes) -> bool:
         return False
 
 
-def _lines_of_digits(text: str) -> Iterator[str]:
+def _lines_of_digits(text: str) -> list[str]:
     """Return the digits of each line, without the offsets and the characters of a dump."""
     lines = [line for each in text.splitlines() if (line := each.strip())]
     before_the_bar = [line.partition("|")[0].rstrip() for line in lines]
@@ -70,16 +70,8 @@ def _lines_of_digits(text: str) -> Iterator[str]:
             # a line with nothing but an offset belongs to a dump only if other lines have digits after theirs
             digits = [match["digits"] or "" for match in matches if match]
             if any(digits):
-                return iter(digits)
-    return iter(lines)
-
-
-def _complaint(text: str, digits: str) -> str:
-    wrong = re.search(r"[^0-9A-Fa-f]", digits)
-    if wrong is None:
-        return f"{len(digits)} hexadecimal digits are an odd number: one is missing"
-    line = next(number for number, line in enumerate(text.splitlines(), 1) if wrong[0] in _SEPARATORS.sub("", line))
-    return f"{wrong[0]!a} in line {line} is not a hexadecimal digit; proxyprotocol decode --help says what --hex reads"
+                return digits
+    return lines
 
 
 def read_escapes(text: str) -> bytes:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from proxyprotocol._wire import fields, spec
@@ -22,59 +23,35 @@ _ROW: Final = 16  # bytes of a line of the dump
 _AROUND: Final = 2  # lines of the dump before and after the wrong one
 
 
-def coloured(text: str, code: str) -> str:
+def _colour(code: str, text: str) -> str:
     """Colour *text* with a terminal's *code*, if the output is a terminal and NO_COLOR is not set."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty()
     return text if plain else f"\x1b[{code}m{text}\x1b[0m"
 
 
-def bold(text: str) -> str:
-    """Print *text* in bold on a terminal."""
-    return coloured(text, "1")
+bold = partial(_colour, "1")
+red = partial(_colour, "31")
+green = partial(_colour, "32")
 
 
-def red(text: str) -> str:
-    """Print *text* in red on a terminal."""
-    return coloured(text, "31")
-
-
-def green(text: str) -> str:
-    """Print *text* in green on a terminal."""
-    return coloured(text, "32")
-
-
-def show(described: Description, data: bytes, at: str = "") -> Iterator[str]:
-    """Yield the lines of a description.
-
-    Args:
-        described: The description.
-        data: The bytes that it describes, for the dump of a wrong header.
-        at: The place in a capture; empty for any other file.
-    """
-    if at:
-        yield bold(at)
+def show(described: Description, data: bytes) -> Iterator[str]:
+    """Yield the lines of a description of *data*; a wrong header is shown with a dump of its bytes."""
+    if "packet" in described:
+        yield bold("Packet {packet}, {transport} from {from} to {to}".format_map(described))
     error = described["error"]
     if error is not None:
         offset = error["offset"]
         place = "" if offset is None else f" (at byte {offset})"
         yield red(f"{escape(error['reason'])}{place}.")
         if data:
-            yield ""
-            yield from _dump(data, offset)
-            yield ""
+            yield from ("", *_dump(data, offset), "")
     if described["version"] is not None:
         yield from _show_header(described, believed=error is None)
-    if described["ok"] and not described["following"]:
-        yield _row("after it", "nothing")
-    elif described["ok"]:
-        another = data[described["length"] :].startswith((spec.V1_SIGNATURE, spec.V2_SIGNATURE))
-        note = ": another header, which this one's receiver would hand to the application" if another else ""
-        yield _row("after it", f"{_bytes(described['following'])}{note}")
-
-
-def show_json(described: Description) -> str:
-    """Return a description as one line of JSON."""
-    return json.dumps(described).replace("\x7f", "\\u007f")  # dumps() does not escape DEL
+    if described["ok"]:
+        following = _bytes(described["following"]) if described["following"] else "nothing"
+        if data[described["length"] :].startswith((spec.V1_SIGNATURE, spec.V2_SIGNATURE)):
+            following += ": another header, which this one's receiver would hand to the application"
+        yield _row("after it", following)
 
 
 def _dump(data: bytes, offset: int | None) -> Iterator[str]:
@@ -104,14 +81,12 @@ def _show_header(described: Description, believed: bool) -> Iterator[str]:
     yield _row("command", "LOCAL: the proxy speaks for itself" if command == "LOCAL" else command)
     yield _row("family", family if protocol is None else f"{family}, {protocol}")
     for end in ("source", "destination"):
-        address = described[end]
-        if address is not None:
-            named = address["path"] if "path" in address else (address["address"], address["port"])
-            yield _row(end, escape(describe_address(named)))
+        if described[end] is not None:
+            address = tuple(described[end].values())
+            yield _row(end, escape(describe_address(address if len(address) > 1 else address[0])))
     if described["ignored"]:
         yield _row("ignored", f"{_bytes(described['ignored'])} in the place of the addresses")
-    for tlv in described["tlvs"]:
-        yield from _show_tlv(tlv, believed)
+    yield from _show_tlvs(described["tlvs"], believed)
     if described["length"] > spec.DEFAULT_MAX_HEADER:
         yield _row("longer than", f"the {spec.DEFAULT_MAX_HEADER} bytes that receivers here accept by default")
 
@@ -120,10 +95,10 @@ def _row(label: str, value: str, depth: int = 1) -> str:
     return f"{'  ' * depth}{label:<{_LABEL_WIDTH - 2 * depth}}{value}".rstrip()
 
 
-def _show_tlv(tlv: Description, believed: bool, depth: int = 1) -> Iterator[str]:
-    yield _row(f"{tlv['name']} ({tlv['type']:#04x})", _value(tlv, believed), depth)
-    for sub in tlv.get("tlvs", ()):
-        yield from _show_tlv(sub, believed, depth + 1)
+def _show_tlvs(tlvs: list[Description], believed: bool, depth: int = 1) -> Iterator[str]:
+    for tlv in tlvs:
+        yield _row(f"{tlv['name']} ({tlv['type']:#04x})", _value(tlv, believed), depth)
+        yield from _show_tlvs(tlv.get("tlvs", []), believed, depth + 1)
 
 
 def _value(tlv: Description, believed: bool) -> str:

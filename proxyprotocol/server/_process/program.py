@@ -24,7 +24,7 @@ _BROKEN_PIPE: Final = 128 + 13
 
 
 class ProgramError(Exception):
-    """The command cannot go on. The text is a sentence for the user."""
+    """The command cannot continue. The text is a sentence for the user."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -45,7 +45,15 @@ def escape(text: str) -> str:
 
 def run_program(name: str, command: Callable[[], int]) -> int:
     """Run a command to its end, and return the exit status; *name* is what the user calls it."""
-    _open_closed_streams()
+    # Open the null device for each closed standard stream: a socket must not get its descriptor, and its text.
+    # sys.stdin stays None: a command that reads it can tell a closed stream from an empty one.
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)
+    for stream_name in ("stdout", "stderr"):
+        if getattr(sys, stream_name) is None:
+            place = os.open(os.devnull, os.O_WRONLY)
+            # open until the process ends, like the real streams
+            setattr(sys, stream_name, open(place, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # a terminal that lacks a character must not cause a traceback
         if isinstance(stream, TextIOWrapper):
@@ -57,18 +65,22 @@ def run_program(name: str, command: Callable[[], int]) -> int:
             status = end.code if isinstance(end.code, int) else 0
         # here, where an error still gets its sentence and its exit status
         sys.stdout.flush()
-    except BrokenPipeError:
-        _forget_unwritten()
-        return _BROKEN_PIPE
+        return status
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except (ProgramError, OSError) as error:
-        if isinstance(error, OSError):
-            _forget_unwritten()
-        sentence = describe_error(error) if isinstance(error, OSError) else str(error)
-        print(f"{name}: {escape(sentence)}", file=sys.stderr)
-        return TROUBLE
-    return status
+    except ProgramError as error:
+        sentence = str(error)
+    except OSError as error:
+        # drop what standard output holds: Python flushes it again at its end, and would report the error
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return _BROKEN_PIPE
+        sentence = describe_error(error)
+    print(f"{name}: {escape(sentence)}", file=sys.stderr)
+    return TROUBLE
 
 
 def run_parser(
@@ -78,15 +90,7 @@ def run_parser(
     run: Callable[[argparse.Namespace], int],
     arguments: Sequence[str] | None,
 ) -> int:
-    """Run a command that is also a subcommand of another, and return the exit status.
-
-    Args:
-        name: What the user calls it.
-        description: What it does, for its help.
-        add_arguments: Adds its arguments to a parser.
-        run: Runs it, and returns its exit status.
-        arguments: Those after the command's name; None for the process's own.
-    """
+    """Run a command that is also a subcommand of another, with the process's own arguments for None."""
 
     def command() -> int:
         parser = ArgumentParser(prog=name, description=description, allow_abbrev=False)
@@ -114,31 +118,8 @@ def number(convert: Callable[[str], float], least: float, most: float, what: str
 def describe_error(error: OSError) -> str:
     """Describe an error of the system or of OpenSSL in part of one line."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not good: {error.verify_message}"
+        return f"the certificate is invalid: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return "the connection ended in it" if isinstance(error, ssl.SSLEOFError) else error.reason or str(error)
+        return "the peer closed the connection" if isinstance(error, ssl.SSLEOFError) else error.reason or str(error)
     reason = error.strerror or str(error) or type(error).__name__
     return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
-
-
-def _open_closed_streams() -> None:
-    """Open the null device for each closed standard stream, which is None in Python.
-
-    Otherwise a file or socket that is opened later would get descriptor 0, 1 or 2, and with it the stream's text.
-    Standard input stays None, so that a command that reads it can tell a closed stream from an empty one.
-    """
-    if sys.stdin is None:
-        os.open(os.devnull, os.O_RDONLY)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            place = os.open(os.devnull, os.O_WRONLY)
-            # open until the process ends, like the real streams
-            setattr(sys, name, open(place, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
-
-
-def _forget_unwritten() -> None:
-    """Drop what standard output holds: Python flushes it again at its end, and would report the error."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

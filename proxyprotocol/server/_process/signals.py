@@ -18,8 +18,7 @@ _HANDLED: Final = ENDING | {signal.SIGHUP}
 def held_back() -> Iterator[None]:
     """Block the signals that a server handles, from before it listens until :func:`let_through`.
 
-    As soon as a server listens, somebody may signal it. Without a handler, each of these signals ends a process at
-    once.
+    A signal may come as soon as a server listens. Without a handler, it would end the process at once.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -18,14 +19,7 @@ __all__: list[str] = []
 
 
 def listen(listening: Listening, *, reuse_port: bool = False) -> list[socket.socket]:
-    """Listen on an address, or on every address of its host.
-
-    Args:
-        listening: The address.
-        reuse_port: Whether other sockets listen there too.
-
-    Returns:
-        Non-blocking sockets.
+    """Listen on an address, or on every address of its host, and return non-blocking sockets.
 
     Raises:
         ProgramError: Listening there is impossible.
@@ -37,74 +31,60 @@ def listen(listening: Listening, *, reuse_port: bool = False) -> list[socket.soc
 
 def listen_at(at: Address, backlog: int, reuse_port: bool) -> list[socket.socket]:
     """Do the same for a host and a port; *backlog* connections may wait to be accepted."""
-    host, port = at.host, at.port
+    host = None if at.host in ("", "*") else at.host
     try:
-        found = socket.getaddrinfo(
-            None if host in ("", "*") else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(host, at.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = describe_error(error) if isinstance(error, OSError) else str(error)
         raise ProgramError(f"The host of {at.name} has no address: {reason}") from None
     with contextlib.ExitStack() as stack:
         sockets = []
         for family, *_, address in dict.fromkeys(found):
-            sock = _open(family)
-            if sock is None:
-                continue
-            stack.callback(sock.close)
-            _bind(sock, address, reuse_port)
-            sock.listen(backlog)
-            sockets.append(sock)
+            sock = _open(family, address, backlog, reuse_port)
+            if sock is not None:
+                sockets.append(stack.enter_context(sock))
         if not sockets:
-            raise ProgramError(f"This system has no sockets for {at.name}")
+            raise ProgramError(f"Cannot listen on {at.name}: this system supports none of its address families")
         stack.pop_all()
     return sockets
 
 
 def share(sock: socket.socket, backlog: int) -> socket.socket:
-    """Listen with another socket on the address of *sock*; a UNIX socket, which has one queue, is returned itself."""
-    if sock.family == AF_UNIX:
-        return sock
-    other = _open(sock.family)
-    assert other is not None
-    _bind(other, sock.getsockname(), True)
-    other.listen(backlog)
-    return other
+    """Listen with another socket on the address of *sock*; return a UNIX socket itself, because it has one queue."""
+    other = None if sock.family == AF_UNIX else _open(sock.family, sock.getsockname(), backlog, reuse_port=True)
+    return other or sock
 
 
-def _open(family: int) -> socket.socket | None:
-    """Return a new socket; None if the system lacks the family, such as IPv6."""
+def _open(family: int, address: tuple[object, ...], backlog: int, reuse_port: bool) -> socket.socket | None:
+    """Listen on an IP address; return None if the system lacks the family, such as IPv6."""
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError:
-        return None
+        # IPv4 and IPv6 get a socket each: IPv4 clients must not have mapped IPv6 addresses
+        sock = socket.create_server(address, family=family, backlog=backlog, reuse_port=reuse_port)
+    except ValueError:
+        raise ProgramError("Several processes cannot listen on one port: this system has no SO_REUSEPORT") from None
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return None
+        raise ProgramError(f"Cannot listen on {describe_address(address)}: {os.strerror(error.errno or 0)}") from None
     sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # accepted sockets inherit this: the relay passes small pieces on at once
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if family == socket.AF_INET6:
-        # IPv4 gets a socket of its own: its clients must not have mapped IPv6 addresses
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock
-
-
-def _bind(sock: socket.socket, address: tuple[object, ...], reuse_port: bool) -> None:
-    if reuse_port:
-        if not hasattr(socket, "SO_REUSEPORT"):
-            raise ProgramError("Several processes cannot listen on one port here: this system has no SO_REUSEPORT")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        sock.bind(address)
-    except OSError as error:
-        raise ProgramError(f"Cannot listen on {describe_address(address)}: {describe_error(error)}") from None
 
 
 def _listen_unix(path: str, backlog: int) -> socket.socket:
     if AF_UNIX is None:
         raise ProgramError("This system has no UNIX sockets")
     if not path.startswith("\0"):
-        _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX)
+        # remove a socket that a killed process left there
+        with contextlib.suppress(OSError), socket.socket(AF_UNIX) as probe:
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                probe.setblocking(False)
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    Path(path).unlink()
+    sock = socket.socket(AF_UNIX)
     sock.setblocking(False)
     try:
         sock.bind(path)
@@ -113,18 +93,6 @@ def _listen_unix(path: str, backlog: int) -> socket.socket:
         sock.close()
         raise ProgramError(f"Cannot listen on {describe_address(path)}: {describe_error(error)}") from None
     return sock
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket that a killed process left there."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink()
 
 
 def unlink(sock: socket.socket) -> None:

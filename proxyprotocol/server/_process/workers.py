@@ -17,18 +17,16 @@ __all__: list[str] = []
 _log = logging.getLogger("proxyprotocol.server")
 
 _WATCHED: Final = ENDING | {signal.SIGHUP, signal.SIGCHLD}
-_REST: Final = 1.0  # seconds between two starts of one worker: a worker that fails at once must not spin
+_REST: Final = 1.0  # seconds until a dead worker is replaced: one that fails at once must not keep the processor busy
+_LONG: Final = 3600.0  # seconds; a wait without a deadline
 
 
 class Workers:
-    """Starts workers, passes signals on to them, and replaces each that dies.
+    """Starts *count* workers, passes signals on to them, and replaces each that dies.
 
-    Args:
-        count: How many.
-        work: Does a worker's work, and returns its exit status. It gets the worker's number and a file descriptor,
-            which has a byte for each SIGTERM or SIGINT of the parent, and the end of file when the parent is gone.
-        stop_listening: Closes the parent's listening sockets.
-        died: Called with the number of a worker that has died.
+    *work* does a worker's work, and returns its exit status. It gets the worker's number and a file descriptor, which
+    has a byte for each SIGTERM or SIGINT of the parent, and the end of file when the parent is gone. *stop_listening*
+    closes the parent's listening sockets. *died* is called with the number of a worker that has died.
     """
 
     def __init__(
@@ -38,11 +36,8 @@ class Workers:
         stop_listening: Callable[[], None],
         died: Callable[[int], None],
     ) -> None:
-        self._work = work
-        self._stop_listening = stop_listening
-        self._died = died
+        self._work, self._stop_listening, self._died = work, stop_listening, died
         self._ending = False
-        self._told = -1
         self._status = 0
         self._running: dict[int, int] = {}  # workers by process id
         self._due = dict.fromkeys(range(count), 0.0)  # when to start each worker that does not run
@@ -57,51 +52,42 @@ class Workers:
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         while self._running or self._due:
             for worker in [worker for worker, due in self._due.items() if due <= time.monotonic()]:
-                if not self._start(worker):
-                    return self._become(worker)
-            self._take_signal()
+                told, tell = os.pipe()
+                pid = os.fork()
+                if not pid:
+                    os.close(tell)
+                    return self._become(worker, told)
+                os.close(told)
+                self._running[pid], self._pipes[pid] = worker, tell
+                del self._due[worker]
+            wait = max(min(self._due.values()) - time.monotonic(), 0) if self._due else _LONG
+            taken = signal.sigtimedwait(_WATCHED, wait)
+            if taken is None:
+                continue
+            if taken.si_signo == signal.SIGCHLD:
+                self._reap()
+            elif taken.si_signo == signal.SIGHUP:
+                for pid in self._running:
+                    os.kill(pid, signal.SIGHUP)  # the process exists until waitpid()
+            else:
+                self._end()
         return self._status
 
-    def _start(self, worker: int) -> bool:
-        """Start a worker, and return False in the new process."""
-        self._told, tell = os.pipe()
-        pid = os.fork()
-        if not pid:
-            os.close(tell)
-            return False
-        os.close(self._told)
-        self._running[pid], self._pipes[pid] = worker, tell
-        del self._due[worker]
-        return True
-
-    def _become(self, worker: int) -> int:
+    def _become(self, worker: int, told: int) -> int:
+        """Do the work of a worker, in its new process."""
         for tell in self._pipes.values():  # its siblings must see the end of file when the parent is gone
             os.close(tell)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # Ctrl-C and systemd signal the whole group: the worker would get each signal twice, and take the second for
-        # haste
+        # an order to end at once
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
         # the other signals stay blocked until the work has handlers for them
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-        return self._work(worker, self._told)
-
-    def _take_signal(self) -> None:
-        if self._due:
-            wait = max(min(self._due.values()) - time.monotonic(), 0)
-            taken = signal.sigtimedwait(_WATCHED, wait)
-            number = None if taken is None else taken.si_signo
-        else:
-            number = signal.sigwait(_WATCHED)
-        if number == signal.SIGCHLD:
-            self._reap()
-        elif number == signal.SIGHUP:
-            for pid in self._running:
-                os.kill(pid, signal.SIGHUP)  # the process exists until waitpid()
-        elif number is not None:
-            self._end()
+        return self._work(worker, told)
 
     def _end(self) -> None:
+        """Tell the workers to end, and to end at once if they were told before."""
         if not self._ending:
             self._ending = True
             self._stop_listening()
@@ -111,17 +97,17 @@ class Workers:
                 os.write(tell, b"T")
 
     def _reap(self) -> None:
+        """Replace the workers that have died."""
         for pid in list(self._running):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                os.close(self._pipes.pop(pid))
-                self._take_end(self._running.pop(pid), os.waitstatus_to_exitcode(status))
-
-    def _take_end(self, worker: int, status: int) -> None:
-        if self._ending:
-            self._status = self._status or abs(status)
-            return
-        how = f"by signal {-status}" if status < 0 else f"with status {status}"
-        _log.error("Worker %s ended %s; a new one replaces it", worker, how)
-        self._died(worker)
-        self._due[worker] = time.monotonic() + _REST
+            ended, code = os.waitpid(pid, os.WNOHANG)
+            if not ended:
+                continue
+            os.close(self._pipes.pop(pid))
+            worker, status = self._running.pop(pid), os.waitstatus_to_exitcode(code)
+            if self._ending:
+                self._status = self._status or abs(status)
+                continue
+            how = f"by signal {-status}" if status < 0 else f"with status {status}"
+            _log.error("Worker %s ended %s; a new one replaces it", worker, how)
+            self._died(worker)
+            self._due[worker] = time.monotonic() + _REST

@@ -7,21 +7,21 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any, Final
 
 from proxyprotocol._adapters.facts import AF_UNIX
-from proxyprotocol._adapters.refusals import describe_late_handshake, log_refusal
-from proxyprotocol.dnsbl import Dnsbl
+from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_handshake, log_refusal
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._process.program import describe_error
 from proxyprotocol.server._relay import metrics
 from proxyprotocol.server._relay.deadlines import Timed
-from proxyprotocol.server._relay.ends import PlainStream, Stream
+from proxyprotocol.server._relay.ends import Stream
 from proxyprotocol.server._relay.link import Context, Link
-from proxyprotocol.server._relay.options import Destination, Listening
+from proxyprotocol.server._relay.options import Destination, Listening, NamedTLS
 from proxyprotocol.server._relay.outgoing import Incoming
 from proxyprotocol.server._relay.places import Places
 from proxyprotocol.server._relay.tls import TLSStream
@@ -32,92 +32,57 @@ __all__: list[str] = []
 
 _log = logging.getLogger("proxyprotocol.server")
 
-# Bytes. What is read beyond the header leaves together with the outgoing header.
+# Bytes. The relay sends what it reads beyond the header together with the outgoing header.
 _HEADER_READ: Final = 4096
 _FIRST_READ: Final = 16384
 _AGAIN: Final = 0.02  # seconds between two attempts at a UNIX socket with a full queue
 
 
-class Owner(Context, Protocol):
-    """The relay, as its connections see it."""
-
-    dnsbl: Dnsbl | None
-    connect_timeout: float
-
-    def forget(self, connection: Connection) -> None:
-        """Handle that a connection is over."""
-
-
 class Connection(Timed):
-    """One connection.
-
-    Args:
-        relay: What all connections share.
-        source: The address that it came to.
-        destination: The address that it goes to.
-        places: The addresses of the destination's host.
-        sock: The client's socket, which must not block.
-        peer: The address of whoever connected.
-    """
-
-    __slots__ = (
-        "_client",
-        "_destination",
-        "_dnsbl",
-        "_first_byte",
-        "_incoming",
-        "_late",
-        "_link",
-        "_peer",
-        "_places",
-        "_received",
-        "_relay",
-        "_remaining",
-        "_server",
-        "_sock",
-        "_source",
-        "_task",
-        "_to",
-    )
+    """One connection, with the non-blocking socket of the client. It begins when it is made, right after accept."""
 
     _incoming: Incoming
     _received: ReceiverConnection
+    # A function, not a bound method: the connection would refer to itself until the next garbage collection.
     _late: Callable[[Connection], None]
+    _remaining: Iterator[tuple[int, Any]]
 
     def __init__(
         self,
-        relay: Owner,
+        relay: Context,
         source: Listening,
         destination: Destination,
         places: Places,
         sock: socket.socket,
         peer: SockAddr,
     ) -> None:
-        super().__init__()
+        self.queue = None
         self._relay = relay
         self._source, self._destination, self._places = source, destination, places
         self._sock, self._peer = sock, peer
-        self._client: Stream = PlainStream(sock)
+        self._client = Stream(sock)
         self._server: socket.socket | None = None
         self._link: Link | None = None
         self._task: asyncio.Task[None] | asyncio.TimerHandle | None = None
+        self._to: tuple[int, Any] = (0, None)  # the family and the address of the server
         self._dnsbl: str | None = None
-        self._first_byte = 0
-
-    def begin(self) -> None:
-        """Begin, right after accept."""
-        receiver = self._source.receiver
+        self._header = b""  # as it came in
+        relay.connections.add(self)
+        relay.values[metrics.CONNECTIONS] += 1
+        relay.values[metrics.OPEN] += 1
+        receiver = source.receiver
         try:
-            local = self._sock.getsockname() if receiver.needs_addresses else None
-            self._received = receiver.connection(self._peer, local)
+            local = sock.getsockname() if receiver.needs_addresses else None
+            self._received = receiver.connection(peer, local)
         except ProxyProtocolError as error:
             self._refuse(error)
             return
         if self._received.begun:
             self._after_header()
         else:
-            self._wait_for(receiver.timeout, Connection._header_late)
-            self._relay.loop.add_reader(self._sock.fileno(), self._read_header)
+            self._late = Connection._header_late
+            self.wait(relay.queues[receiver.timeout])
+            relay.loop.add_reader(self._client.fd, self._read_header)
 
     def abort(self, reason: str) -> None:
         """End the connection in whatever state it is."""
@@ -134,63 +99,64 @@ class Connection(Timed):
     # the header
 
     def _read_header(self) -> bool:
-        """Read once, and return whether the header needs more bytes, which may be there already."""
+        """Read once, and return whether to read again: the header is not complete, and there may be more bytes."""
         try:
             data = self._sock.recv(_HEADER_READ)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
             data = b""  # a reset before the header counts as an end
+        received = self._received
         try:
             if data:
-                self._first_byte = self._first_byte or data[0]
-                self._received.feed(data)
+                self._header += data
+                received.feed(data)
             else:
-                self._received.eof()
+                received.eof()
         except ProxyProtocolError as error:
             self._refuse(error)
             return False
-        if self._received.begun:
-            self._stop(self._sock)
+        if received.begun:
             self._after_header()
-        return not self._received.begun
+        return not received.begun
 
     def _header_late(self) -> None:
         # If the process or the loop was held up, the header may be in the socket already.
         while self._read_header():
             pass
-        if self._received.begun or self._sock.fileno() < 0:
-            return
-        try:
-            self._received.timed_out()
-        except ProxyProtocolError as error:
-            self._refuse(error)
-        else:
-            self._stop(self._sock)
-            self._after_header()
+        if not self._received.begun and self._sock.fileno() >= 0:
+            try:
+                self._received.timed_out()
+            except ProxyProtocolError as error:
+                self._refuse(error)
+            else:
+                self._after_header()
 
     def _after_header(self) -> None:
         """Go on after the header: begin TLS, if the source has it."""
-        if self._received.result is not None:
-            self._relay.values[metrics.header("received", self._first_byte)] += 1
-        if self._source.tls is None:
+        relay, received, tls = self._relay, self._received, self._source.tls
+        relay.loop.remove_reader(self._client.fd)
+        self._header = self._header[: len(self._header) - len(received.trailing)]
+        if received.result is not None:
+            relay.values[metrics.HEADERS_RECEIVED[self._header[0]]] += 1
+        if tls is None:
             self._find_destination()
             return
-        stream = TLSStream(self._sock, self._source.tls, server_side=True, data=self._received.trailing)
-        self._client = stream
-        self._wait_for(self._source.tls_timeout, Connection._handshake_late)
+        self._client = stream = TLSStream(self._sock, tls, server_side=True, data=received.trailing)
+        self._late = Connection._handshake_late
+        self.wait(relay.queues[self._source.tls_timeout])
         self._step_handshake(stream, self._find_destination, self._refuse_tls)
 
     # TLS, on either end
 
-    def _step_handshake(self, stream: TLSStream, done: Callable[[], None], failed: Callable[[str], None]) -> None:
+    def _step_handshake(self, stream: TLSStream, done: Callable[[], None], failed: Callable[[OSError], None]) -> None:
         """Take the next step of a handshake, and come back for the next one."""
         loop = self._relay.loop
         try:
             finished = stream.handshake()
         except OSError as error:  # including SSLError
             self._stop(stream.sock)
-            failed(describe_error(error))
+            failed(error)
             return
         if finished:
             self._stop(stream.sock)
@@ -203,132 +169,116 @@ class Connection(Timed):
             loop.remove_writer(stream.fd)
 
     def _handshake_late(self) -> None:
-        self._refuse_tls(describe_late_handshake(self._source.tls_timeout))
+        self._refuse_tls(TimeoutError(describe_late_handshake(self._source.tls_timeout)))
 
-    def _refuse_tls(self, reason: str) -> None:
-        self._relay.values[metrics.refusal("tls")] += 1
-        _log.warning("Refused a connection from %s: the TLS handshake failed: %s", self._name(), reason)
+    def _refuse_tls(self, error: OSError) -> None:
+        self._relay.values[metrics.REFUSALS["tls"]] += 1
+        effective = self._received.effective
+        log_no_handshake(_log, error, self._peer if effective is None else effective.peername, self._peer)
         self._close()
 
     # the way to the destination
 
     def _find_destination(self) -> None:
         """Look up the client in the block list and the destination's name, as far as needed, and connect."""
-        relay = self._relay
+        relay, places, sock = self._relay, self._places, self._sock
         tls = self._client.tls if isinstance(self._client, TLSStream) else None
-        authority = None if tls is None else self._source.names.get(tls)
-        self._incoming = Incoming(self._client, self._peer, self._received, authority)
-        known = self._places.known(relay.loop.time())
-        if relay.dnsbl is None and known is not None:
-            self._connect(known)
+        self._incoming = Incoming(socket=sock, peername=self._peer, sockname=sock.getsockname(), ssl_object=tls)
+        if relay.dnsbl is None and relay.loop.time() < places.fresh_until:
+            self._remaining = iter(places.found)
+            self._try_next("it has no address")
         else:
             self.wait(None)  # both look-ups have time-outs of their own
-            self._task = relay.loop.create_task(self._ask())
+            self._task = relay.loop.create_task(self._look_up())
 
-    async def _ask(self) -> None:
+    async def _look_up(self) -> None:
         relay = self._relay
         if relay.dnsbl is not None:
             try:
                 self._dnsbl = await relay.dnsbl.lookup(SocketInfo.get(self._incoming, self._received.believed))
             except Exception as error:  # from a user's own class: the client must not wait for ever
-                # repr(): a log handler that keeps records must not keep the traceback, which refers to this connection
+                # repr(): log handlers that keep records must not keep the traceback, which refers to this connection
                 _log.error("The block list failed: %s counts as not listed: %s", self._name(), repr(error))
         try:
-            found = await self._places.find(relay.connect_timeout)
+            self._remaining = iter(await self._places.find(relay.connect_timeout))
         except OSError as error:
             self._task = None
             self._fail(describe_error(error))
         else:
             self._task = None
-            self._connect(found)
+            self._try_next("it has no address")
 
-    def _connect(self, places: list[tuple[int, Any]]) -> None:
-        self._remaining = iter(places)
-        self._to: Any = None
-        self._try_next("it has no address")
-
-    def _try_next(self, problem: str) -> None:
-        """Try the next place; *problem* says what was wrong with the last one."""
+    def _try_next(self, problem: str, again: tuple[tuple[int, Any], ...] = ()) -> None:
+        """Connect to the next place; *problem* says what was wrong with the last one."""
+        self._drop_task()
         self._drop_server()
-        while True:
-            place = next(self._remaining, None)
-            if place is None:
-                self._fail(problem)
+        relay = self._relay
+        for place in chain(again, self._remaining):
+            if place is not self._to:
+                self._to, self._late = place, Connection._connect_late
+                self.wait(relay.queues[relay.connect_timeout])
+            family, address = place
+            try:
+                self._server = server = socket.socket(family, socket.SOCK_STREAM)
+                server.setblocking(False)
+                if family != AF_UNIX:
+                    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                error = server.connect_ex(address)
+            except OSError as failure:
+                self._drop_server()
+                problem = describe_error(failure)
+                continue
+            if error == 0:
+                self._connected()
                 return
-            self._to = place
-            self._wait_for(self._relay.connect_timeout, Connection._connect_late)
-            tried = self._try()
-            if tried is None:
+            if error == errno.EINPROGRESS:
+                relay.loop.add_writer(server.fileno(), self._connected)
                 return
-            problem = tried
-
-    def _try(self) -> str | None:
-        """Begin to connect, and return what is wrong if the system says so at once."""
-        family, address = self._to
-        try:
-            self._server = server = socket.socket(family, socket.SOCK_STREAM)
-            server.setblocking(False)
-            if family != AF_UNIX:
-                server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            error = server.connect_ex(address)
-        except OSError as failure:
             self._drop_server()
-            return describe_error(failure)
-        if error == 0:
-            self._connected()
-        elif error == errno.EINPROGRESS:
-            self._relay.loop.add_writer(server.fileno(), self._connected)
-        elif error == errno.EAGAIN:  # a UNIX socket has a full queue, and nothing tells when it has room
-            self._drop_server()
-            self._task = self._relay.loop.call_later(_AGAIN, self._try_again)
-        else:
-            self._drop_server()
-            return os.strerror(error)
-        return None
-
-    def _try_again(self) -> None:
-        self._task = None
-        problem = self._try()
-        if problem is not None:
-            self._try_next(problem)
+            problem = os.strerror(error)
+            if error == errno.EAGAIN:  # a UNIX socket has a full queue, and nothing tells when it has room
+                self._task = relay.loop.call_later(_AGAIN, self._try_next, problem, (place,))
+                return
+        self._fail(problem)
 
     def _connect_late(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
         self._try_next(f"it did not answer within {self._relay.connect_timeout:g} seconds")
 
     def _connected(self) -> None:
-        server = self._server
+        server, destination, received = self._server, self._destination, self._received
         assert server is not None
         self._relay.loop.remove_writer(server.fileno())
         error = server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             self._try_next(os.strerror(error))
             return
-        outgoing, tls = self._destination.outgoing, self._destination.tls
+        tls = self._incoming["ssl_object"]
+        authority = tls.name if isinstance(tls, NamedTLS) else None
         try:
-            header = outgoing.header(self._incoming, self._dnsbl, server.getsockname(), self._to[1])
+            header = destination.outgoing.header(
+                self._incoming, received.believed, self._header, self._dnsbl, authority, server, self._to[1]
+            )
         except ValueError as problem:
             self._fail(f"the header cannot be written: {problem}")
             return
         if header:
-            self._relay.values[metrics.header("sent", header[0])] += 1
-        if tls is None:
-            self._begin(PlainStream(server), header)
+            self._relay.values[metrics.HEADERS_SENT[header[0]]] += 1
+        if destination.tls is None:
+            self._begin(Stream(server), header)
             return
-        stream = TLSStream(server, tls, server_side=False, server_hostname=self._destination.server_name, first=header)
+        name = destination.server_name
+        stream = TLSStream(server, destination.tls, server_side=False, server_hostname=name, first=header)
         self._step_handshake(
             stream,
             lambda: self._begin(stream, b""),
-            lambda reason: self._try_next(f"the TLS handshake failed: {reason}"),
+            lambda error: self._try_next(f"the TLS handshake failed: {describe_error(error)}"),
         )
 
     def _begin(self, server: Stream, header: bytes) -> None:
         """Begin to relay: send the header at once, in one piece with what the client has sent by now."""
         relay = self._relay
         self.wait(None)
-        first = self._received.trailing if isinstance(self._client, PlainStream) else b""
+        first = self._received.trailing if self._source.tls is None else b""
         try:
             size = self._client.recv_into(relay.buffer[:_FIRST_READ])
         except (BlockingIOError, InterruptedError):
@@ -336,9 +286,8 @@ class Connection(Timed):
         except OSError as error:
             # health checks go away before their first byte
             level = logging.WARNING if first else logging.DEBUG
-            _log.log(
-                level, "Closed the connection from %s: the client is gone: %s", self._name(), describe_error(error)
-            )
+            reason = describe_error(error)
+            _log.log(level, "Closed the connection from %s: the client is gone: %s", self._name(), reason)
             self._close()
             return
         first += relay.buffer[:size]
@@ -356,32 +305,31 @@ class Connection(Timed):
 
     def _fail(self, problem: str) -> None:
         """Close the client's connection, because the destination cannot be reached."""
-        self._relay.values[metrics.refusal("destination")] += 1
+        self._relay.values[metrics.REFUSALS["destination"]] += 1
         to = self._destination.address.name
         _log.warning("Closed the connection from %s: cannot connect to %s: %s", self._name(), to, problem)
         self._close()
 
     def _link_ended(self, reason: str | None) -> None:
         if _log.isEnabledFor(logging.INFO):
-            _log.info(
-                "Closed %s to %s: %s",
-                self._name(),
-                self._destination.address.name,
-                reason or "both ends have sent everything",
-            )
+            reason = reason or "both ends have sent everything"
+            _log.info("Closed %s to %s: %s", self._name(), self._destination.address.name, reason)
         self._link = None  # the link refers to this connection
         self._relay.forget(self)
 
     def _close(self) -> None:
         """Close a connection that was never relayed."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+        self._drop_task()
         self.wait(None)
         self._drop_server()
         self._stop(self._sock)
         self._sock.close()
         self._relay.forget(self)
+
+    def _drop_task(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
 
     def _drop_server(self) -> None:
         if self._server is not None:
@@ -393,11 +341,6 @@ class Connection(Timed):
         number = sock.fileno()
         self._relay.loop.remove_reader(number)
         self._relay.loop.remove_writer(number)
-
-    def _wait_for(self, seconds: float | None, late: Callable[[Connection], None]) -> None:
-        # a function, not a bound method: the connection would refer to itself until the next garbage collection
-        self._late = late
-        self.wait(self._relay.queues.of(seconds))
 
     def _name(self) -> str:
         """Name the client as the header does, and the proxy that sent the header."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from proxyprotocol._adapters.deadlines import Deadlines, LoopClock
 
@@ -10,18 +11,17 @@ __all__: list[str] = []
 
 
 class Timed:
-    """Something that waits in one queue at a time."""
+    """Something that waits in one queue at a time. Its constructor must set :attr:`queue` to None."""
 
-    __slots__ = ("_queue",)
+    __slots__ = ("queue",)
 
-    def __init__(self) -> None:
-        self._queue: Deadlines[Timed] | None = None
+    queue: Deadlines[Timed] | None
 
     def wait(self, queue: Deadlines[Timed] | None) -> None:
         """Leave the present queue, and wait from now on in *queue*; None stops waiting."""
-        if self._queue is not None:
-            self._queue.discard(self)
-        self._queue = queue
+        if self.queue is not None:
+            self.queue.discard(self)
+        self.queue = queue
         if queue is not None:
             queue.add(self)
 
@@ -30,25 +30,18 @@ class Timed:
         raise NotImplementedError
 
 
-class Queues:
-    """One queue for each length of wait, of which there are few: every time-out that an address or an option sets."""
+class Queues(dict["float | None", Deadlines[Timed]]):
+    """The queues by their length of wait in seconds. There are few: one for each time-out that an option sets."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
         self._loop = loop
-        self._queues: dict[float, Deadlines[Timed]] = {}
+        # one call less for each deadline than LoopClock, which uvloop needs
+        self._clock: Any = loop if isinstance(loop, asyncio.BaseEventLoop) else LoopClock()
 
-    def of(self, seconds: float | None) -> Deadlines[Timed] | None:
-        """Return the queue of those who may wait for so many seconds; None for no limit."""
-        if seconds is None:
-            return None
-        queue = self._queues.get(seconds)
-        if queue is None:
-            queue = self._queues[seconds] = Deadlines(seconds, self._expire, LoopClock())
+    def __missing__(self, seconds: float | None) -> Deadlines[Timed]:
+        queue = self[seconds] = Deadlines(seconds, self._expire, self._clock)
         return queue
-
-    def close(self) -> list[Timed]:
-        """Stop all timers, and return those who still wait."""
-        return [timed for queue in self._queues.values() for timed in queue.close()]
 
     def _expire(self, timed: Timed) -> None:
         try:

@@ -6,81 +6,33 @@ import contextlib
 import socket
 import sys
 from collections.abc import Callable
-from typing import Protocol
 
 __all__: list[str] = []
 
 
-class Stream(Protocol):
-    """One end: a non-blocking socket, or TLS on one.
-
-    ``recv_into`` and ``send`` behave as a socket's do. They raise BlockingIOError when the socket is not ready, and any
-    other OSError when the connection is lost. ``recv_into`` returns 0 at the end of the peer's data.
+class Stream:
+    """One end of a relayed connection: a socket, which must not block. :class:`.TLSStream` adds TLS.
 
     Attributes:
-        fd: The socket's file descriptor, which the selector is given. Asked about a socket object that it does not
-            know, as happens for every connection, it would format an error with both addresses that nobody sees.
+        fd: The socket's file descriptor, for the selector. For a socket object that it does not know, as each new one,
+            the selector would format an error with both addresses, and drop it.
         reading: Whether the selector watches for bytes from the peer. The link keeps this up to date.
         writing: Whether the selector watches for room to send. The link keeps this up to date.
-        most: How many bytes to read for this end at most in one go; None for the whole buffer.
-        notified: Whether the peer itself said that it has sent its last byte, which only TLS can tell. A lost
-            connection also reads as 0 from a socket, once another call has been given the error.
+        recv_into: Takes bytes from the peer as a socket does: it returns 0 at the end of the peer's data, raises
+            BlockingIOError if the socket is not ready, and any other OSError if the connection is lost.
+        send: Sends bytes to the peer, and raises as ``recv_into`` does.
+        most: The most bytes to read for this end at once; None for the whole buffer.
+        unsent: Whether bytes that ``send`` has accepted still wait here; if so, it takes no more.
+        choked: Whether nothing may be read before :meth:`flush` has sent what waits here.
+        buffered: Whether there are bytes to read that the selector does not know of.
+        notified: Whether the peer has confirmed the end of its data, as only TLS can. A lost connection also reads as 0
+            bytes, after another call has got the error.
     """
-
-    sock: socket.socket
-    fd: int
-    reading: bool
-    writing: bool
-    most: int | None
-    notified: bool
-
-    @property
-    def recv_into(self) -> Callable[[memoryview], int]:
-        """Takes bytes from the peer."""
-        ...
-
-    @property
-    def send(self) -> Callable[[memoryview], int]:
-        """Sends bytes to the peer."""
-        ...
-
-    @property
-    def unsent(self) -> bool:
-        """Whether ``send`` has accepted bytes that still wait here. It takes no more before :meth:`flush` sent them."""
-        ...
-
-    @property
-    def choked(self) -> bool:
-        """Whether nothing may be read before :meth:`flush` has sent what waits here."""
-        ...
-
-    @property
-    def buffered(self) -> bool:
-        """Whether there are bytes to read that the selector does not know of."""
-        ...
-
-    def flush(self) -> None:
-        """Send as much of the unsent bytes as the peer takes.
-
-        Raises:
-            OSError: The connection is lost.
-        """
-
-    def end(self) -> None:
-        """Tell the peer that it has all bytes now; its own bytes still come.
-
-        Raises:
-            OSError: The connection is lost.
-        """
-
-
-class PlainStream:
-    """A plain socket, which must not block."""
 
     __slots__ = ("fd", "reading", "recv_into", "send", "sock", "writing")
 
-    unsent = choked = buffered = notified = False
     most: int | None = None
+    unsent = choked = buffered = notified = False
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock, self.fd = sock, sock.fileno()
@@ -90,10 +42,10 @@ class PlainStream:
         self.send: Callable[[memoryview], int] = sock.send
 
     def flush(self) -> None:
-        """Do nothing: no byte ever waits here."""
+        """Send as much of the unsent bytes as the peer takes. It raises OSError if the connection is lost."""
 
     def end(self) -> None:
-        """Half-close the connection."""
+        """Tell the peer that it has all bytes now; its own still come. It raises OSError if the connection is lost."""
         self.sock.shutdown(socket.SHUT_WR)
 
 

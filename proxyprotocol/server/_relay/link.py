@@ -15,9 +15,10 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from proxyprotocol._adapters.facts import AF_UNIX
+from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.errors import drop_tracebacks
 from proxyprotocol.server._process.program import describe_error
 from proxyprotocol.server._relay.deadlines import Queues, Timed
@@ -28,13 +29,13 @@ __all__: list[str] = []
 
 _NOTHING: Final = memoryview(b"")
 _RESET: Final = struct.pack("ii", 1, 0)
-# Seconds that the relay still listens to a client that got the whole answer: after each chunk that the client sends,
-# and again while its system has not taken the whole answer; and the most in all. A client that still sends after that
-# has had the time to read.
+# Seconds. After the whole answer is sent, the relay still reads from the client: for this long after each chunk, and
+# again while the client's system has not taken the whole answer; and at most for so long. A client that still sends
+# after that has had the time to read.
 _LINGER: Final = 2.0
 _MOST_LINGER: Final = 30.0
-# Seconds by which an idle connection may be closed late, and at most as a share of the idle time-out. A busy connection
-# goes to the end of its queue only so often, not for each chunk.
+# An idle connection may be closed so many seconds late, or by this share of the idle time-out, whichever is less. A
+# busy connection goes to the end of its queue only that often, not for each chunk.
 _GRAIN: Final = 1.0
 _GRAIN_SHARE: Final = 1 / 16
 # Errors of a send to a peer that was gone before: EPIPE, by which Linux also reports a reset after the end of the
@@ -46,8 +47,8 @@ class State(enum.Enum):
     """What the relay still does for the two ends of a flow.
 
     A flow begins OPEN, becomes ENDED or BROKEN, and then perhaps OVER. The link closes when no flow is OPEN and all
-    bytes are sent, or when the client has been listened to for long enough. A reset, a time-out or the end of the relay
-    close it at once.
+    bytes are sent, or when the client has had enough time to read. A reset, a time-out or the end of the relay close it
+    at once.
 
     Attributes:
         reads: Whether the relay reads from the source.
@@ -58,7 +59,7 @@ class State(enum.Enum):
     OPEN = (True, True)
     ENDED = (False, True)  # the source has sent its last byte; the target may still have to take some
     BROKEN = (True, False)  # the target is gone; what the source sends is read and dropped
-    OVER = (False, False)  # the target is gone, and the source has sent its last byte or need not be heard
+    OVER = (False, False)  # the target is gone; the source has sent its last byte, or the rest does not matter
 
     def __init__(self, reads: bool, sends: bool) -> None:
         self.reads, self.sends = reads, sends
@@ -68,23 +69,23 @@ _OPEN, _ENDED, _BROKEN, _OVER = State
 
 
 class Context(Protocol):
-    """What all links of a relay share.
-
-    Attributes:
-        buffer: Every flow reads into it.
-        values: The counters, by the numbers of ``metrics``.
-        idle_timeout: How long nothing may move, in seconds; None for no limit.
-    """
+    """What all connections of a relay share: the relay itself. Its arguments are explained there."""
 
     loop: asyncio.AbstractEventLoop
     queues: Queues
-    buffer: memoryview
-    values: memoryview
+    buffer: memoryview  # every flow reads into it
+    values: memoryview  # the counters, by the numbers of metrics
+    connections: set[Any]
+    dnsbl: Dnsbl | None
+    connect_timeout: float
     idle_timeout: float | None
+
+    def forget(self, connection: Any) -> None:
+        """Handle that a connection is over."""
 
 
 class Flow:
-    """The bytes from one end to the other; *counter* is the number of the counter that counts them."""
+    """The bytes from one end to the other, counted by the counter with the number *counter*."""
 
     __slots__ = ("buffer", "counter", "cut", "link", "pending", "queued", "source", "state", "target", "values")
 
@@ -98,7 +99,7 @@ class Flow:
         #: The error of a send to the source, if that was the news of its loss. What the source sent before is relayed;
         #: its end is then no clean end.
         self.cut: OSError | None = None
-        #: Whether the loop is about to call :meth:`readable` without a word from the selector.
+        #: Whether the loop is about to call :meth:`readable` by itself: the selector does not know of the bytes.
         self.queued = False
 
     @property
@@ -107,7 +108,7 @@ class Flow:
         return self.state is not _OPEN and not (self.state.sends and self.target.unsent)
 
     def read_soon(self) -> None:
-        """Read after the other connections had their turn: the selector does not know of these bytes."""
+        """Read after the other connections had their turn."""
         if not self.queued:
             self.queued = True
             self.link.relay.loop.call_soon(self._read_queued)
@@ -147,10 +148,9 @@ class Flow:
             self.end()
 
     def _discard(self) -> None:
-        """Read one chunk, and drop it.
+        """Read one chunk, and drop it. A peer that reads nothing before it has sent everything would never finish.
 
-        The system resets a socket that is closed with unread bytes, and the peer loses the end of what it was sent.
-        And a peer that reads nothing until it has sent everything would never finish.
+        And the system would reset a socket that is closed with unread bytes: the peer would lose the end of its answer.
         """
         try:
             if not self.source.recv_into(self.buffer):
@@ -205,7 +205,7 @@ class Flow:
             self.link.settle()
 
     def lose(self, error: OSError) -> None:
-        """Handle that the target is gone: from now on only what it sent before is of use."""
+        """Handle that the target is gone. What it sent before is still relayed."""
         if error.errno not in _LONG_GONE and not isinstance(error, ssl.SSLError):  # TLS reports its errors again
             drop_tracebacks(error)
             self.link.opposite(self).cut = error
@@ -215,34 +215,27 @@ class Flow:
 
 
 class Link(Timed):
-    """A connection that is being relayed.
-
-    Args:
-        relay: What all links share.
-        client: The end that connected to the relay.
-        server: The end that the relay connected to.
-        ended: Called once, when the link is closed, with the reason; None if both ends have sent everything.
-    """
+    """A connection that is being relayed. It calls *ended* once, when it is closed, as it calls :meth:`close`."""
 
     __slots__ = ("_ended", "_grain", "_idle", "_lingers_until", "_requeue_at", "_time", "closed", "down", "relay", "up")
 
     def __init__(self, relay: Context, client: Stream, server: Stream, ended: Callable[[str | None], None]) -> None:
-        super().__init__()
+        self.queue = None
         self.relay, self._ended = relay, ended
         self._time = relay.loop.time
         self.closed = False
-        #: None until all is done but to listen to the client. Then: after this time the client gets no further wait.
+        #: None until nothing is left to do but drop what the client sends. Then: until when that may be prolonged.
         self._lingers_until: float | None = None
-        idle = relay.idle_timeout
-        self._grain = 0.0 if idle is None else min(_GRAIN, idle * _GRAIN_SHARE)
-        self._idle = None if idle is None else relay.queues.of(idle + self._grain)
-        self._requeue_at = math.inf if idle is None else 0.0
+        idle = math.inf if relay.idle_timeout is None else relay.idle_timeout
+        self._grain = min(_GRAIN, idle * _GRAIN_SHARE)
+        self._idle = relay.queues[idle + self._grain]
+        self._requeue_at = self._time() + self._grain
+        self.wait(self._idle)
         self.up = Flow(self, client, server, BYTES_UP)
         self.down = Flow(self, server, client, BYTES_DOWN)
 
     def begin(self, header: bytes, first: bytes) -> None:
         """Begin to relay: send *header*, and with it the *first* bytes of the client."""
-        self.touch()
         self.relay.values[BYTES_UP] += len(first)
         if header or first:
             self.up.push(memoryview(header + first))
@@ -262,8 +255,8 @@ class Link(Timed):
     def settle(self) -> None:
         """Close the link if both flows are done; otherwise go on.
 
-        A client that still sends, to a server that is gone, is listened to for a while before it is closed. A server
-        whose client is gone is not: it might go on for ever with bytes that nobody wants.
+        If the server is gone and the client still sends, the relay reads from the client for a while, and then closes
+        it. If the client is gone, the relay does not read from the server: it might send for ever.
         """
         up, down = self.up, self.down
         if down.state is _BROKEN:
@@ -278,18 +271,18 @@ class Link(Timed):
                     up.source.sock.shutdown(socket.SHUT_WR)
                 longest = min(_MOST_LINGER, self.relay.idle_timeout or _MOST_LINGER)
                 linger = min(_LINGER, longest)
-                self._idle, self._requeue_at = self.relay.queues.of(linger), math.inf
+                self._idle, self._requeue_at = self.relay.queues[linger], math.inf
                 self._lingers_until = self.relay.loop.time() + longest - linger
                 self.wait(self._idle)
         self.watch_both()
 
     def linger_on(self) -> None:
-        """Give a client that is only listened to some more time, up to the limit."""
+        """Give a client whose bytes are dropped some more time, up to the limit."""
         if self._lingers_until is not None and self.relay.loop.time() < self._lingers_until:
             self.wait(self._idle)
 
     def watch_both(self) -> None:
-        """Ask the selector for what each end has to do, and for nothing else."""
+        """Let the selector watch each end for what its flows wait for, and for nothing else."""
         if self.closed:
             return
         for inward, outward in ((self.up, self.down), (self.down, self.up)):
@@ -316,7 +309,7 @@ class Link(Timed):
                 inward.read_soon()
 
     def fail(self, flow: Flow, error: OSError) -> None:
-        """Handle that the source of a flow was lost before its end. The target must not take its bytes for all."""
+        """Handle that the source of a flow was lost before its end. For the target, the bytes must not look whole."""
         if flow.source.sock.family == AF_UNIX and isinstance(error, ConnectionResetError):
             # A UNIX socket that its peer closed with unread bytes says so after its last byte: nothing is missing.
             self.opposite(flow).lose(error)
@@ -329,7 +322,7 @@ class Link(Timed):
         if self._lingers_until is None:
             self.abort(f"nothing has moved for {self.relay.idle_timeout:g} seconds")
         elif self.relay.loop.time() < self._lingers_until and not has_taken_all(self.up.source.sock):
-            # a slow reader that is silent: the next byte that it sends would cost it the end of the answer
+            # A slow and silent reader. If it sent a byte to a closed socket, it would lose the end of the answer.
             self.wait(self._idle)
         else:
             self.close(None)

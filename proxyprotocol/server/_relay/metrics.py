@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import mmap
 import socket
-import threading
-import time
-from collections.abc import Iterator
-from socketserver import ThreadingMixIn
-from typing import Any, ClassVar, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from email.parser import BytesHeaderParser
+from typing import Any, Final
 
+from proxyprotocol.asyncio import start_server
 from proxyprotocol.errors import (
     ProxyProtocolError,
     ProxyProtocolIncompleteError,
@@ -18,59 +17,44 @@ from proxyprotocol.errors import (
     ProxyProtocolTimeoutError,
     ProxyProtocolUntrustedError,
 )
-from proxyprotocol.server._process.program import ProgramError
+from proxyprotocol.policy import HeaderPolicy
 
 __all__: list[str] = []
 
-
-class _Counter(NamedTuple):
-    name: str
-    text: str
-    label: str
-    values: tuple[str, ...]
-
-
-REFUSALS: Final = ("untrusted", "missing", "incomplete", "timeout", "malformed", "tls", "destination")
+_REASONS: Final = ("untrusted", "missing", "incomplete", "timeout", "malformed", "tls", "destination")
+# name, description, label, and the values of the label
 _COUNTERS: Final = (
-    _Counter("connections", "Connections that were accepted.", "", ("",)),
-    _Counter("bytes", "Bytes that were relayed, without headers.", "direction", ("up", "down")),
-    _Counter("headers_received", "Headers at the front of connections.", "version", ("v1", "v2")),
-    _Counter("headers_sent", "Headers sent to the destination.", "version", ("v1", "v2")),
-    _Counter("refusals", "Connections that were refused.", "reason", REFUSALS),
+    ("connections", "Connections that were accepted.", "", ("",)),
+    ("bytes", "Bytes that were relayed, without headers.", "direction", ("up", "down")),
+    ("headers_received", "Headers at the front of connections.", "version", ("v1", "v2")),
+    ("headers_sent", "Headers sent to the destination.", "version", ("v1", "v2")),
+    ("refusals", "Connections that were refused.", "reason", _REASONS),
 )
-_NUMBERS: Final = {
-    (counter.name, value): number
-    for number, (counter, value) in enumerate((counter, value) for counter in _COUNTERS for value in counter.values)
-}
-OPEN: Final = len(_NUMBERS)
+_KEYS: Final = [(name, value) for name, _, _, values in _COUNTERS for value in values]
+_NUMBERS: Final = {key: number for number, key in enumerate(_KEYS)}
 CONNECTIONS: Final = _NUMBERS["connections", ""]
 BYTES_UP: Final = _NUMBERS["bytes", "up"]
 BYTES_DOWN: Final = _NUMBERS["bytes", "down"]
+OPEN: Final = len(_NUMBERS)
+#: By the first byte of the header.
+HEADERS_RECEIVED: Final = {ord("P"): _NUMBERS["headers_received", "v1"], ord("\r"): _NUMBERS["headers_received", "v2"]}
+HEADERS_SENT: Final = {ord("P"): _NUMBERS["headers_sent", "v1"], ord("\r"): _NUMBERS["headers_sent", "v2"]}
+#: By the reason.
+REFUSALS: Final = {reason: _NUMBERS["refusals", reason] for reason in _REASONS}
+_REASONS_OF_ERRORS: Final[dict[type[ProxyProtocolError], str]] = {
+    ProxyProtocolUntrustedError: "untrusted",
+    ProxyProtocolMissingError: "missing",
+    ProxyProtocolIncompleteError: "incomplete",
+    ProxyProtocolTimeoutError: "timeout",
+}
 _SIZE: Final = 8 * (len(_NUMBERS) + 1)
 _LONGEST: Final = 10.0  # seconds for one request and its response
-_MOST_REQUESTS: Final = 16  # at once: each takes a thread
-_CUT: Final = 1.0  # seconds in which the thread of a request that was cut must end
-_REASONS: Final = (
-    (ProxyProtocolUntrustedError, "untrusted"),
-    (ProxyProtocolMissingError, "missing"),
-    (ProxyProtocolIncompleteError, "incomplete"),
-    (ProxyProtocolTimeoutError, "timeout"),
-)
-
-
-def refusal(reason: str) -> int:
-    """Return the number of the counter for one of :data:`REFUSALS`."""
-    return _NUMBERS["refusals", reason]
+_MOST_REQUESTS: Final = 16  # at once
 
 
 def refusal_of(error: ProxyProtocolError) -> int:
     """Return the number of the counter for a connection that is refused with this error."""
-    return refusal(next((reason for kind, reason in _REASONS if isinstance(error, kind)), "malformed"))
-
-
-def header(direction: str, first: int) -> int:
-    """Return the number of the counter of headers ``received`` or ``sent`` that begin with the byte *first*."""
-    return _NUMBERS[f"headers_{direction}", "v1" if first == ord("P") else "v2"]
+    return REFUSALS[_REASONS_OF_ERRORS.get(type(error), "malformed")]
 
 
 class Counters:
@@ -78,8 +62,7 @@ class Counters:
 
     def __init__(self, workers: int) -> None:
         # anonymous memory, which every process that is forked later shares
-        self._memory = mmap.mmap(-1, workers * _SIZE)
-        everything = memoryview(self._memory)
+        everything = memoryview(mmap.mmap(-1, workers * _SIZE))
         self._workers = [everything[at : at + _SIZE].cast("q") for at in range(0, workers * _SIZE, _SIZE)]
 
     def of(self, worker: int) -> memoryview:
@@ -90,86 +73,66 @@ class Counters:
         """Forget the open connections of a worker that has died."""
         self._workers[worker][OPEN] = 0
 
-    def total(self, number: int) -> int:
-        """Return the sum of one counter over all workers."""
-        return sum(values[number] for values in self._workers)
-
     def collect(self) -> Iterator[Any]:
-        """Yield all counters as Prometheus' own classes."""
+        """Yield all counters, added up over the workers, as Prometheus' own classes."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+        totals = [sum(values) for values in zip(*self._workers, strict=True)]
         for name, text, label, values in _COUNTERS:
             family = CounterMetricFamily(f"proxyprotocol_{name}", text, labels=[label] if label else [])
             for value in values:
-                family.add_metric([value] if label else [], self.total(_NUMBERS[name, value]))
+                family.add_metric([value] if label else [], totals[_NUMBERS[name, value]])
             yield family
-        yield GaugeMetricFamily("proxyprotocol_open_connections", "Connections that are open.", self.total(OPEN))
+        yield GaugeMetricFamily("proxyprotocol_open_connections", "Connections that are open.", totals[OPEN])
 
 
-def check_installed() -> None:
-    """Raise a :class:`ProgramError` if the library for metrics is missing."""
-    try:
-        import prometheus_client  # noqa: F401
-    except ImportError as error:
-        raise ProgramError(
-            f"--metrics needs prometheus_client ({error}): the extra proxyprotocol[metrics] installs it"
-        ) from None
-
-
-def serve(listeners: list[socket.socket], counters: Counters) -> None:
-    """Answer Prometheus in threads until the process ends; *listeners* are listening sockets."""
-    from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
-
+async def serve(listeners: list[socket.socket], counters: Counters) -> None:
+    """Answer Prometheus on listening sockets for as long as the loop runs."""
     from prometheus_client import CollectorRegistry, make_wsgi_app
-
-    class Handler(WSGIRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    class Server(ThreadingMixIn, WSGIServer):
-        daemon_threads = True
-        # for all listeners together: free places, and the start of each request, the oldest first
-        free = threading.Semaphore(_MOST_REQUESTS)
-        requests: ClassVar[dict[Any, float]] = {}
-
-        def verify_request(self, request: Any, client_address: Any) -> bool:
-            if not self.free.acquire(blocking=False):
-                # cut the oldest: silent clients must not keep others out
-                self.cut(list(self.requests)[:1])
-                if not self.free.acquire(timeout=_CUT):
-                    return False
-            self.requests[request] = time.monotonic()
-            return True
-
-        def service_actions(self) -> None:
-            # one deadline for the whole request: a client that sends a byte now and then must not keep a thread
-            now = time.monotonic()
-            self.cut([request for request, begun in list(self.requests.items()) if now - begun > _LONGEST])
-
-        def cut(self, requests: list[Any]) -> None:
-            for request in requests:
-                self.requests.pop(request, None)
-                with contextlib.suppress(OSError):  # the request has just ended
-                    request.shutdown(socket.SHUT_RDWR)
-
-        def process_request_thread(self, request: Any, client_address: Any) -> None:
-            try:
-                super().process_request_thread(request, client_address)
-            finally:
-                self.requests.pop(request, None)
-                self.free.release()
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            pass  # the client has gone
 
     registry = CollectorRegistry()
     registry.register(counters)
+    application = make_wsgi_app(registry)
+    requests: dict[asyncio.StreamWriter, None] = {}  # the oldest first
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(requests) == _MOST_REQUESTS:
+            oldest = next(iter(requests))  # silent clients must not keep others out
+            del requests[oldest]
+            oldest.transport.abort()
+        requests[writer] = None
+        try:
+            await asyncio.wait_for(_answer(application, reader, writer), _LONGEST)
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError, asyncio.TimeoutError):
+            pass  # the client has left, is too slow, or does not speak HTTP
+        except asyncio.CancelledError:
+            pass  # the loop ends; until CPython 3.12, asyncio logs a traceback for a cancelled task of a stream
+        finally:
+            requests.pop(writer, None)
+            writer.transport.abort()
+
     for listener in listeners:
-        server = Server(listener.getsockname()[:2], Handler, bind_and_activate=False)
-        server.socket.close()
-        server.socket = listener
-        # server_bind() would set these, but it looks up the name of this machine, which may take long
-        server.server_name, server.server_port = listener.getsockname()[:2]
-        server.setup_environ()
-        server.set_app(make_wsgi_app(registry))
-        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+        await start_server(answer, sock=listener, policy=HeaderPolicy.SKIP)
+
+
+async def _answer(
+    application: Callable[[Any, Any], Iterable[bytes]], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Answer one request by a WSGI application that uses only these parts of the environment."""
+    line, _, fields = (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")
+    method, target, _ = line.decode("latin-1").split(" ")
+    path, _, query = target.partition("?")
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
+    for name, value in BytesHeaderParser().parsebytes(fields).items():
+        environ[f"HTTP_{name.upper().replace('-', '_')}"] = value
+    head: list[str] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]]) -> None:
+        head.extend((f"HTTP/1.0 {status}", *(f"{name}: {value}" for name, value in headers)))
+
+    body = b"".join(application(environ, start_response))
+    head.append(f"Content-Length: {len(body)}\r\n\r\n")
+    writer.write("\r\n".join(head).encode("latin-1") + body)
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import uuid
 from dataclasses import dataclass
 from typing import Any, Final
 
+from proxyprotocol._wire import spec
 from proxyprotocol.build import build_transport_result
 from proxyprotocol.codec import ProxyProtocol
-from proxyprotocol.noop import ProxyProtocolNoop
-from proxyprotocol.receiver import ReceiverConnection
-from proxyprotocol.result import (
-    ProxyResult,
-    ProxyResultIPv4,
-    ProxyResultIPv6,
-    ProxyResultLocal,
-    ProxyResultUnix,
-    ProxyResultUnknown,
-    is_local,
-    is_unix,
-)
-from proxyprotocol.sender import Sender
-from proxyprotocol.server._relay.ends import Stream
+from proxyprotocol.result import ProxyResult, ProxyResultUnknown, is_local, is_unix
+from proxyprotocol.sender import name_ends
 from proxyprotocol.tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
 from proxyprotocol.typing import SockAddr
 from proxyprotocol.v1 import ProxyProtocolV1
@@ -32,98 +22,76 @@ __all__: list[str] = []
 
 #: The values of ``tlv=``, apart from ``none`` and ``drop``.
 ADDITIONS: Final = ("unique-id", "authority", "ssl", "client-cert", "ext")
-#: What ``proxy-protocol`` sends.
-_ESTABLISHED: Final = frozenset({"unique-id", "ssl", "ext"})
+# what `proxy-protocol` sends
+_DEFAULT: Final = frozenset({"unique-id", "ssl", "ext"})
+_V2_BEGINS: Final = spec.V2_SIGNATURE[0]
 _WITHOUT_CHECKSUM: Final = ProxyProtocolV2(checksum=False)
 
 
-class Incoming:
-    """A client's connection, in the form that :func:`.build_transport_result` and :class:`.SocketInfo` expect.
+class Incoming(dict[str, Any]):
+    """A client's connection, in the form that :func:`.build_transport_result` and :class:`.SocketInfo` expect."""
 
-    Args:
-        stream: The client's end.
-        peer: The address of whoever connected.
-        received: What the receiver knows of the connection.
-        authority: The name that the client asked for in TLS.
-    """
-
-    __slots__ = ("_facts", "authority", "received")
-
-    def __init__(
-        self, stream: Stream, peer: SockAddr, received: ReceiverConnection, authority: str | None = None
-    ) -> None:
-        sock = stream.sock
-        tls: ssl.SSLObject | None = getattr(stream, "tls", None)
-        self._facts = {"socket": sock, "peername": peer, "sockname": sock.getsockname(), "ssl_object": tls}
-        self.received = received
-        self.authority = authority
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return a fact, as a transport does."""
-        return self._facts.get(name, default)
+    get_extra_info = dict.get
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """Writes the headers for a destination.
+    """Writes the headers for a destination. *drop* leaves out the TLVs of the header that came in.
 
-    Args:
-        codec: The format.
-        additions: What the header says beside the addresses. None is for what ``proxy-protocol`` says, and for nothing
-            if the connection came in with a header.
-        drop: Whether to leave out the TLVs of the header that came in.
+    *additions* are what a header says beside the addresses. With None it says what ``proxy-protocol`` says, and nothing
+    if the connection came in with a header.
     """
 
     codec: ProxyProtocol
     additions: frozenset[str] | None = None
     drop: bool = False
 
-    def header(self, incoming: Incoming, dnsbl: str | None, local: SockAddr, peer: SockAddr) -> bytes:
-        """Return the header of one connection.
+    def header(
+        self,
+        incoming: Incoming,
+        received: ProxyResult | None,
+        wire: bytes,
+        dnsbl: str | None,
+        authority: str | None,
+        server: socket.socket,
+        address: SockAddr,
+    ) -> bytes:
+        """Return the header of one connection; raise ValueError if it has no room for the content.
 
-        Args:
-            incoming: The client's connection.
-            dnsbl: The answer of a DNS block list about the client.
-            local: The relay's address on the connection to the destination.
-            peer: The destination's address on it.
-
-        Raises:
-            ValueError: The content does not fit in a header.
+        *received* is the header that came in, if the relay believes it, and *wire* its bytes; *authority* is the name
+        that the client asked for in TLS. *server* is the socket to the destination, connected to *address*.
         """
-        believed = incoming.received.believed
-        if believed is None:
-            own = _own(incoming, _ESTABLISHED if self.additions is None else self.additions, dnsbl)
-            return _pack(self.codec, own, local, peer)
-        tlv = ProxyProtocolTLV() if self.drop else believed.tlv
-        checked = Type.PP2_TYPE_CRC32C in tlv
-        additions: frozenset[str] = frozenset() if self.additions is None else self.additions
-        if additions or dnsbl is not None:
-            own = _own(incoming, additions, dnsbl)
-            # the first proxy knows more of the client
-            added = {kind: value for kind, value in own.tlv.items() if kind not in tlv}
-            tlv = ProxyProtocolTLV(bytes(tlv), added)
         codec = self.codec
-        if not checked and not isinstance(codec, (ProxyProtocolV1, ProxyProtocolNoop)):
-            codec = _WITHOUT_CHECKSUM  # the TLVs go on as they came: with a CRC32C only if there was one
-        return _pack(codec, _with_tlv(believed, tlv), local, peer)
+        adds = bool(self.additions) or dnsbl is not None
+        if received is None:
+            said = _describe(incoming, _DEFAULT if self.additions is None else self.additions, dnsbl, authority)
+        else:
+            version_2 = isinstance(codec, ProxyProtocolV2)
+            if version_2 and received.family_number and wire[0] == _V2_BEGINS and not (adds or self.drop):
+                return wire
+            said, tlv = received, ProxyProtocolTLV() if self.drop else received.tlv
+            if version_2 and Type.PP2_TYPE_CRC32C not in tlv:
+                codec = _WITHOUT_CHECKSUM  # a CRC32C goes on only if one came in
+            if adds:
+                own = _describe(incoming, self.additions or frozenset(), dnsbl, authority).tlv
+                # the first proxy knows more about the client
+                added = {kind: value for kind, value in own.items() if kind not in tlv}
+                tlv = ProxyProtocolTLV(bytes(tlv), added)
+            if tlv is not received.tlv:
+                said = received.replace(tlv=tlv)
+        if isinstance(codec, ProxyProtocolV1):  # it has neither UNIX addresses nor LOCAL
+            if is_unix(said):
+                said = ProxyResultUnknown()
+            elif is_local(said):
+                said = name_ends(server.getsockname(), address)
+        return codec.pack(said)
 
 
-def _with_tlv(result: ProxyResult, tlv: ProxyProtocolTLV) -> ProxyResult:
-    """Return the same result with other TLVs."""
-    if result.tlv is tlv:
-        return result
-    if isinstance(result, (ProxyResultIPv4, ProxyResultIPv6)):
-        return type(result)(result.source, result.dest, protocol=result.protocol, tlv=tlv)  # type: ignore[arg-type]
-    if isinstance(result, ProxyResultUnix):
-        return ProxyResultUnix(result.source, result.dest, protocol=result.protocol, tlv=tlv)
-    return ProxyResultLocal(tlv=tlv) if is_local(result) else ProxyResultUnknown(tlv=tlv)
-
-
-def _own(incoming: Incoming, additions: frozenset[str], dnsbl: str | None) -> ProxyResult:
-    """Return what the relay itself knows of a connection."""
+def _describe(incoming: Incoming, additions: frozenset[str], dnsbl: str | None, authority: str | None) -> ProxyResult:
+    """Return what the relay itself knows about a connection."""
     unique_id = uuid.uuid4().bytes if "unique-id" in additions else None
     result = build_transport_result(incoming, unique_id=unique_id, dnsbl=dnsbl)
-    tls: ssl.SSLObject | None = incoming.get_extra_info("ssl_object")
+    tls: ssl.SSLObject | None = incoming["ssl_object"]
     if tls is None:
         return result
     facts = None
@@ -133,17 +101,9 @@ def _own(incoming: Incoming, additions: frozenset[str], dnsbl: str | None) -> Pr
         certificate = tls.getpeercert(True) if "client-cert" in additions else None
         facts = ProxyProtocolSSLTLV(init=result.tlv.ssl, cn=names[-1] if names else None, client_cert=certificate)
     tlv = ProxyProtocolTLV(
-        authority=incoming.authority if "authority" in additions else None,
+        authority=authority if "authority" in additions else None,
         unique_id=unique_id,
         ssl=facts,
         ext=result.tlv.ext if "ext" in additions else ProxyProtocolExtTLV(dnsbl=dnsbl),
     )
-    return _with_tlv(result, tlv)
-
-
-def _pack(codec: ProxyProtocol, result: ProxyResult, local: SockAddr, peer: SockAddr) -> bytes:
-    said: ProxyResult | None = result
-    if isinstance(codec, ProxyProtocolV1):
-        # Version 1 has neither UNIX addresses nor LOCAL. For LOCAL, the relay names its own connection.
-        said = ProxyResultUnknown() if is_unix(result) else None if is_local(result) else result
-    return Sender(said, pp=codec).header(None, local, peer)
+    return result.replace(tlv=tlv)

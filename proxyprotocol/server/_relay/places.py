@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import contextlib
+import math
 import socket
-from copy import copy
 from typing import Any, Final
 
 from proxyprotocol._adapters.facts import AF_UNIX
+from proxyprotocol.server._process.program import describe_error
 from proxyprotocol.server.address import Address
 
 __all__: list[str] = []
 
-# Seconds that an answer counts. An administrator who moves a service keeps the old address up for at least as long.
+# Seconds until a name is looked up again. A service that moves is expected to keep its old address for longer.
 _FRESH: Final = 10.0
 
 
@@ -22,68 +23,54 @@ class Places:
 
     A connection that needs the name has it looked up if the last answer is ten seconds old. All connections that wait
     share one look-up. If the name server does not answer, the old answer counts.
+
+    Attributes:
+        found: The family and the address of each place.
+        fresh_until: When the caller must use :meth:`find` again, by the loop's time.
     """
 
     def __init__(self, address: Address) -> None:
         self._host, self._port = address.host, address.port
-        self._found: list[tuple[int, Any]] = []
-        self._fresh_until = 0.0
+        self.found: list[tuple[int, Any]] = []
+        self.fresh_until = -math.inf
         self._asking: asyncio.Task[None] | None = None
+        self._problem = ""  # of the last look-up
         if address.path is not None:
-            self._keep([(int(AF_UNIX or 0), address.path)])
-        elif _is_literal(self._host):
-            self._keep(_list(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)))
-
-    def known(self, now: float) -> list[tuple[int, Any]] | None:
-        """Return the family and the address of each place; None if the caller must use :meth:`find`.
-
-        Args:
-            now: The loop's time.
-        """
-        return self._found if now < self._fresh_until else None
+            self._keep([(AF_UNIX, address.path)], math.inf)
+        else:
+            with contextlib.suppress(OSError, ValueError):  # not an IP address
+                numeric = {"type": socket.SOCK_STREAM, "flags": socket.AI_NUMERICHOST}
+                self._keep(socket.getaddrinfo(self._host, self._port, **numeric), math.inf)
 
     async def find(self, timeout: float) -> list[tuple[int, Any]]:
-        """Look the name up, and wait so many seconds for the answer.
+        """Look the name up if necessary, and wait so many seconds for the answer.
 
         Raises:
-            OSError: There is no answer, nor an old one.
+            OSError: No name server answered, and there is no old answer.
         """
+        if asyncio.get_running_loop().time() < self.fresh_until:
+            return self.found
         if self._asking is None:
+            self._problem = ""
             self._asking = asyncio.create_task(self._ask())
-            self._asking.add_done_callback(self._asked)
         # asyncio.wait() does not cancel the task at the time-out: other connections wait for it too
-        done, _ = await asyncio.wait({self._asking}, timeout=timeout)
-        if not self._found:
-            for task in done:
-                if (error := task.exception()) is not None:
-                    raise copy(error)  # the traceback of the original would refer to the waiting connections
-            raise OSError(f"no name server answered within {timeout:g} seconds")
-        return self._found
+        await asyncio.wait({self._asking}, timeout=timeout)
+        if not self.found:
+            raise OSError(self._problem or f"no name server answered within {timeout:g} seconds")
+        return self.found
 
     async def _ask(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            found = _list(await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
-        except UnicodeError as error:  # Python raises this for an empty label, or one that is too long
-            raise OSError(f"{self._host!a} is not a valid host name: {error}") from None
-        self._found, self._fresh_until = found, loop.time() + _FRESH
+            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            self._keep(found, loop.time() + _FRESH)
+        except OSError as error:
+            self._problem = describe_error(error)
+        except ValueError as error:  # an empty label, one that is too long, or a NUL
+            self._problem = f"{self._host!a} is not a valid host name: {error}"
+        finally:
+            self._asking = None
 
-    def _asked(self, task: asyncio.Task[None]) -> None:
-        self._asking = None
-        if not task.cancelled():
-            task.exception()  # those who wait have it; asyncio must not report it again
-
-    def _keep(self, found: list[tuple[int, Any]]) -> None:
-        self._found, self._fresh_until = found, float("inf")
-
-
-def _list(found: list[Any]) -> list[tuple[int, Any]]:
-    return list(dict.fromkeys((family, address) for family, *_, address in found))
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    def _keep(self, found: list[Any], fresh_until: float) -> None:
+        self.found = list(dict.fromkeys((family, address) for family, *_, address in found))
+        self.fresh_until = fresh_until

@@ -15,48 +15,28 @@ from copy import copy
 from typing import Any, Final
 
 from proxyprotocol.errors import drop_tracebacks
+from proxyprotocol.server._relay.ends import Stream
 
 __all__: list[str] = []
 
-_RECORD: Final = 16384  # bytes; a TLS record holds at most so many
-# Bytes to read from a socket at once. 64 KiB are not faster, and cost another 16 KiB for each connection; 32 KiB cost a
-# twentieth of the throughput.
+_RECORD: Final = 16384  # bytes; the most in one TLS record
+# Bytes to read from a socket at once. 64 KiB are not faster, and cost another 16 KiB for each connection; with 32 KiB
+# the throughput is a twentieth lower.
 _CIPHERTEXT: Final = 3 * _RECORD
-# Bytes to encrypt before sending. This object keeps what the peer does not take of them.
+# Bytes to encrypt before sending. The stream keeps what the peer does not take.
 _PLAINTEXT: Final = 4 * _RECORD
-# Answers of TLS itself come on top. When more than this is unsent, the peer must take some before the relay reads
-# again.
+# TLS itself adds its answers. When more than this is unsent, the relay reads nothing until the peer takes some.
 _MOST_UNSENT: Final = 2 * _PLAINTEXT
 
 
-class TLSStream:
-    """TLS on a socket. Call :meth:`handshake` until it returns True before anything else.
+class TLSStream(Stream):
+    """TLS on a non-blocking socket. Call :meth:`handshake` until it returns True before anything else.
 
-    Args:
-        sock: The socket, which must not block.
-        context: The TLS context.
-        server_side: Whether the relay is the server.
-        server_hostname: For a client: the name that the server's certificate must have.
-        first: Bytes to send before TLS, in one piece with its first bytes.
-        data: The peer's first bytes, if somebody has read them already.
+    *first* is sent before TLS, in one piece with its first bytes. *data* are the peer's first bytes, read already.
     """
 
-    __slots__ = (
-        "_ended",
-        "_error",
-        "_established",
-        "_incoming",
-        "_outgoing",
-        "_read_ahead",
-        "_unsent",
-        "fd",
-        "most",
-        "notified",
-        "reading",
-        "sock",
-        "tls",
-        "writing",
-    )
+    # no more than send() encrypts at once, so that nothing is kept twice, in plain and encrypted
+    most = _PLAINTEXT
 
     def __init__(
         self,
@@ -70,30 +50,24 @@ class TLSStream:
     ) -> None:
         self.sock, self.fd = sock, sock.fileno()
         self.reading = self.writing = False
-        # no more than send() encrypts at once, so that nothing is kept twice, in plain and encrypted
-        self.most: int | None = _PLAINTEXT
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
         self._incoming.write(data)
         self._unsent = memoryview(first)
         self._read_ahead = b""
         self._established = self._ended = self.notified = False
-        # to be raised when the caller has read everything that came before it
-        self._error: OSError | None = None
+        self._error: OSError | None = None  # which recv_into() raises when it has returned everything before it
 
     @property
-    def unsent(self) -> bool:
-        """Whether bytes wait for the peer to take them."""
+    def unsent(self) -> bool:  # type: ignore[override]  # nobody sets these three
         return bool(self._unsent or self._outgoing.pending)
 
     @property
-    def choked(self) -> bool:
-        """Whether so many wait that TLS can answer nothing more."""
+    def choked(self) -> bool:  # type: ignore[override]
         return len(self._unsent) + self._outgoing.pending > _MOST_UNSENT
 
     @property
-    def buffered(self) -> bool:
-        """Whether this object holds bytes to read, or the end."""
+    def buffered(self) -> bool:  # type: ignore[override]
         return bool(self._over or self._read_ahead or self._incoming.pending or self.tls.pending())
 
     def handshake(self) -> bool:
@@ -123,12 +97,6 @@ class TLSStream:
         return True
 
     def recv_into(self, view: memoryview) -> int:
-        """Read as much as there is, and return how many bytes; 0 at the end, with or without a close_notify.
-
-        Raises:
-            BlockingIOError: There is nothing to read yet.
-            OSError: The connection is lost, or the peer does not speak TLS.
-        """
         size = min(len(self._read_ahead), len(view))
         view[:size], self._read_ahead = self._read_ahead[:size], self._read_ahead[size:]
         # A record that does not fit stays in the system's buffer. The link flushes the answers of TLS itself: here,
@@ -137,20 +105,14 @@ class TLSStream:
             try:
                 size += self._decrypt(len(view) - size, view[size:])
             except ssl.SSLWantReadError:
-                if not self._fetch_more():
+                if not self._fetch():
                     break
         if size or self._ended:
             return size
-        # a copy: the traceback of the raised error refers to this stream, which must not refer to it
+        # a copy: the traceback of the raised error refers to this stream, which must not refer to the error
         raise BlockingIOError if self._error is None else copy(self._error)
 
     def send(self, view: memoryview) -> int:
-        """Encrypt some of the bytes, send what the peer takes, and return how many were encrypted. Some may be unsent.
-
-        Raises:
-            BlockingIOError: Earlier bytes are unsent.
-            OSError: The connection is lost.
-        """
         self.flush()
         if self.unsent:
             raise BlockingIOError
@@ -164,7 +126,6 @@ class TLSStream:
         return size
 
     def flush(self) -> None:
-        """Send as much of the unsent bytes as the peer takes."""
         while self.unsent:
             if self._outgoing.pending:
                 # after what waits already: during the handshake a header, so that both leave in one piece
@@ -175,7 +136,6 @@ class TLSStream:
                 return
 
     def end(self) -> None:
-        """Send a close_notify. The peer's bytes can still be read."""
         # OpenSSL reads up to the peer's close_notify, and would drop the records before it
         record = memoryview(bytearray(_RECORD))
         with contextlib.suppress(ssl.SSLWantReadError):
@@ -208,23 +168,23 @@ class TLSStream:
             self._keep(error)
         return 0
 
-    def _fetch_more(self) -> bool:
-        """Do as ``_fetch``, but keep an error until the caller has read everything that came before it."""
-        try:
-            return self._fetch()
-        except OSError as error:
-            self._keep(error)
-            return False
-
     def _keep(self, error: OSError) -> None:
         drop_tracebacks(error)
         self._error = error
 
     def _fetch(self) -> bool:
-        """Read from the socket, and return whether there was anything, the end included."""
+        """Read from the socket, and return whether there was anything, the end included.
+
+        After the handshake, an error waits until the caller has read everything that came before it.
+        """
         try:
             data = self.sock.recv(_CIPHERTEXT)
         except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if not self._established:
+                raise
+            self._keep(error)
             return False
         if data:
             self._incoming.write(data)
