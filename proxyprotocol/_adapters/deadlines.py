@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-__all__: list[str] = []
-
 _T = TypeVar("_T")
 
 # Seconds. A timer that fires later than this was delayed: the process was stopped, or the application blocked the loop.

@@ -9,8 +9,6 @@ from typing import Any
 
 from proxyprotocol.typing import TransportProtocol
 
-__all__: list[str] = []
-
 AF_UNIX = getattr(socket, "AF_UNIX", None)  # Windows lacks it
 
 

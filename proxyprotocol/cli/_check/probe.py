@@ -14,8 +14,6 @@ from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.sender import name_ends
 from proxyprotocol.server._process.program import ProgramError, describe_error, escape
 
-__all__: list[str] = []
-
 # bytes to keep of an answer
 _MAX_ANSWER: Final = 64 * 1024
 # Seconds that an answer may pause before it counts as complete, and at most as a share of the time-out. A comparison

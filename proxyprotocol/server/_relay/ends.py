@@ -7,8 +7,6 @@ import socket
 import sys
 from collections.abc import Callable
 
-__all__: list[str] = []
-
 
 class Stream:
     """One end of a relayed connection: a socket, which must not block. :class:`.TLSStream` adds TLS.

@@ -19,8 +19,6 @@ from proxyprotocol.errors import (
 )
 from proxyprotocol.policy import HeaderPolicy
 
-__all__: list[str] = []
-
 _REASONS: Final = ("untrusted", "missing", "incomplete", "timeout", "malformed", "tls", "destination")
 # name, description, label, and the values of the label
 _COUNTERS: Final = (

@@ -18,8 +18,6 @@ from proxyprotocol.typing import SockAddr
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
-__all__: list[str] = []
-
 #: The values of ``tlv=``, apart from ``none`` and ``drop``.
 ADDITIONS: Final = ("unique-id", "authority", "ssl", "client-cert", "ext")
 # what `proxy-protocol` sends

@@ -12,8 +12,6 @@ from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol.server._process.program import describe_error
 from proxyprotocol.server.address import Address
 
-__all__: list[str] = []
-
 # Seconds until a name is looked up again. A service that moves is expected to keep its old address for longer.
 _FRESH: Final = 10.0
 
