@@ -72,7 +72,7 @@ class Outcome:
         return codes
 
     def describe(self, beside: Outcome | None = None) -> str:
-        """Describe the outcome in words: of several lines, the first whose code the outcome *beside* lacks."""
+        """Describe the outcome in words. If the answer has several lines, choose the first that *beside* has not."""
         if self.handshake:
             return "TLS was agreed upon"
         if not self.answer or self.handshake is not None:

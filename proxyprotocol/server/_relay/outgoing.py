@@ -65,7 +65,9 @@ class Outgoing:
             said = _describe(incoming, _DEFAULT if self.additions is None else self.additions, dnsbl, authority)
         else:
             version_2 = isinstance(codec, ProxyProtocolV2)
-            if version_2 and received.family_number and wire[0] == _V2_BEGINS and not (adds or self.drop):
+            # not for UNIX: the bytes after the NUL of a path say nothing, and go no further
+            same = version_2 and received.family_number and not is_unix(received)
+            if same and wire[0] == _V2_BEGINS and not (adds or self.drop):
                 return wire
             said, tlv = received, ProxyProtocolTLV() if self.drop else received.tlv
             if version_2 and Type.PP2_TYPE_CRC32C not in tlv:

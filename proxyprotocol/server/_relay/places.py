@@ -19,8 +19,8 @@ _FRESH: Final = 10.0
 class Places:
     """The addresses of a destination.
 
-    A connection that needs the name has it looked up if the last answer is ten seconds old. All connections that wait
-    share one look-up. If the name server does not answer, the old answer counts.
+    A connection that needs the name starts a look-up if the last answer is ten seconds old. All waiting connections
+    share it. If the name server does not answer, the old answer counts.
 
     Attributes:
         found: The family and the address of each place.
