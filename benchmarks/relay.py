@@ -216,7 +216,7 @@ def wait_until_full(log: Path) -> None:
 
 
 def answered(client: socket.socket) -> bool:
-    """Tell whether a client that does not block has been answered."""
+    """Return whether a non-blocking client has its answer."""
     try:
         return client.recv(16) == b"y"
     except BlockingIOError:

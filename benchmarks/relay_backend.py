@@ -1,8 +1,8 @@
 """The server behind the proxies of ``relay.py``, a process of its own. Not for running by hand.
 
-It prints four ports. On the first it throws away what comes, and at the end tells how much that was; on the second it
-answers the first byte behind the header; on the third it reads nothing; on the fourth it tells, at the end, the length
-and the digest of what came behind the header, and whom the header named. It is ended by a signal.
+It prints four ports. The first discards all bytes, and answers with their number at the end. The second answers the
+first byte after the header. The third reads nothing. The fourth answers, at the end, with the length and the digest of
+the bytes after the header, and the client that the header named. A signal ends the process.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from proxyprotocol import HeaderParser
 __all__ = ["serve"]
 
 _BUFFER = bytearray(1 << 20)
-_FIXED = 16  # bytes of a version 2 header in front of its length's worth
+_FIXED = 16  # bytes of a version 2 header before its address block
 
 
 class Connection(Protocol):
-    """A connection that is read."""
+    """A connection to read from."""
 
     def readable(self, sock: socket.socket) -> bool:
-        """Take what is there; true at the end."""
+        """Read what has arrived, and return whether the stream has ended."""
 
 
 def has_payload(data: bytes) -> bool:
-    """Tell whether there is anything behind the header, at less cost than the parser: the proxies are measured."""
+    """Return whether bytes follow the header. This costs less than the parser: we measure the proxies."""
     return len(data) >= _FIXED and len(data) > _FIXED + int.from_bytes(data[14:16], "big")
 
 
 class Bulk:
-    """Counts what comes."""
+    """Counts the bytes."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def readable(self, sock: socket.socket) -> bool:
-        """Take what is there; true at the end."""
-        # what is to be thrown away is not copied
+        """Read what has arrived, and return whether the stream has ended."""
+        # the kernel does not copy the bytes that we discard
         size = sock.recv_into(_BUFFER, len(_BUFFER), socket.MSG_TRUNC)
         self.count += size
         if not size:
@@ -56,7 +56,7 @@ class Answer:
         self.received = b""
 
     def readable(self, sock: socket.socket) -> bool:
-        """Take what is there; true at the end."""
+        """Read what has arrived, and return whether the stream has ended."""
         data = sock.recv(4096)
         self.received += data
         if has_payload(self.received):
@@ -66,7 +66,7 @@ class Answer:
 
 
 class Digest:
-    """Reads all that comes, and tells at the end what it was."""
+    """Reads all bytes, and answers with their length and digest at the end."""
 
     def __init__(self) -> None:
         self.parser = HeaderParser()
@@ -75,7 +75,7 @@ class Digest:
         self.digest = hashlib.sha256()
 
     def readable(self, sock: socket.socket) -> bool:
-        """Take what is there; true at the end."""
+        """Read what has arrived, and return whether the stream has ended."""
         size = sock.recv_into(_BUFFER)
         if not size:
             sock.sendall(f"{self.count} {self.digest.hexdigest()} {self.client}".encode())

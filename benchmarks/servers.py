@@ -7,7 +7,7 @@ all. They take turns, sample by sample, in both orders; a ratio is the median of
 
 - *bulk*: one connection, a header and then so many MiB; the time until the server has told that it has them all. The
   bare server is sent the header too, as data: without, its reads meet the kernel's pages so well that it is up to
-  twice as fast, which is nobody's merit.
+  twice as fast for a reason that has nothing to do with the server.
 - *connections*: so many connections in turn, each with a header and one byte behind it, and an answer; the processor
   time that the server took for each. "adds" is that time less the bare server's.
 - *half-sent headers*: what the server's memory grows by for each of 800 connections that stop in their header, against

@@ -118,11 +118,11 @@ class MemoryTransport:
         return self.logstr
 
     def dataReceived(self, data: bytes) -> None:
-        """Do what a read from the socket ends in."""
+        """Deliver bytes as a read from the socket does."""
         self.protocol.dataReceived(data)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Do what the end of the connection ends in."""
+        """End the connection as the reactor does."""
         self.connected = 0
         protocol = self.protocol
         del self.protocol
@@ -286,7 +286,7 @@ def main(arguments: list[str] | None = None) -> None:
     samples = (40 if options.quick else options.samples) + WARM_UP
 
     stay_on_one_processor()
-    # What is loaded by now is no garbage: the collections between the rounds need not look at it.
+    # The collections between the rounds need not look at what is loaded by now.
     gc.collect()
     gc.freeze()
     print(f"CPython {platform.python_version()}, Twisted {twisted.__version__}, ", end="")

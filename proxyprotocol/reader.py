@@ -37,6 +37,9 @@ _Callback: TypeAlias = Callable[[StreamReader, StreamWriter], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 
+# bytes: asyncio's default for the longest line. A stream does not show the limit that its server has set.
+_LEAST_LIMIT = 2**16
+
 
 class ProxyProtocolReader:
     """Reads the headers of asyncio streams.
@@ -171,7 +174,7 @@ def _give_back(reader: StreamReader, data: bytes) -> StreamReader:
     finally:
         rest.close()
     if reader.at_eof():  # then it accepts no more bytes
-        reader = StreamReader()
+        reader = StreamReader(limit=max(len(data), _LEAST_LIMIT))
         reader.feed_data(data)
         reader.feed_eof()
     else:

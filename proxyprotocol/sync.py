@@ -278,6 +278,8 @@ def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | 
     own_timeout = sock.gettimeout()
     if own_timeout == 0:
         raise ValueError("The socket is non-blocking: call settimeout(None) before this")
+    if connection.undecided and isinstance(sock, ssl.SSLSocket):
+        raise ValueError("OPTIONAL must peek at the first bytes, and an SSLSocket cannot: use another policy")
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     reads, data = plan_reads(sock, connection), None
     try:

@@ -1,5 +1,3 @@
 """What several adapters need: facts about sockets, deadlines, the log line of a refusal."""
 
 from __future__ import annotations
-
-__all__: list[str] = []

@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-__all__: list[str] = []
-
 _T = TypeVar("_T")
 
 # Seconds. A timer that fires later than this was delayed: the process was stopped, or the application blocked the loop.
@@ -72,13 +70,13 @@ class Deadlines(Generic[_T]):
         return waiting in self._waiting
 
     def add(self, waiting: _T) -> None:
-        """Start to wait."""
+        """Add an object, which waits from now on."""
         self._waiting[waiting] = deadline = self._clock.time() + self._seconds
         if self._timer is None and deadline < math.inf:
             self._start_timer(self._seconds, deadline)
 
     def discard(self, waiting: _T) -> None:
-        """Stop to wait; nothing happens if the object was late already."""
+        """Remove an object, if it still waits."""
         self._waiting.pop(waiting, None)
 
     def close(self) -> list[_T]:
@@ -110,7 +108,7 @@ class Deadlines(Generic[_T]):
 
 
 async def in_time(awaitable: Awaitable[object], seconds: float | None) -> bool:
-    """Wait for *awaitable*, and return whether it ended within so many seconds; otherwise it is cancelled."""
+    """Wait for *awaitable*, and return whether it ended within *seconds*; otherwise it is cancelled."""
     task: Any = asyncio.current_task()
     deadlines: Deadlines[asyncio.Task[Any]] = Deadlines(seconds, asyncio.Task.cancel, LoopClock)
     deadlines.add(task)

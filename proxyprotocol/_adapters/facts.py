@@ -9,13 +9,11 @@ from typing import Any
 
 from proxyprotocol.typing import TransportProtocol
 
-__all__: list[str] = []
-
 AF_UNIX = getattr(socket, "AF_UNIX", None)  # Windows lacks it
 
 
 def extra_info(transport: TransportProtocol, name: str) -> Any:
-    """Return a fact about a transport that may be closed already; None where it cannot tell."""
+    """Return a fact about a transport that may be closed already; None if the transport does not know."""
     try:
         return transport.get_extra_info(name)
     except AttributeError:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import sys
 
-__all__: list[str] = []
-
 # proxy-protocol overwrites the package's __init__.py, which Python has imported before this module.
 if not hasattr(sys.modules["proxyprotocol"], "ProxyProtocolError"):
     raise ImportError(

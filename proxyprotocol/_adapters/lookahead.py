@@ -10,8 +10,6 @@ from typing import Final
 from proxyprotocol._adapters.facts import has_ended
 from proxyprotocol.receiver import ReceiverConnection
 
-__all__: list[str] = []
-
 # Bytes to peek at. Section 2 lets a sender count on TCP segments of 536 bytes, so nearly every header fits.
 _LOOK: Final = 536
 # Seconds between two MSG_PEEKs. A socket that holds peeked bytes is always readable, so select() cannot wait for more.

@@ -13,8 +13,6 @@ from proxyprotocol.receiver import describe_refusal
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__: list[str] = []
-
 PAUSE: Final = 1.0  # seconds before accepting again, after the system ran out of resources for connections
 _SILENCE: Final = 60.0  # seconds between two log lines about that
 

@@ -19,8 +19,6 @@ from proxyprotocol.typing import PeerCert
 if TYPE_CHECKING:
     from typing_extensions import Self, dataclass_transform
 
-__all__: list[str] = []
-
 _Given = TypeVar("_Given")  # what the constructor takes
 _Read = TypeVar("_Read")  # what the property returns
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__: list[str] = []
-
 # Section 2.1, human-readable header format (version 1)
 
 V1_SIGNATURE: Final = b"PROXY "

@@ -13,8 +13,6 @@ from proxyprotocol._wire import spec
 from proxyprotocol.checksum import crc32c
 from proxyprotocol.errors import ProxyProtocolSyntaxError
 
-__all__: list[str] = []
-
 _read_head: Final = struct.Struct("!BH").unpack_from
 _HEAD_LENGTH: Final = spec.TLV_HEAD_LENGTH
 _read_crc32c: Final = struct.Struct("!I").unpack_from

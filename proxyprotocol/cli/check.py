@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _takes(outcome: Outcome, wrong: Outcome) -> bool:
-    """Return whether the server read the header as one: only then does it answer a wrong header differently."""
+    """Return whether the server read a header: only then its answers to a right and a wrong header differ."""
     return outcome.answered and not (wrong.answered and wrong.shape == outcome.shape)
 
 

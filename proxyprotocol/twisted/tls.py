@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from proxyprotocol._adapters.deadlines import Deadlines
 from proxyprotocol._adapters.refusals import describe_late_handshake, describe_no_handshake
 from proxyprotocol.twisted.clock import Clock
-from proxyprotocol.twisted.transport import log, to_sockaddr
+from proxyprotocol.twisted.transport import IProxiedTransport, log, to_sockaddr
 
 __all__ = ["TLSFactory"]
 
@@ -62,8 +62,9 @@ class _TLS(TLSMemoryBIOFactory.protocol):  # type: ignore[misc, valid-type]
     def time_out(self) -> None:
         """Log and abort the connection if its handshake is still incomplete."""
         if not self._handshakeDone:
-            # handing over replaced getPeer only on the instance: the class still returns the proxy's address
-            client, peer = map(to_sockaddr, (self.transport.getPeer(), type(self.transport).getPeer(self.transport)))
+            proxied: Any = IProxiedTransport(self.transport, None)  # None without a header
+            client = self.transport.getPeer()
+            client, peer = map(to_sockaddr, (client, client if proxied is None else proxied.getProxyPeer()))
             reason = describe_late_handshake(self.factory.timeout)
             log.warn("{refusal}", refusal=describe_no_handshake(reason, client, peer))
             self.abortConnection()

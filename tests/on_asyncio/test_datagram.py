@@ -404,7 +404,7 @@ def test_keywords_of_the_receiver_and_of_the_loop_are_accepted(run: Run, log: Lo
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "version 1": ({"pp": ProxyProtocolV1()}, ValueError, "Version 1 is only for streams"),
     "a receiver and its keywords": ({"receiver": Receiver(), "max_header": 30}, TypeError, "max_header= cannot be"),
-    "a keyword of nobody's": ({"max_headers": 30}, TypeError, "max_headers"),
+    "an unknown keyword": ({"max_headers": 30}, TypeError, "max_headers"),
     "room for nobody": ({"max_clients": 0}, ValueError, "max_clients must be at least 1"),
     "no time": ({"client_timeout": -1}, ValueError, "client_timeout must be a number of seconds above 0"),
 }

@@ -409,9 +409,9 @@ def test_a_receiver_replaces_its_keywords(run: Run) -> None:
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a receiver and its keywords": ({"receiver": Receiver(), "timeout": 3}, TypeError, "timeout="),
-    "a keyword of nobody's": ({"time_out": 3}, TypeError, "time_out"),
+    "an unknown keyword": ({"time_out": 3}, TypeError, "time_out"),
     "a time-out below 0": ({"timeout": -1}, ValueError, "timeout"),
-    "TLS that is no context": ({"ssl": True}, TypeError, "SSLContext"),
+    "TLS without a context": ({"ssl": True}, TypeError, "SSLContext"),
     "a time for TLS without TLS": ({"ssl_handshake_timeout": 3}, ValueError, "without ssl"),
 }
 

@@ -182,10 +182,13 @@ def test_the_core_uses_only_constants_and_text_of_socket_and_os(module: Module) 
 FOREIGN = {
     "asyncio.server": {"_make_socket_transport"},
     "asyncio.tls": {"_stream_reader"},
+    "asyncio.transport": {"_FlowControlMixin"},
     "cli.encode": {"_ArgumentGroup"},
-    "integrations.aiohttp": {"_runner"},
     "integrations.aiosmtpd": {"_factory_invoker"},
     "server.main": {"_exit"},
+    "twisted.client": {"_wrappedProtocol"},
+    "twisted.factory": {"_wrapper"},
+    "twisted.server": {"_wrapper"},
     "twisted.tls": {"_handshakeDone"},
     "twisted.tls_endpoints": {
         *("_reactor", "_port", "_backlog", "_interface", "_host", "_timeout", "_bindAddress"),
@@ -208,8 +211,8 @@ def own_names(module: Module) -> Iterator[str]:
                 yield name
             case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
                 yield name
-            case ast.Constant(value=str(name)):
-                yield name
+            case ast.Assign(targets=[ast.Name(id="__slots__")], value=value):
+                yield from ast.literal_eval(value)
 
 
 @named(MODULES)
@@ -218,14 +221,42 @@ def test_no_module_uses_the_private_names_of_another(module: Module) -> None:
     taken = [
         f"from {source} import {name}"
         for source, name in imports(module)
-        if name and is_private(name) and source.startswith(PACKAGE) and not (SOURCE / name).is_dir()
+        for part in (*source.split("."), name or "")
+        if is_private(part) and part not in own and not (source.startswith(PACKAGE) and is_folder(part))
     ]
     used = [
         f"{ast.unparse(node)}, line {node.lineno}"
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own
+        for node, name in names_used(module)
+        if is_private(name) and name not in own
     ]
     assert taken + used == []
+
+
+def is_folder(name: str) -> bool:
+    return any(path.is_dir() for path in SOURCE.rglob(name))
+
+
+def names_used(module: Module) -> Iterator[tuple[ast.expr, str]]:
+    """Return the attributes that a module uses, also those by ``getattr`` and its kin."""
+    for node in ast.walk(module.tree):
+        match node:
+            case ast.Attribute(attr=name):
+                yield node, name
+            case ast.Call(
+                func=ast.Name(id="getattr" | "hasattr" | "setattr" | "delattr"),
+                args=[_, ast.Constant(value=str(name)), *_],
+            ):
+                yield node, name
+
+
+def test_every_foreign_name_is_used() -> None:
+    used = {module.name: {name for _, name in names_used(module)} for module in MODULES}
+    taken = {
+        module.name: {part for source, name in imports(module) for part in (*source.split("."), name)}
+        for module in MODULES
+    }
+    stale = {module: names - used[module] - taken[module] for module, names in FOREIGN.items()}
+    assert [module for module, names in stale.items() if names] == []
 
 
 def attributes_used(nodes: list[ast.AST]) -> Iterator[tuple[ast.Name, str]]:

@@ -142,7 +142,7 @@ def test_a_connection_to_a_closed_port_leaves_no_objects(relaying: Relaying, nam
     assert left(running) == {}
 
 
-@pytest.mark.parametrize("sent", [b"this is no ClientHello", b"\x16\x03\x01", None])
+@pytest.mark.parametrize("sent", [b"not a ClientHello", b"\x16\x03\x01", None])
 @pytest.mark.parametrize("how", ["late", "reset", "end"])
 def test_a_failed_handshake_leaves_no_objects(
     relaying: Relaying, certificates: Certificates, sent: bytes | None, how: str

@@ -76,6 +76,15 @@ def test_a_header_without_changes_is_passed_on_byte_for_byte(relaying: Relaying,
     assert receive(backend.accept(header=False).sock, len(sent)) == sent
 
 
+def test_the_bytes_after_the_nul_of_a_path_are_not_passed_on(relaying: Relaying) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address, "127.0.0.1:0?accept=detect")
+    client = relaying.keep(running.connect())
+    header = ProxyProtocolV2(checksum=False).pack(ProxyResultUnix("/a", "/b", protocol=socket.SOCK_STREAM))
+    client.sendall(header.replace(b"/a" + bytes(7), b"/a\0secret"))
+    assert receive(backend.accept(header=False).sock, len(header)) == header
+
+
 def test_a_checksum_is_computed_again_if_there_was_one(relaying: Relaying) -> None:
     passed = relayed(relaying, ProxyProtocolV2().pack(result(VECTORS)), options="?tlv=unique-id")
 

@@ -46,10 +46,13 @@ def test_metrics(start: Starter, workers: str) -> None:
     [
         (b"GET /metrics?name[]=x HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n", b"HTTP/1.0 200 OK"),
         (b"POST / HTTP/1.1\r\n\r\n", b"HTTP/1.0 405 Method Not Allowed"),
-        (b"nonsense\r\n\r\n", b""),
+        (b"GET / HTTP/1.1\r\nAccept: \xff\xfe\r\n\r\n", b"HTTP/1.0 200 OK"),
+        (b"GET / HTTP/1.1\r\nAccept: application/openmetrics-text; version=abc\r\n\r\n", b"HTTP/1.0 400 Bad Request"),
+        (b"nonsense\r\n\r\n", b"HTTP/1.0 400 Bad Request"),
+        (b"GET / HTTP/1.1\r\n" + b"X" * 70_000 + b"\r\n\r\n", b"HTTP/1.0 431 Request Header Fields Too Large"),
         (b"x" * 200_000, b""),
     ],
-    ids=["gzip", "post", "nonsense", "too long"],
+    ids=["gzip", "post", "odd bytes", "odd version", "nonsense", "long", "too long"],
 )
 def test_a_request_for_metrics_gets_a_response_or_is_cut(start: Starter, request_: bytes, status: bytes) -> None:
     with reserved_port("127.0.0.1") as port:

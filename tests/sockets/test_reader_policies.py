@@ -202,3 +202,21 @@ def test_info_has_the_header_even_if_it_does_not_count(policy: HeaderPolicy, hea
 
     result = asyncio.run(scenario()).result
     assert result == ProxyProtocolDetect().unpack(header)
+
+
+@in_a_loop
+async def test_bytes_given_back_after_the_end_of_the_stream_may_hold_long_lines() -> None:
+    # a line may be as long as the limit of the server's streams, which those do not show
+    line, lines = b"x" * 200_000 + b"\n", []
+
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, info: SocketInfo) -> None:
+        lines.append(await reader.readline())
+
+    reader = asyncio.StreamReader(limit=2**20)
+    reader.feed_data(b"PROXY UNKNOWN\r\n" + line)
+    reader.feed_eof()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    writer = asyncio.StreamWriter(Transport(PEER, LOCAL), protocol, reader, asyncio.get_running_loop())
+    await ProxyProtocolReader().get_callback(on_connection)(reader, writer)
+    writer.close()
+    assert lines == [line]

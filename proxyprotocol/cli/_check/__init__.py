@@ -1,5 +1,3 @@
 """What `check` does on the wire."""
 
 from __future__ import annotations
-
-__all__: list[str] = []

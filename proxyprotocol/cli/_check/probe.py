@@ -14,8 +14,6 @@ from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.sender import name_ends
 from proxyprotocol.server._process.program import ProgramError, describe_error, escape
 
-__all__: list[str] = []
-
 # bytes to keep of an answer
 _MAX_ANSWER: Final = 64 * 1024
 # Seconds that an answer may pause before it counts as complete, and at most as a share of the time-out. A comparison
@@ -74,7 +72,7 @@ class Outcome:
         return codes
 
     def describe(self, beside: Outcome | None = None) -> str:
-        """Describe the outcome in words: of several lines, the first whose code the outcome *beside* lacks."""
+        """Describe the outcome in words. If the answer has several lines, choose the first that *beside* has not."""
         if self.handshake:
             return "TLS was agreed upon"
         if not self.answer or self.handshake is not None:

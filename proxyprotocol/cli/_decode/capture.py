@@ -19,8 +19,6 @@ from proxyprotocol.cli._decode.streams import Flow, Segment, StreamHeaders
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._process.program import ProgramError
 
-__all__: list[str] = []
-
 # A block of a capture names its own length, up to 4 GiB. No packet and no list of names comes near this limit.
 _MAX_READ: Final = 16 * 1024 * 1024
 _SYN, _ACK, _END = 0x02, 0x10, 0x01 | 0x04  # FIN or RST

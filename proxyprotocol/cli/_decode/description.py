@@ -15,8 +15,6 @@ from proxyprotocol.parser import HeaderParser
 from proxyprotocol.tlv import TLV, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, SSLClient, Type
 from proxyprotocol.typing import SockAddr
 
-__all__: list[str] = []
-
 Description: TypeAlias = dict[str, Any]
 
 _SHOWN_BYTES: Final = 256  # of the data, as hexadecimal digits

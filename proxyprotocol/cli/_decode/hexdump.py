@@ -7,8 +7,6 @@ from typing import Final
 
 from proxyprotocol.server._process.program import ProgramError
 
-__all__: list[str] = []
-
 #: The longest header takes about 300 KiB in the widest of these forms.
 MAX_TEXT: Final = 1024 * 1024
 

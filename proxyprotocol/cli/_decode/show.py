@@ -15,8 +15,6 @@ from proxyprotocol.result import describe_address
 from proxyprotocol.server._process.program import escape
 from proxyprotocol.tlv import ProxyProtocolTLV
 
-__all__: list[str] = []
-
 _LABEL_WIDTH: Final = 26
 _SHOWN_VALUE: Final = 32  # bytes
 _ROW: Final = 16  # bytes of a line of the dump

@@ -10,8 +10,6 @@ from proxyprotocol.codec import signature_begins
 from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.errors import ProxyProtocolError
 
-__all__: list[str] = []
-
 #: How many streams may wait for the rest of their header at a time. Each holds at most two headers' worth of bytes: 128
 #: MiB for all, while a busy capture needs a few KiB.
 MAX_STREAMS: Final = 1024

@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from typing import Any, Final, NoReturn
 
-__all__: list[str] = []
-
 BAD_ANSWER: Final = 1
 TROUBLE: Final = 2
 # what a shell reports for a program that SIGINT or SIGPIPE ended

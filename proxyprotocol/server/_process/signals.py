@@ -7,8 +7,6 @@ import signal
 from collections.abc import Iterator
 from typing import Final
 
-__all__: list[str] = []
-
 #: The signals that end a server.
 ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _HANDLED: Final = ENDING | {signal.SIGHUP}

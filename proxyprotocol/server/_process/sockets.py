@@ -15,8 +15,6 @@ from proxyprotocol.server._process.program import ProgramError, describe_error
 from proxyprotocol.server._relay.options import Listening
 from proxyprotocol.server.address import Address
 
-__all__: list[str] = []
-
 
 def listen(listening: Listening, *, reuse_port: bool = False) -> list[socket.socket]:
     """Listen on an address, or on every address of its host, and return non-blocking sockets.

@@ -12,8 +12,6 @@ from typing import Final
 
 from proxyprotocol.server._process.signals import ENDING
 
-__all__: list[str] = []
-
 _log = logging.getLogger("proxyprotocol.server")
 
 _WATCHED: Final = ENDING | {signal.SIGHUP, signal.SIGCHLD}

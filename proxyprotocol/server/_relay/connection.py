@@ -28,8 +28,6 @@ from proxyprotocol.server._relay.tls import TLSStream
 from proxyprotocol.sock import SocketInfo
 from proxyprotocol.typing import SockAddr
 
-__all__: list[str] = []
-
 _log = logging.getLogger("proxyprotocol.server")
 
 # Bytes. The relay sends what it reads beyond the header together with the outgoing header.

@@ -7,8 +7,6 @@ from typing import Any
 
 from proxyprotocol._adapters.deadlines import Deadlines, LoopClock
 
-__all__: list[str] = []
-
 
 class Timed:
     """Something that waits in one queue at a time. Its constructor must set :attr:`queue` to None."""

@@ -7,15 +7,13 @@ import socket
 import sys
 from collections.abc import Callable
 
-__all__: list[str] = []
-
 
 class Stream:
     """One end of a relayed connection: a socket, which must not block. :class:`.TLSStream` adds TLS.
 
     Attributes:
-        fd: The socket's file descriptor, for the selector. For a socket object that it does not know, as each new one,
-            the selector would format an error with both addresses, and drop it.
+        fd: The socket's file descriptor, for the selector. A new socket object in its place would cost more: the
+            selector formats an error with both addresses for each unknown object, and drops it.
         reading: Whether the selector watches for bytes from the peer. The link keeps this up to date.
         writing: Whether the selector watches for room to send. The link keeps this up to date.
         recv_into: Takes bytes from the peer as a socket does: it returns 0 at the end of the peer's data, raises
@@ -45,7 +43,7 @@ class Stream:
         """Send as much of the unsent bytes as the peer takes. It raises OSError if the connection is lost."""
 
     def end(self) -> None:
-        """Tell the peer that it has all bytes now; its own still come. It raises OSError if the connection is lost."""
+        """Tell the peer that it has all bytes. The peer may still send. Raises OSError if the connection is lost."""
         self.sock.shutdown(socket.SHUT_WR)
 
 

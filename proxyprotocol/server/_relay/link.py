@@ -25,8 +25,6 @@ from proxyprotocol.server._relay.deadlines import Queues, Timed
 from proxyprotocol.server._relay.ends import Stream, has_taken_all
 from proxyprotocol.server._relay.metrics import BYTES_DOWN, BYTES_UP
 
-__all__: list[str] = []
-
 _NOTHING: Final = memoryview(b"")
 _RESET: Final = struct.pack("ii", 1, 0)
 # Seconds. After the whole answer is sent, the relay still reads from the client: for this long after each chunk, and

@@ -19,8 +19,6 @@ from proxyprotocol.errors import (
 )
 from proxyprotocol.policy import HeaderPolicy
 
-__all__: list[str] = []
-
 _REASONS: Final = ("untrusted", "missing", "incomplete", "timeout", "malformed", "tls", "destination")
 # name, description, label, and the values of the label
 _COUNTERS: Final = (
@@ -103,8 +101,8 @@ async def serve(listeners: list[socket.socket], counters: Counters) -> None:
         requests[writer] = None
         try:
             await asyncio.wait_for(_answer(application, reader, writer), _LONGEST)
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError, asyncio.TimeoutError):
-            pass  # the client has left, is too slow, or does not speak HTTP
+        except (OSError, EOFError, asyncio.TimeoutError):
+            pass  # the client has left, or is too slow
         except asyncio.CancelledError:
             pass  # the loop ends; until CPython 3.12, asyncio logs a traceback for a cancelled task of a stream
         finally:
@@ -119,18 +117,28 @@ async def _answer(
     application: Callable[[Any, Any], Iterable[bytes]], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     """Answer one request by a WSGI application that uses only these parts of the environment."""
-    line, _, fields = (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")
-    method, target, _ = line.decode("latin-1").split(" ")
-    path, _, query = target.partition("?")
-    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
-    for name, value in BytesHeaderParser().parsebytes(fields).items():
-        environ[f"HTTP_{name.upper().replace('-', '_')}"] = value
     head: list[str] = []
 
     def start_response(status: str, headers: list[tuple[str, str]]) -> None:
-        head.extend((f"HTTP/1.0 {status}", *(f"{name}: {value}" for name, value in headers)))
+        head[:] = (f"HTTP/1.0 {status}", *(f"{name}: {value}" for name, value in headers))
 
-    body = b"".join(application(environ, start_response))
+    body = b""
+    try:
+        line, _, fields = (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")
+        method, target, _ = line.decode("latin-1").split(" ")
+        path, _, query = target.partition("?")
+        environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
+        for name, value in BytesHeaderParser().parsebytes(fields).items():
+            environ[f"HTTP_{name.upper().replace('-', '_')}"] = str(value)  # odd bytes make it another type
+    except asyncio.LimitOverrunError:
+        start_response("431 Request Header Fields Too Large", [])
+    except ValueError:
+        start_response("400 Bad Request", [])
+    else:
+        try:
+            body = b"".join(application(environ, start_response))
+        except Exception:  # prometheus_client raises for some odd values of Accept
+            start_response("400 Bad Request", [])
     head.append(f"Content-Length: {len(body)}\r\n\r\n")
     writer.write("\r\n".join(head).encode("latin-1") + body)
     await writer.drain()

@@ -17,8 +17,6 @@ from proxyprotocol.server.address import Address
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
-__all__: list[str] = []
-
 _BACKLOG: Final = 1024  # connections that may wait to be accepted; the system may allow fewer
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 # Options for a header. tls_timeout is not among them: TLS also comes without a header.

@@ -18,8 +18,6 @@ from proxyprotocol.typing import SockAddr
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
-__all__: list[str] = []
-
 #: The values of ``tlv=``, apart from ``none`` and ``drop``.
 ADDITIONS: Final = ("unique-id", "authority", "ssl", "client-cert", "ext")
 # what `proxy-protocol` sends
@@ -67,7 +65,9 @@ class Outgoing:
             said = _describe(incoming, _DEFAULT if self.additions is None else self.additions, dnsbl, authority)
         else:
             version_2 = isinstance(codec, ProxyProtocolV2)
-            if version_2 and received.family_number and wire[0] == _V2_BEGINS and not (adds or self.drop):
+            # not for UNIX: the bytes after the NUL of a path say nothing, and go no further
+            same = version_2 and received.family_number and not is_unix(received)
+            if same and wire[0] == _V2_BEGINS and not (adds or self.drop):
                 return wire
             said, tlv = received, ProxyProtocolTLV() if self.drop else received.tlv
             if version_2 and Type.PP2_TYPE_CRC32C not in tlv:

@@ -12,8 +12,6 @@ from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol.server._process.program import describe_error
 from proxyprotocol.server.address import Address
 
-__all__: list[str] = []
-
 # Seconds until a name is looked up again. A service that moves is expected to keep its old address for longer.
 _FRESH: Final = 10.0
 
@@ -21,8 +19,8 @@ _FRESH: Final = 10.0
 class Places:
     """The addresses of a destination.
 
-    A connection that needs the name has it looked up if the last answer is ten seconds old. All connections that wait
-    share one look-up. If the name server does not answer, the old answer counts.
+    A connection that needs the name starts a look-up if the last answer is ten seconds old. All waiting connections
+    share it. If the name server does not answer, the old answer counts.
 
     Attributes:
         found: The family and the address of each place.

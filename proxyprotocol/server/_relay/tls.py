@@ -17,8 +17,6 @@ from typing import Any, Final
 from proxyprotocol.errors import drop_tracebacks
 from proxyprotocol.server._relay.ends import Stream
 
-__all__: list[str] = []
-
 _RECORD: Final = 16384  # bytes; the most in one TLS record
 # Bytes to read from a socket at once. 64 KiB are not faster, and cost another 16 KiB for each connection; with 32 KiB
 # the throughput is a twentieth lower.
