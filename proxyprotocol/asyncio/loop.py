@@ -69,7 +69,10 @@ class _State:
     def __init__(self, receiver: Receiver, tls_timeout: float | None, ports: Iterable[int | str] | None) -> None:
         self.receiver, self.tls_timeout = receiver, tls_timeout
         self._ports_option = receiver.spell("ports")
-        self.ports = None if ports is None else {str(port).strip() for port in ports}
+        if ports is not None and not isinstance(ports, Iterable):
+            raise TypeError(f'ports must be several, such as [8080, "unix"], not {ports!r}')
+        several = ports.split(",") if isinstance(ports, str) else ports
+        self.ports = None if several is None else {str(port).strip() for port in several}
         for port in () if self.ports is None else self.ports or {""}:
             if port != _UNIX and not (_PORT.fullmatch(port) and int(port) <= spec.MAX_PORT):
                 raise ValueError(
@@ -97,9 +100,8 @@ class _State:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> _State:
         options = read_environment(environment, ("ports", "metrics"))
-        receiver, ports = parse_receiver(options, spell_variable), options.get("ports")
-        tls_timeout = parse_tls_timeout(options, spell_variable)
-        state = cls(receiver, tls_timeout, None if ports is None else ports.split(","))
+        receiver, tls_timeout = parse_receiver(options, spell_variable), parse_tls_timeout(options, spell_variable)
+        state = cls(receiver, tls_timeout, options.get("ports"))
         if "metrics" in options:
             variable = spell_variable("metrics")
             try:
