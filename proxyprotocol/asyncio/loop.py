@@ -41,7 +41,7 @@ _UNREAD = (
     "The event loop reads no PROXY protocol header on %s: the application watches this listening socket with "
     "add_reader() and accepts its connections itself. Use proxyprotocol.integrations.tornado.add_sockets for tornado, "
     "proxyprotocol.integrations.anyio.ProxyProtocolListener for anyio and loop.sock_accept() for your own sockets, or "
-    "name the ports of all other listeners in PROXYPROTOCOL_PORTS"
+    "name the ports of all other listeners in %s"
 )
 
 _log = logging.getLogger("proxyprotocol.asyncio")
@@ -68,16 +68,14 @@ class _State:
 
     def __init__(self, receiver: Receiver, tls_timeout: float | None, ports: Iterable[int | str] | None) -> None:
         self.receiver, self.tls_timeout = receiver, tls_timeout
-        self._ports_option = receiver.spell("ports")
         if ports is not None and not isinstance(ports, Iterable):
             raise TypeError(f'ports must be several, such as [8080, "unix"], not {ports!r}')
         several = ports.split(",") if isinstance(ports, str) else ports
         self.ports = None if several is None else {str(port).strip() for port in several}
         for port in () if self.ports is None else self.ports or {""}:
             if port != _UNIX and not (_PORT.fullmatch(port) and int(port) <= spec.MAX_PORT):
-                raise ValueError(
-                    f"{self._ports_option} takes port numbers and unix, with commas between them, not {port!r}"
-                )
+                option = receiver.spell("ports")
+                raise ValueError(f"{option} takes port numbers and unix, with commas between them, not {port!r}")
         self.heard: set[str] = set()  # the ports of all listeners of the loop
         # For connections that were accepted elsewhere. It has no name: we see only the addresses of connections.
         self.elsewhere = Listener(receiver, logging_to(_log), LoopClock)
@@ -134,13 +132,11 @@ class _State:
 
     def check_ports(self) -> None:
         """Warn of ports where the loop was told to read headers, and does not listen."""
-        unheard, plain = sorted((self.ports or set()) - self.heard), sorted(self.heard - (self.ports or set()))
+        unheard, heard = sorted((self.ports or set()) - self.heard), sorted(self.heard - {"0"})
         if unheard:
-            also = f"; it reads no headers on {' and '.join(plain)}, which is not named" if plain else ""
-            _log.warning(
-                "%s names %s, but this event loop does not listen there%s",
-                *(self._ports_option, " and ".join(unheard), also),
-            )
+            others = f"; it listens on {' and '.join(heard)}" if heard else ""
+            text = "%s names %s, but this event loop does not listen there%s"
+            _log.warning(text, self.receiver.spell("ports"), " and ".join(unheard), others)
 
 
 if TYPE_CHECKING:
@@ -256,7 +252,7 @@ class _HeaderLoop(_AnyLoop):
             sock.detach()
         if listener not in self._state.warned and all(number != other.fileno() for other in covered):
             self._state.warned.add(listener)
-            _log.warning(_UNREAD, listener)
+            _log.warning(_UNREAD, listener, self._state.receiver.spell("ports"))
 
     def _reads(self, sock: socket.socket) -> bool:
         return self._covers(sock) and sock not in covered

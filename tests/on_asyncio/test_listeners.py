@@ -361,24 +361,48 @@ def test_a_factory_names_its_own_keywords_too() -> None:
         wrap_protocol_factory(App, **misspelt)
 
 
-def test_a_receiver_of_our_own_keeps_its_hooks_and_gets_the_listener_s_name(run: Run) -> None:
-    listeners = []
+class Counters:
+    """Counts as a ProxyProtocolMetrics does."""
 
-    class Counters:
-        def connected(self, listener: str) -> Any:
-            listeners.append(listener)
-            return self
+    def __init__(self) -> None:
+        self.listeners: list[str] = []
 
-        def accepted(self, version: str | None) -> None:
-            pass
+    def connected(self, listener: str) -> Any:
+        self.listeners.append(listener)
+        return self
 
-        refused = accepted
+    def accepted(self, version: str | None) -> None:
+        pass
+
+    refused = accepted
+
+
+def test_counters_get_the_name_of_the_listener(run: Run) -> None:
+    counters = Counters()
 
     async def story() -> None:
-        receiver = Receiver(ProxyProtocolV2(), metrics=Counters(), trusted="any")
+        receiver = Receiver(ProxyProtocolV2(), metrics=counters, trusted="any")
         async with listening(Apps(), receiver=receiver) as server, connected(server) as peer:
             await peer.send(b"?")
             await peer.hear_all()
-            assert listeners == [place(server)]
+            assert counters.listeners == [place(server)]
+        transport, _ = await create_datagram_endpoint(asyncio.DatagramProtocol, ("127.0.0.1", 0), receiver=receiver)
+        here = transport.get_extra_info("sockname")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"?", here)
+            await until(lambda: len(counters.listeners) == 2)
+        assert counters.listeners[1] == describe_address(here)
+        transport.close()
 
     run(story)
+
+
+@our_loops
+def test_a_watched_listening_socket_is_told_with_the_option_as_it_was_spelled(new_loop: Any, log: Log) -> None:
+    async def story() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            asyncio.get_running_loop().add_reader(sock, lambda: None)
+            asyncio.get_running_loop().remove_reader(sock)
+        assert log.lines[0][1].endswith(" or name the ports of all other listeners in ports")
+
+    Run(lambda: new_loop(trusted="any"))(story)

@@ -165,8 +165,8 @@ def test_a_port_on_which_nobody_listens_is_told(
         assert log.lines == [
             (
                 "WARNING",
-                "PROXYPROTOCOL_PORTS names 1, but this event loop does not listen there; it reads no headers on "
-                f"{plain}, which is not named",
+                "PROXYPROTOCOL_PORTS names 1, but this event loop does not listen there; it listens on "
+                f"{' and '.join(sorted([str(plain), str(free_port), 'unix']))}",
             )
         ]
 
