@@ -73,9 +73,9 @@ class Listener:
         self._lock = threading.Lock()  # socketserver refuses connections in several threads
         self._since = -_PERIOD
         self._shown = 0
-        self._unit = "connection"
         self._hidden: Counter[str] = Counter()
         self._timer: Any = None
+        self._what = "a connection"
 
     def start(self, *addresses: SockAddr) -> None:
         """Log what this listener reads and from whom; that is a warning if it is everybody.
@@ -102,13 +102,13 @@ class Listener:
             local: The address that it connected to, for a listener without a name.
             what: What was refused.
         """
+        self._what = what
         cause = error.error if isinstance(error, ProxyProtocolHookError) else None
         trace = None if cause is None else cause.__traceback__
         listener = self.receiver.listener or (describe_address(local) if local else "")
         # always, because this also drops the error's tracebacks
         text = describe_refusal(error, peer, what, listener=listener, spell=self.receiver.spell)
         level = logging.DEBUG if error.routine else logging.WARNING if cause is None else logging.ERROR
-        self._unit = what.removeprefix("a ")
         self._tell(level, error.code.value, text, peer, error=cause and cause.with_traceback(trace), listener=listener)
         if cause is not None:
             drop_tracebacks(cause)
@@ -165,7 +165,8 @@ class Listener:
         if hidden:
             where = f" on {self.receiver.listener}" if self.receiver.listener else ""
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in hidden.most_common())
-            text = f"Refused {hidden.total():,} more {self._unit}s within a second{where}: {reasons}"
+            what = f"{self._what.split()[-1]}s"
+            text = f"Refused {hidden.total():,} more {what} within a second{where}: {reasons}"
             self._emit(logging.WARNING, text, {"listener": self.receiver.listener, "refusals": dict(hidden)})
 
 
