@@ -189,7 +189,7 @@ FOREIGN = {
     "twisted.client": {"_wrappedProtocol"},
     "twisted.factory": {"_wrapper"},
     "twisted.server": {"_wrapper"},
-    "twisted.tls": {"_handshakeDone"},
+    "twisted.tls": {"_aborted", "_handshakeDone", "_reason"},
     "twisted.tls_endpoints": {
         *("_reactor", "_port", "_backlog", "_interface", "_host", "_timeout", "_bindAddress"),
         *("_sslContextFactory", "_wrappedEndpoint", "_wrapperFactory"),
