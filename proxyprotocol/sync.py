@@ -179,6 +179,7 @@ class ProxyProtocolMixIn(BaseServer):
     def server_activate(self) -> None:
         """Listen, and log what is read from whom."""
         super().server_activate()
+        self._listener.receiver = self.receiver  # it may have been set since
         self._listener.start(self.server_address)  # type: ignore[arg-type]
         self.receiver = self._listener.receiver
 
