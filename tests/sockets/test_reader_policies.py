@@ -152,8 +152,8 @@ async def test_an_untrusted_peer_is_dropped_before_a_byte_is_read(peer: Any, cap
         ("INFO", "Reads version 1 and 2 headers from 192.0.2.0/24, unix"),
         (
             "WARNING",
-            f"Refused a connection from {describe_address(peer)} on 192.0.2.254:443: The peer is not one of the trusted "
-            "proxies; if it is your proxy, add it to trusted",
+            f"Refused a connection from {describe_address(peer)} on 192.0.2.254:443: The peer is not one of the "
+            "trusted proxies; if it is your proxy, add it to trusted",
         ),
     ]
     connection.reader.feed_data(HEADER)

@@ -273,8 +273,8 @@ def test_other_data_is_refused_with_one_line(caplog: pytest.LogCaptureFixture) -
     (line,) = refusals(caplog)
     assert line == (
         f"Refused a connection from {host}:{port} on 127.0.0.1:{server.server_address[1]}: There is no PROXY protocol "
-        "header: the data begins with b'GET / HTTP/1.1\\r\\n' (at byte 0); if it is your proxy, let it send the header; "
-        "see policy"
+        "header: the data begins with b'GET / HTTP/1.1\\r\\n' (at byte 0); if it is your proxy, let it send the header"
+        "; see policy"
     )
     assert server.handlers == []
 
