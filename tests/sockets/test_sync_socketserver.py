@@ -203,7 +203,7 @@ FORKING = """if True:
             self.wfile.write(f"{self.client_address} ".encode() + self.rfile.readline())
 
     class Server(ProxyProtocolMixIn, socketserver.ForkingMixIn, socketserver.TCPServer):
-        receiver = Receiver(trusted="any", timeout=20)
+        receiver = Receiver(trusted=["127.0.0.0/8", "!127.0.0.9"], timeout=20)
 
         def service_actions(self):
             super().service_actions()
@@ -234,6 +234,22 @@ def test_a_server_that_forks_reads_the_header_in_the_child(tmp_path: Path) -> No
         log = program.stop()
     assert log.startswith("Refused a connection from 127.0.0.1:")
     assert log.count("\n") == 1
+
+
+def test_a_child_process_logs_its_refusal_even_if_the_parent_has_refused_many(tmp_path: Path) -> None:
+    program = Program([sys.executable, "-c", FORKING], tmp_path)
+    try:
+        address = ("127.0.0.1", int(program.line()))
+        for _ in range(50):
+            with socket.create_connection(address, PATIENCE, ("127.0.0.9", 0)) as untrusted:
+                read_all(untrusted)
+        with connect(address) as wrong:
+            wrong.sendall(b"GET / HTTP/1.1\r\n")
+            assert read_all(wrong) == b""
+    finally:
+        log = program.stop()
+    assert 10 <= log.count("The peer is not one of the trusted proxies") < 50
+    assert log.count("There is no PROXY protocol header") == 1
 
 
 # Peers
