@@ -252,7 +252,9 @@ def test_the_documentation_shows_the_real_output(project_root: Path) -> None:
     addresses = ("--source", "203.0.113.7:5678", "--dest", "198.51.100.9:443")
     right = run("decode", stdin=run("encode", *addresses, "--authority", "app.example").output).text
     wrong = run("decode", stdin=b"PROXY TCP4 203.0.113.7 198.51.100.9 5678 99999\r\n").text
-    for shown in (right, wrong):
+    option = run("decode", "--jsn").errors
+    url = run("check", "http://localhost:8080/").errors
+    for shown in (right, wrong, option, url):
         assert textwrap.indent(shown.rstrip(), "   ") in page
 
 

@@ -79,6 +79,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def _metavars(self) -> dict[str, str]:
         """Return what each option takes, by its name: only the help shows both in public."""
+        self.color = False  # Python 3.14 and later would colour the help on a terminal
         lines = re.findall(r"^  (-.*?)(?:  |$)", self.format_help(), re.MULTILINE)
         return {name: takes for line in lines for name, takes in re.findall(r"(--?[\w-]+)(?: ([^-,][^,]*))?", line)}
 
