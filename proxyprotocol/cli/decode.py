@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from contextlib import nullcontext
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from proxyprotocol._wire import spec
 from proxyprotocol.cli._decode.description import Description, describe
@@ -61,13 +61,24 @@ def run(options: argparse.Namespace) -> int:
     if options.file == "-" and sys.stdin is None:
         raise ProgramError("standard input is closed: name a file, or redirect one")
     with (
-        nullcontext(sys.stdin.buffer) if options.file == "-" else open(options.file, "rb") as file,
+        nullcontext(sys.stdin.buffer) if options.file == "-" else _open(options.file) as file,
         Input(file) as input_,
     ):
         status = _decode(input_, options)
     if input_.interrupted:
         raise KeyboardInterrupt
     return status
+
+
+def _open(name: str) -> BinaryIO:
+    try:
+        return open(name, "rb")
+    except FileNotFoundError:
+        if looks_like_hex(name.encode(errors="replace")):
+            raise ProgramError(
+                f"FILE takes the name of a file; did you mean echo {name} | proxyprotocol decode --hex?"
+            ) from None
+        raise
 
 
 def _decode(file: Input, options: argparse.Namespace) -> int:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from scapy.utils import wrpcap
+
+from tests.cli.commands import run
 
 if sys.platform != "win32":
     import fcntl
@@ -28,12 +31,11 @@ LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 
 
 @contextlib.contextmanager
-def decoding(*options: str) -> Iterator[subprocess.Popen[bytes]]:
+def decoding(*options: str, before: Callable[[], None] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run `decode` with pipes for its standard streams."""
     pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [sys.executable, "-m", "proxyprotocol", "decode", *options], stdin=pipe, stdout=pipe, stderr=pipe
-    ) as process:
+    command = [sys.executable, "-m", "proxyprotocol", "decode", *options]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=before) as process:
         try:
             yield process
         finally:
@@ -132,3 +134,18 @@ def test_an_input_that_does_not_end_cannot_hold_an_interruption_up(times: int) -
         assert (time.monotonic() - began > 1) == (times == 1)
         assert process.stdout is not None
         assert json.loads(process.stdout.read())["ok"]
+
+
+def test_a_background_job_ignores_the_interruption() -> None:
+    # which a shell without job control makes of `decode &`
+    with decoding("--json", before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) as process:
+        write(process, LINE)
+        wait_until_reading(process)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(b"GET", timeout=PATIENCE)
+    assert (process.returncode, json.loads(output)["following"], errors) == (0, 3, b"")
+
+
+def test_a_thread_may_run_the_command() -> None:
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(run, "decode", "--json", str(CAPTURE)).result(PATIENCE).status == 0

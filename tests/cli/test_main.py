@@ -134,6 +134,10 @@ def test_every_help_has_examples_that_can_be_typed(
         (("decode", "--he", "x"), "unknown option --he; did you mean --hex?"),
         (("decode", "--json=1"), "--json takes no value, not '1' (see"),
         (("decode", "a", "b"), "unexpected argument 'b'"),
+        (
+            ("decode", "--hex", "0d0a0d0a"),
+            "FILE takes the name of a file; did you mean echo 0d0a0d0a | proxyprotocol dec",
+        ),
         (("encode", "--soruce=::1"), "unknown option --soruce; did you mean --source?"),
         (("encode", "x", "--loca"), "unknown option --loca; did you mean --local?"),
         (("encode", "--source"), "--source takes ADDR:PORT, which is missing"),

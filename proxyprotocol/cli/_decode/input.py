@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+import threading
 from typing import IO, Any, Final
 
 __all__: list[str] = []
 
 # Seconds to read on after SIGINT. Ctrl-C reaches tcpdump too, and without -U it writes its packets only then.
 _GRACE: Final = 1.0
+# Windows has no such signal, and does without the grace.
+_ALARM: Final = (signal.SIGALRM,) if hasattr(signal, "SIGALRM") else ()
 
 
 class Input:
@@ -26,19 +29,21 @@ class Input:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Input:
-        for number in (signal.SIGINT, getattr(signal, "SIGALRM", None)):
-            if number is not None:
+        # a shell lets its background jobs ignore SIGINT, and only the main thread may handle signals
+        heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if heeded and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, *_ALARM):
                 self._handlers[number] = signal.signal(number, self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if "SIGALRM" in signal.Signals.__members__:
+        if _ALARM and self.interrupted:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def _interrupt(self, *_: object) -> None:
-        if not self.interrupted and hasattr(signal, "setitimer"):
+        if _ALARM and not self.interrupted:
             signal.setitimer(signal.ITIMER_REAL, _GRACE)
         else:
             self._ended = True
