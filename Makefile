@@ -51,7 +51,7 @@ docs: $(VENV)/.installed-test
 # COLUMNS is what fits into a page of 80 columns.
 make_page = COLUMNS=72 $(BIN)/argparse-manpage --module proxyprotocol.$(2) --function make_parser --description '$(3)' \
 	--project-name proxyprotocol --version "$$($(BIN)/python -c 'import proxyprotocol; print(proxyprotocol.__version__)')" \
-	--manual-title 'PROXY protocol' | sed 's/^\.SH COMMENTS$$/.SH EXAMPLES/; /^examples:$$/d' > $(MAN)/$(1).1
+	--manual-title 'PROXY protocol' | sed 's/^\.SH COMMENTS$$/.SH EXAMPLES/; s/^examples:$$/.nf/' > $(MAN)/$(1).1
 
 man: $(VENV)/.installed-test
 	@mkdir -p $(MAN)

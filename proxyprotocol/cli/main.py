@@ -23,7 +23,7 @@ _EXAMPLES: Final = """\
 examples:
   proxyprotocol demo
   proxyprotocol check app.example:8080
-  proxyprotocol encode --source 203.0.113.7:5678 --dest 198.51.100.9:443 --hex
+  proxyprotocol encode --source 192.0.2.7:5678 --dest 192.0.2.9:443 --hex
   tcpdump -U -i lo -w - port 8080 | proxyprotocol decode
 
 proxyprotocol COMMAND --help has examples of each command.

@@ -31,7 +31,7 @@ LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
 
 
 @contextlib.contextmanager
-def decoding(*options: str, before: Callable[[], None] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def decoding(*options: str, before: Callable[[], object] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run `decode` with pipes for its standard streams."""
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "proxyprotocol", "decode", *options]

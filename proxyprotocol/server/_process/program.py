@@ -74,7 +74,7 @@ class ArgumentParser(argparse.ArgumentParser):
             option = missing[1].rpartition("/")[2]
             message = f"{missing[1]} takes {self._metavars().get(option, 'a value')}, which is missing"
         for argparse_says, we_say in _WORDS.items():
-            message = message.replace(argparse_says, we_say)
+            message = message.replace(argparse_says, we_say, 1)
         raise ProgramError(f"{message} (see {self.prog} --help)")
 
     def _metavars(self) -> dict[str, str]:
