@@ -108,9 +108,9 @@ UNEXPECTED = "but an address without accept= expects none"
         ),
         (["--service", "nowhere.invalid:1", "b:1"], "The host of nowhere.invalid:1 has no address: "),
         (["--service", "192.0.2.1:1", "b:1"], "Cannot listen on 192.0.2.1:1: Cannot assign requested address"),
-        (["--workers", "0"], f"argument --workers: it takes a number from 1 to 256, not '0' {HELP}"),
-        (["--buf-len", "1"], f"argument --buf-len: it takes a number of bytes from 4096 to 16777216, not '1' {HELP}"),
-        (["--drain", "nan"], f"argument --drain: it takes a number of seconds, not 'nan' {HELP}"),
+        (["--workers", "0"], f"--workers takes a number from 1 to 256, not '0' {HELP}"),
+        (["--buf-len", "1"], f"--buf-len takes a number of bytes from 4096 to 16777216, not '1' {HELP}"),
+        (["--drain", "nan"], f"--drain takes a number of seconds, not 'nan' {HELP}"),
         (
             ["--metrics", "x", "--service", ":0", "b:1"],
             "--metrics takes PORT, HOST:PORT or [IPV6]:PORT, not ",
