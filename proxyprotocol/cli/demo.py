@@ -130,5 +130,5 @@ async def _start_twisted_server() -> int:
     Factory.noisy = False
     endpoint = ProxyProtocolServerEndpoint(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"), receiver=_RECEIVER)
     listener = await endpoint.listen(Factory.forProtocol(Echo)).asFuture(asyncio.get_running_loop())
-    port: int = listener.getHost().port  # type: ignore[attr-defined]
+    port: int = listener.getHost().port
     return port

@@ -30,6 +30,7 @@ from proxyprotocol.twisted.transport import (
     log_prefix,
     to_sockaddr,
 )
+from proxyprotocol.twisted.typing import ProtocolFactory, TimeSource
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -228,11 +229,11 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
 
     def __init__(
         self,
-        wrapped_factory: interfaces.IProtocolFactory,
+        wrapped_factory: ProtocolFactory,
         *,
         tls: Any = None,
         tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
-        clock: interfaces.IReactorTime | None = None,
+        clock: TimeSource | None = None,
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],
     ) -> None:
@@ -249,7 +250,7 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
 
             wrapped_factory = TLSFactory(tls, wrapped_factory, clock, tls_timeout)
         super().__init__(wrapped_factory)  # type: ignore[no-untyped-call]
-        self.receiver = Receiver.of(receiver, keywords)
+        self.receiver: Receiver = Receiver.of(receiver, keywords)
         if interfaces.IProtocolNegotiationFactory.providedBy(self.wrappedFactory):
             # TLS around the header checks for it: without it, newer Twisted refuses clients that offer a protocol
             alsoProvides(self, interfaces.IProtocolNegotiationFactory)

@@ -17,6 +17,7 @@ from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.twisted.factory import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
 from proxyprotocol.twisted.tls_endpoints import split_tls_endpoint
 from proxyprotocol.twisted.transport import abort, describe_peer, layers, log
+from proxyprotocol.twisted.typing import ProtocolFactory, ServerEndpoint
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -57,7 +58,7 @@ class ProxyProtocolServerEndpoint:
 
     def __init__(
         self,
-        endpoint: interfaces.IStreamServerEndpoint,
+        endpoint: ServerEndpoint,
         *,
         tls: Any = None,
         tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
@@ -83,7 +84,7 @@ class ProxyProtocolServerEndpoint:
         elif (parts := split_tls_endpoint(endpoint, tls)) is not None:
             self._endpoint, self._tls = parts
 
-    def listen(self, factory: interfaces.IProtocolFactory) -> Deferred[interfaces.IListeningPort]:
+    def listen(self, factory: ProtocolFactory) -> Deferred[Any]:
         """Start to listen for the application's factory.
 
         Returns:
@@ -97,7 +98,7 @@ class ProxyProtocolServerEndpoint:
             return fail()
         if type(self._endpoint) not in _PLAIN_ENDPOINTS:
             wrapper.protocol = partial(_OnlyWrapper, inside_tls=self._inside_tls)  # type: ignore[assignment]
-        listening: Deferred[interfaces.IListeningPort] = self._endpoint.listen(wrapper)
+        listening: Deferred[Any] = self._endpoint.listen(wrapper)
         return listening
 
 

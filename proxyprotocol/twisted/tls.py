@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IAddress
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
@@ -13,6 +13,7 @@ from proxyprotocol._adapters.deadlines import Deadlines
 from proxyprotocol._adapters.refusals import describe_late_handshake, describe_no_handshake
 from proxyprotocol.twisted.clock import Clock
 from proxyprotocol.twisted.transport import log, to_sockaddr
+from proxyprotocol.twisted.typing import ProtocolFactory, TimeSource
 
 __all__ = ["TLSFactory"]
 
@@ -20,12 +21,10 @@ __all__ = ["TLSFactory"]
 class TLSFactory(TLSMemoryBIOFactory):
     """Adds TLS, as a server, to every connection of a factory; *timeout* limits each handshake, in seconds."""
 
-    def __init__(
-        self, tls: Any, wrapped_factory: IProtocolFactory, reactor: IReactorTime | None, timeout: float
-    ) -> None:
+    def __init__(self, tls: Any, wrapped_factory: ProtocolFactory, reactor: TimeSource | None, timeout: float) -> None:
         # Twisted 22.4 takes no clock argument: it does not delay small writes
         taken = inspect.signature(TLSMemoryBIOFactory).parameters.keys() & {"clock"}
-        super().__init__(tls, False, wrapped_factory, **dict.fromkeys(taken, reactor))
+        super().__init__(tls, False, wrapped_factory, **dict.fromkeys(taken, reactor))  # type: ignore[arg-type]
         self.timeout = timeout
         self.handshakes: Deadlines[_TLS] = Deadlines(timeout, _TLS.time_out, Clock(reactor))
 

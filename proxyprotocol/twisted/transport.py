@@ -10,9 +10,10 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.logger import Logger
 from twisted.python.components import registerAdapter
-from zope.interface import Interface, implementer
+from zope.interface import implementer
 
 from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.twisted.typing import Interface, method
 from proxyprotocol.typing import SockAddr
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
     "to_sockaddr",
 ]
 
-log = Logger(namespace="proxyprotocol.twisted")
+log: Logger = Logger(namespace="proxyprotocol.twisted")
 
 # the attribute in which a transport keeps its result and its former ``client``
 HEADER: Final = "_proxyprotocol_header"
@@ -49,14 +50,16 @@ class IProxiedTransport(Interface):
     ``startTLS`` resets the interfaces that a transport itself provides. A connection without a header raises TypeError.
     """
 
-    def getProxyResult() -> ProxyResult:
+    @method
+    def getProxyResult() -> ProxyResult:  # type: ignore[empty-body]
         """Return what the header said; the result's ``tlv`` holds the additional fields."""
 
-    def getProxyPeer() -> IAddress:
+    @method
+    def getProxyPeer() -> IAddress:  # type: ignore[empty-body]
         """Return the address of the proxy, which is the address that really connected."""
 
 
-@implementer(IProxiedTransport)
+@implementer(IProxiedTransport)  # type: ignore[misc]  # for type checkers it is an ordinary class
 class _ProxiedTransport:
     """Adapts a transport that has a result."""
 

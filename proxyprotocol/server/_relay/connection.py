@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, Final
 
+from proxyprotocol._adapters.deadlines import Deadlines
 from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_handshake, log_refusal
 from proxyprotocol.errors import ProxyProtocolError
@@ -56,7 +57,7 @@ class Connection(Timed):
         sock: socket.socket,
         peer: SockAddr,
     ) -> None:
-        self.queue = None
+        self.queue: Deadlines[Timed] | None = None
         self._relay = relay
         self._source, self._destination, self._places = source, destination, places
         self._sock, self._peer = sock, peer
