@@ -101,7 +101,7 @@ class ConnectKeywords(TypedDict, total=False):
 
 
 class ClientKeywords(ConnectKeywords, total=False):
-    """The keywords of :func:`.create_connection`."""
+    """The same, and ours for :func:`proxyprotocol.asyncio.create_connection`."""
 
     result: TransportResult
     pp: ProxyProtocol | None
