@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import logging
 import math
 import os
@@ -15,7 +16,7 @@ import selectors
 import socket
 import ssl
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 from weakref import WeakKeyDictionary
 
 from proxyprotocol._adapters import installation  # noqa: F401  # raises if proxy-protocol has overwritten this package
@@ -40,6 +41,15 @@ else:
 __all__ = ["ProxyProtocolMixIn", "create_connection", "read_header", "send_header"]
 
 _log = logging.getLogger(__name__)
+
+# the private value by which it knows that none was given; setdefaulttimeout() counts then
+_DEFAULT_TIMEOUT: Any = inspect.signature(socket.create_connection).parameters["timeout"].default
+
+
+class _ConnectKeywords(TypedDict, total=False):
+    """The keywords of :func:`socket.create_connection` that not every Python has."""
+
+    all_errors: bool
 
 
 def read_header(
@@ -102,26 +112,29 @@ def send_header(sock: socket.socket, result: ResultSource = None, *, pp: ProxyPr
 
 def create_connection(
     address: tuple[str, int],
-    *arguments: Any,
+    timeout: float | None = _DEFAULT_TIMEOUT,
+    source_address: tuple[str, int] | None = None,
+    *,
     result: ResultSource = None,
     pp: ProxyProtocol | None = None,
-    **keywords: Any,
+    **keywords: Unpack[_ConnectKeywords],
 ) -> socket.socket:
     """Connect, as :func:`socket.create_connection` does, and send a header.
 
     Args:
         address: Where to connect: host and port.
-        arguments: ``timeout`` (seconds) and ``source_address``, as :func:`socket.create_connection` takes them.
+        timeout: The time-out in seconds, as :func:`socket.create_connection` takes it; None for none.
+        source_address: The client's own address.
         result: What the header says, as :func:`send_header` takes it.
         pp: The codec; by default version 2.
-        keywords: All other keywords of :func:`socket.create_connection`.
+        keywords: ``all_errors``, from Python 3.11.
 
     Raises:
         OSError: The connection failed.
         Exception: Whatever :func:`send_header` raises; the connection is closed then.
     """
     sender = Sender(result, pp=pp)
-    sock = socket.create_connection(address, *arguments, **keywords)
+    sock = socket.create_connection(address, timeout, source_address, **keywords)  # type: ignore[misc]
     try:
         _send(sock, sender)
     except BaseException:

@@ -6,15 +6,25 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from proxyprotocol.asyncio.factory import FACTORY_KEYWORDS, ServerFactory
+from proxyprotocol.asyncio.factory import ServerFactory
 from proxyprotocol.asyncio.keywords import call_loop
 from proxyprotocol.asyncio.sockets import Acceptor
 from proxyprotocol.asyncio.transport import LoopOfStreams, Overlay
-from proxyprotocol.receiver import ReceiverKeywords
+from proxyprotocol.asyncio.typing import (
+    FactoryKeywords,
+    Hosts,
+    Path,
+    ServerKeywords,
+    StreamCallback,
+    UnixServerKeywords,
+)
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "ProxyProtocolServer",
@@ -27,14 +37,15 @@ __all__ = [
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
-_StreamCallback: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
-
 # the keywords of the factory; the loop takes all others
-_OWN_KEYWORDS = ReceiverKeywords.__optional_keys__.union(FACTORY_KEYWORDS)
+_OWN_KEYWORDS = FactoryKeywords.__optional_keys__
 
 
 async def create_server(
-    protocol_factory: Callable[[], asyncio.BaseProtocol], host: Any = None, port: Any = None, **keywords: Any
+    protocol_factory: Callable[[], asyncio.BaseProtocol],
+    host: Hosts = None,
+    port: int | str | None = None,
+    **keywords: Unpack[ServerKeywords],
 ) -> ProxyProtocolServer:
     """Listen as ``loop.create_server`` does, and read a header at the start of every connection.
 
@@ -55,14 +66,19 @@ async def create_server(
 
 
 async def create_unix_server(
-    protocol_factory: Callable[[], asyncio.BaseProtocol], path: Any = None, **keywords: Any
+    protocol_factory: Callable[[], asyncio.BaseProtocol], path: Path = None, **keywords: Unpack[UnixServerKeywords]
 ) -> ProxyProtocolServer:
     """Listen on a UNIX socket as ``loop.create_unix_server`` does. Otherwise it is :func:`create_server`."""
     return await listen(asyncio.get_running_loop().create_unix_server, protocol_factory, path, **keywords)
 
 
 async def start_server(
-    client_connected_cb: _StreamCallback, host: Any = None, port: Any = None, *, limit: int = 2**16, **keywords: Any
+    client_connected_cb: StreamCallback,
+    host: Hosts = None,
+    port: int | str | None = None,
+    *,
+    limit: int = 2**16,
+    **keywords: Unpack[ServerKeywords],
 ) -> ProxyProtocolServer:
     """Listen as :func:`asyncio.start_server` does, and read a header at the start of every connection.
 
@@ -80,13 +96,17 @@ async def start_server(
 
 
 async def start_unix_server(
-    client_connected_cb: _StreamCallback, path: Any = None, *, limit: int = 2**16, **keywords: Any
+    client_connected_cb: StreamCallback,
+    path: Path = None,
+    *,
+    limit: int = 2**16,
+    **keywords: Unpack[UnixServerKeywords],
 ) -> ProxyProtocolServer:
     """Listen on a UNIX socket as :func:`asyncio.start_unix_server` does. Otherwise it is :func:`start_server`."""
     return await create_unix_server(_stream_factory(client_connected_cb, limit), path, **keywords)
 
 
-def _stream_factory(client_connected_cb: _StreamCallback, limit: int) -> Callable[[], asyncio.BaseProtocol]:
+def _stream_factory(client_connected_cb: StreamCallback, limit: int) -> Callable[[], asyncio.BaseProtocol]:
     loop: Any = LoopOfStreams(asyncio.get_running_loop())
 
     async def run(begun: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

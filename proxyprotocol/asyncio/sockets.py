@@ -60,7 +60,7 @@ class Acceptor:
         self._listeners: dict[socket.socket, tuple[int, _Begin]] = {}
         self._resume: asyncio.TimerHandle | None = None
         #: Whether it accepts nothing for now.
-        self.paused = False
+        self.paused: bool = False
 
     def listen(self, sock: socket.socket, backlog: int, begin: _Begin) -> None:
         """Accept the connections of a non-blocking socket with a queue of *backlog* connections. The caller closes it.

@@ -102,7 +102,7 @@ class ProxyProtocolStream(Overlay, ByteStream):
     aclose: Any  # these come from Overlay; anyio's class declares them abstract
     send: Any
     send_eof: Any
-    extra = ByteStream.extra  # type: ignore[misc]  # not the real stream's: it reads the extra_attributes of this one
+    extra: Any = ByteStream.extra  # type: ignore[misc]  # not the real stream's: it reads the extra_attributes of this one
 
     def __init__(self, stream: ByteStream, connection: ReceiverConnection) -> None:
         self._below, self._trailing = stream, connection.trailing

@@ -49,6 +49,10 @@ class Address:
 
     __slots__ = ("_text", "query", "server", "url")
 
+    server: bool
+    url: SplitResult
+    query: dict[str, list[str]]
+
     def __init__(self, addr: str, *, server: bool = False) -> None:
         self._text = addr
         self.server = server

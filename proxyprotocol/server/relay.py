@@ -88,10 +88,11 @@ class Relay:
 
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = math.inf if limit == resource.RLIM_INFINITY else max((limit - _OTHER_FILES) // 2, 1)
-        self.loop = asyncio.get_running_loop()
-        self.queues = Queues(self.loop)
-        self.buffer = memoryview(bytearray(buffer_length))
-        self.connect_timeout, self.idle_timeout = connect_timeout, idle_timeout
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.queues: Queues = Queues(self.loop)
+        self.buffer: memoryview = memoryview(bytearray(buffer_length))
+        self.connect_timeout: float = connect_timeout
+        self.idle_timeout: float | None = idle_timeout
         self.dnsbl = dnsbl
         self._counters = {} if counters is None else counters
         self._acceptor = Acceptor(self.loop, _log, self._full)

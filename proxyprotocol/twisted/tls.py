@@ -7,7 +7,7 @@ from typing import Any
 
 from OpenSSL.SSL import Error
 from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IAddress
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
@@ -16,6 +16,7 @@ from proxyprotocol._adapters.listener import Listener
 from proxyprotocol._adapters.refusals import describe_late_handshake
 from proxyprotocol.twisted.clock import Clock
 from proxyprotocol.twisted.transport import proxy_peer, to_sockaddr
+from proxyprotocol.twisted.typing import ProtocolFactory, TimeSource
 
 __all__ = ["TLSFactory"]
 
@@ -26,14 +27,14 @@ class TLSFactory(TLSMemoryBIOFactory):
     def __init__(
         self,
         tls: Any,
-        wrapped_factory: IProtocolFactory,
-        reactor: IReactorTime | None,
+        wrapped_factory: ProtocolFactory,
+        reactor: TimeSource | None,
         timeout: float,
         listener: Listener,
     ) -> None:
         # Twisted 22.4 takes no clock argument: it does not delay small writes
         taken = inspect.signature(TLSMemoryBIOFactory).parameters.keys() & {"clock"}
-        super().__init__(tls, False, wrapped_factory, **dict.fromkeys(taken, reactor))
+        super().__init__(tls, False, wrapped_factory, **dict.fromkeys(taken, reactor))  # type: ignore[arg-type]
         self.timeout, self.listener = timeout, listener
         self.handshakes: Deadlines[_TLS] = Deadlines(timeout, _TLS.time_out, Clock(reactor))
 

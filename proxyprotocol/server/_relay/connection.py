@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
+from proxyprotocol._adapters.deadlines import Deadlines
 from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol._adapters.listener import Listener, address_fields
 from proxyprotocol._adapters.refusals import describe_late_handshake
@@ -59,7 +60,7 @@ class Connection(Timed):
     _remaining: Iterator[tuple[int, Any]]
 
     def __init__(self, relay: Context, route: Route, sock: socket.socket, peer: SockAddr) -> None:
-        self.queue = None
+        self.queue: Deadlines[Timed] | None = None
         self._relay, self.route = relay, route
         self._sock, self._peer = sock, peer
         self._client = Stream(sock)

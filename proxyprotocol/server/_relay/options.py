@@ -39,6 +39,12 @@ class Listening:
     reports each name that is not ASCII as an error.
     """
 
+    address: Address
+    receiver: Receiver
+    backlog: int
+    reuse_port: bool
+    tls_timeout: float
+
     def __init__(self, address: Address, receiver: Receiver, keep_names: bool = False) -> None:
         self.address, self.receiver = address, receiver
         backlog = address.option("backlog")
