@@ -18,6 +18,7 @@ from proxyprotocol import TrustedProxies
 from proxyprotocol.integrations.aiohttp import ProxySite
 from proxyprotocol.integrations.aiosmtpd import ProxyProtocolMixIn
 from proxyprotocol.receiver import Receiver
+from proxyprotocol.result import describe_address
 from tests.on_asyncio.loops import CLIENT, HEADER, PATIENCE, Log, Run, connected
 
 from ._certificates import Certificates
@@ -100,6 +101,8 @@ def test_the_keywords_of_a_site_configure_its_receiver(run: Run, log: Log) -> No
         async with site(sock=sock, policy=TrustedProxies(["192.0.2.0/24"])), connected(sock.getsockname()) as peer:
             await peer.send(HEADER + REQUEST)
             assert await peer.hear_all() == b""
+            where = describe_address(sock.getsockname())
+        assert log.starts == [("INFO", f"Reads version 1 and 2 headers on {where} from 192.0.2.0/24")]
         assert [level for level, _ in log.lines] == ["WARNING"]
 
     run(story)
