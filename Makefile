@@ -14,7 +14,6 @@ IS_OLDEST := $(filter .venv-$(OLDEST),$(VENV))
 SETUP := setup.cfg pyproject.toml
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Real programs and the wheel are tried by `make test` only, on one Python: they are what takes long.
-MAN := build/man
 UNIT_TESTS := tests --ignore=tests/interop --ignore=tests/project/test_packaging.py --ignore=tests/project/test_typing.py
 
 .DEFAULT_GOAL := help
@@ -48,6 +47,7 @@ lint: $(VENV)/.installed-test
 docs: $(VENV)/.installed-test
 	@$(BIN)/python -m sphinx -q -E -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 
+MAN := build/man
 # COLUMNS is what fits into a page of 80 columns.
 make_page = COLUMNS=72 $(BIN)/argparse-manpage --module proxyprotocol.$(2) --function make_parser --description '$(3)' \
 	--project-name proxyprotocol --version "$$($(BIN)/python -c 'import proxyprotocol; print(proxyprotocol.__version__)')" \

@@ -20,7 +20,7 @@ UNEXPECTED = "but an address without accept= expects none"
     ("arguments", "sentence"),
     [
         ([], "At least one --service is needed: where to listen, and where to connect to"),
-        (["--service", "a:1"], f"argument --service: expected 2 arguments {HELP}"),
+        (["--service", "a:1"], f"--service needs SOURCE:PORT DEST:PORT after it {HELP}"),
         (["--service", "a", "b:1"], f"'a' {FORM}"),
         (["--service", ":x", "b:1"], f"':x' {FORM}: the port is not a number from 0 to 65535"),
         (["--service", "[::1:80", "b:1"], f"'[::1:80' {FORM}: Invalid IPv6 URL"),

@@ -70,7 +70,7 @@ class ArgumentParser(argparse.ArgumentParser):
             message = describe_unknown("command", choice["name"], known)
         elif missing := re.fullmatch("(.*): expected .* arguments?", message):
             option = missing[1].rpartition("/")[2]
-            message = f"{missing[1]} takes {self._metavars().get(option, 'a value')}, which is missing"
+            message = f"{missing[1]} needs {self._metavars().get(option, 'a value')} after it"
         for argparse_says, we_say in _WORDS.items():
             message = message.replace(argparse_says, we_say, 1)
         raise ProgramError(f"{message} (see {self.prog} --help)")
