@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     __version__: str
 else:
     # type checkers must not see it, since it would hide every misspelt name from them
-    from proxyprotocol._release import get_attribute as __getattr__  # noqa: F401
+    from proxyprotocol.release import get_attribute as __getattr__  # noqa: F401
 
 __all__ = [
     "Datagram",

@@ -25,28 +25,24 @@ async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 @pytest.mark.parametrize(
-    ("call", "sentence"),
+    ("function", "arguments", "misspelt", "meant"),
     [
-        (lambda: create_server(App, "127.0.0.1", 0, tiemout=3), "unknown keyword tiemout; did you mean timeout?"),
-        (
-            lambda: create_server(App, "127.0.0.1", 0, reuse_prot=True),
-            "unknown keyword reuse_prot; did you mean reuse_port?",
-        ),
-        (lambda: create_unix_server(App, "x", tls_timout=3), "unknown keyword tls_timout; did you mean tls_timeout?"),
-        (lambda: start_server(nothing, "127.0.0.1", 0, limt=9), "unknown keyword limt; did you mean limit?"),
-        (lambda: start_unix_server(nothing, "x", polcy=1), "unknown keyword polcy; did you mean policy?"),
-        (lambda: create_connection(App, "127.0.0.1", 9, reslt=None), "unknown keyword reslt; did you mean result?"),
-        (
-            lambda: create_datagram_endpoint(App, ("127.0.0.1", 0), max_client=1),
-            "unknown keyword max_client; did you mean max_clients?",
-        ),
+        (create_server, (App, "127.0.0.1", 0), "tiemout", "timeout"),
+        (create_server, (App, "127.0.0.1", 0), "reuse_prot", "reuse_port"),
+        (create_unix_server, (App, "x"), "tls_timout", "tls_timeout"),
+        (start_server, (nothing, "127.0.0.1", 0), "limt", "limit"),
+        (start_unix_server, (nothing, "x"), "polcy", "policy"),
+        (create_connection, (App, "127.0.0.1", 9), "reslt", "result"),
+        (create_datagram_endpoint, (App, ("127.0.0.1", 0)), "max_client", "max_clients"),
     ],
 )
-def test_a_misspelt_keyword_is_named_with_the_right_one(run: Run, call: Any, sentence: str) -> None:
+def test_a_misspelt_keyword_is_named_with_the_right_one(
+    run: Run, function: Any, arguments: tuple[Any, ...], misspelt: str, meant: str
+) -> None:
     async def story() -> None:
         with pytest.raises(TypeError) as raised:
-            await call()
-        assert str(raised.value) == sentence
+            await function(*arguments, **{misspelt: 1})
+        assert str(raised.value) == f"unknown keyword {misspelt}; did you mean {meant}?"
 
     run(story)
 

@@ -26,7 +26,7 @@ LAYERS = {
     "values": ("errors", "typing", "checksum", "_wire", "tlv", "result"),
     "codecs": ("codec", "v1", "v2", "noop", "detect", "version"),
     "decisions": ("parser", "policy", "receiver", "sender", "datagram"),
-    "files": ("_release", "trustfile", "options", "metrics"),
+    "files": ("release", "trustfile", "options", "metrics"),
     "sockets": ("_adapters", "build", "sock"),
     "adapters": ("reader", "asyncio", "twisted", "sync", "dnsbl"),
     "integrations": ("integrations",),
@@ -290,12 +290,12 @@ def test_the_front_door_defines_nothing() -> None:
     body.remove(lazy)
     assert ast.unparse(lazy) == (
         "if TYPE_CHECKING:\n    __version__: str\n"
-        "else:\n    from proxyprotocol._release import get_attribute as __getattr__"
+        "else:\n    from proxyprotocol.release import get_attribute as __getattr__"
     )
     for node in body:
         is_all = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
         assert is_all or isinstance(node, ast.ImportFrom), ast.unparse(node)
-    assert all(LAYER_OF[imported] in CORE for imported in imported_modules(door) if imported != "_release")
+    assert all(LAYER_OF[imported] in CORE for imported in imported_modules(door) if imported != "release")
 
 
 def test_importing_the_package_loads_no_event_loop_no_tls_and_no_dependency() -> None:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from io import TextIOWrapper
 from typing import Any, Final, NoReturn
 
-from proxyprotocol._release import read_version
 from proxyprotocol.receiver import describe_unknown
+from proxyprotocol.release import read_version
 
 BAD_ANSWER: Final = 1
 TROUBLE: Final = 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+__all__ = ["get_attribute", "read_version"]
 
 
 def read_version() -> str:
