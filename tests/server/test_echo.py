@@ -82,6 +82,18 @@ def test_without_a_header_there_is_no_echo_unless_pp_noop_says_so(start: Callabl
     assert "relayed by" not in echo.stop()
 
 
+def test_the_log_says_what_is_read_from_whom_and_names_the_option_of_a_refusal(start: Callable[[str], Echo]) -> None:
+    echo = start("127.0.0.1:0?pp=v1&trusted=127.0.0.0/8")
+    with echo.connect() as client:
+        where = "{}:{}".format(*client.getpeername())
+        client.sendall(b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00")
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(10) == b""
+    log = echo.stop()
+    assert f"Reads version 1 headers on {where} from 127.0.0.0/8\n" in log
+    assert f" on {where}: A version 2 header came, but only version 1 is accepted here (at byte 0); see pp=\n" in log
+
+
 def test_tls_after_the_header(start: Callable[[str], Echo], certificates: Certificates) -> None:
     with start(f"ssl://127.0.0.1:0?cert={certificates.server}").connect() as client:
         client.sendall(HEADER)
