@@ -68,9 +68,10 @@ class Listener:
 
     def __init__(self, receiver: Receiver, emit: Emit, clock: Any) -> None:
         #: The rules for the header, with the name of this listener once it is known.
-        self.receiver = receiver
-        self._emit, self._clock = emit, clock
-        self._lock = threading.Lock()  # socketserver refuses connections in several threads
+        self.receiver: Receiver = receiver
+        self._emit: Emit = emit
+        self._clock: Any = clock
+        self._lock: threading.Lock = threading.Lock()  # socketserver refuses connections in several threads
         self._since = -_PERIOD
         self._shown = 0
         self._hidden: Counter[str] = Counter()
