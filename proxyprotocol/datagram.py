@@ -117,7 +117,7 @@ class DatagramReceiver:
     """Decides what to do with the datagrams of one socket, and where the application's answers go.
 
     For each datagram call :meth:`receive`, then the application inside :meth:`answering`. If :meth:`receive` raises,
-    drop the datagram and log the line of :meth:`describe_refusal`. For each answer call :meth:`reply_to`.
+    drop the datagram and log a refusal. For each answer call :meth:`reply_to`.
 
     A datagram with a header tells which proxy relays for its client; the newest one wins. A datagram without a header
     changes nothing: its sender is easily forged. The number of remembered clients is limited: the client that has been
@@ -159,9 +159,10 @@ class DatagramReceiver:
             if not others:
                 raise ValueError(f"Version 1 is only for streams: use pp=ProxyProtocolV2(), not {receiver.pp!r}")
             self._codec = others[0] if len(others) == 1 else ProxyProtocolDetect(*others)
-        self._receiver = replace(receiver, pp=self._codec)
+        #: The rules, with the codec for datagrams. An adapter replaces them when it knows the listener's name.
+        self.receiver = replace(receiver, pp=self._codec)
         # whether clients may come without a header
-        self._direct = lets_plain_in(receiver.policy) or not self._receiver.min_header
+        self._direct = lets_plain_in(receiver.policy) or not self.receiver.min_header
         self._max_clients, self._client_timeout = max_clients, client_timeout
         # The newest datagram of each client, without its payload, and its time; the oldest comes first. A plain dict
         # would take ever longer to find its first item, because it keeps the gaps of deleted ones.
@@ -173,7 +174,7 @@ class DatagramReceiver:
     @property
     def needs_local(self) -> bool:
         """Whether :meth:`receive` uses the local address; if not, pass None."""
-        return self._receiver.needs_addresses
+        return self.receiver.needs_addresses
 
     def receive(self, data: bytes, sender: SockAddr, local: SockAddr, now: float) -> Datagram:
         """Take a datagram.
@@ -187,7 +188,7 @@ class DatagramReceiver:
         Raises:
             ProxyProtocolError: Drop the datagram: the policy rejects its sender, or its header is missing or wrong.
         """
-        connection = self._receiver.connection(sender, local)
+        connection = self.receiver.connection(sender, local)
         optional = connection.policy is HeaderPolicy.OPTIONAL
         if connection.begun or (optional and not self._codec.begins(data) and connection.eof()):
             return Datagram(data, sender, None, sender)

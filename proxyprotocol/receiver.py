@@ -179,12 +179,13 @@ class Receiver:
         object.__setattr__(self, "min_header", parser.needed)
 
     @classmethod
-    def of(cls, receiver: Receiver | None, keywords: Mapping[str, Any]) -> Receiver:
+    def of(cls, receiver: Receiver | None, keywords: Mapping[str, Any], others: Iterable[str] = ()) -> Receiver:
         """Return the receiver of an adapter, which takes either ``receiver=`` or the keywords of this class.
 
         Args:
             receiver: The value of ``receiver=``; None if it was not given.
-            keywords: The adapter's other keywords.
+            keywords: The keywords for the receiver.
+            others: The names of the adapter's own keywords, which an unknown keyword may mean.
 
         Raises:
             TypeError: Both were given, or a keyword is unknown.
@@ -197,7 +198,7 @@ class Receiver:
         names = [entry.name for entry in fields(cls) if entry.init]
         for name in keywords:
             if name not in names:
-                raise TypeError(describe_unknown("keyword", name, names))
+                raise TypeError(describe_unknown("keyword", name, [*names, *others]))
         return cls(**keywords)
 
     def connection(self, peer: SockAddr, local: SockAddr) -> ReceiverConnection:

@@ -75,14 +75,20 @@ class Listener:
         self._shown = 0
         self._hidden: Counter[str] = Counter()
         self._timer: Any = None
+        self._what = "a connection"
+
+    def name(self, *addresses: SockAddr) -> None:
+        """Name this listener by the addresses of its sockets: before the first connection, if it has a name at all."""
+        self.receiver = replace(self.receiver, listener=" and ".join(map(describe_address, addresses)))
 
     def start(self, *addresses: SockAddr) -> None:
         """Log what this listener reads and from whom; that is a warning if it is everybody.
 
         Args:
-            addresses: The addresses of the listening sockets; none if they are unknown.
+            addresses: The addresses of the listening sockets; none if they are unknown, or named already.
         """
-        self.receiver = replace(self.receiver, listener=" and ".join(map(describe_address, addresses)))
+        if addresses:
+            self.name(*addresses)
         level, text = describe_start(self.receiver)
         self._emit(level, text, {"listener": self.receiver.listener})
 
@@ -100,6 +106,7 @@ class Listener:
             local: The address that it connected to, for a listener without a name.
             what: What was refused.
         """
+        self._what = what
         cause = error.error if isinstance(error, ProxyProtocolHookError) else None
         listener = self.receiver.listener or (describe_address(local) if local else "")
         # always, because this also drops the error's tracebacks
@@ -159,7 +166,8 @@ class Listener:
         if hidden:
             where = f" on {self.receiver.listener}" if self.receiver.listener else ""
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in hidden.most_common())
-            text = f"Refused {hidden.total():,} more connections within a second{where}: {reasons}"
+            what = f"{self._what.split()[-1]}s"
+            text = f"Refused {hidden.total():,} more {what} within a second{where}: {reasons}"
             self._emit(logging.WARNING, text, {"listener": self.receiver.listener, "refusals": dict(hidden)})
 
 

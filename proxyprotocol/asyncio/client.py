@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proxyprotocol._adapters.facts import extra_info
+from proxyprotocol.asyncio.keywords import call_loop
 from proxyprotocol.asyncio.tls import TLS
 from proxyprotocol.asyncio.transport import LoopOfStreams
 from proxyprotocol.asyncio.typing import ClientKeywords, ConnectKeywords, ProtocolT, TransportResult
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["create_connection", "open_connection"]
+
+_OWN_KEYWORDS = ("limit", "pp", "result")  # those that the loop's method does not have
 
 
 async def create_connection(
@@ -69,8 +72,8 @@ async def create_connection(
     elif any(given is not None for given in (server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)):
         raise ValueError("server_hostname, ssl_handshake_timeout and ssl_shutdown_timeout mean nothing without ssl")
     opening = _Opening(protocol_factory, sender, tls)
-    loop: Any = asyncio.get_running_loop()
-    await loop.create_connection(lambda: opening, host, port, **keywords)
+    connect = asyncio.get_running_loop().create_connection
+    await call_loop(connect, lambda: opening, host, port, known=_OWN_KEYWORDS, **keywords)
     if tls is not None and opening.error is None:
         await tls.shake_hands(opening.transport, opening.begin, data=opening.early, server_side=False)
     if opening.error is not None:

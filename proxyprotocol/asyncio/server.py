@@ -8,7 +8,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from proxyprotocol.asyncio.factory import ProxyProtocolFactory
+from proxyprotocol.asyncio.factory import ServerFactory
+from proxyprotocol.asyncio.keywords import call_loop
 from proxyprotocol.asyncio.sockets import Acceptor
 from proxyprotocol.asyncio.transport import LoopOfStreams, Overlay
 from proxyprotocol.asyncio.typing import (
@@ -127,11 +128,22 @@ def _stream_factory(client_connected_cb: StreamCallback, limit: int) -> Callable
     return lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(limit, loop), begin, loop)
 
 
-async def listen(begin: Any, protocol_factory: Any, *args: Any, **keywords: Any) -> ProxyProtocolServer:
+async def listen(
+    begin: Any, protocol_factory: Any, *args: Any, start_serving: bool = True, **keywords: Any
+) -> ProxyProtocolServer:
     """Listen with a loop's own method, *begin*, and the keywords of :class:`.ProxyProtocolFactory`."""
     own = {name: keywords.pop(name) for name in _OWN_KEYWORDS & keywords.keys()}
-    factory = ProxyProtocolFactory(protocol_factory, **own)
-    return ProxyProtocolServer(await begin(factory, *args, **keywords), factory)
+    factory = ServerFactory(protocol_factory, **own)
+    # not yet serving: the listener needs its name before its first connection
+    below = await call_loop(begin, factory, *args, start_serving=False, known=(*_OWN_KEYWORDS, "limit"), **keywords)
+    server = ProxyProtocolServer(below, factory)
+    if start_serving:
+        try:
+            await server.start_serving()
+        except BaseException:
+            server.close()
+            raise
+    return server
 
 
 class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
@@ -145,22 +157,25 @@ class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
     is_serving: Any
     wait_closed: Any
 
-    def __init__(self, server: Any, factory: ProxyProtocolFactory) -> None:
+    def __init__(self, server: Any, factory: ServerFactory) -> None:
         self._below, self._factory = server, factory
         self._closed = False
         self._serving: asyncio.Future[None] | None = None
         self._loop: Any = server.get_loop()
         self._acceptor = Acceptor(self._loop, _log)
         self._listeners: list[socket.socket] = []
-        self._accept_ourselves()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} sockets={self.sockets!r}>"
 
     async def start_serving(self) -> None:
         """Start to accept connections, unless the server accepts already."""
+        if self.is_serving():
+            return
+        self._factory.name(self.sockets)
         await self._below.start_serving()
         self._accept_ourselves()
+        self._factory.start()
 
     def _accept_ourselves(self) -> None:
         """Accept in place of asyncio's server, which logs a hundred tracebacks a second when descriptors run out."""
