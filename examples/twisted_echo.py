@@ -11,7 +11,6 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import react
 from twisted.python.log import startLogging
 
-from proxyprotocol import TrustedProxies
 from proxyprotocol.twisted import ProxyProtocolServerEndpoint, proxy_result
 
 
@@ -33,7 +32,7 @@ def main(reactor: Any, port: str = "10007") -> Deferred[None]:
     """Serve until the process is ended. Only a proxy on this machine may say who the client is."""
     startLogging(sys.stdout, setStdout=False)  # says which connections are refused, and why
     plain = TCP4ServerEndpoint(reactor, int(port), interface="127.0.0.1")
-    endpoint = ProxyProtocolServerEndpoint(plain, policy=TrustedProxies(["127.0.0.1"]))
+    endpoint = ProxyProtocolServerEndpoint(plain, trusted=["127.0.0.1"])
     listening = endpoint.listen(Factory.forProtocol(Echo))
     listening.addCallback(lambda listener: print("Listening on", listener.getHost(), flush=True))
     return listening.addCallback(lambda _: Deferred())  # which never fires

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from proxyprotocol._adapters.refusals import describe_no_handshake
 from proxyprotocol.detect import ProxyProtocolDetect
-from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolHookError, RefusalCode
+from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolHookError, RefusalCode, drop_tracebacks
 from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies
 from proxyprotocol.receiver import Receiver, describe_refusal, spell_keyword
 from proxyprotocol.result import describe_address
@@ -97,8 +97,9 @@ class Listener:
     ) -> None:
         """Log that a connection was refused.
 
-        A refusal that happens every day, such as a health check's, is logged at debug level. All others are warnings:
-        the first ten of a second have a line each, the rest share one.
+        A refusal that happens every day, such as a health check's, is logged at debug level, and an exception in a hook
+        as an error, with its traceback. All others are warnings. The first ten of a second have a line each, the rest
+        share one.
 
         Args:
             error: The reason.
@@ -108,11 +109,14 @@ class Listener:
         """
         self._what = what
         cause = error.error if isinstance(error, ProxyProtocolHookError) else None
+        trace = None if cause is None else cause.__traceback__
         listener = self.receiver.listener or (describe_address(local) if local else "")
         # always, because this also drops the error's tracebacks
         text = describe_refusal(error, peer, what, listener=listener, spell=self.receiver.spell)
-        level = logging.DEBUG if error.routine else logging.WARNING
-        self._tell(level, error.code.value, text, peer, error=cause, listener=listener)
+        level = logging.DEBUG if error.routine else logging.WARNING if cause is None else logging.ERROR
+        self._tell(level, error.code.value, text, peer, error=cause and cause.with_traceback(trace), listener=listener)
+        if cause is not None:
+            drop_tracebacks(cause)
 
     def refuse_handshake(self, error: BaseException, client: SockAddr, peer: SockAddr) -> None:
         """Log that the TLS handshake after the header failed; at debug level if the client only went away."""

@@ -1,4 +1,4 @@
-"""The clock for deadlines, which ignores changes of the system clock.
+"""The clock for deadlines and for the log, which ignores changes of the system clock.
 
 Twisted's reactors follow the system clock: if somebody sets it back by an hour, every timer fires an hour late. A
 thread detects this; it runs only while a timer is set. Checking the clock on each new connection would not be enough:
@@ -24,7 +24,7 @@ _EVERY: Final = 0.25  # seconds between two checks; a busy reactor may be late b
 
 
 class Clock:
-    """Returns the time and keeps one timer, which is all that a queue of deadlines needs.
+    """Returns the time and keeps one timer, which is all that a queue of deadlines needs, or the log of a listener.
 
     The source of time is *reactor*, such as a ``twisted.internet.task.Clock`` in a test; None for the global reactor.
     """
@@ -64,9 +64,9 @@ class Clock:
         return self
 
     def cancel(self) -> None:
-        """Stop the timer."""
+        """Stop the timer, if it is running."""
         call, self._call = self._call, None
-        if call.active():
+        if call is not None and call.active():
             call.cancel()
 
     def _fire(self, call: Any) -> None:

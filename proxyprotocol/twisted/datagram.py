@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.protocol import AbstractDatagramProtocol, DatagramProtocol
 from zope.interface import directlyProvides, providedBy
 
+from proxyprotocol._adapters.listener import Listener
 from proxyprotocol._adapters.refusals import describe_lost_answer, describe_second_header
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.twisted.clock import Clock
-from proxyprotocol.twisted.transport import log, log_prefix, to_sockaddr
+from proxyprotocol.twisted.transport import emit, log, log_prefix, to_sockaddr
 from proxyprotocol.twisted.typing import Interface, TimeSource, method
 from proxyprotocol.typing import SockAddr
 
@@ -56,8 +57,8 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         max_clients: How many clients to remember the way back for, see :class:`.DatagramReceiver`.
         client_timeout: How long to remember it after the client's last datagram, in seconds.
         receiver: How to receive datagrams; replaces the keywords of :class:`.Receiver`.
-        keywords: ``pp``, ``policy``, ``max_header`` (bytes), as :class:`.Receiver` takes them. ``timeout`` is accepted
-            and has no effect: a datagram arrives whole.
+        keywords: Those of :class:`.Receiver`, such as ``trusted=["10.0.0.0/8"]``. ``timeout`` is accepted and has no
+            effect: a datagram arrives whole.
 
     Raises:
         TypeError: Both a receiver and its keywords were given, a keyword is unknown, or *wrapped_protocol* is already a
@@ -82,18 +83,21 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         if isinstance(wrapped_protocol, ProxyProtocolDatagramWrapper):
             raise TypeError(describe_second_header("The protocol", unit="datagram"))
         self.wrappedProtocol: Any = wrapped_protocol
-        self._datagrams = DatagramReceiver(
-            Receiver.of(receiver, keywords), max_clients=max_clients, client_timeout=client_timeout
-        )
+        rules = Receiver.of(receiver, keywords, ("client_timeout", "clock", "max_clients"))
+        self._datagrams = DatagramReceiver(rules, max_clients=max_clients, client_timeout=client_timeout)
         self._clock = Clock(clock)
+        self._listener = Listener(self._datagrams.receiver, emit, self._clock)
 
     def logPrefix(self) -> str:
         return log_prefix(self.wrappedProtocol)
 
     def startProtocol(self) -> None:
+        self._listener.start(to_sockaddr(self.transport.getHost()))
+        self._datagrams.receiver = self._listener.receiver
         self.wrappedProtocol.makeConnection(_Transport(self.transport, self))
 
     def stopProtocol(self) -> None:
+        self._listener.stop()
         self.wrappedProtocol.doStop()
 
     def connectionRefused(self) -> None:
@@ -104,9 +108,7 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         try:
             received = self._datagrams.receive(datagram, addr, local, self._clock.time())
         except ProxyProtocolError as error:
-            refusal = self._datagrams.describe_refusal(error, addr, self._clock.time())
-            if refusal is not None:
-                log.warn("{refusal}", refusal=refusal, error=error)
+            self._listener.refuse(error, addr, what="a datagram")
             return
         client = received.client
         with self._datagrams.answering(received):

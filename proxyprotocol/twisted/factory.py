@@ -14,18 +14,20 @@ from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, providedBy
 
 from proxyprotocol._adapters.deadlines import Deadlines, check_seconds
+from proxyprotocol._adapters.listener import Listener
 from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol._wire import spec
-from proxyprotocol.errors import ProxyProtocolError
-from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords, describe_refusal
+from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolSyntaxError, RefusalCode
+from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.twisted.clock import Clock
 from proxyprotocol.twisted.handover import hand_over
 from proxyprotocol.twisted.transport import (
     IN_A_LAYER,
     abort,
-    describe_peer,
+    emit,
     find_slot,
     from_sockaddr,
+    local_address,
     log,
     log_prefix,
     to_sockaddr,
@@ -78,14 +80,14 @@ class ProxyProtocolWrapper(Protocol):
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
         self.connected = 1
-        receiver = self.factory.receiver
+        receiver = self.factory.listener.receiver
         peer = local = None
         if receiver.needs_addresses:
             peer, local = to_sockaddr(transport.getPeer()), to_sockaddr(transport.getHost())
         try:
             connection = self._connection = receiver.connection(peer, local)
         except ProxyProtocolError as error:
-            self._refuse(error)
+            self.refuse(error)
         except BaseException:  # from the policy function; Twisted logs it, but would leave the connection open
             abort(transport)
             raise
@@ -101,7 +103,7 @@ class ProxyProtocolWrapper(Protocol):
             try:
                 begun = connection.feed(data)
             except ProxyProtocolError as error:
-                self._refuse(error)
+                self.refuse(error)
             else:
                 if begun:
                     self._hand_over(connection)
@@ -114,17 +116,11 @@ class ProxyProtocolWrapper(Protocol):
             protocol.connectionLost(reason)
         elif self._connection is not None:
             try:
+                if reason.check(ConnectionClosed) is None:
+                    self._connection.refuse(self._describe_tls(reason.value))
                 self._connection.eof()
             except ProxyProtocolError as error:
-                if reason.check(ConnectionClosed) is not None:
-                    self._log_refusal(error)
-                else:
-                    log.warn(
-                        "Refused a connection from {peer}: TLS around the header failed ({reason!r}). Most senders "
-                        "put the header in front of TLS: leave out inside_tls= (ppInsideTLS=yes), and listenSSL",
-                        peer=describe_peer(self.transport),
-                        reason=reason.value,
-                    )
+                self._log_refusal(error)
             self._connection = None
             self.factory._headers.discard(self)
 
@@ -142,7 +138,7 @@ class ProxyProtocolWrapper(Protocol):
         try:
             connection.timed_out()
         except ProxyProtocolError as error:
-            self._refuse(error)
+            self.refuse(error)
         else:
             try:
                 self._hand_over(connection)
@@ -155,13 +151,23 @@ class ProxyProtocolWrapper(Protocol):
         self.factory._headers.discard(self)
         abort(self.transport)
 
-    def _refuse(self, error: ProxyProtocolError) -> None:
+    def refuse(self, error: ProxyProtocolError) -> None:
+        """Log why the connection is refused, and abort it."""
         self._log_refusal(error)
         self.abort()
 
     def _log_refusal(self, error: ProxyProtocolError) -> None:
-        write = log.debug if error.routine else log.warn
-        write("{refusal}", refusal=describe_refusal(error, to_sockaddr(self.transport.getPeer())), error=error)
+        transport = self.transport
+        self.factory.listener.refuse(error, to_sockaddr(transport.getPeer()), local_address(transport))
+
+    def _describe_tls(self, error: BaseException | None) -> ProxyProtocolError:
+        """Return the refusal of a connection that failed in the TLS around the header."""
+        spell = self.factory.listener.receiver.spell
+        return ProxyProtocolSyntaxError(
+            f"TLS around the header failed ({error!r}). Most senders put the header in front of TLS: leave out "
+            f"{spell('inside_tls')}, and listenSSL",
+            code=RefusalCode.TLS,
+        )
 
     def _hand_over(self, connection: ReceiverConnection) -> None:
         """Build the application's protocol and give it the connection."""
@@ -172,6 +178,8 @@ class ProxyProtocolWrapper(Protocol):
             effective = connection.effective
             client = None if effective is None else effective.peername
             peer = transport.getPeer() if client is None else from_sockaddr(client)
+            if connection.trailing and connection.repeated:
+                factory.listener.warn_of_second_header(to_sockaddr(transport.getPeer()))
             protocol = factory.wrappedFactory.buildProtocol(peer)
             if protocol is None:
                 # Abort instead of loseConnection(): TLS below would wait for its peer, and the deadline has ended.
@@ -216,7 +224,7 @@ class ProxyProtocolWrapperFactory(WrappingFactory, ServerFactory):  # a ServerFa
         tls_timeout: How long the TLS handshake may take, in seconds; None for no limit.
         clock: The source of time; the reactor by default.
         receiver: How to receive connections; replaces the keywords of :class:`.Receiver`.
-        keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
+        keywords: Those of :class:`.Receiver`, such as ``trusted=["10.0.0.0/8"]``.
 
     Raises:
         TypeError: *wrapped_factory* is not a factory or already reads a header, both a receiver and its keywords were
@@ -245,17 +253,18 @@ class ProxyProtocolWrapperFactory(WrappingFactory, ServerFactory):  # a ServerFa
                 raise TypeError(describe_second_header("The factory"))
             inner = getattr(inner, "wrappedFactory", None)
         tls_timeout = check_seconds("tls_timeout", tls_timeout)
+        #: The log of the connections, and the receiver that they use.
+        self.listener = Listener(Receiver.of(receiver, keywords, ("clock", "tls", "tls_timeout")), emit, Clock(clock))
         if tls is not None:
             from proxyprotocol.twisted.tls import TLSFactory  # needs pyOpenSSL, which applications without TLS may lack
 
-            wrapped_factory = TLSFactory(tls, wrapped_factory, clock, tls_timeout)
+            wrapped_factory = TLSFactory(tls, wrapped_factory, clock, tls_timeout, self.listener)
         super().__init__(wrapped_factory)  # type: ignore[no-untyped-call]
-        self.receiver: Receiver = Receiver.of(receiver, keywords)
         if interfaces.IProtocolNegotiationFactory.providedBy(self.wrappedFactory):
             # TLS around the header checks for it: without it, newer Twisted refuses clients that offer a protocol
             alsoProvides(self, interfaces.IProtocolNegotiationFactory)
         self._headers: Deadlines[ProxyProtocolWrapper] = Deadlines(
-            self.receiver.timeout, lambda wrapper: wrapper.time_out(), Clock(clock)
+            self.listener.receiver.timeout, lambda wrapper: wrapper.time_out(), Clock(clock)
         )
 
     def buildProtocol(self, addr: interfaces.IAddress | None) -> ProxyProtocolWrapper:  # type: ignore[override]
@@ -266,7 +275,12 @@ class ProxyProtocolWrapperFactory(WrappingFactory, ServerFactory):  # a ServerFa
         protocols: list[bytes] = self.wrappedFactory.acceptableProtocols()
         return protocols
 
+    def startFactory(self) -> None:
+        """Log what connections may send, and who may send it; a factory does not know where it listens."""
+        self.listener.start()
+
     def stopFactory(self) -> None:
         """Abort the connections that are still waiting for their header."""
+        self.listener.stop()
         for wrapper in self._headers.close():
             wrapper.abort()

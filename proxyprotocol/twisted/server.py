@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from zope.interface import implementer
 from proxyprotocol._adapters.deadlines import check_seconds
 from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol._wire import spec
+from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolSyntaxError, RefusalCode
+from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.twisted.factory import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
 from proxyprotocol.twisted.tls_endpoints import split_tls_endpoint
-from proxyprotocol.twisted.transport import abort, describe_peer, layers, log
+from proxyprotocol.twisted.transport import layers, local_address, to_sockaddr
 from proxyprotocol.twisted.typing import ProtocolFactory, ServerEndpoint
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ class ProxyProtocolServerEndpoint:
         tls_timeout: How long the TLS handshake may take, in seconds; None for no limit.
         inside_tls: True for the rare sender that puts the header inside TLS; *endpoint* then does TLS itself.
         receiver: How to receive connections; replaces the keywords of :class:`.Receiver`.
-        keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
+        keywords: Those of :class:`.Receiver`, such as ``trusted=["10.0.0.0/8"]``.
 
     Raises:
         TypeError: Both a receiver and its keywords were given, a keyword is unknown, or TLS or the header is requested
@@ -68,7 +71,7 @@ class ProxyProtocolServerEndpoint:
     ) -> None:
         if not interfaces.IStreamServerEndpoint.providedBy(endpoint):
             raise TypeError(f"endpoint must be a server endpoint, such as serverFromString() returns, not {endpoint!r}")
-        self._receiver = Receiver.of(receiver, keywords)
+        self._receiver = Receiver.of(receiver, keywords, ("inside_tls", "tls", "tls_timeout"))
         self._endpoint = endpoint
         self._tls, self._tls_timeout = tls, check_seconds("tls_timeout", tls_timeout)
         self._inside_tls = inside_tls
@@ -98,7 +101,14 @@ class ProxyProtocolServerEndpoint:
             return fail()
         if type(self._endpoint) not in _PLAIN_ENDPOINTS:
             wrapper.protocol = partial(_OnlyWrapper, inside_tls=self._inside_tls)  # type: ignore[assignment]
-        listening: Deferred[Any] = self._endpoint.listen(wrapper)
+        wrapper.startFactory = lambda: None  # type: ignore[method-assign]  # we know the port, so we log the start
+
+        def started(port: Any) -> Any:
+            address = to_sockaddr(port.getHost())
+            wrapper.listener.start(*([] if address is None else [address]))
+            return port
+
+        listening: Deferred[Any] = self._endpoint.listen(wrapper).addCallback(started)
         return listening
 
 
@@ -110,16 +120,23 @@ class _OnlyWrapper(ProxyProtocolWrapper):
         self._inside_tls = inside_tls
 
     def makeConnection(self, transport: Any) -> None:
+        receiver = self.factory.listener.receiver
+        inside_tls = receiver.spell("inside_tls")
         if not self._inside_tls and interfaces.ISSLTransport.providedBy(transport):
-            refusal = (
-                "the header comes before TLS, but this endpoint has already started TLS. Use an endpoint without TLS, "
-                "and pass the context as tls=; or use inside_tls= (ppInsideTLS=yes) if the sender puts the header "
-                "inside TLS"
+            refusal = ProxyProtocolSyntaxError(
+                "The header comes before TLS, but this endpoint has already started TLS. Use an endpoint without TLS, "
+                f"and pass the context as tls=; or set {inside_tls} if the sender puts the header inside TLS",
+                code=RefusalCode.TLS,
             )
         elif any(isinstance(layer, HAProxyProtocolWrapper) for layer in layers(transport)):
-            refusal = describe_second_header("this endpoint")
+            refusal = ProxyProtocolSyntaxError(describe_second_header("This endpoint"))
         else:
             super().makeConnection(transport)
             return
-        log.error("Refused a connection from {peer}: {refusal}", peer=describe_peer(transport), refusal=refusal)
-        abort(transport)
+        self.transport = transport
+        # no policy and no codec may accept the connection: its first bytes are not those on the wire
+        receiver = replace(receiver, pp=None, policy=HeaderPolicy.REQUIRE)
+        try:
+            receiver.connection(to_sockaddr(transport.getPeer()), local_address(transport)).refuse(refusal)
+        except ProxyProtocolError as error:
+            self.refuse(error)

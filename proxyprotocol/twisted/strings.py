@@ -7,6 +7,8 @@ Examples for servers: ``proxyprotocol:tcp:8080``, ``proxyprotocol:unix:/run/app.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,14 +23,13 @@ from proxyprotocol.options import (
     SENDER_OPTIONS,
     YES_NO,
     choose,
-    describe_risk,
     parse_receiver,
     parse_sender,
     parse_tls_timeout,
 )
+from proxyprotocol.receiver import describe_unknown
 from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
 from proxyprotocol.twisted.server import ProxyProtocolServerEndpoint
-from proxyprotocol.twisted.transport import log
 
 __all__ = ["ClientStringParser", "ServerStringParser"]
 
@@ -55,6 +56,8 @@ _CLIENT_OPTIONS = _names(SENDER_OPTIONS)
 # the options that take IPv6 addresses: a colon without a backslash cuts the value short
 _WITH_COLONS = tuple(_names(["trusted", "source", "dest"]))
 
+_OPTION = re.compile(rf"(?<!\\):({_PREFIX}\w*)=")
+
 
 def _quote(part: str) -> str:
     # Twisted's quoteStringArgument leaves "=" alone, which would turn a positional part into an option
@@ -64,14 +67,9 @@ def _quote(part: str) -> str:
 def _parse_server(options: Mapping[str, str]) -> Callable[[Any], Any]:
     inside_tls = choose(_spell("inside_tls"), options.get("inside_tls", "no"), YES_NO)
     receiver, tls_timeout = parse_receiver(options, _spell), parse_tls_timeout(options, _spell)
-
-    def wrap(endpoint: Any) -> Any:
-        risk = describe_risk(receiver, _spell)
-        if risk is not None:
-            log.warn("{risk}", risk=risk)
-        return ProxyProtocolServerEndpoint(endpoint, receiver=receiver, inside_tls=inside_tls, tls_timeout=tls_timeout)
-
-    return wrap
+    return lambda endpoint: ProxyProtocolServerEndpoint(
+        endpoint, receiver=receiver, inside_tls=inside_tls, tls_timeout=tls_timeout
+    )
 
 
 def _parse_client(options: Mapping[str, str]) -> Callable[[Any], Any]:
@@ -100,9 +98,16 @@ class _StringParser:
         if not args:
             raise ValueError("proxyprotocol: needs the description of another endpoint, as in proxyprotocol:tcp:8080")
         ours = {name: value for name, value in kwargs.items() if name.startswith(_PREFIX)}
-        unknown = ", ".join(sorted(ours.keys() - self._options.keys()))
-        if unknown:
-            raise ValueError(f"Unknown option {unknown}: the options are {', '.join(self._options)}")
+        for name in ours:
+            if name not in self._options:
+                raise ValueError(describe_unknown("option", name, self._options, _PREFIX))
+        # Twisted passes the last of two options with the same name, and drops the first without a word. Only the
+        # function that called the parser, serverFromString or clientFromString, has the whole string.
+        frame: Any = inspect.currentframe()
+        given = _OPTION.findall(str(frame.f_back.f_back.f_locals.get("description")))
+        for name in ours:
+            if given.count(name) > 1:
+                raise ValueError(f"{name} is given twice: give it once")
         try:
             wrapper = self._parse({self._options[name]: value for name, value in ours.items()})
         except ValueError as error:

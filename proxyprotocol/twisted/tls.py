@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from OpenSSL.SSL import Error
+from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IAddress
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from proxyprotocol._adapters.deadlines import Deadlines
-from proxyprotocol._adapters.refusals import describe_late_handshake, describe_no_handshake
+from proxyprotocol._adapters.listener import Listener
+from proxyprotocol._adapters.refusals import describe_late_handshake
 from proxyprotocol.twisted.clock import Clock
-from proxyprotocol.twisted.transport import log, to_sockaddr
+from proxyprotocol.twisted.transport import proxy_peer, to_sockaddr
 from proxyprotocol.twisted.typing import ProtocolFactory, TimeSource
 
 __all__ = ["TLSFactory"]
@@ -21,11 +24,18 @@ __all__ = ["TLSFactory"]
 class TLSFactory(TLSMemoryBIOFactory):
     """Adds TLS, as a server, to every connection of a factory; *timeout* limits each handshake, in seconds."""
 
-    def __init__(self, tls: Any, wrapped_factory: ProtocolFactory, reactor: TimeSource | None, timeout: float) -> None:
+    def __init__(
+        self,
+        tls: Any,
+        wrapped_factory: ProtocolFactory,
+        reactor: TimeSource | None,
+        timeout: float,
+        listener: Listener,
+    ) -> None:
         # Twisted 22.4 takes no clock argument: it does not delay small writes
         taken = inspect.signature(TLSMemoryBIOFactory).parameters.keys() & {"clock"}
         super().__init__(tls, False, wrapped_factory, **dict.fromkeys(taken, reactor))  # type: ignore[arg-type]
-        self.timeout = timeout
+        self.timeout, self.listener = timeout, listener
         self.handshakes: Deadlines[_TLS] = Deadlines(timeout, _TLS.time_out, Clock(reactor))
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -56,13 +66,22 @@ class _TLS(TLSMemoryBIOFactory.protocol):  # type: ignore[misc, valid-type]
 
     def connectionLost(self, reason: Failure) -> None:
         self.factory.handshakes.discard(self)
+        # Twisted tells only the application why a handshake failed: _reason is what its connectionLost will get
+        if not (self._handshakeDone or self._aborted):
+            error: Any = (self._reason or reason).value
+            if isinstance(error, ConnectionClosed):
+                error = ConnectionError()  # the client went away
+            elif isinstance(error, Error):  # holds library, function and reason of each error in OpenSSL's queue
+                error = Exception("; ".join(entry[-1] for entry in error.args[0]))
+            self._refuse(error)
         super().connectionLost(reason)
 
     def time_out(self) -> None:
         """Log and abort the connection if its handshake is still incomplete."""
         if not self._handshakeDone:
-            # handing over replaced getPeer only on the instance: the class still returns the proxy's address
-            client, peer = map(to_sockaddr, (self.transport.getPeer(), type(self.transport).getPeer(self.transport)))
-            reason = describe_late_handshake(self.factory.timeout)
-            log.warn("{refusal}", refusal=describe_no_handshake(reason, client, peer))
+            self._refuse(TimeoutError(describe_late_handshake(self.factory.timeout)))
             self.abortConnection()
+
+    def _refuse(self, error: BaseException) -> None:
+        transport = self.transport
+        self.factory.listener.refuse_handshake(error, to_sockaddr(transport.getPeer()), proxy_peer(transport))

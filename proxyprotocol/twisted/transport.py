@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress, IProtocol
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.components import registerAdapter
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from proxyprotocol.result import ProxyResult, describe_address
@@ -23,16 +25,25 @@ __all__ = [
     "IProxiedTransport",
     "abort",
     "describe_peer",
+    "emit",
     "find_slot",
     "from_sockaddr",
     "layers",
+    "local_address",
     "log",
     "log_prefix",
+    "proxy_peer",
     "proxy_result",
     "to_sockaddr",
 ]
 
 log: Logger = Logger(namespace="proxyprotocol.twisted")
+_LEVELS: Final = {
+    logging.DEBUG: LogLevel.debug,
+    logging.INFO: LogLevel.info,
+    logging.WARNING: LogLevel.warn,
+    logging.ERROR: LogLevel.error,
+}
 
 # the attribute in which a transport keeps its result and its former ``client``
 HEADER: Final = "_proxyprotocol_header"
@@ -103,6 +114,12 @@ def proxy_result(transport: Any) -> ProxyResult | None:
 registerAdapter(_adapt, Interface, IProxiedTransport)
 
 
+def emit(level: int, text: str, fields: Mapping[str, Any], error: BaseException | None = None) -> None:
+    """Write a line of a listener to Twisted's log: the fields become keys of the event."""
+    failure = {} if error is None else {"log_failure": Failure(error, type(error), error.__traceback__)}
+    log.emit(_LEVELS[level], "{text}", text=text, **fields, **failure)
+
+
 def layers(transport: Any) -> Iterator[Any]:
     """Yield a transport and the transports below it, as layers such as TLS keep them."""
     for _ in range(_MOST_LAYERS):
@@ -132,6 +149,20 @@ def log_prefix(protocol: Any) -> str:
     """Return the name of a protocol in the log, as Twisted's transports make it."""
     prefix: str = protocol.logPrefix() if hasattr(protocol, "logPrefix") else type(protocol).__name__
     return prefix
+
+
+def local_address(transport: Any) -> SockAddr:
+    """Return the address that the peer connected to; None after the connection was lost: Twisted asks the socket."""
+    try:
+        return to_sockaddr(transport.getHost())
+    except (AttributeError, OSError):
+        return None
+
+
+def proxy_peer(transport: Any) -> SockAddr:
+    """Return the address that really connected, after the hand-over too."""
+    proxied = _adapt(transport)
+    return to_sockaddr(transport.getPeer() if proxied is None else proxied.getProxyPeer())
 
 
 def describe_peer(transport: Any) -> str:

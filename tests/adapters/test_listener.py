@@ -11,6 +11,7 @@ import pytest
 from proxyprotocol import (
     HeaderPolicy,
     ProxyProtocolDetect,
+    ProxyProtocolError,
     ProxyProtocolMissingError,
     ProxyProtocolNoop,
     ProxyProtocolSyntaxError,
@@ -203,6 +204,25 @@ def test_records_carry_fields(caplog: pytest.LogCaptureFixture) -> None:
     assert vars(hook)["network_peer_address"] == "UNIX socket '/run/proxy.sock'"
     assert hook.exc_info
     assert isinstance(hook.exc_info[1], ZeroDivisionError)
+
+
+@pytest.mark.parametrize("hook", ["validate", "on_accepted", "on_refused"])
+def test_an_exception_in_a_hook_is_an_error_with_its_traceback(hook: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Once the traceback was dropped together with those of the peer's errors."""
+
+    def broken(*arguments: object) -> bool:
+        raise ZeroDivisionError("oops")
+
+    keywords: Any = {hook: broken}
+    listener = Listener(Receiver(**keywords), logging_to(logging.getLogger("test")), Clock())
+    with pytest.raises(ProxyProtocolError) as raised:
+        listener.receiver.connection(PEER, None).feed(b"?" if hook == "on_refused" else b"PROXY UNKNOWN\r\n")
+    listener.refuse(raised.value, PEER)
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert 'raise ZeroDivisionError("oops")' in logging.Formatter().format(record)
+    assert isinstance(raised.value, ProxyProtocolHookError)
+    assert raised.value.error.__traceback__ is None  # its frames hold the connection
 
 
 def test_a_second_header_is_warned_of() -> None:

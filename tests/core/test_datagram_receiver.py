@@ -203,7 +203,8 @@ def refuse(datagrams: DatagramReceiver, now: float, sender: SockAddr = SENDER) -
 def test_a_refusal_is_one_line_with_the_sender_and_the_reason() -> None:
     assert refuse(receiver(), 0) == (
         "Refused a datagram from 10.1.2.3:50000: "
-        "There is no PROXY protocol header: the data begins with b'\\x1b[2J\\n' (at byte 0)"
+        "There is no PROXY protocol header: the data begins with b'\\x1b[2J\\n' (at byte 0); "
+        "if it is your proxy, let it send the header; see policy"
     )
 
 

@@ -170,10 +170,20 @@ class Log:
         self.events.append(event)
 
     @property
-    def lines(self) -> list[tuple[str, str]]:
+    def all_lines(self) -> list[tuple[str, str]]:
         """The lines of the adapter, as level and text."""
         ours = (event for event in self.events if event.get("log_namespace") == "proxyprotocol.twisted")
         return [(event["log_level"].name, formatEvent(event)) for event in ours]
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """The lines of the adapter, without those of listeners that start."""
+        return [(level, text) for level, text in self.all_lines if not text.startswith("Reads ")]
+
+    @property
+    def starts(self) -> list[tuple[str, str]]:
+        """The lines of listeners that start."""
+        return [(level, text) for level, text in self.all_lines if text.startswith("Reads ")]
 
     @property
     def failures(self) -> list[Failure]:

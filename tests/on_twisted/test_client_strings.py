@@ -151,11 +151,12 @@ WRONG = {
     # a colon without a backslash cuts a value short
     "ppSource=203.0.113.7:1:ppDest=198.51.100.9:2": rf"ppSource {TAKES}.* '203\.0\.113\.7' \(a colon .* written \\:\)",
     r"ppSource=203.0.113.7\:1:ppDest=/run/app": f"ppDest {TAKES}.*, not '/run/app'",
-    "ppSuorce=1": "Unknown option ppSuorce: the options are ppVersion, ppSource, ppDest",
+    r"ppDest=1.2.3.4\:1:ppDest=1.2.3.4\:2": "^ppDest is given twice: give it once$",
+    "ppSuorce=1": "^unknown option ppSuorce; did you mean ppSource[?]$",
     "ppVersion": "^ppVersion takes a value: ppVersion=...$",
     "ppTrusted": "^ppTrusted takes a value: ppTrusted=...$",
-    "ppTrusted=10.0.0.0/8": "Unknown option ppTrusted: the options are ppVersion, ppSource, ppDest",
-    "ppInsideTLS=yes": "Unknown option ppInsideTLS: the options are ppVersion, ppSource, ppDest",
+    "ppTrusted=10.0.0.0/8": "^unknown option ppTrusted; known are ppVersion, ppSource, ppDest$",
+    "ppInsideTLS=yes": "^unknown option ppInsideTLS; known are ppVersion, ppSource, ppDest$",
     "backlog=5": "tcp:127.0.0.1:80:backlog=5 does not describe an endpoint: .*'backlog'.* begin with pp",
 }
 

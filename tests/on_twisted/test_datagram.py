@@ -388,7 +388,8 @@ def test_the_keywords_are_those_of_every_adapter(reactor: Any, log: Log) -> None
     [
         ({"pp": ProxyProtocolV1()}, ValueError, "Version 1 is only for streams"),
         ({"receiver": Receiver(), "max_header": 30}, TypeError, "max_header= cannot be given with it"),
-        ({"max_headers": 30}, TypeError, "Unknown keyword max_headers=; valid: pp=, policy=, timeout=, max_header="),
+        ({"max_client": 30}, TypeError, "unknown keyword max_client; did you mean max_clients[?]"),
+        ({"max_headers": 30}, TypeError, "unknown keyword max_headers; did you mean max_header[?]"),
         ({"max_clients": 0}, ValueError, "max_clients must be at least 1"),
         ({"client_timeout": -1}, ValueError, "client_timeout must be a number of seconds above 0"),
     ],

@@ -82,7 +82,7 @@ def test_a_bad_header_aborts_the_connection_and_logs_one_line(data: bytes, reaso
         assert (transport.aborts, factory.built, transport.value()) == (1, [], b"")
         ((level, line),) = log.lines
         assert level == "warn"
-        assert line.startswith("Refused a connection from 10.1.2.3:50000: ")
+        assert line.startswith("Refused a connection from 10.1.2.3:50000 on 10.9.8.7:8080: ")
         assert reason in line
         log.events.clear()
 
@@ -107,8 +107,12 @@ def test_the_application_starts_only_for_good_headers_of_the_corpus(case: dict[s
     transport.receive(data)
 
     assert len(factory.apps) == (case["expect"] == "ok")
-    assert transport.aborts == len(log.lines) == (case["expect"] == "error")
+    refusals = [line for _, line in log.lines if line.startswith("Refused ")]
+    assert transport.aborts == len(refusals) == (case["expect"] == "error")
     if factory.apps:
+        assert [line.partition(" header")[0] for _, line in log.lines] == ["A second PROXY protocol"] * (
+            "then" in case["name"] and case["name"].endswith("is-payload")
+        )
         assert factory.app.received == data[case["consumed"] :]
 
 
@@ -139,7 +143,7 @@ def test_the_log_names_the_real_peer(peer: IAddress, name: str, log: Log) -> Non
     accept(wrap(AppFactory()), MemoryTransport(peer)).receive(b"?")
 
     ((_, line),) = log.lines
-    assert line.startswith(f"Refused a connection from {name}: ")
+    assert line.startswith(f"Refused a connection from {name} on 10.9.8.7:8080: ")
 
 
 def test_a_peer_that_closes_before_its_first_byte_is_logged_at_debug_level(log: Log) -> None:
@@ -178,7 +182,11 @@ def test_an_untrusted_peer_is_dropped_before_a_byte_is_read(log: Log) -> None:
 
     assert (transport.aborts, factory.built) == (1, [])
     assert log.lines == [
-        ("warn", "Refused a connection from 10.1.2.3:50000: The peer is not one of the trusted proxies")
+        (
+            "warn",
+            "Refused a connection from 10.1.2.3:50000 on 10.9.8.7:8080: The peer is not one of the trusted proxies; if "
+            "it is your proxy, add it to trusted",
+        )
     ]
     transport.receive(HEADER)
     transport.lose()

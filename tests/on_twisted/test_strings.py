@@ -37,7 +37,7 @@ def receiver(options: str) -> Receiver:
     factory: Any
     ((port, factory, _, _),) = reactor.tcpServers
     assert port == 8080
-    made: Receiver = factory.receiver
+    made: Receiver = factory.listener.receiver
     return made
 
 
@@ -61,11 +61,15 @@ def test_the_policy_option_takes_a_policys_name(policy: HeaderPolicy) -> None:
 
 def test_an_optional_header_from_anybody_logs_a_warning(log: Log) -> None:
     receiver(":ppPolicy=optional:ppTrusted=10.0.0.0/8")
-    assert log.lines == []
-
     receiver(":ppPolicy=optional")
-    ((level, line),) = log.lines
-    assert (level, line.partition(":")[0]) == ("warn", "ppPolicy is optional without ppTrusted")
+    assert log.all_lines == [
+        ("info", "Reads version 1 and 2 headers on 0.0.0.0:8080 from 10.0.0.0/8"),
+        (
+            "warn",
+            "Reads version 1 and 2 headers on 0.0.0.0:8080 from everybody, and serves everybody without a header: "
+            "anyone who can connect can claim any address; name your proxies with ppTrusted=..., or say ppTrusted=any",
+        ),
+    ]
 
 
 def test_the_numbers_are_read() -> None:
@@ -118,8 +122,8 @@ WRONG = {
     "ppVersion=v3": "ppVersion takes detect, v1 or v2, not 'v3'",
     "ppVersion=": "ppVersion takes detect, v1 or v2, not ''",
     "ppVersion=noop": "ppVersion takes detect, v1 or v2, not 'noop'",
-    "ppTrusted=": "ppTrusted takes networks, addresses and unix, with commas between them: .*not ''",
-    "ppTrusted=10.0.0.1/8": "ppTrusted takes networks, addresses and unix.*10.0.0.1/8.*host bits",
+    "ppTrusted=": "ppTrusted takes networks, addresses and unix, with commas between them, @FILE, or any: .*not ''",
+    "ppTrusted=10.0.0.1/8": "ppTrusted takes networks, addresses and unix.*10.0.0.1/8.*did you mean 10.0.0.0/8",
     "ppTrusted=10.0.0.0/8,": "ppTrusted takes networks, addresses and unix.*not ''",
     "ppTrusted=proxy.example": "ppTrusted takes networks, addresses and unix.*proxy.example",
     "ppTrusted=10.0.0.0/8:ppUntrusted=skip": "ppUntrusted takes reject or direct, not 'skip'",
@@ -138,9 +142,14 @@ WRONG = {
     "ppInsideTLS=maybe": "ppInsideTLS takes yes or no, not 'maybe'",
     "ppTrusted": "^ppTrusted takes a value: ppTrusted=...$",
     "ppInsideTLS:ppPolicy=ignore": "^ppInsideTLS takes a value: ppInsideTLS=...$",
-    "ppTimeuot=5": "Unknown option ppTimeuot: the options are ppVersion, .*, ppTLSTimeout, ppInsideTLS",
-    "pptimeout=5": "Unknown option pptimeout: ",
-    "ppB=1:ppA=2": "Unknown option ppA, ppB: ",
+    "ppTimeuot=5": "^unknown option ppTimeuot; did you mean ppTimeout[?]$",
+    "pptimeout=5": "^unknown option pptimeout; did you mean ppTimeout[?]$",
+    "ppTrust=10.0.0.0/8": "^unknown option ppTrust; did you mean ppTrusted[?]$",
+    "ppFoo=1": "^unknown option ppFoo; known are ppVersion, .*, ppTLSTimeout, ppInsideTLS$",
+    "ppTrusted=10.0.0.0/8:ppTrusted=::1": "^ppTrusted is given twice: give it once$",
+    "ppTrusted=any:backlog=9:ppTrusted=any": "^ppTrusted is given twice: give it once$",
+    "ppTrusted=any:ppUntrusted=direct": "^ppUntrusted means nothing with ppTrusted=any",
+    "ppTrusted=@/nowhere/proxies.txt": "^ppTrusted takes .*No such file or directory: '/nowhere/proxies.txt'",
     "timeout=5": "tcp:8080:timeout=5 does not describe an endpoint: .*'timeout'",
 }
 

@@ -47,8 +47,8 @@ def test_a_late_header_is_refused(clock: Clock, log: Log) -> None:
 
     clock.advance(0.01)
     assert (transport.aborts, factory.built) == (1, [])
-    refusal = "No complete PROXY protocol header came within 3 seconds, only 0 bytes"
-    assert log.lines == [("warn", f"Refused a connection from 10.1.2.3:50000: {refusal}")]
+    refusal = "No complete PROXY protocol header came within 3 seconds, only 0 bytes; see timeout"
+    assert log.lines == [("warn", f"Refused a connection from 10.1.2.3:50000 on 10.9.8.7:8080: {refusal}")]
 
 
 def test_a_header_has_five_seconds_by_default(clock: Clock) -> None:
@@ -206,7 +206,7 @@ def test_a_header_that_came_during_a_stall_is_not_late(clock: Clock, log: Log) -
 
     assert (transport.aborts, silent.aborts, len(factory.apps)) == (0, 1, 1)
     ((_, line),) = log.lines
-    assert line.endswith("within 3 seconds, only 9 bytes")
+    assert line.endswith("within 3 seconds, only 9 bytes; see timeout")
 
 
 def test_an_application_that_blocks_the_reactor_makes_no_header_late(reactor: Any, log: Log) -> None:

@@ -189,7 +189,7 @@ def test_an_occupied_port_is_reported_and_ends_the_program(tmp_path: Path) -> No
         ((), "The command is missing: echo or relay"),
         (("echo",), "--listen is missing: pass an endpoint string"),
         (("relay", "--listen", "tcp:1"), "--connect is missing: pass an endpoint string"),
-        (("echo", "--listen", "proxyprotocol:tcp:1:ppFoo=1"), "Unknown option ppFoo: "),
+        (("echo", "--listen", "proxyprotocol:tcp:1:ppFoo=1"), "unknown option ppFoo; "),
         (("relay", "--listen", "tcp:1", "--connect", "tcp"), "--connect tcp: "),
         (("echo", "--listen", "systemd:domain=INET:index=0"), "systemd did not pass this socket"),
         (("echo", "--listen", "ssl:1:privateKey=/nowhere.pem"), "No such file or directory: '/nowhere.pem'"),

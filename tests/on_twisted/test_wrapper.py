@@ -279,7 +279,7 @@ def test_a_receiver_replaces_the_keywords() -> None:
     wrapping = wrap(factory, receiver=receiver)
     accept(wrapping)
 
-    assert wrapping.receiver is receiver
+    assert wrapping.listener.receiver is receiver
     assert factory.app.peer == PROXY
 
 
@@ -291,8 +291,10 @@ def test_a_receiver_and_its_keywords_exclude_each_other() -> None:
 def test_a_wrong_keyword_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="timeout"):
         ProxyProtocolWrapperFactory(AppFactory(), timeout=0)
-    with pytest.raises(TypeError, match="Unknown keyword timeuot=; valid: pp=, policy=, timeout=, max_header="):
+    with pytest.raises(TypeError, match=r"unknown keyword timeuot; did you mean timeout\?"):
         ProxyProtocolWrapperFactory(AppFactory(), timeuot=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"unknown keyword tls_timout; did you mean tls_timeout\?"):
+        ProxyProtocolWrapperFactory(AppFactory(), tls_timout=1)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("what", [App, AppFactory, App(), None, "tcp:80"], ids=lambda what: type(what).__name__)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -86,6 +86,17 @@ def test_the_readmes_servers_see_the_client(block: str) -> None:
     with running([sys.executable, "-c", block.replace("8080", str(port))]) as output:
         assert exchange(port, HEADER) == b""
         assert any("203.0.113.7" in line and "56324" in line for line in output)
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=["twisted", "asyncio"])
+def test_the_readmes_servers_show_what_they_refuse(block: str) -> None:
+    port = free_port()
+    with running([sys.executable, "-c", block.replace("8080", str(port))]) as output:
+        with suppress(ConnectionResetError):
+            assert exchange(port, b"GET / HTTP/1.0\r\n\r\n") == b""
+        assert any(
+            "Refused a connection from 127.0.0.1:" in line and "no PROXY protocol header" in line for line in output
+        )
 
 
 def test_the_readmes_command_serves_files_and_logs_the_client() -> None:

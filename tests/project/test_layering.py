@@ -186,7 +186,7 @@ FOREIGN = {
     "integrations.aiohttp": {"_runner"},
     "integrations.aiosmtpd": {"_factory_invoker"},
     "server.main": {"_exit"},
-    "twisted.tls": {"_handshakeDone"},
+    "twisted.tls": {"_aborted", "_handshakeDone", "_reason"},
     "twisted.tls_endpoints": {
         *("_reactor", "_port", "_backlog", "_interface", "_host", "_timeout", "_bindAddress"),
         *("_sslContextFactory", "_wrappedEndpoint", "_wrapperFactory"),
