@@ -116,7 +116,7 @@ class _Program:
 
     def __init__(self, services: list[Service], options: argparse.Namespace) -> None:
         self._options = options
-        self._counters = metrics.Counters(options.workers)
+        self._counters = metrics.Counters(options.workers, [service.source.address.given for service in services])
         self._metrics = _listen_for_metrics(options.metrics)
         # for each worker, the services with their sockets
         first = [(service, listen(service.source, reuse_port=options.workers > 1)) for service in services]
@@ -129,7 +129,7 @@ class _Program:
     def run(self) -> int:
         if self._options.workers == 1:
             return self._work(0, -1)
-        return Workers(self._options.workers, self._work, self._stop_listening, self._counters.reset_open).run()
+        return Workers(self._options.workers, self._work, self._stop_listening, self._counters.reset_gauges).run()
 
     def _stop_listening(self) -> None:
         for worker in range(self._options.workers):

@@ -31,7 +31,7 @@ UNEXPECTED = "but an address without accept= expects none"
         (["--service", ":0", "b:0"], "'b:0' has port 0: write the port to connect to"),
         (
             ["--service", ":0", "b:1?cert=x"],
-            "'b:1?cert=x': option 'cert' is for ssl:// addresses; possible here: pp, tlv",
+            "'b:1?cert=x': cert= is an option for ssl:// addresses",
         ),
         (["--service", ":0", "b:1?pp=v3"], "pp= takes noop, detect, v1 or v2, not 'v3'"),
         (
@@ -43,16 +43,48 @@ UNEXPECTED = "but an address without accept= expects none"
             "tlv=ssl needs version 2 (pp=v2): only its header has TLVs",
         ),
         (["--service", ":0", "b:1?tlv=client-cert"], "tlv=client-cert is part of ssl: write tlv=ssl,client-cert"),
-        (["--service", ":0?accept=v3", "b:1"], "accept= takes detect, v1 or v2, not 'v3'"),
+        (["--service", ":0?accept=v3", "b:1"], "accept= takes noop, detect, v1 or v2, not 'v3'"),
+        (["--service", ":0?pp=v3", "b:1"], "pp= takes noop, detect, v1 or v2, not 'v3'"),
+        (["--service", ":0", "b:1?accept=v3"], "accept= takes noop, detect, v1 or v2, not 'v3'"),
         (
-            ["--service", ":0?pp=v2", "b:1"],
-            "':0?pp=v2' has pp=, which is for destinations; write accept= for the headers that come in",
+            ["--service", ":0?pp=v2&accept=v2", "b:1"],
+            "':0?pp=v2&accept=v2': accept= and pp= mean the same; write one of them\n",
+        ),
+        (
+            ["--service", ":0?accept=v2&trust=::1", "b:1"],
+            "':0?accept=v2&trust=::1': unknown option trust; did you mean trusted?\n",
+        ),
+        (["--service", ":0?Accept=v2", "b:1"], "':0?Accept=v2': unknown option Accept; did you mean accept?\n"),
+        (["--service", ":0", "b:1?xyz=1"], "'b:1?xyz=1': unknown option xyz; known are accept, pp, tlv\n"),
+        (
+            ["--service", ":0", "b:1?trusted=::1"],
+            "'b:1?trusted=::1': trusted= is an option for the address to listen on\n",
+        ),
+        (["--service", ":0?tlv=ssl", "b:1"], "':0?tlv=ssl': tlv= is an option for the address to connect to\n"),
+        (
+            ["--service", ":0?accept=v2&trusted=10.1.2.3/8", "b:1"],
+            "trusted= takes networks, addresses and unix, with commas between them, @FILE, or any: A trusted proxy is "
+            "an address, a network without host bits, or 'unix', not '10.1.2.3/8' (it has host bits set; did you mean "
+            "10.0.0.0/8?)\n",
+        ),
+        (
+            ["--service", ":0?accept=v2&trusted=@/nowhere", "b:1"],
+            "trusted= takes networks, addresses and unix, with commas between them, @FILE, or any: [Errno 2] No such "
+            "file or directory: '/nowhere'\n",
+        ),
+        (
+            ["--service", ":0?accept=v2&trusted=any&untrusted=direct", "b:1"],
+            "untrusted= means nothing with trusted=any\n",
+        ),
+        (
+            ["--service", ":0?accept=noop&timeout=1", "b:1"],
+            "timeout= is an option for headers, but accept=noop expects none",
         ),
         (["--service", ":0?trusted=::1", "b:1"], f"trusted= is an option for headers, {UNEXPECTED}"),
         (["--service", ":0?timeout=1", "b:1"], f"timeout= is an option for headers, {UNEXPECTED}"),
         (
             ["--service", ":0?tls_timeout=1", "b:1"],
-            "':0?tls_timeout=1': option 'tls_timeout' is for ssl:// addresses; possible here: ",
+            "':0?tls_timeout=1': tls_timeout= is an option for ssl:// addresses",
         ),
         (["--service", "ssl://:0?tls_timeout=0", "b:1"], "tls_timeout= takes a number of seconds above 0, not '0'"),
         (
