@@ -160,7 +160,7 @@ class DatagramReceiver:
                 raise ValueError(f"Version 1 is only for streams: use pp=ProxyProtocolV2(), not {receiver.pp!r}")
             self._codec = others[0] if len(others) == 1 else ProxyProtocolDetect(*others)
         #: The rules, with the codec for datagrams. An adapter replaces them when it knows the listener's name.
-        self.receiver = replace(receiver, pp=self._codec)
+        self.receiver: Receiver = replace(receiver, pp=self._codec)
         # whether clients may come without a header
         self._direct = lets_plain_in(receiver.policy) or not self.receiver.min_header
         self._max_clients, self._client_timeout = max_clients, client_timeout

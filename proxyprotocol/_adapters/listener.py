@@ -68,7 +68,7 @@ class Listener:
 
     def __init__(self, receiver: Receiver, emit: Emit, clock: Any) -> None:
         #: The rules for the header, with the name of this listener once it is known.
-        self.receiver = receiver
+        self.receiver: Receiver = receiver
         self._emit, self._clock = emit, clock
         self._lock = threading.Lock()  # socketserver refuses connections in several threads
         self._since = -_PERIOD

@@ -254,7 +254,9 @@ class ProxyProtocolWrapperFactory(WrappingFactory, ServerFactory):  # a ServerFa
             inner = getattr(inner, "wrappedFactory", None)
         tls_timeout = check_seconds("tls_timeout", tls_timeout)
         #: The log of the connections, and the receiver that they use.
-        self.listener = Listener(Receiver.of(receiver, keywords, ("clock", "tls", "tls_timeout")), emit, Clock(clock))
+        self.listener: Listener = Listener(
+            Receiver.of(receiver, keywords, ("clock", "tls", "tls_timeout")), emit, Clock(clock)
+        )
         if tls is not None:
             from proxyprotocol.twisted.tls import TLSFactory  # needs pyOpenSSL, which applications without TLS may lack
 

@@ -35,7 +35,8 @@ class TLSFactory(TLSMemoryBIOFactory):
         # Twisted 22.4 takes no clock argument: it does not delay small writes
         taken = inspect.signature(TLSMemoryBIOFactory).parameters.keys() & {"clock"}
         super().__init__(tls, False, wrapped_factory, **dict.fromkeys(taken, reactor))  # type: ignore[arg-type]
-        self.timeout, self.listener = timeout, listener
+        self.timeout: float = timeout
+        self.listener: Listener = listener
         self.handshakes: Deadlines[_TLS] = Deadlines(timeout, _TLS.time_out, Clock(reactor))
 
     def buildProtocol(self, addr: IAddress | None) -> Any:

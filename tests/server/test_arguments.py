@@ -20,7 +20,7 @@ UNEXPECTED = "but an address without accept= expects none"
     ("arguments", "sentence"),
     [
         ([], "At least one --service is needed: where to listen, and where to connect to"),
-        (["--service", "a:1"], f"argument --service: expected 2 arguments {HELP}"),
+        (["--service", "a:1"], f"--service needs SOURCE:PORT DEST:PORT after it {HELP}"),
         (["--service", "a", "b:1"], f"'a' {FORM}"),
         (["--service", ":x", "b:1"], f"':x' {FORM}: the port is not a number from 0 to 65535"),
         (["--service", "[::1:80", "b:1"], f"'[::1:80' {FORM}: Invalid IPv6 URL"),
@@ -108,9 +108,9 @@ UNEXPECTED = "but an address without accept= expects none"
         ),
         (["--service", "nowhere.invalid:1", "b:1"], "The host of nowhere.invalid:1 has no address: "),
         (["--service", "192.0.2.1:1", "b:1"], "Cannot listen on 192.0.2.1:1: Cannot assign requested address"),
-        (["--workers", "0"], f"argument --workers: it takes a number from 1 to 256, not '0' {HELP}"),
-        (["--buf-len", "1"], f"argument --buf-len: it takes a number of bytes from 4096 to 16777216, not '1' {HELP}"),
-        (["--drain", "nan"], f"argument --drain: it takes a number of seconds, not 'nan' {HELP}"),
+        (["--workers", "0"], f"--workers takes a number from 1 to 256, not '0' {HELP}"),
+        (["--buf-len", "1"], f"--buf-len takes a number of bytes from 4096 to 16777216, not '1' {HELP}"),
+        (["--drain", "nan"], f"--drain takes a number of seconds, not 'nan' {HELP}"),
         (
             ["--metrics", "x", "--service", ":0", "b:1"],
             "--metrics takes PORT, HOST:PORT or [IPV6]:PORT, not ",

@@ -63,7 +63,8 @@ class Connection(Timed):
 
     def __init__(self, relay: Context, route: Route, sock: socket.socket, peer: SockAddr) -> None:
         self.queue: Deadlines[Timed] | None = None
-        self._relay, self.route = relay, route
+        self._relay = relay
+        self.route: Route = route
         self._sock, self._peer = sock, peer
         self._client = Stream(sock)
         self._server: socket.socket | None = None
