@@ -14,22 +14,24 @@ IS_OLDEST := $(filter .venv-$(OLDEST),$(VENV))
 SETUP := setup.cfg pyproject.toml
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Real programs and the wheel are tried by `make test` only, on one Python: they are what takes long.
-UNIT_TESTS := tests --ignore=tests/interop --ignore=tests/project/test_packaging.py
+UNIT_TESTS := tests --ignore=tests/interop --ignore=tests/project/test_packaging.py --ignore=tests/project/test_typing.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench test-pythons test-python clean
+.PHONY: help demo test lint docs man bench test-pythons test-python clean
 
 help:
-	@echo 'make demo          see it work: a balancer and two echo servers, in under a minute (KEEP=1 leaves them running)'
+	@echo 'make demo          see it work: a balancer and two echo servers, in under a minute (VERBOSE=1 shows everything,'
+	@echo '                  KEEP=1 leaves the servers running)'
 	@echo 'make test          everything: ruff, mypy, the documentation, all tests with their coverage'
 	@echo 'make test-pythons  the unit tests on those of Python $(PYTHONS) that are on this machine'
 	@echo 'make lint          ruff and mypy only'
 	@echo 'make docs          the documentation, into docs/_build/html'
+	@echo 'make man           the manual pages, into build/man'
 	@echo 'make bench         the speed tables'
 	@echo 'make clean         remove all that the others have made'
 
 demo: $(VENV)/.installed
-	@$(BIN)/python examples/demo.py $(if $(KEEP),--keep)
+	@$(BIN)/python examples/demo.py $(if $(KEEP),--keep) $(if $(VERBOSE),--verbose)
 
 # pytest comes last, so that its closing line is the last one printed.
 test: $(VENV)/.installed-test
@@ -44,6 +46,18 @@ lint: $(VENV)/.installed-test
 # From scratch (-E), because a page read from the cache does not repeat its warnings.
 docs: $(VENV)/.installed-test
 	@$(BIN)/python -m sphinx -q -E -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+
+MAN := build/man
+# COLUMNS is what fits into a page of 80 columns.
+make_page = COLUMNS=72 $(BIN)/argparse-manpage --module proxyprotocol.$(2) --function make_parser --description '$(3)' \
+	--project-name proxyprotocol --version "$$($(BIN)/python -c 'import proxyprotocol; print(proxyprotocol.__version__)')" \
+	--manual-title 'PROXY protocol' | sed 's/^\.SH COMMENTS$$/.SH EXAMPLES/; s/^examples:$$/.nf/' > $(MAN)/$(1).1
+
+man: $(VENV)/.installed-test
+	@mkdir -p $(MAN)
+	@$(call make_page,proxyprotocol,cli.main,show and write and test PROXY protocol headers)
+	@$(call make_page,proxyprotocol-server,server.main,relay connections with a PROXY protocol header)
+	@$(call make_page,proxyprotocol-echo,server.echo,echo server that wants a PROXY protocol header)
 
 bench: $(VENV)/.installed-test
 	@set -e; for script in benchmarks/codecs.py benchmarks/wrapper.py benchmarks/servers.py benchmarks/relay.py; do $(BIN)/python $$script; done

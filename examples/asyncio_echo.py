@@ -21,7 +21,7 @@ async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 async def main(host: str, port: int) -> None:
     """Serve until the process is ended."""
-    callback = ProxyProtocolReader(ProxyProtocolDetect()).get_callback(on_connection)
+    callback = ProxyProtocolReader(ProxyProtocolDetect(), trusted=["127.0.0.1", "::1"]).get_callback(on_connection)
     server = await asyncio.start_server(callback, host, port)
     print("Listening on", *server.sockets[0].getsockname(), flush=True)
     async with server:

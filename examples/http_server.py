@@ -10,14 +10,14 @@ import sys
 from contextlib import suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-from proxyprotocol import Receiver, TrustedProxies
+from proxyprotocol import Receiver
 from proxyprotocol.sync import ProxyProtocolMixIn
 
 
 class Server(ProxyProtocolMixIn, ThreadingHTTPServer):
     """The server, with a header in front of each connection."""
 
-    receiver = Receiver(policy=TrustedProxies(["127.0.0.0/8", "::1"]), timeout=5)
+    receiver = Receiver(trusted=["127.0.0.0/8", "::1"], timeout=5)
 
 
 if __name__ == "__main__":

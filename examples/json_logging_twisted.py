@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-from twisted.logger import FilteringLogObserver, ILogObserver, LogLevel, LogLevelFilterPredicate, jsonFileLogObserver
+from twisted.logger import FilteringLogObserver, LogLevel, LogLevelFilterPredicate, jsonFileLogObserver
 
 
-def observer() -> ILogObserver:
+def observer() -> Any:
     """Make the observer that writes events of level info and above to standard output."""
-    return FilteringLogObserver(jsonFileLogObserver(sys.stdout), [LogLevelFilterPredicate(LogLevel.info)])
+    everything: Any = jsonFileLogObserver(sys.stdout)
+    important: Any = LogLevelFilterPredicate(LogLevel.info)
+    return FilteringLogObserver(everything, [important])

@@ -13,21 +13,17 @@ from typing import Any
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import react
 from twisted.web.client import URI, Agent
-from twisted.web.iweb import IAgentEndpointFactory
-from zope.interface import implementer
 
 
-@implementer(IAgentEndpointFactory)
 class OneEndpoint:
     """Sends every request to the same place."""
 
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+    def __init__(self, endpoint: Any) -> None:
         self._endpoint = endpoint
 
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+    def endpointForURI(self, uri: URI) -> Any:
         """Return the endpoint. An endpoint ``proxyprotocol:tls:...`` does TLS itself."""
         return self._endpoint
 
@@ -35,8 +31,8 @@ class OneEndpoint:
 async def get(reactor: Any, description: str, url: str) -> None:
     """Get a page, and print it."""
     endpoint = clientFromString(reactor, description)
-    client = HTTPClient(Agent.usingEndpointFactory(reactor, OneEndpoint(endpoint)))
-    response = await client.get(url, timeout=10)
+    agent: Any = Agent.usingEndpointFactory(reactor, OneEndpoint(endpoint))
+    response: Any = await HTTPClient(agent).get(url, timeout=10)
     print(response.code, await response.text())
 
 

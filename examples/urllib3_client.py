@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import sys
 from ipaddress import IPv4Address
+from typing import Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -35,13 +36,13 @@ class SecureConnection(HTTPSConnection, Connection):
 class Pool(HTTPConnectionPool):
     """Connections that begin with a header."""
 
-    ConnectionCls = Connection
+    ConnectionCls: Any = Connection
 
 
 class SecurePool(HTTPSConnectionPool):
     """Connections that begin with a header and TLS after it."""
 
-    ConnectionCls = SecureConnection
+    ConnectionCls: Any = SecureConnection
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class DatagramReceiver:
     """Decides what to do with the datagrams of one socket, and where the application's answers go.
 
     For each datagram call :meth:`receive`, then the application inside :meth:`answering`. If :meth:`receive` raises,
-    drop the datagram and log the line of :meth:`describe_refusal`. For each answer call :meth:`reply_to`.
+    drop the datagram and log a refusal. For each answer call :meth:`reply_to`.
 
     A datagram with a header tells which proxy relays for its client; the newest one wins. A datagram without a header
     changes nothing: its sender is easily forged. The number of remembered clients is limited: the client that has been
@@ -160,7 +160,7 @@ class DatagramReceiver:
                 raise ValueError(f"Version 1 is only for streams: use pp=ProxyProtocolV2(), not {receiver.pp!r}")
             self._codec = others[0] if len(others) == 1 else ProxyProtocolDetect(*others)
         #: The rules, with the codec for datagrams. An adapter replaces them when it knows the listener's name.
-        self.receiver = replace(receiver, pp=self._codec)
+        self.receiver: Receiver = replace(receiver, pp=self._codec)
         # whether clients may come without a header
         self._direct = lets_plain_in(receiver.policy) or not self.receiver.min_header
         self._max_clients, self._client_timeout = max_clients, client_timeout

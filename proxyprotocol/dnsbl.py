@@ -98,8 +98,8 @@ class BasicDnsbl(Dnsbl):
     __slots__ = ("host", "timeout")
 
     def __init__(self, host: str, timeout: float | None) -> None:
-        self.host = host
-        self.timeout = timeout
+        self.host: str = host
+        self.timeout: float | None = timeout
 
     async def lookup(self, sock_info: SocketInfo, *, loop: AbstractEventLoop | None = None) -> str | None:
         ip = sock_info.peername_ip

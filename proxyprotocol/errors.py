@@ -72,8 +72,8 @@ class ProxyProtocolWantRead:
     __slots__ = ("want_bytes", "want_line")
 
     def __init__(self, want_bytes: int | None = None, *, want_line: bool = False) -> None:
-        self.want_bytes = want_bytes
-        self.want_line = want_line
+        self.want_bytes: int | None = want_bytes
+        self.want_line: bool = want_line
 
     def __repr__(self) -> str:
         want = "want_line=True" if self.want_line else repr(self.want_bytes)

@@ -6,15 +6,27 @@ has the label ``listener``, the address that a server listens on.
 
 from __future__ import annotations
 
+import errno
+import functools
+import logging
+import os
+import re
+import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
 
+from proxyprotocol._wire import spec
 from proxyprotocol.errors import RefusalCode
 
-__all__ = ["ProxyProtocolMetrics"]
+__all__ = ["ProxyProtocolMetrics", "serve_metrics"]
+
+_log = logging.getLogger("proxyprotocol.metrics")
+_MULTIPROC: Final = "PROMETHEUS_MULTIPROC_DIR"
+_ADDRESS: Final = re.compile(r"(?:(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[^][:]+)):)?(?P<port>[1-9][0-9]{0,4})")
 
 # seconds: a header in the first packet takes less than a millisecond; the default limit is 5
 _BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0)
@@ -80,3 +92,42 @@ class _Observation:
     def refused(self, code: RefusalCode) -> None:
         self._metrics._pending.labels(self._listener).dec()
         self._metrics._refusals.labels(self._listener, code.value).inc()
+
+
+@functools.cache
+def _of_this_process() -> ProxyProtocolMetrics:
+    return ProxyProtocolMetrics()
+
+
+@functools.cache
+def serve_metrics(where: str, option: str = "metrics") -> ProxyProtocolMetrics:
+    """Return the counters of this process, and answer Prometheus with them.
+
+    Of several processes that serve the same address, the first to come answers. With ``PROMETHEUS_MULTIPROC_DIR`` its
+    answers are about all of them.
+
+    Args:
+        where: A port on 127.0.0.1, or ``HOST:PORT`` with IPv6 in brackets.
+        option: Where the user has written this address, for messages.
+
+    Raises:
+        ValueError: There can be no server at this address.
+    """
+    parts = _ADDRESS.fullmatch(where)
+    if parts is None or int(parts["port"]) > spec.MAX_PORT:
+        raise ValueError(f"{option} takes PORT, HOST:PORT or [IPV6]:PORT, not {where!r}")
+    host, port = parts["ipv6"] or parts["host"] or "127.0.0.1", int(parts["port"])
+    shared, registry = _MULTIPROC in os.environ, REGISTRY
+    try:
+        # from Python 3.14 http.server sets SO_REUSEPORT, and every process would answer for itself
+        with socket.create_server((host, port), family=socket.AF_INET6 if parts["ipv6"] else socket.AF_INET):
+            pass
+        if shared:
+            MultiProcessCollector(registry := CollectorRegistry())  # type: ignore[no-untyped-call]
+        start_http_server(port, host, registry)
+    except (OSError, ValueError) as error:
+        if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
+            raise ValueError(f"{option}={where} cannot be served: {error}") from None
+        alone = "" if shared else f"; set {_MULTIPROC} to let it count the connections of all workers"
+        _log.info("Another process, probably another worker, serves the metrics on %s%s", where, alone)
+    return _of_this_process()

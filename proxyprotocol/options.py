@@ -126,7 +126,7 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
         if trusted.lower() == ANY:
             keywords["trusted"] = ANY
             if "untrusted" in options:
-                raise ValueError(f"{spell('untrusted')} means nothing with {spell('trusted')}={ANY}")
+                raise ValueError(f"{spell('untrusted')} means nothing with {spell('trusted').removesuffix('=')}={ANY}")
         else:
             kind, networks = (TrustedProxiesFile, trusted[1:]) if trusted.startswith("@") else (TrustedProxies, trusted)
             try:

@@ -44,8 +44,8 @@ class ProxyProtocolReader:
     Args:
         pp: The codec; by default one that reads version 1 and version 2.
         receiver: The rules for the header, in place of all other arguments.
-        keywords: ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them. Only the
-            callback uses the first two: :meth:`read` knows no addresses, so it always requires a header.
+        keywords: ``trusted``, ``timeout`` (seconds), ``max_header`` (bytes), and all others that :class:`.Receiver`
+            takes. :meth:`read` uses only ``max_header``: it knows no addresses, so it always requires a header.
 
     Raises:
         TypeError: There are a receiver and another argument, or a keyword is unknown.

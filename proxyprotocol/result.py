@@ -375,7 +375,13 @@ class ProxyResultUnix(ProxyResult):
         """The path that the client connected to."""
         return self._dest
 
-    peername, sockname = source, dest
+    @property
+    def peername(self) -> str:
+        return self._source
+
+    @property
+    def sockname(self) -> str:
+        return self._dest
 
 
 def _unpack_path(field: bytes) -> str:

@@ -124,8 +124,15 @@ class SocketInfo(ABC):
         """The address that the client connected to, in the form of :attr:`peername_str`."""
         return self._str(self.sockname)
 
-    # the names in `proxy-protocol`
-    peername_port, sockname_port = source_port, dest_port
+    @property
+    def peername_port(self) -> int | None:
+        """:attr:`source_port`, by its name in `proxy-protocol`."""
+        return self.source_port
+
+    @property
+    def sockname_port(self) -> int | None:
+        """:attr:`dest_port`, by its name in `proxy-protocol`."""
+        return self.dest_port
 
     @property
     def from_localhost(self) -> bool:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import logging
 import math
+import os
 import selectors
 import socket
 import ssl
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 from weakref import WeakKeyDictionary
 
 from proxyprotocol._adapters import installation  # noqa: F401  # raises if proxy-protocol has overwritten this package
@@ -40,6 +42,15 @@ __all__ = ["ProxyProtocolMixIn", "create_connection", "read_header", "send_heade
 
 _log = logging.getLogger(__name__)
 
+# the private value by which it knows that none was given; setdefaulttimeout() counts then
+_DEFAULT_TIMEOUT: Any = inspect.signature(socket.create_connection).parameters["timeout"].default
+
+
+class _ConnectKeywords(TypedDict, total=False):
+    """The keywords of :func:`socket.create_connection` that not every Python has."""
+
+    all_errors: bool
+
 
 def read_header(
     sock: socket.socket, *, receiver: Receiver | None = None, **keywords: Unpack[ReceiverKeywords]
@@ -52,7 +63,7 @@ def read_header(
     Args:
         sock: A connected stream socket, blocking or with a time-out.
         receiver: The rules for the header, in place of all other keywords.
-        keywords: ``pp``, ``policy``, ``timeout`` (seconds), ``max_header`` (bytes), as :class:`.Receiver` takes them.
+        keywords: ``pp``, ``trusted``, ``timeout`` (seconds), and all others that :class:`.Receiver` takes.
 
     Returns:
         What the header says. If its ``peername`` is None (LOCAL, UNKNOWN), or the policy is IGNORE, the socket's own
@@ -101,26 +112,29 @@ def send_header(sock: socket.socket, result: ResultSource = None, *, pp: ProxyPr
 
 def create_connection(
     address: tuple[str, int],
-    *arguments: Any,
+    timeout: float | None = _DEFAULT_TIMEOUT,
+    source_address: tuple[str, int] | None = None,
+    *,
     result: ResultSource = None,
     pp: ProxyProtocol | None = None,
-    **keywords: Any,
+    **keywords: Unpack[_ConnectKeywords],
 ) -> socket.socket:
     """Connect, as :func:`socket.create_connection` does, and send a header.
 
     Args:
         address: Where to connect: host and port.
-        arguments: ``timeout`` (seconds) and ``source_address``, as :func:`socket.create_connection` takes them.
+        timeout: The time-out in seconds, as :func:`socket.create_connection` takes it; None for none.
+        source_address: The client's own address.
         result: What the header says, as :func:`send_header` takes it.
         pp: The codec; by default version 2.
-        keywords: All other keywords of :func:`socket.create_connection`.
+        keywords: ``all_errors``, from Python 3.11.
 
     Raises:
         OSError: The connection failed.
         Exception: Whatever :func:`send_header` raises; the connection is closed then.
     """
     sender = Sender(result, pp=pp)
-    sock = socket.create_connection(address, *arguments, **keywords)
+    sock = socket.create_connection(address, timeout, source_address, **keywords)  # type: ignore[misc]
     try:
         _send(sock, sender)
     except BaseException:
@@ -139,15 +153,16 @@ class ProxyProtocolMixIn(BaseServer):
     Put it first among the base classes: ``class Server(ProxyProtocolMixIn, ThreadingMixIn, TCPServer)``. The handler's
     ``client_address`` is the client's. Its ``request`` is the real connection, so its ``getpeername()`` returns the
     proxy. The header is read in the thread or process of the handler, so that a silent peer blocks no other connection.
-    A peer that the policy rejects is dropped before that. For a refused connection no handler runs, and the log has one
-    line.
+    A peer that the policy rejects is dropped before that. For a refused connection no handler runs. The log has
+    one line for it, and when the server starts one that says who is trusted.
 
     Raises:
         TypeError: The server is one for datagrams.
 
     Attributes:
         receiver: The rules for the header. Set this class attribute:
-            ``receiver = Receiver(policy=TrustedProxies(["10.0.0.0/8"]))``.
+            ``receiver = Receiver(trusted=["10.0.0.0/8"])``. Without ``trusted`` the log warns that anybody may name a
+            client.
         tls_context: The context for TLS *after* the header, in the same thread or process; None for no TLS.
         tls_timeout: Seconds that the handshake may take, and the same for the end of TLS; None for no limit.
     """
@@ -164,7 +179,7 @@ class ProxyProtocolMixIn(BaseServer):
             )
         self._connections: WeakKeyDictionary[Any, ReceiverConnection] = WeakKeyDictionary()  # by request
         self._shortage = Shortage(_log)
-        self._listener = Listener(self.receiver, logging_to(_log), ThreadClock())
+        self._renew_listener()
         super().__init__(*arguments, **keywords)
 
     def proxy_result(self, request: Any) -> ProxyResult | None:
@@ -179,6 +194,7 @@ class ProxyProtocolMixIn(BaseServer):
     def server_activate(self) -> None:
         """Listen, and log what is read from whom."""
         super().server_activate()
+        self._renew_listener()  # the receiver may have been set since
         self._listener.start(self.server_address)  # type: ignore[arg-type]
         self.receiver = self._listener.receiver
 
@@ -202,7 +218,7 @@ class ProxyProtocolMixIn(BaseServer):
         try:
             self._connections[request] = self._connection(request, client_address)
         except ProxyProtocolError as error:
-            self._listener.refuse(error, client_address)
+            self._in_this_process().refuse(error, client_address)
             return False
         except Exception:  # from the policy function; socketserver would let it end the server
             self.handle_error(request, client_address)
@@ -216,7 +232,7 @@ class ProxyProtocolMixIn(BaseServer):
             connection = self._connections.get(request) or self._connection(request, client_address)
             _read(request, connection, self.receiver.timeout)
         except ProxyProtocolError as error:
-            self._listener.refuse(error, client_address)
+            self._in_this_process().refuse(error, client_address)
             return
         self._connections[request] = connection
         client = client_address if connection.effective is None else connection.effective.peername
@@ -232,7 +248,7 @@ class ProxyProtocolMixIn(BaseServer):
                 secured.settimeout(self.tls_timeout)
                 secured.do_handshake()
             except OSError as error:  # SSLError is one
-                self._listener.refuse_handshake(error, client, client_address)
+                self._in_this_process().refuse_handshake(error, client, client_address)
                 return
             secured.settimeout(timeout)
             self._connections[secured] = connection
@@ -247,6 +263,16 @@ class ProxyProtocolMixIn(BaseServer):
 
     def _connection(self, request: socket.socket, peer: SockAddr) -> ReceiverConnection:
         return self.receiver.connection(peer, request.getsockname() if self.receiver.needs_addresses else None)
+
+    def _renew_listener(self) -> None:
+        self._pid = os.getpid()
+        self._listener = Listener(self.receiver, logging_to(_log), ThreadClock())
+
+    def _in_this_process(self) -> Listener:
+        """Return the listener, a new one after a fork: the old one waits for threads that only the parent has."""
+        if self._pid != os.getpid():
+            self._renew_listener()
+        return self._listener
 
     def _handle(self, request: socket.socket, client: SockAddr) -> None:
         try:

@@ -51,7 +51,7 @@ class TrustedProxiesFile(TrustedProxies):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         #: The file. A relative path stays with the directory in which this object was made.
-        self.path = os.path.abspath(path)
+        self.path: str = os.path.abspath(path)
         self._clock = clock
         self._due = clock() + _INTERVAL
         self._state: object = _state_of(self.path)

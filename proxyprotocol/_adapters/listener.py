@@ -68,7 +68,7 @@ class Listener:
 
     def __init__(self, receiver: Receiver, emit: Emit, clock: Any) -> None:
         #: The rules for the header, with the name of this listener once it is known.
-        self.receiver = receiver
+        self.receiver: Receiver = receiver
         self._emit, self._clock = emit, clock
         self._lock = threading.Lock()  # socketserver refuses connections in several threads
         self._since = -_PERIOD
@@ -77,13 +77,18 @@ class Listener:
         self._timer: Any = None
         self._what = "a connection"
 
+    def name(self, *addresses: SockAddr) -> None:
+        """Name this listener by the addresses of its sockets: before the first connection, if it has a name at all."""
+        self.receiver = replace(self.receiver, listener=" and ".join(map(describe_address, addresses)))
+
     def start(self, *addresses: SockAddr) -> None:
         """Log what this listener reads and from whom; that is a warning if it is everybody.
 
         Args:
-            addresses: The addresses of the listening sockets; none if they are unknown.
+            addresses: The addresses of the listening sockets; none if they are unknown, or named already.
         """
-        self.receiver = replace(self.receiver, listener=" and ".join(map(describe_address, addresses)))
+        if addresses:
+            self.name(*addresses)
         level, text = describe_start(self.receiver)
         self._emit(level, text, {"listener": self.receiver.listener})
 
@@ -109,7 +114,7 @@ class Listener:
         # always, because this also drops the error's tracebacks
         text = describe_refusal(error, peer, what, listener=listener, spell=self.receiver.spell)
         level = logging.DEBUG if error.routine else logging.WARNING if cause is None else logging.ERROR
-        self._tell(level, error.code.value, text, peer, error=cause and cause.with_traceback(trace), listener=listener)
+        self.tell(level, error.code.value, text, peer, error=cause and cause.with_traceback(trace), listener=listener)
         if cause is not None:
             drop_tracebacks(cause)
 
@@ -118,7 +123,7 @@ class Listener:
         failed = isinstance(error, (ssl.SSLError, TimeoutError)) or not isinstance(error, OSError)
         level = logging.WARNING if failed and not isinstance(error, ssl.SSLEOFError) else logging.DEBUG
         text = describe_no_handshake(str(error), client, peer, self.receiver.listener)
-        self._tell(level, RefusalCode.TLS.value, text, peer, **address_fields("client", client))
+        self.tell(level, RefusalCode.TLS.value, text, peer, **address_fields("client", client))
 
     def warn_of_second_header(self, peer: SockAddr) -> None:
         """Log that a second header follows the first: the application will take it for the client's data."""
@@ -127,9 +132,9 @@ class Listener:
             f"A second PROXY protocol header follows the first from {describe_address(peer)}{where}, and the "
             "application gets it as data: probably two proxies in a chain send one each; let only one of them do it"
         )
-        self._tell(logging.WARNING, "repeated", text, peer)
+        self.tell(logging.WARNING, "repeated", text, peer)
 
-    def _tell(
+    def tell(
         self,
         level: int,
         reason: str,
@@ -138,6 +143,7 @@ class Listener:
         error: BaseException | None = None,
         **fields: Any,
     ) -> None:
+        """Log one line about a connection; from a warning on, ten lines of a second, and one for the rest."""
         if level < logging.WARNING or self._may_show(reason):
             common = {"listener": self.receiver.listener, "reason": reason, **address_fields("network_peer", peer)}
             self._emit(level, text, common | fields, error)
@@ -179,7 +185,7 @@ def address_fields(prefix: str, address: SockAddr) -> dict[str, Any]:
 
 def describe_start(receiver: Receiver) -> tuple[int, str]:
     """Return the level and the text of the line that says what a listener reads, and from whom."""
-    policy, trusted = receiver.policy, receiver.spell("trusted")
+    policy, trusted = receiver.policy, receiver.spell("trusted").removesuffix("=")
     where = f" on {receiver.listener}" if receiver.listener else ""
     if not receiver.min_header or policy is HeaderPolicy.SKIP:
         return logging.INFO, f"Reads no PROXY protocol headers{where}"

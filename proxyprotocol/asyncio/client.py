@@ -5,31 +5,37 @@ from __future__ import annotations
 import asyncio
 import ssl as _ssl
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxyprotocol._adapters.facts import extra_info
+from proxyprotocol.asyncio.keywords import call_loop
 from proxyprotocol.asyncio.tls import TLS
 from proxyprotocol.asyncio.transport import LoopOfStreams
+from proxyprotocol.asyncio.typing import ClientKeywords, ConnectKeywords, ProtocolT, TransportResult
 from proxyprotocol.codec import ProxyProtocol
-from proxyprotocol.result import ProxyResult
 from proxyprotocol.sender import Sender
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["create_connection", "open_connection"]
 
+_OWN_KEYWORDS = ("limit", "pp", "result")  # those that the loop's method does not have
+
 
 async def create_connection(
-    protocol_factory: Callable[[], asyncio.BaseProtocol],
-    host: Any = None,
-    port: Any = None,
+    protocol_factory: Callable[[], ProtocolT],
+    host: str | None = None,
+    port: int | str | None = None,
     *,
-    result: ProxyResult | Callable[[asyncio.Transport], ProxyResult | None] | None = None,
+    result: TransportResult = None,
     pp: ProxyProtocol | None = None,
     ssl: _ssl.SSLContext | bool | None = None,
     server_hostname: str | None = None,
     ssl_handshake_timeout: float | None = None,
     ssl_shutdown_timeout: float | None = None,
-    **keywords: Any,
-) -> tuple[asyncio.Transport, Any]:
+    **keywords: Unpack[ConnectKeywords],
+) -> tuple[asyncio.Transport, ProtocolT]:
     """Connect as ``loop.create_connection`` does, and send a header before anything else, before TLS too.
 
     Args:
@@ -66,7 +72,8 @@ async def create_connection(
     elif any(given is not None for given in (server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)):
         raise ValueError("server_hostname, ssl_handshake_timeout and ssl_shutdown_timeout mean nothing without ssl")
     opening = _Opening(protocol_factory, sender, tls)
-    await asyncio.get_running_loop().create_connection(lambda: opening, host, port, **keywords)
+    connect = asyncio.get_running_loop().create_connection
+    await call_loop(connect, lambda: opening, host, port, known=_OWN_KEYWORDS, **keywords)
     if tls is not None and opening.error is None:
         await tls.shake_hands(opening.transport, opening.begin, data=opening.early, server_side=False)
     if opening.error is not None:
@@ -79,7 +86,7 @@ async def create_connection(
 
 
 async def open_connection(
-    host: Any = None, port: Any = None, *, limit: int = 2**16, **keywords: Any
+    host: str | None = None, port: int | str | None = None, *, limit: int = 2**16, **keywords: Unpack[ClientKeywords]
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect as :func:`asyncio.open_connection` does, and send a header before anything else, before TLS too.
 

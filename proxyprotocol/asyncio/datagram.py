@@ -6,16 +6,23 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from proxyprotocol._adapters.deadlines import LoopClock
 from proxyprotocol._adapters.facts import AF_UNIX, extra_info
+from proxyprotocol._adapters.listener import Listener, logging_to
 from proxyprotocol._adapters.refusals import describe_lost_answer
+from proxyprotocol.asyncio.keywords import call_loop
 from proxyprotocol.asyncio.transport import Overlay
+from proxyprotocol.asyncio.typing import DatagramKeywords, ProtocolT
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["ProxyProtocolDatagramTransport", "create_datagram_endpoint"]
 
@@ -23,15 +30,15 @@ _log = logging.getLogger("proxyprotocol.asyncio")
 
 
 async def create_datagram_endpoint(
-    protocol_factory: Callable[[], asyncio.BaseProtocol],
-    local_addr: Any = None,
-    remote_addr: Any = None,
+    protocol_factory: Callable[[], ProtocolT],
+    local_addr: tuple[str, int] | str | None = None,
+    remote_addr: tuple[str, int] | str | None = None,
     *,
     max_clients: int = DEFAULT_MAX_CLIENTS,
     client_timeout: float = DEFAULT_CLIENT_TIMEOUT,
     receiver: Receiver | None = None,
-    **keywords: Any,
-) -> tuple[ProxyProtocolDatagramTransport, Any]:
+    **keywords: Unpack[DatagramKeywords],
+) -> tuple[ProxyProtocolDatagramTransport, ProtocolT]:
     """Open a datagram socket as ``loop.create_datagram_endpoint`` does, and read a header in each datagram.
 
     The application's ``datagram_received`` gets the payload and the client's address. ``transport.sendto(data, addr)``
@@ -56,11 +63,17 @@ async def create_datagram_endpoint(
         TypeError, ValueError: As :class:`.Receiver`; also if *pp* is version 1, which datagrams cannot have.
         OSError: The system does not let us receive at this address.
     """
-    own = {name: keywords.pop(name) for name in ReceiverKeywords.__optional_keys__ & keywords.keys()}
+    names = ReceiverKeywords.__optional_keys__
+    rest: dict[str, Any] = {**keywords}
+    own = {name: rest.pop(name) for name in names & rest.keys()}
     datagrams = DatagramReceiver(Receiver.of(receiver, own), max_clients=max_clients, client_timeout=client_timeout)
     loop: Any = asyncio.get_running_loop()
-    _, endpoint = await loop.create_datagram_endpoint(
-        lambda: _Endpoint(protocol_factory(), datagrams, loop.time), local_addr, remote_addr, **keywords
+    _, endpoint = await call_loop(
+        loop.create_datagram_endpoint,
+        lambda: _Endpoint(protocol_factory(), datagrams, loop.time),
+        *(local_addr, remote_addr),
+        known=(*names, "receiver", "max_clients", "client_timeout"),
+        **rest,
     )
     return endpoint.transport, endpoint.protocol
 
@@ -69,9 +82,13 @@ class _Endpoint:
     """The real transport's protocol. It reads the headers; everything else is the application's protocol's own."""
 
     transport: ProxyProtocolDatagramTransport
+    family: int
 
     def __init__(self, protocol: Any, datagrams: DatagramReceiver, now: Callable[[], float]) -> None:
-        self.protocol, self.datagrams, self.now = protocol, datagrams, now
+        self.protocol: Any = protocol
+        self.datagrams: DatagramReceiver = datagrams
+        self.now: Callable[[], float] = now
+        self.listener: Listener = Listener(datagrams.receiver, logging_to(_log), LoopClock)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.protocol, name)
@@ -79,6 +96,8 @@ class _Endpoint:
     def connection_made(self, transport: Any) -> None:
         self._below, self.family = transport, transport.get_extra_info("socket").family
         self.transport = ProxyProtocolDatagramTransport(transport, self)
+        self.listener.start(extra_info(transport, "sockname"))
+        self.datagrams.receiver = self.listener.receiver
         self.protocol.connection_made(self.transport)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
@@ -89,11 +108,14 @@ class _Endpoint:
         try:
             received = self.datagrams.receive(data, sender, local, self.now())
         except ProxyProtocolError as error:
-            if (refusal := self.datagrams.describe_refusal(error, sender, self.now())) is not None:
-                _log.warning("%s", refusal)
+            self.listener.refuse(error, sender, what="a datagram")
             return
         with self.datagrams.answering(received):
             self.protocol.datagram_received(received.payload, received.client)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.listener.stop()
+        self.protocol.connection_lost(exc)
 
 
 class ProxyProtocolDatagramTransport(Overlay, asyncio.DatagramTransport):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import math
 import ssl as _ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from proxyprotocol._adapters.deadlines import Deadlines, LoopClock, check_seconds
 from proxyprotocol._adapters.facts import extra_info
-from proxyprotocol._adapters.refusals import (
-    describe_late_handshake,
-    describe_second_header,
-    log_no_handshake,
-    log_refusal,
-)
+from proxyprotocol._adapters.listener import Listener, logging_to
+from proxyprotocol._adapters.refusals import describe_late_handshake, describe_second_header
 from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.tls import TLS
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
@@ -27,7 +24,7 @@ from proxyprotocol.typing import SockAddr
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["ProxyProtocolFactory", "wrap_protocol_factory"]
+__all__ = ["FACTORY_KEYWORDS", "ProxyProtocolFactory", "ServerFactory", "wrap_protocol_factory"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
@@ -36,7 +33,8 @@ class ProxyProtocolFactory:
     """A protocol factory that reads a header before it calls another one, for servers that you open yourself.
 
     Give it to ``loop.create_server`` without ``ssl``: a balancer sends its header before TLS, so this factory takes the
-    context. When that server closes, call :meth:`close`.
+    context. When that server closes, call :meth:`close`. The log says at once what this factory reads and from whom; it
+    cannot say where, because it does not know your server.
 
     Args:
         protocol_factory: Makes the application's protocols. It is called after each accepted header.
@@ -52,6 +50,8 @@ class ProxyProtocolFactory:
             reads a header already.
         ValueError: A keyword's value is out of range, or there is a TLS time-out without TLS.
     """
+
+    _knows_server = False
 
     def __init__(
         self,
@@ -75,11 +75,15 @@ class ProxyProtocolFactory:
         if isinstance(protocol_factory, ProxyProtocolFactory):
             raise TypeError(describe_second_header("The factory"))
         self._protocol_factory = protocol_factory
-        self._receiver = receiver = Receiver.of(receiver, keywords)
+        receiver = Receiver.of(receiver, keywords, FACTORY_KEYWORDS)
+        self._listener = Listener(receiver, logging_to(_log), LoopClock)
+        self._receiver = receiver
         self._tls, self._tls_timeout = tls, tls_timeout
         self._headers: Deadlines[_Pending] = Deadlines(receiver.timeout, _Pending.header_late, LoopClock())
         self._handshakes: Deadlines[_Pending] = Deadlines(tls_timeout, _Pending.handshake_late, LoopClock())
         self._closed = False
+        if not self._knows_server:
+            self._listener.start()
 
     def __call__(self) -> asyncio.BaseProtocol:
         """Return the protocol of a new connection."""
@@ -94,10 +98,29 @@ class ProxyProtocolFactory:
         self._closed = True
         for connection in [*self._headers.close(), *self._handshakes.close()]:
             connection.abort()
+        self._listener.stop()
 
 
 #: The same class. This name says what it does: it wraps the application's protocol factory.
 wrap_protocol_factory = ProxyProtocolFactory
+
+#: The names of its own keywords; it also takes those of :class:`.Receiver`.
+FACTORY_KEYWORDS = inspect.getfullargspec(ProxyProtocolFactory).kwonlyargs
+
+
+class ServerFactory(ProxyProtocolFactory):
+    """The factory of a server of this package, which tells it where it listens."""
+
+    _knows_server = True
+
+    def name(self, sockets: Iterable[Any]) -> None:
+        """Name the sockets of the server, for the log and for counters; do it before the server listens."""
+        self._listener.name(*(sock.getsockname() for sock in sockets))
+        self._receiver = self._listener.receiver
+
+    def start(self) -> None:
+        """Log what the server reads and from whom, now that it listens."""
+        self._listener.start()
 
 
 class _Pending(asyncio.Protocol):
@@ -127,7 +150,7 @@ class _Pending(asyncio.Protocol):
         try:
             self._connection = connection = factory._receiver.connection(self._peer, local)
         except ProxyProtocolError as error:
-            log_refusal(_log, error, self._peer)
+            self._refuse(error)
             self.abort()
         except BaseException:  # the policy function raised; the loop logs it
             transport.abort()
@@ -155,7 +178,7 @@ class _Pending(asyncio.Protocol):
             try:
                 self._connection.eof()
             except ProxyProtocolError as error:
-                log_refusal(_log, error, self._peer)
+                self._refuse(error)
             self._connection = None
             self._factory._headers.discard(self)
 
@@ -170,7 +193,7 @@ class _Pending(asyncio.Protocol):
 
     def handshake_late(self) -> None:
         late = TimeoutError(describe_late_handshake(self._factory._tls_timeout))
-        log_no_handshake(_log, late, self._overlay.get_extra_info("peername"), self._peer)
+        self._factory._listener.refuse_handshake(late, self._overlay.get_extra_info("peername"), self._peer)
         self._transport.abort()
 
     def abort(self) -> None:
@@ -187,11 +210,13 @@ class _Pending(asyncio.Protocol):
             if not step(*data):
                 return False
         except ProxyProtocolError as error:
-            log_refusal(_log, error, self._peer)
+            self._refuse(error)
             self.abort()
             return False
         factory, transport, self._connection = self._factory, self._transport, None
         factory._headers.discard(self)
+        if connection.trailing and connection.repeated:
+            factory._listener.warn_of_second_header(self._peer)
         overlay = ProxyProtocolTransport(connection, self._peer)
         try:
             if factory._tls is None:
@@ -206,6 +231,11 @@ class _Pending(asyncio.Protocol):
             raise
         return True
 
+    def _refuse(self, error: ProxyProtocolError) -> None:
+        # getsockname() is for a listener without a name
+        local = None if self._factory._knows_server else extra_info(self._transport, "sockname")
+        self._factory._listener.refuse(error, self._peer, local)
+
     def _handshake_done(self, transport: asyncio.Transport) -> None:
         self._factory._handshakes.discard(self)
         try:
@@ -216,5 +246,5 @@ class _Pending(asyncio.Protocol):
 
     def _handshake_lost(self, error: BaseException | None) -> None:
         if self in self._factory._handshakes and error is not None:
-            log_no_handshake(_log, error, self._overlay.get_extra_info("peername"), self._peer)
+            self._factory._listener.refuse_handshake(error, self._overlay.get_extra_info("peername"), self._peer)
         self._factory._handshakes.discard(self)

@@ -12,19 +12,26 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
+from proxyprotocol._adapters.deadlines import LoopClock, check_seconds
+from proxyprotocol._adapters.listener import Listener, logging_to
 from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import listen
 from proxyprotocol.asyncio.sockets import covered, receive_header
 from proxyprotocol.asyncio.transport import LoopOfStreams, ProxyProtocolTransport
-from proxyprotocol.options import OPTIONS, describe_risk, parse_receiver, parse_tls_timeout
+from proxyprotocol.options import parse_receiver, parse_tls_timeout, read_environment, spell_variable
+from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import describe_address
 
-__all__ = ["new_event_loop", "new_uvloop_event_loop"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["LoopKeywords", "new_event_loop", "new_uvloop_event_loop"]
 
 # gunicorn's and uvicorn's workers exit with this status to say that the next worker would fail too. After any other
 # status they are started again and again.
@@ -34,46 +41,77 @@ _UNREAD = (
     "The event loop reads no PROXY protocol header on %s: the application watches this listening socket with "
     "add_reader() and accepts its connections itself. Use proxyprotocol.integrations.tornado.add_sockets for tornado, "
     "proxyprotocol.integrations.anyio.ProxyProtocolListener for anyio and loop.sock_accept() for your own sockets, or "
-    "name the ports of all other listeners in PROXYPROTOCOL_PORTS"
+    "name the ports of all other listeners in %s"
 )
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
-_PREFIX = "PROXYPROTOCOL_"
-_PORTS = _PREFIX + "PORTS"
-_VARIABLES = {_PREFIX + option.upper(): option for option in OPTIONS}
 _UNIX = "unix"
 # without leading zeros: ports are compared as text, and a listener's own number has none
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
+_PORTS_SETTLE: Final = 5.0  # seconds from a loop's first listener; then its other listeners are there too
 
 
-def _spell(option: str) -> str:
-    return _PREFIX + option.upper()
+class LoopKeywords(ReceiverKeywords, total=False):
+    """The keywords of :func:`new_event_loop`."""
+
+    receiver: Receiver | None
+    tls_timeout: float | None
+    ports: Iterable[int | str] | None
+
+
+_LOOP_DEFAULTS: Mapping[str, Any] = {"receiver": None, "tls_timeout": spec.DEFAULT_TLS_TIMEOUT, "ports": None}
 
 
 class _State:
-    """A loop's state. A wrong value in the environment, or an unknown variable with our prefix, raises ValueError."""
+    """What a loop knows about its listeners. A wrong port raises ValueError."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        given = {name: value for name, value in environment.items() if name.startswith(_PREFIX)}
-        ports = given.pop(_PORTS, None)
-        # We must not ignore these: with a typo in the name of _TRUSTED we would trust every peer.
-        unknown = ", ".join(sorted(given.keys() - _VARIABLES.keys()))
-        if unknown:
-            raise ValueError(f"Unknown variable {unknown}. The known ones are {', '.join([*_VARIABLES, _PORTS])}")
-        options = {_VARIABLES[name]: value for name, value in given.items()}
-        self.receiver = parse_receiver(options, _spell)
-        self.tls_timeout = parse_tls_timeout(options, _spell)
-        self.ports = None if ports is None else {port.strip() for port in ports.split(",")}
-        for port in self.ports or ():
+    def __init__(self, receiver: Receiver, tls_timeout: float | None, ports: Iterable[int | str] | None) -> None:
+        self.receiver, self.tls_timeout = receiver, tls_timeout
+        if ports is not None and not isinstance(ports, Iterable):
+            raise TypeError(f'ports must be several, such as [8080, "unix"], not {ports!r}')
+        several = ports.split(",") if isinstance(ports, str) else ports
+        self.ports = None if several is None else {str(port).strip() for port in several}
+        for port in () if self.ports is None else self.ports or {""}:
             if port != _UNIX and not (_PORT.fullmatch(port) and int(port) <= spec.MAX_PORT):
-                raise ValueError(f"{_PORTS} takes port numbers and unix, with commas between them, not {port!r}")
-        # For applications that call sock_accept(): the connections of each listener whose header has arrived, or the
-        # error of accept(); the later transport of each connection; the tasks that read headers.
+                option = receiver.spell("ports")
+                raise ValueError(f"{option} takes port numbers and unix, with commas between them, not {port!r}")
+        self.heard: set[str] = set()  # the ports of all listeners of the loop
+        # For connections that were accepted elsewhere. It has no name: we see only the addresses of connections.
+        self.elsewhere = Listener(receiver, logging_to(_log), LoopClock)
+        self._started_elsewhere = False
+        # For applications that call sock_accept(): the log of each listener; its connections whose header has arrived,
+        # or the error of accept(); the later transport of each connection; the tasks that read headers.
+        self.listeners: MutableMapping[socket.socket, Listener] = WeakKeyDictionary()
         self.ready: MutableMapping[socket.socket, asyncio.Queue[socket.socket | OSError]] = WeakKeyDictionary()
         self.overlays: MutableMapping[socket.socket, ProxyProtocolTransport] = WeakKeyDictionary()
         self.headers: set[asyncio.Task[None]] = set()
         self.warned: set[str] = set()  # the listeners that a warning has named
+
+    @classmethod
+    def from_keywords(cls, keywords: Mapping[str, Any]) -> _State:
+        rules = {**keywords}
+        own = {name: rules.pop(name, default) for name, default in _LOOP_DEFAULTS.items()}
+        receiver = Receiver.of(own["receiver"], rules, _LOOP_DEFAULTS)
+        return cls(receiver, check_seconds("tls_timeout", own["tls_timeout"]), own["ports"])
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> _State:
+        options = read_environment(environment, ("ports", "metrics"))
+        receiver, tls_timeout = parse_receiver(options, spell_variable), parse_tls_timeout(options, spell_variable)
+        state = cls(receiver, tls_timeout, options.get("ports"))
+        if "metrics" in options:
+            variable = spell_variable("metrics")
+            try:
+                from proxyprotocol.metrics import serve_metrics
+            except ImportError as error:
+                raise ValueError(
+                    f"{variable} needs prometheus_client ({error}): install the extra proxyprotocol[metrics]"
+                ) from None
+            metrics = serve_metrics(options["metrics"], variable)
+            state.receiver = replace(receiver, metrics=metrics)
+            state.elsewhere.receiver = state.receiver
+        return state
 
     def covers(self, listener: Any) -> bool:
         """Return whether connections begin with a header at a listener, given as its socket, its port or ``unix``."""
@@ -83,7 +121,22 @@ class _State:
             # ask for the address, not for the family: uvicorn makes every socket of --fd an AF_UNIX one, whatever it is
             name = listener.getsockname()
             listener = _UNIX if isinstance(name, (str, bytes)) else name[1]
+        self.heard.add(str(listener))
         return str(listener) in self.ports
+
+    def start_elsewhere(self) -> None:
+        """Log once what is read from connections that were accepted elsewhere."""
+        if not self._started_elsewhere:
+            self._started_elsewhere = True
+            self.elsewhere.start()
+
+    def check_ports(self) -> None:
+        """Warn of ports where the loop was told to read headers, and does not listen."""
+        unheard, heard = sorted((self.ports or set()) - self.heard), sorted(self.heard - {"0"})
+        if unheard:
+            others = f"; it listens on {' and '.join(heard)}" if heard else ""
+            text = "%s names %s, but this event loop does not listen there%s"
+            _log.warning(text, self.receiver.spell("ports"), " and ".join(unheard), others)
 
 
 if TYPE_CHECKING:
@@ -105,11 +158,17 @@ class _HeaderLoop(_AnyLoop):
         return await self._listen(super().create_unix_server, protocol_factory, _UNIX, path, **keywords)
 
     async def _listen(self, begin: Any, protocol_factory: Any, listener: Any, *args: Any, **keywords: Any) -> Any:
-        # the arguments of our own functions override the environment
-        if isinstance(protocol_factory, ProxyProtocolFactory) or not self._state.covers(listener):
+        covers = self._covers(listener)
+        # the arguments of our own functions override the loop's
+        if isinstance(protocol_factory, ProxyProtocolFactory) or not covers:
             return await begin(protocol_factory, *args, **keywords)
         keywords = {"receiver": self._state.receiver, "tls_timeout": self._state.tls_timeout, **keywords}
         return await listen(begin, protocol_factory, *args, **keywords)
+
+    def _covers(self, listener: Any) -> bool:
+        if self._state.ports and not self._state.heard:
+            self.call_later(_PORTS_SETTLE, self._state.check_ports)
+        return self._state.covers(listener)
 
     async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
         return await LoopOfStreams(super()).start_tls(transport, *args, **keywords)
@@ -121,6 +180,9 @@ class _HeaderLoop(_AnyLoop):
             if sock in covered:
                 covered.add(accepted[0])
             return accepted
+        if sock not in self._state.listeners:
+            self._state.listeners[sock] = Listener(self._state.receiver, logging_to(_log), LoopClock)
+            self._state.listeners[sock].start(sock.getsockname())
         ready, number = self._state.ready.setdefault(sock, asyncio.Queue()), sock.fileno()
         # meanwhile accept others too: a peer that is slow with its header must not hold up the rest
         super().add_reader(sock, self._accept, sock, ready)
@@ -141,8 +203,10 @@ class _HeaderLoop(_AnyLoop):
             ready.put_nowait(error)
             return
 
+        listener = self._state.listeners[sock]
+
         async def receive() -> None:
-            begun = await receive_header(connection, peer, self._state.receiver)
+            begun = await receive_header(connection, peer, listener)
             if sock.fileno() < 0:  # the application has closed the listener, and will not fetch this connection
                 connection.close()
             elif begun is not None:
@@ -160,7 +224,8 @@ class _HeaderLoop(_AnyLoop):
             if not self._reads(sock) or isinstance(protocol_factory, ProxyProtocolFactory):
                 return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
             peer = sock.getpeername()
-            begun = await receive_header(sock, peer, self._state.receiver)
+            self._state.start_elsewhere()
+            begun = await receive_header(sock, peer, self._state.elsewhere)
             if begun is None:
                 address = describe_address(peer)
                 raise ConnectionAbortedError(f"The connection from {address} did not begin with a header")
@@ -187,10 +252,15 @@ class _HeaderLoop(_AnyLoop):
             sock.detach()
         if listener not in self._state.warned and all(number != other.fileno() for other in covered):
             self._state.warned.add(listener)
-            _log.warning(_UNREAD, listener)
+            _log.warning(_UNREAD, listener, self._state.receiver.spell("ports"))
 
     def _reads(self, sock: socket.socket) -> bool:
-        return sock not in covered and self._state.covers(sock)
+        return self._covers(sock) and sock not in covered
+
+    def close(self) -> None:
+        super().close()
+        for listener in (self._state.elsewhere, *self._state.listeners.values()):
+            listener.stop()
 
 
 class _Beginning(asyncio.Protocol):
@@ -203,45 +273,55 @@ class _Beginning(asyncio.Protocol):
         self._overlay.begin(transport, self.protocol)
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
+def new_event_loop(**keywords: Unpack[LoopKeywords]) -> asyncio.AbstractEventLoop:
     """Make an asyncio event loop whose listeners read a header at the start of every connection.
 
-    Environment variables configure it. ``PROXYPROTOCOL_VERSION``, ``_TRUSTED``, ``_UNTRUSTED``, ``_POLICY``,
-    ``_TIMEOUT``, ``_MAX_HEADER``, ``_IPV4_IN_TCP6`` and ``_TLS_TIMEOUT`` take the same values as the options of
-    endpoint strings. ``PROXYPROTOCOL_PORTS`` names the listeners that read headers: port numbers, and ``unix`` for all
-    UNIX sockets, with commas between them. Without it that is every listener from which the loop accepts, with
-    ``create_server``, ``create_unix_server``, ``sock_accept`` or ``connect_accepted_socket``. Servers that the
-    functions of this package open follow their own arguments.
+    Without keywords, environment variables configure it. ``PROXYPROTOCOL_VERSION``, ``_TRUSTED``, ``_UNTRUSTED``,
+    ``_POLICY``, ``_TIMEOUT``, ``_MAX_HEADER``, ``_IPV4_IN_TCP6`` and ``_TLS_TIMEOUT`` take the same values as the
+    options of endpoint strings. ``PROXYPROTOCOL_PORTS`` names the listeners that read headers: port numbers, and
+    ``unix`` for all UNIX sockets, with commas between them. Without it that is every listener from which the loop
+    accepts, with ``create_server``, ``create_unix_server``, ``sock_accept`` or ``connect_accepted_socket``. Servers
+    that the functions of this package open follow their own arguments. ``PROXYPROTOCOL_METRICS`` is a port, or
+    ``HOST:PORT``, on which Prometheus finds counters.
 
-    The loop logs a warning if every peer may send an optional header. It logs another if the application watches a
-    listening socket with ``add_reader``: the application accepts there by itself, and the loop reads no header.
+    The log tells of each listener what it reads and from whom. It warns of a port in ``PROXYPROTOCOL_PORTS`` on which
+    the loop does not listen, and of a listening socket that the application watches with ``add_reader``: the
+    application accepts there by itself, and the loop reads no header.
+
+    Args:
+        keywords: In place of the environment: those of :class:`.Receiver` such as ``trusted``, or ``receiver`` with all
+            of them; ``tls_timeout`` (seconds); ``ports``, such as ``[8080, "unix"]``.
 
     Raises:
         SystemExit: A variable is wrong. A sentence on standard error names the variable and what it takes.
+        TypeError, ValueError: A keyword is wrong.
     """
-    return _new_loop(asyncio.SelectorEventLoop)
+    return _new_loop(asyncio.SelectorEventLoop, keywords)
 
 
-def new_uvloop_event_loop() -> asyncio.AbstractEventLoop:
+def new_uvloop_event_loop(**keywords: Unpack[LoopKeywords]) -> asyncio.AbstractEventLoop:
     """Make a uvloop event loop. Otherwise it is :func:`new_event_loop`.
 
     Raises:
         SystemExit: A variable is wrong, or uvloop is not installed.
+        TypeError, ValueError: A keyword is wrong.
     """
     try:
         import uvloop
     except ImportError as error:
         raise _exit(f"uvloop cannot be imported ({error}): install the extra proxyprotocol[uvloop]") from None
-    return _new_loop(uvloop.Loop)
+    return _new_loop(uvloop.Loop, keywords)
 
 
-def _new_loop(base: type) -> asyncio.AbstractEventLoop:
-    try:
-        state = _State(os.environ)  # before there is a loop that would have to be closed
-    except ValueError as error:
-        raise _exit(str(error)) from None
-    if (risk := describe_risk(state.receiver, _spell)) is not None:
-        _log.warning("%s", risk)
+def _new_loop(base: type, keywords: Mapping[str, Any]) -> asyncio.AbstractEventLoop:
+    # the state first, before there is a loop that would have to be closed
+    if keywords:
+        state = _State.from_keywords(keywords)
+    else:
+        try:
+            state = _State.from_environment(os.environ)
+        except ValueError as error:
+            raise _exit(str(error)) from None
     loop: Any = type("EventLoop", (_HeaderLoop, base), {})()
     loop._state = state
     return loop  # type: ignore[no-any-return]

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from proxyprotocol.asyncio.factory import ProxyProtocolFactory
+from proxyprotocol.asyncio.factory import ServerFactory
+from proxyprotocol.asyncio.keywords import call_loop
 from proxyprotocol.asyncio.sockets import Acceptor
 from proxyprotocol.asyncio.transport import LoopOfStreams, Overlay
-from proxyprotocol.receiver import ReceiverKeywords
+from proxyprotocol.asyncio.typing import (
+    FactoryKeywords,
+    Hosts,
+    Path,
+    ServerKeywords,
+    StreamCallback,
+    UnixServerKeywords,
+)
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "ProxyProtocolServer",
@@ -27,14 +37,15 @@ __all__ = [
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
-_StreamCallback: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
-
 # the keywords of the factory; the loop takes all others
-_OWN_KEYWORDS = ReceiverKeywords.__optional_keys__.union(inspect.getfullargspec(ProxyProtocolFactory).kwonlyargs)
+_OWN_KEYWORDS = FactoryKeywords.__optional_keys__
 
 
 async def create_server(
-    protocol_factory: Callable[[], asyncio.BaseProtocol], host: Any = None, port: Any = None, **keywords: Any
+    protocol_factory: Callable[[], asyncio.BaseProtocol],
+    host: Hosts = None,
+    port: int | str | None = None,
+    **keywords: Unpack[ServerKeywords],
 ) -> ProxyProtocolServer:
     """Listen as ``loop.create_server`` does, and read a header at the start of every connection.
 
@@ -55,14 +66,19 @@ async def create_server(
 
 
 async def create_unix_server(
-    protocol_factory: Callable[[], asyncio.BaseProtocol], path: Any = None, **keywords: Any
+    protocol_factory: Callable[[], asyncio.BaseProtocol], path: Path = None, **keywords: Unpack[UnixServerKeywords]
 ) -> ProxyProtocolServer:
     """Listen on a UNIX socket as ``loop.create_unix_server`` does. Otherwise it is :func:`create_server`."""
     return await listen(asyncio.get_running_loop().create_unix_server, protocol_factory, path, **keywords)
 
 
 async def start_server(
-    client_connected_cb: _StreamCallback, host: Any = None, port: Any = None, *, limit: int = 2**16, **keywords: Any
+    client_connected_cb: StreamCallback,
+    host: Hosts = None,
+    port: int | str | None = None,
+    *,
+    limit: int = 2**16,
+    **keywords: Unpack[ServerKeywords],
 ) -> ProxyProtocolServer:
     """Listen as :func:`asyncio.start_server` does, and read a header at the start of every connection.
 
@@ -80,13 +96,17 @@ async def start_server(
 
 
 async def start_unix_server(
-    client_connected_cb: _StreamCallback, path: Any = None, *, limit: int = 2**16, **keywords: Any
+    client_connected_cb: StreamCallback,
+    path: Path = None,
+    *,
+    limit: int = 2**16,
+    **keywords: Unpack[UnixServerKeywords],
 ) -> ProxyProtocolServer:
     """Listen on a UNIX socket as :func:`asyncio.start_unix_server` does. Otherwise it is :func:`start_server`."""
     return await create_unix_server(_stream_factory(client_connected_cb, limit), path, **keywords)
 
 
-def _stream_factory(client_connected_cb: _StreamCallback, limit: int) -> Callable[[], asyncio.BaseProtocol]:
+def _stream_factory(client_connected_cb: StreamCallback, limit: int) -> Callable[[], asyncio.BaseProtocol]:
     loop: Any = LoopOfStreams(asyncio.get_running_loop())
 
     async def run(begun: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -108,11 +128,22 @@ def _stream_factory(client_connected_cb: _StreamCallback, limit: int) -> Callabl
     return lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(limit, loop), begin, loop)
 
 
-async def listen(begin: Any, protocol_factory: Any, *args: Any, **keywords: Any) -> ProxyProtocolServer:
+async def listen(
+    begin: Any, protocol_factory: Any, *args: Any, start_serving: bool = True, **keywords: Any
+) -> ProxyProtocolServer:
     """Listen with a loop's own method, *begin*, and the keywords of :class:`.ProxyProtocolFactory`."""
     own = {name: keywords.pop(name) for name in _OWN_KEYWORDS & keywords.keys()}
-    factory = ProxyProtocolFactory(protocol_factory, **own)
-    return ProxyProtocolServer(await begin(factory, *args, **keywords), factory)
+    factory = ServerFactory(protocol_factory, **own)
+    # not yet serving: the listener needs its name before its first connection
+    below = await call_loop(begin, factory, *args, start_serving=False, known=(*_OWN_KEYWORDS, "limit"), **keywords)
+    server = ProxyProtocolServer(below, factory)
+    if start_serving:
+        try:
+            await server.start_serving()
+        except BaseException:
+            server.close()
+            raise
+    return server
 
 
 class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
@@ -126,22 +157,25 @@ class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
     is_serving: Any
     wait_closed: Any
 
-    def __init__(self, server: Any, factory: ProxyProtocolFactory) -> None:
+    def __init__(self, server: Any, factory: ServerFactory) -> None:
         self._below, self._factory = server, factory
         self._closed = False
         self._serving: asyncio.Future[None] | None = None
         self._loop: Any = server.get_loop()
         self._acceptor = Acceptor(self._loop, _log)
         self._listeners: list[socket.socket] = []
-        self._accept_ourselves()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} sockets={self.sockets!r}>"
 
     async def start_serving(self) -> None:
         """Start to accept connections, unless the server accepts already."""
+        if self.is_serving():
+            return
+        self._factory.name(self.sockets)
         await self._below.start_serving()
         self._accept_ourselves()
+        self._factory.start()
 
     def _accept_ourselves(self) -> None:
         """Accept in place of asyncio's server, which logs a hundred tracebacks a second when descriptors run out."""

@@ -12,10 +12,11 @@ from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
 from proxyprotocol._adapters.deadlines import in_time
+from proxyprotocol._adapters.listener import Listener
 from proxyprotocol._adapters.lookahead import REST, plan_reads
-from proxyprotocol._adapters.refusals import PAUSE, Shortage, log_refusal
+from proxyprotocol._adapters.refusals import PAUSE, Shortage
 from proxyprotocol.errors import ProxyProtocolError
-from proxyprotocol.receiver import Receiver, ReceiverConnection
+from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 
@@ -59,7 +60,7 @@ class Acceptor:
         self._listeners: dict[socket.socket, tuple[int, _Begin]] = {}
         self._resume: asyncio.TimerHandle | None = None
         #: Whether it accepts nothing for now.
-        self.paused = False
+        self.paused: bool = False
 
     def listen(self, sock: socket.socket, backlog: int, begin: _Begin) -> None:
         """Accept the connections of a non-blocking socket with a queue of *backlog* connections. The caller closes it.
@@ -123,8 +124,8 @@ class Acceptor:
             self._loop.remove_reader(sock)
 
 
-async def receive_header(sock: socket.socket, peer: SockAddr, receiver: Receiver) -> ReceiverConnection | None:
-    """Read the header of a connection from *peer*, by the rules of *receiver*. The socket becomes non-blocking.
+async def receive_header(sock: socket.socket, peer: SockAddr, listener: Listener) -> ReceiverConnection | None:
+    """Read the header of a connection from *peer*, by the rules of *listener*. The socket becomes non-blocking.
 
     Returns:
         The connection, which has begun. None if it was refused or lost: then it is closed, and the log says so.
@@ -154,16 +155,18 @@ async def receive_header(sock: socket.socket, peer: SockAddr, receiver: Receiver
                 if data is None:
                     await asyncio.sleep(REST)
 
+    receiver, local = listener.receiver, None
     try:
         sock.setblocking(False)
-        connection = receiver.connection(peer, sock.getsockname())
+        local = sock.getsockname()
+        connection = receiver.connection(peer, local)
         if not await in_time(read(), receiver.timeout):
             connection.timed_out()
         return connection
     except BaseException as error:
         sock.close()
         if isinstance(error, ProxyProtocolError):
-            log_refusal(_log, error, peer)
+            listener.refuse(error, peer, local)
         elif isinstance(error, OSError):
             _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
         else:

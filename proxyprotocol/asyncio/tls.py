@@ -101,6 +101,8 @@ class _Handshake(asyncio.Protocol):
     """The protocol above TLS until the handshake is done."""
 
     transport: asyncio.Transport | None = None
+    done: Callable[[asyncio.Transport], object]
+    lost: Any
 
     def __init__(self, done: Callable[[asyncio.Transport], object], lost: Any) -> None:
         self.done, self.lost = done, lost

@@ -145,7 +145,7 @@ class ClientSocket(Overlay):
     def __init__(self, sock: Any, effective: ProxyResult) -> None:
         self._below = sock
         self._effective: ProxyResult = effective
-        self.family = effective.family
+        self.family: socket.AddressFamily = effective.family
 
     def getpeername(self) -> SockAddr:
         """Return the client's address."""

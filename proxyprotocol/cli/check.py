@@ -19,9 +19,16 @@ from proxyprotocol.v2 import ProxyProtocolV2
 __all__ = ["add_arguments", "run"]
 
 _DESCRIPTION: Final = """\
-Find out whether a server wants a PROXY protocol header, and which versions it takes: connect to it a few times, with
-headers that name this machine itself, and compare its answers. Exit status 0: it takes a header of at least one
-version; 1: it takes none, or its answers do not show it; 2: nothing answers there.
+Find out whether a server wants a PROXY protocol header, and which versions it
+takes: connect to it a few times, with headers that name this machine itself,
+and compare its answers. Exit status 0: it takes a header of at least one
+version; 1: it takes none, or its answers do not show it; 2: nothing answers.
+"""
+_EXAMPLES: Final = """\
+examples:
+  %(prog)s app.example:8080
+  %(prog)s --tls app.example:443
+  %(prog)s --send 'PING\\r\\n' '[::1]:6379'
 """
 _SEND_HELP: Final = (
     "what to send after the header so that the server answers, with escapes such as \\r\\n; by default an HTTP "
@@ -65,7 +72,7 @@ _PROBES: Final[Mapping[str, Callable[[ProxyResult], bytes]]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to a parser."""
-    parser.description = _DESCRIPTION
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
     parser.add_argument(
         "server", metavar="HOST:PORT", type=_server, help="the server; write an IPv6 address in brackets"
     )
@@ -163,7 +170,24 @@ def _conclude_taken(outcomes: Mapping[str, Outcome], taken: list[str]) -> Iterat
 
 
 def _server(text: str) -> tuple[str, int]:
-    match = _ADDRESS.fullmatch(text)
-    if match is None or not 0 < int(match["port"]) <= spec.MAX_PORT:
-        raise argparse.ArgumentTypeError(f"expected HOST:PORT, such as localhost:8080 or [::1]:8080, not {text!r}")
-    return match["ipv6"] or match["host"], int(match["port"])
+    for written in (text, _repair(text)):
+        match = _ADDRESS.fullmatch(written)
+        if match is None or not 0 < int(match["port"]) <= spec.MAX_PORT:
+            continue
+        if written != text:
+            raise argparse.ArgumentTypeError(
+                f"expected a name or an address and a port, not {text!r}; did you mean {written}?"
+            )
+        return match["ipv6"] or match["host"], int(match["port"])
+    raise argparse.ArgumentTypeError(
+        f"expected a name or an address and a port, such as localhost:8080 or [::1]:8080, not {text!r}"
+    )
+
+
+def _repair(text: str) -> str:
+    """Return what the user may have meant: the text without the rest of a URL, and with the brackets of IPv6."""
+    scheme, _, rest = text.rpartition("://")
+    host, colon, port = rest.partition("/")[0].rpartition(":")
+    if not colon:
+        host, port = port, {"http": "80", "https": "443"}.get(scheme, "")
+    return f"[{host}]:{port}" if ":" in host.strip("[]") and host[0] != "[" else f"{host}:{port}"

@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 from contextlib import nullcontext
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from proxyprotocol._wire import spec
 from proxyprotocol.cli._decode.description import Description, describe
 from proxyprotocol.cli._decode.hexdump import MAX_TEXT, looks_like_hex, read_hex
+from proxyprotocol.cli._decode.input import Input
 from proxyprotocol.cli._decode.show import show
-from proxyprotocol.server._process.program import BAD_ANSWER, ProgramError
+from proxyprotocol.server._process.program import BAD_ANSWER, FILE, ProgramError
 
 __all__ = ["add_arguments", "run"]
 
@@ -26,10 +27,19 @@ _CAPTURES: Final = (
     b"\x4d\x3c\xb2\xa1",
 )
 _DESCRIPTION: Final = """\
-Print what a PROXY protocol header says: the addresses, and every TLV by its name. The input is raw bytes that start
-with a header, a text such as hexadecimal digits (--hex), or a capture (pcap or pcapng), in which decode looks for
-headers at the start of each TCP stream and of each UDP datagram. For a wrong header it prints what is wrong and at
-which byte, and the exit status is 1.
+Print what a PROXY protocol header says: the addresses, and every TLV by its
+name. The input is raw bytes that start with a header, a text such as
+hexadecimal digits (--hex), or a capture (pcap or pcapng), in which decode looks
+for headers at the start of each TCP stream and of each UDP datagram, and prints
+each as soon as it is complete. For a wrong header it prints what is wrong and
+at which byte, and the exit status is 1. Captures need proxyprotocol[pcap].
+"""
+_EXAMPLES: Final = """\
+examples:
+  %(prog)s header.bin
+  %(prog)s --json capture.pcap
+  xxd header.bin | %(prog)s --hex
+  tcpdump -U -i lo -w - port 8080 | %(prog)s
 """
 _HEX_HELP: Final = (
     "the input is text: pairs of hexadecimal digits, with or without separators; a dump by xxd or hexdump -C; or text "
@@ -39,8 +49,9 @@ _HEX_HELP: Final = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to its parser."""
-    parser.description = _DESCRIPTION
-    parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="the file (standard input)")
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
+    file: Any = parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="the file (standard input)")
+    file.complete = FILE
     parser.add_argument("--hex", action="store_true", help=_HEX_HELP)
     parser.add_argument("--json", action="store_true", help="one line of JSON for each header")
 
@@ -49,18 +60,41 @@ def run(options: argparse.Namespace) -> int:
     """Decode, and return the exit status: 0 if the input has headers and all are right, otherwise 1."""
     if options.file == "-" and sys.stdin is None:
         raise ProgramError("standard input is closed: name a file, or redirect one")
-    with nullcontext(sys.stdin.buffer) if options.file == "-" else open(options.file, "rb") as file:
-        following = 0
-        if options.hex:
-            data = _read_text(file)
-        else:
-            data = file.read(spec.V2_FIXED_LENGTH)
-            if data.startswith(_CAPTURES):
-                return _decode_capture(data, file, options.json)
-            # as much as a header can have; the rest needs only a count
-            data += file.read(spec.V2_MAX_LENGTH - len(data))
-            while chunk := file.read(_CHUNK):
-                following += len(chunk)
+    with (
+        nullcontext(sys.stdin.buffer) if options.file == "-" else _open(options.file) as file,
+        Input(file) as input_,
+    ):
+        status = _decode(input_, options)
+    if input_.interrupted:
+        raise KeyboardInterrupt
+    return status
+
+
+def _open(name: str) -> BinaryIO:
+    try:
+        return open(name, "rb")
+    except FileNotFoundError:
+        if looks_like_hex(name.encode(errors="replace")):
+            raise ProgramError(
+                f"FILE takes the name of a file; did you mean echo {name} | proxyprotocol decode --hex?"
+            ) from None
+        raise
+
+
+def _decode(file: Input, options: argparse.Namespace) -> int:
+    following = 0
+    if options.hex:
+        data = _read_text(file)
+    else:
+        data = file.read(spec.V2_FIXED_LENGTH)
+        if data.startswith(_CAPTURES):
+            return _decode_capture(data, file, options.json)
+        # as much as a header can have; the rest needs only a count
+        data += file.read(spec.V2_MAX_LENGTH - len(data))
+        while chunk := file.read(_CHUNK):
+            following += len(chunk)
+    if file.interrupted and not data:
+        return BAD_ANSWER
     described = describe(data, following)
     _print(described, data, options.json)
     if not described["ok"] and not options.hex and looks_like_hex(data):
@@ -68,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if described["ok"] else BAD_ANSWER
 
 
-def _read_text(file: BinaryIO) -> bytes:
+def _read_text(file: Input) -> bytes:
     text = file.read(MAX_TEXT + 1)
     if len(text) > MAX_TEXT:
         raise ProgramError(
@@ -80,7 +114,7 @@ def _read_text(file: BinaryIO) -> bytes:
         raise ProgramError(f"byte {error.start} is not text: leave out --hex to read raw bytes") from None
 
 
-def _decode_capture(first: bytes, file: BinaryIO, as_json: bool) -> int:
+def _decode_capture(first: bytes, file: Input, as_json: bool) -> int:
     try:
         from proxyprotocol.cli._decode.capture import Capture
     except ImportError as error:
@@ -93,7 +127,7 @@ def _decode_capture(first: bytes, file: BinaryIO, as_json: bool) -> int:
         are_good.append(described["ok"])
         _print(described, data, as_json)
         if not as_json:
-            print()
+            print(flush=True)
     if not are_good:
         print(f"No header in {capture.packets} packets: {capture.summary}.", file=sys.stderr)
     return 0 if are_good and all(are_good) else BAD_ANSWER
@@ -101,6 +135,6 @@ def _decode_capture(first: bytes, file: BinaryIO, as_json: bool) -> int:
 
 def _print(described: Description, data: bytes, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(described).replace("\x7f", "\\u007f"))  # dumps() does not escape DEL
+        print(json.dumps(described).replace("\x7f", "\\u007f"), flush=True)  # dumps() does not escape DEL
     else:
-        print(*show(described, data), sep="\n")
+        print(*show(described, data), sep="\n", flush=True)

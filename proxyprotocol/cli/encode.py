@@ -13,8 +13,9 @@ from typing import Any, Final
 from proxyprotocol._wire import fields, walk
 from proxyprotocol.errors import ProxyProtocolSyntaxError
 from proxyprotocol.options import parse_sender
+from proxyprotocol.receiver import describe_unknown
 from proxyprotocol.result import ProxyResult, ProxyResultLocal, ProxyResultUnix, ProxyResultUnknown
-from proxyprotocol.server._process.program import ProgramError
+from proxyprotocol.server._process.program import FILE, ProgramError, describe_error
 from proxyprotocol.tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
@@ -22,8 +23,17 @@ from proxyprotocol.v2 import ProxyProtocolV2
 __all__ = ["add_arguments", "run"]
 
 _DESCRIPTION: Final = """\
-Write a PROXY protocol header to standard output: { proxyprotocol encode --source 203.0.113.7:5678 --dest
-198.51.100.9:443; cat request; } | nc server 443
+Write a PROXY protocol header to standard output, for a program such as nc that
+sends it to a server. Name the client with --source and --dest, or give one of
+--local and --unknown.
+"""
+_EXAMPLES: Final = """\
+examples:
+  %(prog)s --source 192.0.2.7:5678 --dest 192.0.2.9:443 | nc app 443
+  %(prog)s --source unix:/run/client --dest unix:/run/app.sock --hex
+  %(prog)s --local | nc app 443
+  %(prog)s --v1 --unknown
+  %(prog)s --unknown --alpn h2 --tlv 0xE2=text --hex
 """
 _UNIX: Final = "unix:"
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
@@ -40,11 +50,11 @@ _SSL_OPTIONS: Final = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to its parser."""
-    parser.description = _DESCRIPTION
-    version = parser.add_mutually_exclusive_group()
-    version.add_argument("--version", choices=["v1", "v2"], default="v2", help="the version of the header (v2)")
-    version.add_argument("--v1", dest="version", action="store_const", const="v1", help="the same as --version v1")
-    version.add_argument("--v2", dest="version", action="store_const", const="v2", help="the same as --version v2")
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
+    parser.set_defaults(header="v2")
+    header = parser.add_mutually_exclusive_group()
+    header.add_argument("--v1", dest="header", action="store_const", const="v1", help="write a header of version 1")
+    header.add_argument("--v2", dest="header", action="store_const", const="v2", help="of version 2, the default")
     parser.add_argument("--source", metavar="ADDR:PORT", help="the client's address: 203.0.113.7:5678, unix:/path, ...")
     parser.add_argument(
         "--dest", metavar="ADDR:PORT", help="the address that the client connected to, of the same kind"
@@ -67,7 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_options(group, _HEADER_OPTIONS)
     group.add_argument("--tls", action="store_true", help="the client came over TLS; the options below imply it")
     _add_options(group, _SSL_OPTIONS)
-    group.add_argument("--client-cert", metavar="FILE", help="the client's certificate, in PEM or DER")
+    certificate: Any = group.add_argument("--client-cert", metavar="FILE", help="the client's certificate: PEM or DER")
+    certificate.complete = FILE
     group.add_argument("--verified", action="store_true", help="the sender verified the client's certificate")
 
 
@@ -97,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
     if options.hex:
         print(header.hex())
         return 0
-    if options.version == "v2" and sys.stdout.isatty():
+    if options.header == "v2" and sys.stdout.isatty():
         raise ProgramError("this header is binary and standard output is a terminal: redirect it, or add --hex")
     sys.stdout.buffer.write(header)
     sys.stdout.buffer.flush()
@@ -107,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
 def _pack(options: argparse.Namespace) -> bytes:
     given = {name: value for name in _HEADER_OPTIONS if (value := getattr(options, name)) is not None}
     tlv = ProxyProtocolTLV(b"".join(options.tlv), ssl=_ssl(options), **given)
-    if options.version == "v1" and (tlv or options.dgram):
+    if options.header == "v1" and (tlv or options.dgram):
         raise ProgramError("version 1 has no place for TLVs or datagrams: leave them out, or leave out --v1")
     if bool(options.source or options.dest) + options.local + options.unknown != 1:
         raise ProgramError("name the client with --source and --dest, or give one of --local and --unknown")
@@ -119,12 +130,15 @@ def _pack(options: argparse.Namespace) -> bytes:
         result = ProxyResultUnknown()
     elif len(ends) == 2 and all(path.startswith(_UNIX) for path in ends.values()):
         result = ProxyResultUnix(*(path.removeprefix(_UNIX) for path in ends.values()))
+    elif any(path.startswith(_UNIX) for path in ends.values()):
+        said = " and ".join(f"{end!r}" for end in ends.values())
+        raise ProgramError(f"--source and --dest take two UNIX sockets, such as unix:/run/app, or none, not {said}")
     else:
         _, result = parse_sender(ends, "--{}".format)
         assert result is not None  # at least one of the two was given
     if options.dgram and result.source is not None:
         result = result.replace(protocol=SOCK_DGRAM)
-    codec = ProxyProtocolV1() if options.version == "v1" else ProxyProtocolV2(checksum=not options.no_checksum)
+    codec = ProxyProtocolV1() if options.header == "v1" else ProxyProtocolV2(checksum=not options.no_checksum)
     return codec.pack(result.replace(tlv=tlv))
 
 
@@ -141,28 +155,36 @@ def _ssl(options: argparse.Namespace) -> ProxyProtocolSSLTLV | None:
 
 def _read_certificate(path: Path) -> bytes:
     """Read a certificate. Of a chain it takes the first, which is the client's own."""
-    certificate = path.read_bytes()
+    try:
+        certificate = path.read_bytes()
+    except OSError as error:
+        raise ProgramError(f"--client-cert takes a file, which cannot be read: {describe_error(error)}") from None
     pem = _PEM.search(certificate.decode("latin-1"))
     try:
         certificate = ssl.PEM_cert_to_DER_cert(pem[0]) if pem else certificate
     except ValueError:
         certificate = b""
     if not certificate.startswith(_DER_SEQUENCE):
-        raise ProgramError(f"{path}: expected a certificate in PEM or DER, found none")
+        raise ProgramError(f"--client-cert takes a certificate in PEM or DER, and {path} has none")
     return certificate
 
 
 def _tlv(text: str) -> bytes:
     name, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"expected TYPE=VALUE, not {text!r}")
-    wrong = f"expected a type of 0 to 255 or a name, such as 0xE2 or netns, not {name!r}"
+        raise argparse.ArgumentTypeError(f"expected TYPE=VALUE, such as 0xE2=text or netns=blue, not {text!r}")
+    kind = _TYPE_NAMES.get(name.lower().replace("-", "_"))
     try:
-        kind = _TYPE_NAMES.get(name.lower().replace("-", "_"))
         kind = fields.number(8).parse(name) if kind is None else kind
-        wrong = f"expected pairs of hexadecimal digits after 0x, not {value[2:]!r}"
+    except ValueError:
+        sentence = describe_unknown("type", name, _TYPE_NAMES).partition("; known")[0]
+        raise argparse.ArgumentTypeError(
+            f"expected a number of 0 to 255, such as 0xE2, or a name: {sentence}"
+        ) from None
+    try:
         data = bytes.fromhex(value[2:]) if value.startswith("0x") else value.encode()
     except ValueError:
+        wrong = f"expected pairs of hexadecimal digits after 0x, not {value[2:]!r}"
         raise argparse.ArgumentTypeError(wrong) from None
     try:
         return walk.vector(kind, data)

@@ -6,19 +6,28 @@ in the table here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from proxyprotocol.cli import check, decode, demo, encode
 from proxyprotocol.server import echo as echo_command
 from proxyprotocol.server import main as relay_command
-from proxyprotocol.server._process.program import ArgumentParser, run_program
+from proxyprotocol.server._process.program import TROUBLE, ArgumentParser, run_program
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 _NAME: Final = "proxyprotocol"
+_DESCRIPTION: Final = "Show, write and test headers of the PROXY protocol, versions 1 and 2."
+_EXAMPLES: Final = """\
+examples:
+  proxyprotocol demo
+  proxyprotocol check app.example:8080
+  proxyprotocol encode --source 192.0.2.7:5678 --dest 192.0.2.9:443 --hex
+  tcpdump -U -i lo -w - port 8080 | proxyprotocol decode
 
+proxyprotocol COMMAND --help has examples of each command.
+"""
 
 _SUBCOMMANDS: Final = {
     "decode": (decode, "show what a header says, or what is wrong with it"),
@@ -39,21 +48,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 for a good answer, 1 for a bad one, 2 if the command could not do its work.
     """
-    try:
-        installed = version(_NAME)
-    except PackageNotFoundError:
-        installed = "(from a checkout, not installed)"
 
     def command() -> int:
-        parser = ArgumentParser(prog=_NAME, description="The PROXY protocol, versions 1 and 2.", allow_abbrev=False)
-        parser.add_argument("--version", action="version", version=f"{_NAME} {installed}")
-        subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-        for name, (module, use) in _SUBCOMMANDS.items():
-            subparser = subparsers.add_parser(name, help=use, allow_abbrev=False)
-            subparser.set_defaults(run=module.run)
-            module.add_arguments(subparser)
+        parser = make_parser()
         options = parser.parse_args(arguments)
+        if options.run is None:
+            # 2 and not 0: a script that has lost its argument must not go on
+            parser.print_help(sys.stderr)
+            return TROUBLE
         status: int = options.run(options)
         return status
 
     return run_program(_NAME, command)
+
+
+def make_parser() -> ArgumentParser:
+    """Return the command's parser, from which the manual page is made too."""
+    parser = ArgumentParser(_NAME, description=_DESCRIPTION, epilog=_EXAMPLES)
+    parser.set_defaults(run=None)
+    subparsers = parser.add_subparsers(metavar="COMMAND")
+    for name, (module, use) in _SUBCOMMANDS.items():
+        subparser = subparsers.add_parser(name, help=use)
+        subparser.set_defaults(run=module.run)
+        module.add_arguments(subparser)
+    return parser

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import ssl
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from proxyprotocol.asyncio.server import create_server, create_unix_server
+from proxyprotocol.asyncio.typing import ServerKeywords
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["ProxySite"]
 
@@ -44,26 +48,26 @@ class ProxySite(web.BaseSite):
         *,
         path: str | os.PathLike[str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        **keywords: Any,
+        **keywords: Unpack[ServerKeywords],
     ) -> None:
         super().__init__(runner, ssl_context=ssl_context)
         factory: Any = runner.server
         sock = keywords.get("sock")
         if sum(((host, port) != (None, None), path is not None, sock is not None)) > 1:
             raise TypeError("A site listens in one place: at a host and port, on a path, or on sock")
-        keywords = {"ssl": ssl_context, "backlog": 128, **keywords}
+        options: Any = {"ssl": ssl_context, "backlog": 128, **keywords}
         alike: web.BaseSite
         if path is not None:
             alike = web.UnixSite(runner, path, ssl_context=ssl_context)
-            self._listen: Any = partial(create_unix_server, factory, path, **keywords)
+            self._listen: Any = partial(create_unix_server, factory, path, **options)
         elif sock is not None:
             alike = web.SockSite(runner, sock, ssl_context=ssl_context)
-            self._listen = partial(create_server, factory, **keywords)
+            self._listen = partial(create_server, factory, **options)
         else:
             if port is None:
                 port = 8080 if ssl_context is None else 8443
             alike = web.TCPSite(runner, host, port, ssl_context=ssl_context)
-            self._listen = partial(create_server, factory, host, port, **keywords)
+            self._listen = partial(create_server, factory, host, port, **options)
         self._name = alike.name
 
     @property

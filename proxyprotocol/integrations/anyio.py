@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
+from anyio.abc import ByteStream, SocketAttribute, TaskGroup
+from anyio.abc import Listener as AnyListener
 
-from proxyprotocol._adapters.deadlines import in_time
-from proxyprotocol._adapters.refusals import log_refusal
+from proxyprotocol._adapters.deadlines import LoopClock, in_time
+from proxyprotocol._adapters.listener import Listener, logging_to
 from proxyprotocol.asyncio.sockets import covered
 from proxyprotocol.asyncio.transport import ClientSocket, Overlay
 from proxyprotocol.errors import ProxyProtocolError
@@ -26,7 +27,7 @@ __all__ = ["ProxyProtocolListener", "ProxyProtocolStream"]
 _log = logging.getLogger("proxyprotocol.asyncio")
 
 
-class ProxyProtocolListener(Overlay, Listener[ByteStream]):
+class ProxyProtocolListener(Overlay, AnyListener[ByteStream]):
     """Listens as another anyio listener does, and reads a header at the start of every connection.
 
     It takes what ``anyio.create_tcp_listener`` and ``create_unix_listener`` return, on asyncio and uvloop. TLS comes
@@ -48,8 +49,9 @@ class ProxyProtocolListener(Overlay, Listener[ByteStream]):
         self, listener: Any, *, receiver: Receiver | None = None, **keywords: Unpack[ReceiverKeywords]
     ) -> None:
         self._below = listener
-        self._receiver = Receiver.of(receiver, keywords)
-        covered.update(_raw_socket(one) for one in getattr(listener, "listeners", [listener]))
+        self._listener = Listener(Receiver.of(receiver, keywords, ["receiver"]), logging_to(_log), LoopClock)
+        self._sockets = [_raw_socket(one) for one in getattr(listener, "listeners", [listener])]
+        covered.update(self._sockets)
 
     async def serve(self, handler: Callable[[Any], Any], task_group: TaskGroup | None = None) -> None:
         """Accept connections, and call *handler* with a :class:`ProxyProtocolStream` for each accepted header."""
@@ -66,16 +68,23 @@ class ProxyProtocolListener(Overlay, Listener[ByteStream]):
             with contextlib.suppress(OSError):  # the peer may be gone already
                 peer = sock.getpeername()
             try:
-                connection = self._receiver.connection(peer, sock.getsockname())
-                if not await in_time(read(), self._receiver.timeout):
+                connection = receiver.connection(peer, sock.getsockname())
+                if not await in_time(read(), receiver.timeout):
                     connection.timed_out()
             except ProxyProtocolError as error:
-                log_refusal(_log, error, peer)
+                self._listener.refuse(error, peer)
                 await anyio.aclose_forcefully(stream)
             else:
+                if connection.trailing and connection.repeated:
+                    self._listener.warn_of_second_header(peer)
                 await handler(ProxyProtocolStream(stream, connection))
 
-        await self._below.serve(begin, task_group)
+        self._listener.start(*(sock.getsockname() for sock in self._sockets))
+        receiver = self._listener.receiver
+        try:
+            await self._below.serve(begin, task_group)
+        finally:
+            self._listener.stop()
 
 
 class ProxyProtocolStream(Overlay, ByteStream):
@@ -93,7 +102,7 @@ class ProxyProtocolStream(Overlay, ByteStream):
     aclose: Any  # these come from Overlay; anyio's class declares them abstract
     send: Any
     send_eof: Any
-    extra = ByteStream.extra  # type: ignore[misc]  # not the real stream's: it reads the extra_attributes of this one
+    extra: Any = ByteStream.extra  # type: ignore[misc]  # not the real stream's: it reads the extra_attributes of this one
 
     def __init__(self, stream: ByteStream, connection: ReceiverConnection) -> None:
         self._below, self._trailing = stream, connection.trailing

@@ -14,8 +14,9 @@ from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import add_accept_handler, ssl_wrap_socket
 from tornado.tcpserver import TCPServer
 
-from proxyprotocol._adapters.deadlines import check_seconds, in_time
-from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_handshake
+from proxyprotocol._adapters.deadlines import LoopClock, check_seconds, in_time
+from proxyprotocol._adapters.listener import Listener, logging_to
+from proxyprotocol._adapters.refusals import describe_late_handshake
 from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.sockets import covered, receive_header
 from proxyprotocol.asyncio.transport import ClientSocket
@@ -60,18 +61,20 @@ def add_sockets(
     Raises:
         TypeError, ValueError: As :class:`.Receiver`.
     """
-    tls_timeout, receiver = check_seconds("tls_timeout", tls_timeout), Receiver.of(receiver, keywords)
-    sockets = list(sockets)
+    tls_timeout, sockets = check_seconds("tls_timeout", tls_timeout), list(sockets)
+    receiver = Receiver.of(receiver, keywords, ["receiver", "tls_timeout"])
+    listener = Listener(receiver, logging_to(_log), LoopClock)
     covered.update(sockets)
     pending: set[asyncio.Task[None]] = set()  # the connections that the server does not know yet
 
     def accept(sock: socket.socket, peer: SockAddr) -> None:
-        task = asyncio.get_running_loop().create_task(_serve(server, sock, peer, receiver, tls_timeout, pending))
+        task = asyncio.get_running_loop().create_task(_serve(server, sock, peer, listener, tls_timeout, pending))
         pending.add(task)
         task.add_done_callback(pending.discard)
         # the IOLoop logs what the application raises, as it does without us
         IOLoop.current().add_future(task, lambda task: None if task.cancelled() else task.result())
 
+    listener.start(*(sock.getsockname() for sock in sockets))
     removers = [add_accept_handler(sock, accept) for sock in sockets]
 
     def stop() -> None:
@@ -81,6 +84,7 @@ def add_sockets(
             sock.close()
         for task in pending:
             task.cancel()
+        listener.stop()
 
     return stop
 
@@ -95,11 +99,11 @@ def proxy_result(stream: IOStream) -> ProxyResult | None:
 
 
 async def _serve(
-    server: TCPServer, sock: Any, peer: SockAddr, receiver: Receiver, tls_timeout: float, pending: set[Any]
+    server: TCPServer, sock: Any, peer: SockAddr, listener: Listener, tls_timeout: float, pending: set[Any]
 ) -> None:
     """Read a connection's header, make its stream, wait for TLS, and leave the rest to the server."""
     # tornado reads and writes its sockets itself: it has no transport that an overlay could wrap
-    connection = await receive_header(sock, peer, receiver)
+    connection = await receive_header(sock, peer, listener)
     if connection is None:
         return
     effective = connection.effective
@@ -114,7 +118,7 @@ async def _serve(
             sock = ClientSocket(sock, effective)
         stream = closing = kind(sock, server.max_buffer_size, server.read_chunk_size)
         if isinstance(stream, SSLIOStream) and not await in_time(stream.wait_for_handshake(), tls_timeout):
-            log_no_handshake(_log, TimeoutError(describe_late_handshake(tls_timeout)), client, peer)
+            listener.refuse_handshake(TimeoutError(describe_late_handshake(tls_timeout)), client, peer)
             stream.close()
             return
     except BaseException as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,8 @@ class _Beginning(asyncio.Protocol):
 
 
 #: For ``--http``: httptools if it is installed, else h11.
-auto = partial(_Beginning, "auto:AutoHTTPProtocol")
+auto: Callable[..., asyncio.Protocol] = partial(_Beginning, "auto:AutoHTTPProtocol")
 #: For ``--http``: h11.
-h11 = partial(_Beginning, "h11_impl:H11Protocol")
+h11: Callable[..., asyncio.Protocol] = partial(_Beginning, "h11_impl:H11Protocol")
 #: For ``--http``: httptools.
-httptools = partial(_Beginning, "httptools_impl:HttpToolsProtocol")
+httptools: Callable[..., asyncio.Protocol] = partial(_Beginning, "httptools_impl:HttpToolsProtocol")

@@ -8,10 +8,14 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.options import choose
+from proxyprotocol.receiver import describe_unknown
 from proxyprotocol.result import describe_address
 from proxyprotocol.version import ProxyProtocolVersion
 
-__all__ = ["Address"]
+__all__ = ["VERSION_OPTIONS", "Address"]
+
+#: The two names of the option for the version of the header, on either side of a service.
+VERSION_OPTIONS = ("accept", "pp")
 
 _TLS_OPTIONS = ("cert", "key", "verify", "cafile", "capath")
 
@@ -25,7 +29,7 @@ class Address:
     """An address on the command line, such as:
 
     * ``HOST:PORT``, with an IPv6 address in brackets
-    * ``HOST:PORT?pp=v1``
+    * ``HOST:PORT?pp=v1``, or ``?accept=v1``, which means the same
     * ``ssl://HOST:PORT``, on the listening side with ``?cert=cert.pem&key=key.pem``
     * ``ssl://HOST:PORT?cert=cert.pem&verify=CERT_REQUIRED&cafile=authority.pem``
     * ``unix:/run/app.sock``, or ``unix:@name`` for an abstract socket
@@ -44,6 +48,10 @@ class Address:
     """  # noqa: D415  # ends in a list
 
     __slots__ = ("_text", "query", "server", "url")
+
+    server: bool
+    url: SplitResult
+    query: dict[str, list[str]]
 
     def __init__(self, addr: str, *, server: bool = False) -> None:
         self._text = addr
@@ -98,6 +106,11 @@ class Address:
         return "\0" + path[1:] if path.startswith("@") else path
 
     @property
+    def given(self) -> str:
+        """The address as it was written, without its options; metrics name a service so."""
+        return self._text.partition("?")[0]
+
+    @property
     def name(self) -> str:
         """The address without its options, for messages."""
         if self.path is not None:
@@ -106,12 +119,17 @@ class Address:
 
     @property
     def pp(self) -> ProxyProtocol:
-        """The codec that ``pp=`` names. By default it reads both versions, and packs version 2.
+        """The codec that ``pp=`` or ``accept=`` names. By default it reads both versions, and packs version 2.
 
         Raises:
             ValueError: The name is unknown.
         """
-        return choose("pp=", self.option("pp") or "detect", _CODECS)
+        return choose(f"{self.version_option}=", self.option(self.version_option) or "detect", _CODECS)
+
+    @property
+    def version_option(self) -> str:
+        """The option for the version of the header, as it is spelt here."""
+        return "accept" if "accept" in self.query else "pp"
 
     @property
     def ssl(self) -> _ssl.SSLContext | None:
@@ -159,11 +177,12 @@ class Address:
             context.verify_mode = mode
         return context
 
-    def check(self, known: tuple[str, ...]) -> None:
+    def check(self, known: tuple[str, ...], elsewhere: tuple[str, ...] = ()) -> None:
         """Check the whole address.
 
         Args:
             known: The names of the options that it may have, besides those of TLS.
+            elsewhere: The names of options that belong to the other address of a service.
 
         Raises:
             ValueError: The address is wrong. The text is a sentence.
@@ -177,6 +196,12 @@ class Address:
         tls = (*_TLS_OPTIONS, "tls_timeout" if self.server else "server_name")
         allowed = (*known, *tls) if url.scheme == "ssl" else known
         for name in self.query:
-            if name not in allowed:
-                problem = f"option {name!r} is for ssl:// addresses" if name in tls else f"unknown option {name!r}"
-                raise ValueError(f"{self._text!r}: {problem}; possible here: {', '.join(allowed)}")
+            if name in allowed:
+                continue
+            problem = describe_unknown("option", name, allowed)
+            if name in tls or name in elsewhere:
+                other = f"the address to {'connect to' if self.server else 'listen on'}"
+                problem = f"{name}= is an option for {'ssl:// addresses' if name in tls else other}"
+            raise ValueError(f"{self._text!r}: {problem}")
+        if set(VERSION_OPTIONS) <= self.query.keys():
+            raise ValueError(f"{self._text!r}: accept= and pp= mean the same; write one of them")

@@ -12,16 +12,26 @@ from typing import Any, Final
 
 from proxyprotocol.asyncio import start_server
 from proxyprotocol.result import describe_address
-from proxyprotocol.server._process.program import ProgramError, describe_error, run_parser
+from proxyprotocol.server._process.program import ArgumentParser, ProgramError, describe_error, run_program
 from proxyprotocol.server._process.signals import ENDING, held_back, let_through
 from proxyprotocol.server._process.sockets import listen, unlink
 from proxyprotocol.server._relay.options import Listening, parse_listener
 
-__all__ = ["add_arguments", "main", "run", "send_back"]
+__all__ = ["add_arguments", "main", "make_parser", "run", "send_back"]
 
 _log = logging.getLogger("proxyprotocol.server")
 
 _NAME: Final = "proxyprotocol-echo"
+_DESCRIPTION: Final = """\
+Run a server that wants a PROXY protocol header, sends back what follows it,
+and logs who the client is.
+"""
+_EXAMPLES: Final = """\
+examples:
+  %(prog)s
+  %(prog)s '127.0.0.1:8080?trusted=127.0.0.1'
+  %(prog)s 'ssl://:8443?cert=server.pem&pp=v2'
+"""
 _DEFAULT: Final = "127.0.0.1:10007"
 _CHUNK: Final = 65536  # bytes
 _IDLE: Final = 3600.0  # seconds
@@ -36,11 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 if a signal ended the server, 2 if it could not start.
     """
-    return run_parser(_NAME, "A PROXY protocol echo server.", add_arguments, run, arguments)
+    return run_program(_NAME, lambda: run(make_parser().parse_args(arguments)))
+
+
+def make_parser() -> ArgumentParser:
+    """Return the command's parser, from which the manual page is made too."""
+    parser = ArgumentParser(_NAME)
+    add_arguments(parser)
+    return parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to a parser."""
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
     parser.add_argument(
         "address",
         nargs="?",

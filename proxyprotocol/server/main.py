@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from proxyprotocol.dnsbl import Dnsbl
-from proxyprotocol.server._process.program import ProgramError, number, run_parser
+from proxyprotocol.server._process.program import ArgumentParser, ProgramError, number, run_program
 from proxyprotocol.server._process.signals import ENDING, held_back, let_through
 from proxyprotocol.server._process.sockets import listen, listen_at, share, unlink
 from proxyprotocol.server._process.workers import Workers
@@ -24,16 +24,23 @@ from proxyprotocol.server._relay import metrics
 from proxyprotocol.server.address import Address
 from proxyprotocol.server.relay import BUFFER_LENGTH, Relay, Service, parse_service
 
-__all__ = ["add_arguments", "main", "run"]
+__all__ = ["add_arguments", "main", "make_parser", "run"]
 
 _log = logging.getLogger("proxyprotocol.server")
 
 _NAME: Final = "proxyprotocol-server"
-_DESCRIPTION: Final = (
-    "Relays connections, and tells the destination in a PROXY protocol header who the client is. An address is "
-    "HOST:PORT, ssl://HOST:PORT or unix:PATH, with options after a question mark: accept=detect&trusted=::1 for "
-    "a source behind another proxy, pp=v1 for a destination that wants version 1, cert=FILE for TLS."
-)
+_DESCRIPTION: Final = """\
+Relay connections, and tell the destination in a PROXY protocol header who the
+client is. An address is HOST:PORT, ssl://HOST:PORT or unix:PATH, with options
+after a question mark: accept=detect&trusted=::1 for a source behind another
+proxy, pp=v1 for a destination that wants version 1, cert=FILE for TLS.
+"""
+_EXAMPLES: Final = """\
+examples:
+  %(prog)s --service :80 app.internal:8080
+  %(prog)s --service 'ssl://:443?cert=s.pem' 'app:8080?pp=v1'
+  %(prog)s --service ':80?accept=detect&trusted=::1' unix:/app
+"""
 _METRICS_BACKLOG: Final = 16
 
 
@@ -46,11 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 if a signal ended the relay, 2 if it could not start.
     """
-    return run_parser(_NAME, _DESCRIPTION, add_arguments, run, arguments)
+    return run_program(_NAME, lambda: run(make_parser().parse_args(arguments)))
+
+
+def make_parser() -> ArgumentParser:
+    """Return the command's parser, from which the manual page is made too."""
+    parser = ArgumentParser(_NAME)
+    add_arguments(parser)
+    return parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to a parser."""
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
     add = parser.add_argument
     add(
         "--service",
@@ -116,7 +131,7 @@ class _Program:
 
     def __init__(self, services: list[Service], options: argparse.Namespace) -> None:
         self._options = options
-        self._counters = metrics.Counters(options.workers)
+        self._counters = metrics.Counters(options.workers, [service.source.address.given for service in services])
         self._metrics = _listen_for_metrics(options.metrics)
         # for each worker, the services with their sockets
         first = [(service, listen(service.source, reuse_port=options.workers > 1)) for service in services]
@@ -129,7 +144,7 @@ class _Program:
     def run(self) -> int:
         if self._options.workers == 1:
             return self._work(0, -1)
-        return Workers(self._options.workers, self._work, self._stop_listening, self._counters.reset_open).run()
+        return Workers(self._options.workers, self._work, self._stop_listening, self._counters.reset_gauges).run()
 
     def _stop_listening(self) -> None:
         for worker in range(self._options.workers):

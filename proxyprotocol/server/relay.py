@@ -7,15 +7,16 @@ import logging
 import math
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+from proxyprotocol._adapters.listener import Listener, logging_to
 from proxyprotocol.asyncio.sockets import Acceptor
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._relay import metrics
-from proxyprotocol.server._relay.connection import Connection
+from proxyprotocol.server._relay.connection import Connection, Route
 from proxyprotocol.server._relay.deadlines import Queues
 from proxyprotocol.server._relay.options import Destination, Listening, parse_destination, parse_source
 from proxyprotocol.server._relay.places import Places
@@ -71,7 +72,7 @@ class Relay:
         idle_timeout: How long nothing may move on a connection, in seconds; None for no limit. The relay closes an idle
             connection up to a second later, and never earlier.
         dnsbl: The block list to ask about each client; None for no list.
-        counters: The counters to count in, one worker's of ``metrics.Counters``; new ones by default.
+        counters: The counters of each service, one worker's of ``metrics.Counters``; new ones by default.
     """
 
     def __init__(
@@ -81,20 +82,22 @@ class Relay:
         connect_timeout: float = 10.0,
         idle_timeout: float | None = 3600.0,
         dnsbl: Dnsbl | None = None,
-        counters: memoryview | None = None,
+        counters: dict[str, memoryview] | None = None,
     ) -> None:
         import resource  # here, so that systems without it can still use Address
 
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = math.inf if limit == resource.RLIM_INFINITY else max((limit - _OTHER_FILES) // 2, 1)
-        self.loop = asyncio.get_running_loop()
-        self.queues = Queues(self.loop)
-        self.buffer = memoryview(bytearray(buffer_length))
-        self.connect_timeout, self.idle_timeout = connect_timeout, idle_timeout
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.queues: Queues = Queues(self.loop)
+        self.buffer: memoryview = memoryview(bytearray(buffer_length))
+        self.connect_timeout: float = connect_timeout
+        self.idle_timeout: float | None = idle_timeout
         self.dnsbl = dnsbl
-        self.values = metrics.Counters(1).of(0) if counters is None else counters
+        self._counters = {} if counters is None else counters
         self._acceptor = Acceptor(self.loop, _log, self._full)
         self._services: list[Service] = []
+        self._listeners: list[Listener] = []
         self.connections: set[Connection] = set()
         self._empty = asyncio.Event()
 
@@ -106,11 +109,17 @@ class Relay:
             sockets: Its listening sockets, non-blocking. The caller closes them.
         """
         source, destination = service.source, service.destination
-        begin = partial(Connection, self, source, destination, Places(destination.address))
+        places, name = Places(destination.address), source.address.given
+        values = (self._counters or metrics.Counters(1, [name]).of(0))[name]
+        receiver = replace(source.receiver, metrics=metrics.ServiceMetrics(values))
         self._services.append(service)
         for sock in sockets:
-            self._acceptor.listen(sock, source.backlog, begin)
+            listener = Listener(receiver, logging_to(_log), self.loop)
+            self._listeners.append(listener)
+            route = Route(source, destination, places, listener, values)
+            self._acceptor.listen(sock, source.backlog, partial(Connection, self, route))
             _log.info("Listening on %s for %s", describe_address(sock.getsockname()), destination.address.name)
+            listener.start(sock.getsockname())
 
     def stop_listening(self) -> None:
         """Stop accepting, after the clients that wait in the system's queue already."""
@@ -132,6 +141,8 @@ class Relay:
         self.stop_listening()
         for connection in list(self.connections):
             connection.abort(reason)
+        for listener in self._listeners:
+            listener.stop()
         for queue in self.queues.values():
             queue.close()
 
@@ -147,7 +158,7 @@ class Relay:
     def forget(self, connection: Connection) -> None:
         """Handle that a connection is over."""
         self.connections.discard(connection)
-        self.values[metrics.OPEN] -= 1
+        connection.route.values[metrics.OPEN] -= 1
         if not self.connections:
             self._empty.set()
         if self._acceptor.paused:

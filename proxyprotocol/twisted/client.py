@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -17,9 +16,10 @@ from zope.interface import alsoProvides, implementer
 from proxyprotocol._adapters.refusals import describe_second_header
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.result import ProxyResult
-from proxyprotocol.sender import Sender
+from proxyprotocol.sender import ResultSource, Sender
 from proxyprotocol.twisted.tls_endpoints import client_tls, split_tls_endpoint
 from proxyprotocol.twisted.transport import AT_THE_SOCKET, abort, find_slot, log_prefix, to_sockaddr
+from proxyprotocol.twisted.typing import ClientEndpoint, ProtocolFactory
 
 __all__ = ["ProxyProtocolClientEndpoint"]
 
@@ -49,8 +49,8 @@ class ProxyProtocolClientEndpoint:
 
     def __init__(
         self,
-        endpoint: interfaces.IStreamClientEndpoint,
-        result: ProxyResult | Callable[[interfaces.ITransport], ProxyResult | None] | None = None,
+        endpoint: ClientEndpoint,
+        result: ResultSource = None,
         *,
         pp: ProxyProtocol | None = None,
         tls: Any = None,
@@ -80,7 +80,7 @@ class ProxyProtocolClientEndpoint:
         endpoint._sender = replace(self._sender, result=result)
         return endpoint
 
-    def connect(self, factory: interfaces.IProtocolFactory) -> Deferred[interfaces.IProtocol]:
+    def connect(self, factory: ProtocolFactory) -> Deferred[Any]:
         """Connect for the application's factory, and send the header.
 
         Returns:
@@ -90,7 +90,7 @@ class ProxyProtocolClientEndpoint:
         """
         inner = factory if self._layer is None else self._layer(factory)
         opening = _OpeningFactory(inner, self._sender, in_tls=self._layer is not None)
-        connecting: Deferred[interfaces.IProtocol] = self._endpoint.connect(opening).addCallback(opening.opened)
+        connecting: Deferred[Any] = self._endpoint.connect(opening).addCallback(opening.opened)
         return connecting
 
 
@@ -101,7 +101,7 @@ class _OpeningFactory(WrappingFactory):
     # why the header could not be written
     failure: Failure | None = None
 
-    def __init__(self, wrapped_factory: interfaces.IProtocolFactory, sender: Sender, *, in_tls: bool) -> None:
+    def __init__(self, wrapped_factory: ProtocolFactory, sender: Sender, *, in_tls: bool) -> None:
         super().__init__(wrapped_factory)  # type: ignore[no-untyped-call]
         self.sender = sender
         self._in_tls = in_tls

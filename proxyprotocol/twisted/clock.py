@@ -14,7 +14,9 @@ from functools import cached_property
 from threading import Lock, Thread
 from typing import Any, Final
 
-from twisted.internet.interfaces import IReactorThreads, IReactorTime
+from twisted.internet.interfaces import IReactorThreads
+
+from proxyprotocol.twisted.typing import TimeSource
 
 __all__ = ["Clock"]
 
@@ -27,7 +29,7 @@ class Clock:
     The source of time is *reactor*, such as a ``twisted.internet.task.Clock`` in a test; None for the global reactor.
     """
 
-    def __init__(self, reactor: IReactorTime | None) -> None:
+    def __init__(self, reactor: TimeSource | None) -> None:
         self._given = reactor
         self._call: Any = None  # the reactor's timer
         self._lock = Lock()  # keeps a timer from starting while the thread decides to end

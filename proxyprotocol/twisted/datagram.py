@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import AbstractDatagramProtocol, DatagramProtocol
-from zope.interface import Interface, directlyProvides, providedBy
+from zope.interface import directlyProvides, providedBy
 
 from proxyprotocol._adapters.listener import Listener
 from proxyprotocol._adapters.refusals import describe_lost_answer, describe_second_header
@@ -17,6 +16,7 @@ from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.twisted.clock import Clock
 from proxyprotocol.twisted.transport import emit, log, log_prefix, to_sockaddr
+from proxyprotocol.twisted.typing import Interface, TimeSource, method
 from proxyprotocol.typing import SockAddr
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ __all__ = ["IProxiedDatagramTransport", "ProxyProtocolDatagramWrapper"]
 class IProxiedDatagramTransport(Interface):
     """What the transport inside a :class:`ProxyProtocolDatagramWrapper` offers in addition to the real transport."""
 
-    def getProxyResult(addr: SockAddr) -> ProxyResult | None:  # noqa: N805, an interface's methods have no self
+    @method
+    def getProxyResult(addr: SockAddr) -> ProxyResult | None:  # noqa: N805
         """Return what the header of a client's datagram said.
 
         Args:
@@ -73,7 +74,7 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         self,
         wrapped_protocol: AbstractDatagramProtocol,
         *,
-        clock: IReactorTime | None = None,
+        clock: TimeSource | None = None,
         max_clients: int = DEFAULT_MAX_CLIENTS,
         client_timeout: float = DEFAULT_CLIENT_TIMEOUT,
         receiver: Receiver | None = None,

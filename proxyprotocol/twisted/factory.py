@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet import interfaces
 from twisted.internet.error import ConnectionClosed
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory  # Twisted offers no public name
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
@@ -32,6 +32,7 @@ from proxyprotocol.twisted.transport import (
     log_prefix,
     to_sockaddr,
 )
+from proxyprotocol.twisted.typing import ProtocolFactory, TimeSource
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -215,7 +216,7 @@ def _forwarding(kind: type[ProxyProtocolWrapper]) -> type[ProxyProtocolWrapper]:
     return type(kind.__name__, (kind, ProtocolWrapper), {})
 
 
-class ProxyProtocolWrapperFactory(WrappingFactory):
+class ProxyProtocolWrapperFactory(WrappingFactory, ServerFactory):  # a ServerFactory for listenTCP, by its annotation
     """Reads a header at the start of every connection of a factory.
 
     Use it in place of the application's factory: ``reactor.listenTCP(8080, ProxyProtocolWrapperFactory(site))``. Do not
@@ -240,11 +241,11 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
 
     def __init__(
         self,
-        wrapped_factory: interfaces.IProtocolFactory,
+        wrapped_factory: ProtocolFactory,
         *,
         tls: Any = None,
         tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
-        clock: interfaces.IReactorTime | None = None,
+        clock: TimeSource | None = None,
         receiver: Receiver | None = None,
         **keywords: Unpack[ReceiverKeywords],
     ) -> None:
@@ -257,7 +258,9 @@ class ProxyProtocolWrapperFactory(WrappingFactory):
             inner = getattr(inner, "wrappedFactory", None)
         tls_timeout = check_seconds("tls_timeout", tls_timeout)
         #: The log of the connections, and the receiver that they use.
-        self.listener = Listener(Receiver.of(receiver, keywords, ("clock", "tls", "tls_timeout")), emit, Clock(clock))
+        self.listener: Listener = Listener(
+            Receiver.of(receiver, keywords, ("clock", "tls", "tls_timeout")), emit, Clock(clock)
+        )
         if tls is not None:
             from proxyprotocol.twisted.tls import TLSFactory  # needs pyOpenSSL, which applications without TLS may lack
 

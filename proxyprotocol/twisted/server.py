@@ -20,6 +20,7 @@ from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.twisted.factory import ProxyProtocolWrapper, ProxyProtocolWrapperFactory
 from proxyprotocol.twisted.tls_endpoints import split_tls_endpoint
 from proxyprotocol.twisted.transport import layers, local_address, to_sockaddr
+from proxyprotocol.twisted.typing import ProtocolFactory, ServerEndpoint
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -60,7 +61,7 @@ class ProxyProtocolServerEndpoint:
 
     def __init__(
         self,
-        endpoint: interfaces.IStreamServerEndpoint,
+        endpoint: ServerEndpoint,
         *,
         tls: Any = None,
         tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
@@ -86,7 +87,7 @@ class ProxyProtocolServerEndpoint:
         elif (parts := split_tls_endpoint(endpoint, tls)) is not None:
             self._endpoint, self._tls = parts
 
-    def listen(self, factory: interfaces.IProtocolFactory) -> Deferred[interfaces.IListeningPort]:
+    def listen(self, factory: ProtocolFactory) -> Deferred[Any]:
         """Start to listen for the application's factory.
 
         Returns:
@@ -107,7 +108,7 @@ class ProxyProtocolServerEndpoint:
             wrapper.listener.start(*([] if address is None else [address]))
             return port
 
-        listening: Deferred[interfaces.IListeningPort] = self._endpoint.listen(wrapper).addCallback(started)
+        listening: Deferred[Any] = self._endpoint.listen(wrapper).addCallback(started)
         return listening
 
 

@@ -6,6 +6,7 @@ outgoing header, with all the TLVs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from twisted.application.internet import StreamServerEndpointService
@@ -22,6 +23,7 @@ from zope.interface import implementer
 from proxyprotocol.sender import name_ends
 from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
 from proxyprotocol.twisted.transport import abort, describe_peer, log, proxy_result, to_sockaddr
+from proxyprotocol.twisted.typing import ClientEndpoint
 
 __all__ = ["EchoFactory", "Options", "RelayFactory", "makeService"]
 
@@ -46,7 +48,7 @@ class Options(usage.Options):
     """The command line of ``twistd proxyprotocol``; ``endpoints`` holds the endpoints by the names of their options."""
 
     synopsis = "[options] echo|relay --listen ENDPOINT [--connect ENDPOINT]"
-    subCommands: ClassVar = [
+    subCommands: ClassVar[list[list[Any]]] = [
         ["echo", None, _EchoOptions, "Send back all data."],
         ["relay", None, _RelayOptions, "Relay every connection."],
     ]
@@ -130,7 +132,7 @@ class _Echo(Protocol):
 class EchoFactory(Factory):
     """Sends a line that names the client and its header, then sends back all that it receives."""
 
-    protocol = _Echo
+    protocol: Callable[..., Protocol] | None = _Echo
 
 
 class RelayFactory(Factory):
@@ -141,7 +143,7 @@ class RelayFactory(Factory):
             the client of the incoming connection.
     """
 
-    def __init__(self, endpoint: interfaces.IStreamClientEndpoint) -> None:
+    def __init__(self, endpoint: ClientEndpoint) -> None:
         self._endpoint = endpoint
 
     def buildProtocol(self, addr: interfaces.IAddress | None) -> Protocol:

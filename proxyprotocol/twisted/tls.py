@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IAddress
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
@@ -15,6 +15,7 @@ from proxyprotocol._adapters.listener import Listener
 from proxyprotocol._adapters.refusals import describe_late_handshake
 from proxyprotocol.twisted.clock import Clock
 from proxyprotocol.twisted.transport import proxy_peer, to_sockaddr
+from proxyprotocol.twisted.typing import ProtocolFactory, TimeSource
 
 __all__ = ["TLSFactory"]
 
@@ -25,15 +26,16 @@ class TLSFactory(TLSMemoryBIOFactory):
     def __init__(
         self,
         tls: Any,
-        wrapped_factory: IProtocolFactory,
-        reactor: IReactorTime | None,
+        wrapped_factory: ProtocolFactory,
+        reactor: TimeSource | None,
         timeout: float,
         listener: Listener,
     ) -> None:
         # Twisted 22.4 takes no clock argument: it does not delay small writes
         taken = inspect.signature(TLSMemoryBIOFactory).parameters.keys() & {"clock"}
-        super().__init__(tls, False, wrapped_factory, **dict.fromkeys(taken, reactor))
-        self.timeout, self.listener = timeout, listener
+        super().__init__(tls, False, wrapped_factory, **dict.fromkeys(taken, reactor))  # type: ignore[arg-type]
+        self.timeout: float = timeout
+        self.listener: Listener = listener
         self.handshakes: Deadlines[_TLS] = Deadlines(timeout, _TLS.time_out, Clock(reactor))
 
     def buildProtocol(self, addr: IAddress | None) -> Any:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
-from twisted.internet.interfaces import IProtocolFactory
+
+from proxyprotocol.twisted.typing import ProtocolFactory
 
 __all__ = ["client_tls", "split_tls_endpoint"]
 
@@ -55,8 +56,8 @@ def split_tls_endpoint(endpoint: object, tls: Any) -> tuple[Any, Any] | None:
     return parts
 
 
-def client_tls(tls: Any) -> Callable[[IProtocolFactory], IProtocolFactory]:
+def client_tls(tls: Any) -> Callable[[ProtocolFactory], ProtocolFactory]:
     """Return a function that adds TLS, as a client and with the settings *tls*, to a factory."""
     from twisted.protocols.tls import TLSMemoryBIOFactory  # needs pyOpenSSL, which applications without TLS may lack
 
-    return lambda factory: TLSMemoryBIOFactory(tls, True, factory)
+    return lambda factory: TLSMemoryBIOFactory(tls, True, factory)  # type: ignore[arg-type]

@@ -12,9 +12,10 @@ from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.logger import Logger, LogLevel
 from twisted.python.components import registerAdapter
 from twisted.python.failure import Failure
-from zope.interface import Interface, implementer
+from zope.interface import implementer
 
 from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.twisted.typing import Interface, method
 from proxyprotocol.typing import SockAddr
 
 __all__ = [
@@ -36,7 +37,7 @@ __all__ = [
     "to_sockaddr",
 ]
 
-log = Logger(namespace="proxyprotocol.twisted")
+log: Logger = Logger(namespace="proxyprotocol.twisted")
 _LEVELS: Final = {
     logging.DEBUG: LogLevel.debug,
     logging.INFO: LogLevel.info,
@@ -60,14 +61,16 @@ class IProxiedTransport(Interface):
     ``startTLS`` resets the interfaces that a transport itself provides. A connection without a header raises TypeError.
     """
 
-    def getProxyResult() -> ProxyResult:
+    @method
+    def getProxyResult() -> ProxyResult:  # type: ignore[empty-body]
         """Return what the header said; the result's ``tlv`` holds the additional fields."""
 
-    def getProxyPeer() -> IAddress:
+    @method
+    def getProxyPeer() -> IAddress:  # type: ignore[empty-body]
         """Return the address of the proxy, which is the address that really connected."""
 
 
-@implementer(IProxiedTransport)
+@implementer(IProxiedTransport)  # type: ignore[misc]  # for type checkers it is an ordinary class
 class _ProxiedTransport:
     """Adapts a transport that has a result."""
 

@@ -406,10 +406,17 @@ def test_it_says_that_a_server_does_not_speak_tls() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nothing",), "HOST:PORT, such as localhost:8080 or [::1]:8080, not 'nothing'"),
+        (
+            ("nothing",),
+            "HOST:PORT takes a name or an address and a port, such as localhost:8080 or [::1]:8080, not 'nothing'",
+        ),
         (("a:0",), "not 'a:0'"),
         (("a:65536",), "not 'a:65536'"),
-        (("::1:80",), "not '::1:80'"),
+        (("::1:80",), "not '::1:80'; did you mean [::1]:80?"),
+        (("http://a:8080/x",), "not 'http://a:8080/x'; did you mean a:8080?"),
+        (("https://a/",), "not 'https://a/'; did you mean a:443?"),
+        (("http://",), "not 'http://'"),
+        (("",), "not ''"),
         (("a:80", "--timeout", "0"), "a number of seconds above 0"),
         (("a:80", "--timeout", "soon"), "a number of seconds above 0"),
         (("a:80", "--timeout", "nan"), "a number of seconds above 0"),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import doctest
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,11 @@ import pytest
 
 import proxyprotocol
 from proxyprotocol.__main__ import main as module_main
+from proxyprotocol.cli.main import make_parser
+from proxyprotocol.server.echo import main as echo_main
+from proxyprotocol.server.echo import make_parser as make_echo_parser
+from proxyprotocol.server.main import main as relay_main
+from proxyprotocol.server.main import make_parser as make_relay_parser
 from tests.cli.commands import run
 
 if sys.platform != "win32":
@@ -57,30 +63,89 @@ def test_it_says_its_version() -> None:
     assert run("--version").text == f"proxyprotocol {version('proxyprotocol')}\n"
 
 
+@pytest.mark.parametrize("command", ["decode", "encode", "check", "echo", "relay", "demo"])
+def test_so_does_every_subcommand(command: str) -> None:
+    assert run(command, "--version").text == f"proxyprotocol {version('proxyprotocol')}\n"
+
+
+@pytest.mark.parametrize(("name", "main"), [("server", relay_main), ("echo", echo_main)])
+def test_so_do_the_servers(name: str, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"proxyprotocol-{name} {version('proxyprotocol')}\n"
+
+
+def test_so_does_the_package() -> None:
+    assert proxyprotocol.__version__ == version("proxyprotocol")
+    with pytest.raises(AttributeError, match="module 'proxyprotocol' has no attribute '__versoin__'"):
+        proxyprotocol.__versoin__  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_help_of_the_package_begins_with_an_example_that_works() -> None:
+    documented = proxyprotocol.__doc__
+    assert documented is not None
+    assert documented.index(">>> ") < documented.index("This module")
+    assert doctest.testmod(proxyprotocol).attempted == 5
+
+
+def test_a_bare_command_shows_its_help() -> None:
+    # 2 and not 0: a script that has lost its argument must not go on
+    assert run() == (2, b"", run("--help").text)
+
+
 def test_without_an_installation_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(sys.modules["proxyprotocol.cli.main"], "version", missing)
-    assert run("--version").text == "proxyprotocol (from a checkout, not installed)\n"
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    assert run("--version").text == "proxyprotocol 0+checkout\n"
+    assert proxyprotocol.__version__ == "0+checkout"
     assert run("decode", stdin=LINE).status == 0
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("decode", "--help"), ("encode", "--help"), ("check", "--help")])
-def test_help_is_an_answer(arguments: tuple[str, ...]) -> None:
-    ran = run(*arguments)
-    assert (ran.status, ran.errors) == (0, "")
-    assert ran.text.startswith("usage: proxyprotocol")
+PARSERS = {parser.prog: parser for parser in (make_parser(), make_relay_parser(), make_echo_parser())}
+HELPS = [*PARSERS, *(f"proxyprotocol {name}" for name in ("decode", "encode", "check", "echo", "relay", "demo"))]
+
+
+@pytest.mark.parametrize("command", HELPS)
+def test_every_help_has_examples_that_can_be_typed(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    program, *subcommand = command.split()
+    with pytest.raises(SystemExit, match="0"):
+        PARSERS[program].parse_args([*subcommand, "--help"])
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: {command} [-h] [--version]")
+    assert max(map(len, text.splitlines())) <= 80
+    examples = re.findall(rf"^  .*?\b{command}\b(.*)$", text.partition("\nexamples:\n")[2], re.MULTILINE)
+    assert len(examples) >= 2
+    for example in examples:
+        PARSERS[program].parse_args([*subcommand, *shlex.split(example.partition(" | ")[0])])
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "required: COMMAND"),
-        (("nonsense",), "invalid choice: 'nonsense'"),
-        (("decode", "--nonsense"), "unrecognized arguments: --nonsense"),
-        (("decode", "--he", "x"), "unrecognized arguments: --he"),
-        (("decode", "a", "b"), "unrecognized arguments: b"),
+        (("nonsense",), "unknown command nonsense; known are decode, encode, check, echo, relay, demo (see "),
+        (("decod",), "unknown command decod; did you mean decode? (see proxyprotocol --help)"),
+        (("--versoin",), "unknown option --versoin; did you mean --version? (see proxyprotocol --help)"),
+        (("decode", "--nonsense"), "unknown option --nonsense (see proxyprotocol decode --help)"),
+        (("decode", "--jsn"), "unknown option --jsn; did you mean --json? (see proxyprotocol decode --help)"),
+        (("decode", "--he", "x"), "unknown option --he; did you mean --hex?"),
+        (("decode", "--json=1"), "--json takes no value, not '1' (see"),
+        (("decode", "a", "b"), "unexpected argument 'b'"),
+        (
+            ("decode", "--hex", "0d0a0d0a"),
+            "FILE takes the name of a file; did you mean echo 0d0a0d0a | proxyprotocol dec",
+        ),
+        (("encode", "--soruce=::1"), "unknown option --soruce; did you mean --source?"),
+        (("encode", "x", "--loca"), "unknown option --loca; did you mean --local?"),
+        (("encode", "--source"), "--source needs ADDR:PORT after it"),
+        (("check",), "the following arguments are required: HOST:PORT"),
+        (("check", "a:80", "--timeout"), "--timeout needs SECONDS after it"),
+        (("relay", "--service", ":80"), "--service needs SOURCE:PORT DEST:PORT after it"),
+        (("relay", "--quite"), "unknown option --quite; did you mean --quiet?"),
+        (("--print-completion", "fish"), "--print-completion: invalid choice: 'fish' (choose from "),
         (("decode", "a\x1b[31m\nb"), r"a\x1b[31m\nb: No such file"),
     ],
 )
@@ -178,25 +243,6 @@ def test_an_interruption_causes_no_traceback() -> None:
     assert (process.returncode, errors) == (0, b"")
 
 
-def test_a_read_that_is_interrupted_ends_quietly() -> None:
-    with subprocess.Popen([*COMMAND, "decode"], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            wait_until_reading(process.pid)
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=PATIENCE)
-        finally:
-            process.kill()
-    assert (process.returncode, errors) == (128 + signal.SIGINT, b"")
-
-
-def wait_until_reading(process: int) -> None:
-    """Wait until the process has done its imports and reads from a pipe."""
-    deadline = time.monotonic() + PATIENCE
-    while "pipe_read" not in Path(f"/proc/{process}/wchan").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_terminal_that_lacks_a_character_causes_no_traceback() -> None:
     header = run("encode", "--source", "192.0.2.1:1", "--dest", "192.0.2.2:2", "--authority", "b\u00fccher").output
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
@@ -210,7 +256,9 @@ def test_the_documentation_shows_the_real_output(project_root: Path) -> None:
     addresses = ("--source", "203.0.113.7:5678", "--dest", "198.51.100.9:443")
     right = run("decode", stdin=run("encode", *addresses, "--authority", "app.example").output).text
     wrong = run("decode", stdin=b"PROXY TCP4 203.0.113.7 198.51.100.9 5678 99999\r\n").text
-    for shown in (right, wrong):
+    option = run("decode", "--jsn").errors
+    url = run("check", "http://localhost:8080/").errors
+    for shown in (right, wrong, option, url):
         assert textwrap.indent(shown.rstrip(), "   ") in page
 
 
@@ -264,10 +312,26 @@ def test_a_binary_header_is_not_written_to_a_terminal() -> None:
     assert on_a_terminal(["encode", "--unknown", "--v1"])[1].startswith(b"PROXY UNKNOWN")
 
 
-def test_the_demonstration_is_a_subcommand() -> None:
+def test_the_demonstration_tells_its_story_in_a_dozen_lines() -> None:
     done = subprocess.run([*COMMAND, "demo"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("203.0.113.7:56324, who came to 198.51.100.9:443") == 6
+    before, *saw_before, after, saw_twisted, saw_asyncio, forger, log, next_, twisted, uvicorn, check = (
+        done.stdout.splitlines()
+    )
+    assert before == "Before: a server behind a balancer sees the balancer."
+    for framework, line in zip(("Twisted", "asyncio"), saw_before, strict=True):
+        assert re.fullmatch(rf"  {framework}'s server saw  127\.0\.0\.1:\d+, who came to 127\.0\.0\.1:\d+", line)
+    assert after.startswith("After: the balancer sends PROXY TCP4 203.0.113.7 198.51.100.9 56324 443 first, and ")
+    assert saw_twisted == "  Twisted's server saw  203.0.113.7:56324, who came to 198.51.100.9:443"
+    assert saw_asyncio == "  asyncio's server saw  203.0.113.7:56324, who came to 198.51.100.9:443"
+    assert forger.startswith("A forger")
+    assert re.match(
+        r"  Refused a connection from 127\.0\.0\.1:\d+.*: The peer is not one of the trusted proxies; ", log
+    )
+    assert log.endswith("; if it is your proxy, add it to trusted")
+    assert next_.startswith("Next, for your server")
+    assert ("ppTrusted=" in twisted, "PROXYPROTOCOL_TRUSTED=" in uvicorn) == (True, True)
+    assert check.startswith("  proxyprotocol check ")
 
 
 def test_decoding_needs_no_twisted() -> None:

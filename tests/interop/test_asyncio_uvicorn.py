@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -184,6 +186,30 @@ def test_a_listener_on_another_port_reads_no_header(tmp_path: Path) -> None:
         assert_http(Way(address(uvicorn)), answer="{} {} http")
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_its_connections_are_counted(tmp_path: Path, loop: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with serving(tmp_path, loop=loop, variables=(f"METRICS={port}", "TRUSTED=any")) as uvicorn:
+        listener = f'listener="127.0.0.1:{uvicorn.ports[0]}"'
+
+        def count(name: str, label: str = "") -> float:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+                told = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines())
+            return float(told[f"proxyprotocol_{name}{{{listener}{label}}}"])
+
+        for header in HEADERS.values():
+            assert_http(Way(address(uvicorn), *header), answer="{} {} http")
+        with connect(address(uvicorn)) as peer, contextlib.suppress(ConnectionError):
+            peer.sendall(REQUEST)
+            assert peer.recv(1) == b""
+        assert count("refusals_total", ',reason="no_header"') == 1
+        assert count("pending_headers") == 0
+        headers = [count("headers_received_total", f',version="{version}"') for version in ("v1", "v2")]
+        assert min(headers) > 0
+        assert count("connections_total") == sum(headers) + 1
+
+
 def test_a_local_header_shows_the_real_peer(tmp_path: Path) -> None:
     with serving(tmp_path) as uvicorn:
         assert_http(Way(address(uvicorn), v2(LOCAL, 0)), answer="{} {} http")
@@ -205,7 +231,10 @@ def test_a_wrong_value_stops_the_start_with_a_sentence(
         assert "failed to start, stopping the parent process" in ended.stderr
     else:
         assert ended.returncode == 3
-    assert "PROXYPROTOCOL_TRUSTED takes networks, addresses and unix, with commas between them: " in ended.stderr
+    assert (
+        "PROXYPROTOCOL_TRUSTED takes networks, addresses and unix, with commas between them, @FILE, or any: "
+        in ended.stderr
+    )
     assert "Traceback" not in ended.stderr
 
 

@@ -20,6 +20,7 @@ import pytest
 import uvloop
 
 from proxyprotocol.asyncio import create_server, start_server
+from proxyprotocol.result import describe_address
 from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.vectors import single_bytes
 
@@ -389,6 +390,11 @@ class Peer:
         self.sock.close()
 
 
+def place(server: Any) -> str:
+    """Return where a server listens, as the log names it."""
+    return " and ".join(describe_address(sock.getsockname()) for sock in server.sockets)
+
+
 @contextlib.asynccontextmanager
 async def connected(address: Any, **keywords: Any) -> AsyncIterator[Peer]:
     """Connect to a server or an address, and close the connection at the end."""
@@ -421,5 +427,17 @@ class Log(logging.Handler):
 
     @property
     def lines(self) -> list[tuple[str, str]]:
-        """The lines of the adapter: level and text."""
-        return [(r.levelname, r.getMessage()) for r in self.records if r.name == "proxyprotocol.asyncio"]
+        """The lines of the adapter, except for the start lines of its listeners: level and text."""
+        return self._lines(starts=False)
+
+    @property
+    def starts(self) -> list[tuple[str, str]]:
+        """The start lines of its listeners."""
+        return self._lines(starts=True)
+
+    def _lines(self, starts: bool) -> list[tuple[str, str]]:
+        ours = [r for r in self.records if r.name == "proxyprotocol.asyncio"]
+        of_starts = [
+            r for r in ours if hasattr(r, "listener") and not hasattr(r, "reason") and not hasattr(r, "refusals")
+        ]
+        return [(r.levelname, r.getMessage()) for r in ours if (r in of_starts) == starts]

@@ -18,6 +18,7 @@ import pytest
 
 from proxyprotocol import HeaderPolicy, ProxyProtocolUntrustedError, TrustedProxies
 from proxyprotocol.asyncio import ProxyProtocolFactory, create_server, create_unix_server, wrap_protocol_factory
+from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 from tests.interop._certificates import Certificates
 from tests.on_asyncio.loops import (
@@ -31,6 +32,7 @@ from tests.on_asyncio.loops import (
     StreamApps,
     connected,
     listening,
+    place,
     turns,
     until,
 )
@@ -66,9 +68,10 @@ def test_a_bad_header_aborts_the_connection_with_one_line_in_the_log(
                 pass
             assert await peer.hear_all() == b""
             host, port = peer.sock.getsockname()
+            where = place(server)
         ((level, line),) = log.lines
         assert level == "WARNING"
-        assert line.startswith(f"Refused a connection from {host}:{port}: ")
+        assert line.startswith(f"Refused a connection from {host}:{port} on {where}: ")
         assert reason in line
         assert apps.made == []
 
@@ -160,6 +163,7 @@ def test_a_cut_header_is_refused(run: Run, security: Security, log: Log, policy:
         async with listening(apps, policy=policy, **security.server) as server, connected(server) as peer:
             await peer.send(HEADER[:20])
             host, port = peer.sock.getsockname()
+            where = place(server)
             if by == "half-close":
                 peer.sock.shutdown(socket.SHUT_WR)
                 assert await peer.hear_all() == b""
@@ -170,7 +174,7 @@ def test_a_cut_header_is_refused(run: Run, security: Security, log: Log, policy:
             await until(lambda: log.lines)
         ((level, line),) = log.lines
         assert level == "WARNING"
-        assert line.startswith(f"Refused a connection from {host}:{port}: ")
+        assert line.startswith(f"Refused a connection from {host}:{port} on {where}: ")
         assert "incomplete" in line
         assert apps.made == []
 
@@ -287,12 +291,13 @@ def test_bad_tls_after_a_header_ends_the_connection_and_is_logged(
             await peer.send(HEADER + data)
             peer.sock.shutdown(socket.SHUT_WR)
             await peer.hear_all()
+            where = place(server)
         assert apps.made == []
         levels = {told for told, _ in log.lines}
         assert levels == {level} or (level == "DEBUG" and not levels)  # Python 3.10 reports no reason for this
         for _, line in log.lines:
             who = r"192\.0\.2\.1:1000, relayed by 127\.0\.0\.1:\d+"
-            assert re.match(f"Refused a connection from {who}: the TLS handshake failed: ", line)
+            assert re.match(f"Refused a connection from {who} on {where}: the TLS handshake failed: ", line)
 
     run(story)
 
@@ -312,7 +317,7 @@ def test_a_late_handshake_is_ended(
             await peer.send(HEADER + sent)
             assert await peer.hear_all() == b""
             assert apps.made == []
-            who = f"192.0.2.1:1000, relayed by 127.0.0.1:{peer.sock.getsockname()[1]}"
+            who = f"192.0.2.1:1000, relayed by 127.0.0.1:{peer.sock.getsockname()[1]} on {place(server)}"
         reason = "the TLS handshake failed: it was not done within 0.05 seconds"
         assert log.lines == [("WARNING", f"Refused a connection from {who}: {reason}")]
 
@@ -369,10 +374,9 @@ def test_an_untrusted_peer_is_dropped_before_a_byte_is_read(run: Run, security: 
         policy = TrustedProxies(["192.0.2.0/24", "unix"])
         async with listening(apps, policy=policy, **security.server) as server, connected(server) as peer:
             assert await peer.hear_all() == b""
-            host, port = peer.sock.getsockname()
-        assert log.lines == [
-            ("WARNING", f"Refused a connection from {host}:{port}: The peer is not one of the trusted proxies")
-        ]
+            who = f"{describe_address(peer.sock.getsockname())} on {place(server)}"
+        reason = "The peer is not one of the trusted proxies; if it is your proxy, add it to trusted"
+        assert log.lines == [("WARNING", f"Refused a connection from {who}: {reason}")]
         assert apps.made == []
 
     run(story)
@@ -385,7 +389,7 @@ def test_a_unix_peer_is_trusted_only_if_it_is_named(run: Run, log: Log, tmp_path
         async with server, connected(path) as peer:
             assert await peer.hear_all() == b""
         ((_, line),) = log.lines
-        assert line.startswith("Refused a connection from an unnamed UNIX socket: ")
+        assert line.startswith(f"Refused a connection from an unnamed UNIX socket on UNIX socket {path!r}: ")
 
     run(story)
 

@@ -171,7 +171,7 @@ def test_an_endpoint_that_raises_an_error_drops_only_that_client(log: Log) -> No
         def connect(self, factory: Any) -> Any:
             raise ZeroDivisionError("in connect")
 
-    transport = accept(RelayFactory(Broken()))  # type: ignore[arg-type]
+    transport = accept(RelayFactory(Broken()))
     assert transport.aborts == 1
     transport.lose()
     assert log.lines == [("warn", "Cannot relay 10.1.2.3:50000: in connect")]

@@ -189,9 +189,20 @@ def test_a_blocking_client_gets_a_page_for_another_client_from_the_blocking_serv
         assert output.readline().startswith("203.0.113.7 - - [")
 
 
+@pytest.mark.parametrize(("variables", "lines"), [((), range(10, 14)), (("VERBOSE=1",), range(40, 60))])
+def test_make_demo_tells_the_story(variables: tuple[str, ...], lines: range) -> None:
+    virtual = Path(sys.prefix)
+    command = ["make", "--silent", f"VENV={virtual}", "-o", str(virtual / ".installed"), "demo", *variables]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) in lines
+    story = re.findall("^(Before|After|A forger|  Refused|Next)", done.stdout, re.MULTILINE)
+    assert story == ["Before", "After", "A forger", "  Refused", "Next"]
+
+
 def test_the_demonstration_shows_what_each_server_saw_of_each_version() -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "ignore::ResourceWarning", "examples/demo.py"],
+        [sys.executable, "-X", "dev", "-W", "ignore::ResourceWarning", "examples/demo.py", "--verbose"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -202,7 +213,8 @@ def test_the_demonstration_shows_what_each_server_saw_of_each_version() -> None:
     assert re.sub(r"^Executing <.*> took \d+\.\d+ seconds\n", "", done.stderr, flags=re.MULTILINE) == ""
     assert done.stdout.count("203.0.113.7:56324, who came to 198.51.100.9:443") == 6
     assert done.stdout.count("AUTHORITY app.example.com") == 2
-    assert done.stdout.count(r"b'hello\n'") == 6
+    assert done.stdout.count(r"b'hello\n'") == 8  # two without a header
+    assert "Refused a connection" in done.stdout
 
 
 def test_the_demonstration_can_leave_its_servers_running() -> None:

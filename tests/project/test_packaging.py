@@ -5,17 +5,15 @@ The environment also gets ``proxy-protocol``: its test suite, and the package, i
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.project.environment import Environment
 
 # One worker runs all of these tests, with one wheel and one environment.
 pytestmark = pytest.mark.xdist_group("packaging")
@@ -51,65 +49,9 @@ ENTRIES = """if True:
 """
 
 
-class Environment:
-    """A virtual environment, and an empty working directory."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.elsewhere = directory / "elsewhere"
-        self.elsewhere.mkdir(parents=True)
-        # Without pip, which takes longer to install than everything else: the pip that runs here works for it.
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "venv"], check=True)
-        self.packages = Path(self.python("import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-
-    def call(self, program: str | Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        # The variables that tell this process where modules are, how to test and what to measure do not apply there.
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYT", "COV"))}
-        command = [self.directory / "venv" / "bin" / program, *arguments]  # an absolute path stays what it is
-        return subprocess.run(command, cwd=self.elsewhere, env=environ, capture_output=True, text=True)
-
-    def python(self, program: str) -> str:
-        return _output(self.call("python", "-c", program))
-
-    def pip(self, *arguments: str | Path) -> None:
-        options = ("--python", self.directory / "venv", "--quiet", "--disable-pip-version-check")
-        if arguments[0] == "install":
-            arguments = (*arguments, "--no-compile")  # most of Twisted is never imported here
-        _output(self.call(Path(sys.executable), "-m", "pip", *options, *arguments))
-
-    def files_of_ours(self) -> list[str]:
-        """Return the files with our name in site-packages, except Python's caches and the plugin cache of Twisted."""
-        paths = (path.relative_to(self.packages) for path in self.packages.rglob("*") if path.is_file())
-        return [str(path) for path in paths if "proxyprotocol" in str(path) and "__pycache__" not in path.parts]
-
-
-def _output(run: subprocess.CompletedProcess[str]) -> str:
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory, project_root: Path, project_files: list[Path]) -> Path:
-    """A copy of the project: setuptools builds in place, and would pack the leftovers of an earlier build."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for path in project_files:
-        target = copy / path.relative_to(project_root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, target)
-    return copy
-
-
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return Environment(tmp_path_factory.mktemp("clean"))
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory, environment: Environment, checkout: Path) -> Path:
-    directory = tmp_path_factory.mktemp("wheel")
-    environment.pip("wheel", "--no-deps", "--wheel-dir", directory, checkout)
-    (built,) = directory.glob("*.whl")
-    return built
 
 
 @pytest.fixture(scope="module")

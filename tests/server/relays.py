@@ -94,13 +94,18 @@ class Running:
     def __init__(self, source: str, destination: str, keywords: dict[str, Any]) -> None:
         self.service = parse_service(source, destination)
         self.sockets = listen(self.service.source)
-        self.counters = Counters(1)
+        self.counters = Counters(1, [self.service.source.address.given])
         self._loop = asyncio.SelectorEventLoop()
         self.complaints: list[dict[str, Any]] = []
         self._loop.set_exception_handler(lambda loop, context: self.complaints.append(context))
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self.relay: Relay = self.call(lambda: self._begin(keywords))
+
+    @property
+    def values(self) -> memoryview:
+        """The counters."""
+        return self.counters.of(0)[self.service.source.address.given]
 
     def _begin(self, keywords: dict[str, Any]) -> Relay:
         relay = Relay(counters=self.counters.of(0), **keywords)
@@ -258,5 +263,7 @@ def in_thread(function: Callable[[], object]) -> threading.Thread:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the lines of the log, without those that say where the relay listens."""
-    return [record.getMessage() for record in caplog.records if not record.getMessage().startswith("Listening")]
+    """Return the lines of the log, without those that say where the relay listens, and what it reads."""
+    return [
+        record.getMessage() for record in caplog.records if not record.getMessage().startswith(("Listening", "Reads"))
+    ]

@@ -44,6 +44,8 @@ def test_the_codecs_of_proxy_protocol() -> None:
         "h?pp=V2": ProxyProtocolV2,
         "h?pp=v1": ProxyProtocolV1,
         "h?pp=noop": ProxyProtocolNoop,
+        "h?accept=v1": ProxyProtocolV1,
+        "h?accept=noop": ProxyProtocolNoop,
     }
     assert {text: type(Address(text).pp) for text in kinds} == kinds
     assert type(Address("h?pp=v1&pp=v2").pp) is ProxyProtocolV2
@@ -110,7 +112,23 @@ def test_a_service_is_two_addresses() -> None:
 
 
 def test_a_source_accepts_pp_noop_as_proxy_protocol_does() -> None:
-    assert parse_source(":0?pp=noop").receiver.connection(None, None).begun
+    for option in ("pp", "accept"):
+        assert parse_source(f":0?{option}=noop").receiver.connection(None, None).begun
+
+
+@pytest.mark.parametrize("option", ["accept", "pp"])
+def test_accept_and_pp_mean_the_same_on_either_side(option: str) -> None:
+    service = parse_service(f":0?{option}=v1", f"localhost:80?{option}=v1")
+    assert isinstance(service.source.receiver.codec, ProxyProtocolV1)
+    assert isinstance(service.destination.outgoing.codec, ProxyProtocolV1)
+    assert isinstance(parse_listener(f":0?{option}=v1").receiver.codec, ProxyProtocolV1)
+    receiver = parse_source(f":0?{option}=detect&trusted=127.0.0.1").receiver
+    assert receiver.spell("version") == f"{option}="
+
+
+def test_the_name_in_metrics_has_no_options() -> None:
+    for given in (":80", "ssl://[::1]:443", "unix:/run/app.sock"):
+        assert Address(f"{given}?cert=/etc/key.pem").given == given
 
 
 def test_only_a_source_with_tls_has_a_handshake_time_out(certificates: Certificates) -> None:

@@ -20,7 +20,7 @@ UNEXPECTED = "but an address without accept= expects none"
     ("arguments", "sentence"),
     [
         ([], "At least one --service is needed: where to listen, and where to connect to"),
-        (["--service", "a:1"], f"argument --service: expected 2 arguments {HELP}"),
+        (["--service", "a:1"], f"--service needs SOURCE:PORT DEST:PORT after it {HELP}"),
         (["--service", "a", "b:1"], f"'a' {FORM}"),
         (["--service", ":x", "b:1"], f"':x' {FORM}: the port is not a number from 0 to 65535"),
         (["--service", "[::1:80", "b:1"], f"'[::1:80' {FORM}: Invalid IPv6 URL"),
@@ -31,7 +31,7 @@ UNEXPECTED = "but an address without accept= expects none"
         (["--service", ":0", "b:0"], "'b:0' has port 0: write the port to connect to"),
         (
             ["--service", ":0", "b:1?cert=x"],
-            "'b:1?cert=x': option 'cert' is for ssl:// addresses; possible here: pp, tlv",
+            "'b:1?cert=x': cert= is an option for ssl:// addresses",
         ),
         (["--service", ":0", "b:1?pp=v3"], "pp= takes noop, detect, v1 or v2, not 'v3'"),
         (
@@ -43,16 +43,48 @@ UNEXPECTED = "but an address without accept= expects none"
             "tlv=ssl needs version 2 (pp=v2): only its header has TLVs",
         ),
         (["--service", ":0", "b:1?tlv=client-cert"], "tlv=client-cert is part of ssl: write tlv=ssl,client-cert"),
-        (["--service", ":0?accept=v3", "b:1"], "accept= takes detect, v1 or v2, not 'v3'"),
+        (["--service", ":0?accept=v3", "b:1"], "accept= takes noop, detect, v1 or v2, not 'v3'"),
+        (["--service", ":0?pp=v3", "b:1"], "pp= takes noop, detect, v1 or v2, not 'v3'"),
+        (["--service", ":0", "b:1?accept=v3"], "accept= takes noop, detect, v1 or v2, not 'v3'"),
         (
-            ["--service", ":0?pp=v2", "b:1"],
-            "':0?pp=v2' has pp=, which is for destinations; write accept= for the headers that come in",
+            ["--service", ":0?pp=v2&accept=v2", "b:1"],
+            "':0?pp=v2&accept=v2': accept= and pp= mean the same; write one of them\n",
+        ),
+        (
+            ["--service", ":0?accept=v2&trust=::1", "b:1"],
+            "':0?accept=v2&trust=::1': unknown option trust; did you mean trusted?\n",
+        ),
+        (["--service", ":0?Accept=v2", "b:1"], "':0?Accept=v2': unknown option Accept; did you mean accept?\n"),
+        (["--service", ":0", "b:1?xyz=1"], "'b:1?xyz=1': unknown option xyz; known are accept, pp, tlv\n"),
+        (
+            ["--service", ":0", "b:1?trusted=::1"],
+            "'b:1?trusted=::1': trusted= is an option for the address to listen on\n",
+        ),
+        (["--service", ":0?tlv=ssl", "b:1"], "':0?tlv=ssl': tlv= is an option for the address to connect to\n"),
+        (
+            ["--service", ":0?accept=v2&trusted=10.1.2.3/8", "b:1"],
+            "trusted= takes networks, addresses and unix, with commas between them, @FILE, or any: A trusted proxy is "
+            "an address, a network without host bits, or 'unix', not '10.1.2.3/8' (it has host bits set; did you mean "
+            "10.0.0.0/8?)\n",
+        ),
+        (
+            ["--service", ":0?accept=v2&trusted=@/nowhere", "b:1"],
+            "trusted= takes networks, addresses and unix, with commas between them, @FILE, or any: [Errno 2] No such "
+            "file or directory: '/nowhere'\n",
+        ),
+        (
+            ["--service", ":0?accept=v2&trusted=any&untrusted=direct", "b:1"],
+            "untrusted= means nothing with trusted=any\n",
+        ),
+        (
+            ["--service", ":0?accept=noop&timeout=1", "b:1"],
+            "timeout= is an option for headers, but accept=noop expects none",
         ),
         (["--service", ":0?trusted=::1", "b:1"], f"trusted= is an option for headers, {UNEXPECTED}"),
         (["--service", ":0?timeout=1", "b:1"], f"timeout= is an option for headers, {UNEXPECTED}"),
         (
             ["--service", ":0?tls_timeout=1", "b:1"],
-            "':0?tls_timeout=1': option 'tls_timeout' is for ssl:// addresses; possible here: ",
+            "':0?tls_timeout=1': tls_timeout= is an option for ssl:// addresses",
         ),
         (["--service", "ssl://:0?tls_timeout=0", "b:1"], "tls_timeout= takes a number of seconds above 0, not '0'"),
         (
@@ -76,9 +108,9 @@ UNEXPECTED = "but an address without accept= expects none"
         ),
         (["--service", "nowhere.invalid:1", "b:1"], "The host of nowhere.invalid:1 has no address: "),
         (["--service", "192.0.2.1:1", "b:1"], "Cannot listen on 192.0.2.1:1: Cannot assign requested address"),
-        (["--workers", "0"], f"argument --workers: it takes a number from 1 to 256, not '0' {HELP}"),
-        (["--buf-len", "1"], f"argument --buf-len: it takes a number of bytes from 4096 to 16777216, not '1' {HELP}"),
-        (["--drain", "nan"], f"argument --drain: it takes a number of seconds, not 'nan' {HELP}"),
+        (["--workers", "0"], f"--workers takes a number from 1 to 256, not '0' {HELP}"),
+        (["--buf-len", "1"], f"--buf-len takes a number of bytes from 4096 to 16777216, not '1' {HELP}"),
+        (["--drain", "nan"], f"--drain takes a number of seconds, not 'nan' {HELP}"),
         (
             ["--metrics", "x", "--service", ":0", "b:1"],
             "--metrics takes PORT, HOST:PORT or [IPV6]:PORT, not ",

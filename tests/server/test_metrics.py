@@ -6,12 +6,22 @@ import contextlib
 import os
 import socket
 import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
+import prometheus_client
 import pytest
 
+from proxyprotocol.errors import RefusalCode
+from proxyprotocol.metrics import ProxyProtocolMetrics
+from proxyprotocol.server._relay.metrics import OPEN as OPEN_CONNECTIONS
+from proxyprotocol.server._relay.metrics import Counters, ServiceMetrics  # the counters have no public names
 from tests.interop._programs import reserved_port, wait_for
 from tests.server.programs import Starter, scrape
 from tests.server.relays import PATIENCE, receive_all
+
+OPEN = 'proxyprotocol_open_connections{service="127.0.0.1:0"}'
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -31,14 +41,89 @@ def test_metrics(start: Starter, workers: str) -> None:
             bad.sendall(b"GET")
             with contextlib.suppress(ConnectionResetError):
                 bad.recv(10)
-        wait_for(lambda: scrape(port)["proxyprotocol_open_connections{}"] == 1)
+        wait_for(lambda: scrape(port)[OPEN] == 1)
         told = scrape(port)
-    assert told["proxyprotocol_connections_total{}"] == 2
-    assert told['proxyprotocol_headers_received_total{version="v1"}'] == 1
-    assert told['proxyprotocol_headers_sent_total{version="v2"}'] == 1
-    assert told['proxyprotocol_refusals_total{reason="malformed"}'] == 1
-    assert told['proxyprotocol_bytes_total{direction="up"}'] == 5
-    assert told['proxyprotocol_bytes_total{direction="down"}'] == 2
+    assert {name: value for name, value in told.items() if value and "_bucket" not in name} == {
+        f'proxyprotocol_build_info{{version="{version("proxyprotocol")}"}}': 1,
+        'proxyprotocol_connections_total{service="127.0.0.1:0"}': 2,
+        'proxyprotocol_headers_received_total{service="127.0.0.1:0",version="v1"}': 1,
+        'proxyprotocol_headers_sent_total{service="127.0.0.1:0",version="v2"}': 1,
+        'proxyprotocol_refusals_total{reason="no_header",service="127.0.0.1:0"}': 1,
+        'proxyprotocol_bytes_total{direction="up",service="127.0.0.1:0"}': 5,
+        'proxyprotocol_bytes_total{direction="down",service="127.0.0.1:0"}': 2,
+        'proxyprotocol_header_seconds_count{service="127.0.0.1:0"}': 1,
+        'proxyprotocol_header_seconds_sum{service="127.0.0.1:0"}': pytest.approx(0.01, abs=0.0099),
+        OPEN: 1,
+    }
+
+
+def test_each_service_has_counters_of_its_own_over_all_workers(start: Starter, short_path: Path) -> None:
+    with reserved_port("127.0.0.1") as port:
+        pass
+    inside = f"unix:{short_path}/relay"
+    more = ("--service", f"{inside}?accept=v2", start.backend.address)
+    server = start("--metrics", str(port), "--workers", "2", *more, source="127.0.0.1:0?pp=v1")
+    server.wait_for_line("Listening on", 4)
+    for _ in range(8):  # the system chooses the worker
+        with server.connect() as client:
+            client.sendall(b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n")
+            start.backend.accept().sock.close()
+            assert receive_all(client) == b""
+    with socket.socket(socket.AF_UNIX) as wrong, socket.socket(socket.AF_UNIX) as slow:
+        for client in (wrong, slow):
+            client.settimeout(PATIENCE)
+            client.connect(f"{short_path}/relay")
+        wrong.sendall(b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert wrong.recv(1) == b""
+        pending = f'proxyprotocol_pending_headers{{service="{inside}"}}'
+        wait_for(lambda: scrape(port)[pending] == 1)
+        told = scrape(port)
+    assert told['proxyprotocol_connections_total{service="127.0.0.1:0"}'] == 8
+    assert told['proxyprotocol_headers_received_total{service="127.0.0.1:0",version="v1"}'] == 8
+    assert told['proxyprotocol_header_seconds_bucket{le="+Inf",service="127.0.0.1:0"}'] == 8
+    assert told[f'proxyprotocol_connections_total{{service="{inside}"}}'] == 2
+    assert told[f'proxyprotocol_refusals_total{{reason="version",service="{inside}"}}'] == 1
+    assert told['proxyprotocol_refusals_total{reason="version",service="127.0.0.1:0"}'] == 0
+    wait_for(lambda: scrape(port)[f'proxyprotocol_refusals_total{{reason="missing",service="{inside}"}}'] == 1)
+    assert scrape(port)[pending] == 0
+
+
+def test_the_names_and_their_meaning_are_those_of_the_adapters_metrics() -> None:
+    registry = prometheus_client.CollectorRegistry()
+    adapters = ProxyProtocolMetrics(registry)
+    adapters.connected("127.0.0.1:80").accepted("v1")
+    adapters.connected("127.0.0.1:80").refused(RefusalCode.CLOSED)
+    counters = Counters(1, [":80"])
+    relays = ServiceMetrics(counters.of(0)[":80"])
+    relays.connected("").accepted("v1")
+    relays.connected("").refused(RefusalCode.CLOSED)
+    both = {family.name: family for family in counters.collect()}
+    for family in registry.collect():
+        ours = both[family.name]
+        assert (ours.type, ours.documentation) == (family.type, family.documentation)
+        samples = [set(), set()]  # type: list[set[tuple[str, str, float]]]
+        for found, source, name in zip(samples, (family, ours), ("listener", "service"), strict=True):
+            for sample in source.samples:
+                (label,) = [value for key, value in sample.labels.items() if key != name] or [""]
+                if not sample.name.endswith(("_created", "_sum")) and sample.value:
+                    found.add((sample.name, label, 0 if "_bucket" in sample.name else sample.value))
+        assert samples[0] == samples[1]
+
+
+def test_the_counters_of_a_dead_worker_count_on_except_for_what_was_open() -> None:
+    counters = Counters(2, [":80", ":81", ":80"])
+    ServiceMetrics(counters.of(1)[":81"]).connected("")
+    counters.of(1)[":81"][OPEN_CONNECTIONS] = 5
+    counters.reset_gauges(1)
+    told = {(sample.name, sample.labels["service"]): sample.value for sample in samples(counters)}
+    assert told["proxyprotocol_connections_total", ":81"] == 1
+    assert told["proxyprotocol_pending_headers", ":81"] == told["proxyprotocol_open_connections", ":81"] == 0
+    assert told["proxyprotocol_connections_total", ":80"] == 0
+
+
+def samples(counters: Counters) -> list[Any]:
+    return [sample for family in counters.collect() for sample in family.samples if "service" in sample.labels]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +167,7 @@ def test_metrics_are_served_on_any_host_while_one_client_is_slow(start: Starter,
     with socket.create_connection((host.strip("[]"), port), PATIENCE) as slow:
         slow.sendall(b"GET /")
         begin = time.monotonic()
-        assert scrape(port, host)["proxyprotocol_open_connections{}"] == 0
+        assert scrape(port, host)[OPEN] == 0
         assert time.monotonic() - begin < 5
 
 
@@ -95,7 +180,7 @@ def test_metrics_are_served_while_many_clients_are_silent(start: Starter) -> Non
         silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE)) for _ in range(40)]
         begin = time.monotonic()
         for _ in range(3):
-            assert scrape(port)["proxyprotocol_open_connections{}"] == 0
+            assert scrape(port)[OPEN] == 0
         assert time.monotonic() - begin < 5
         # the relay has cut the oldest, and needs no threads
         assert silent[0].recv(1) == b""

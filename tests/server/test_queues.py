@@ -146,10 +146,9 @@ def test_a_busy_connection_is_never_late_and_an_idle_one_is_closed_soon(waiting:
             loop=waiting.loop,
             queues=waiting.queues,
             buffer=memoryview(bytearray(10)),
-            values=Counters(1).of(0),
             idle_timeout=idle,
         )
-        link = Link(relay, Stream(near), Stream(far), ends.append)
+        link = Link(relay, Counters(1, ["a"]).of(0)["a"], Stream(near), Stream(far), ends.append)
         link.touch()
         for _ in range(1000):
             waiting.advance(idle / 100)
@@ -169,7 +168,7 @@ def test_a_busy_connection_moves_in_its_queue_only_now_and_then(
     )
     near, far = socket.socketpair()
     with near, far:
-        link = Link(relay, Stream(near), Stream(far), lambda reason: None)
+        link = Link(relay, Counters(1, ["a"]).of(0)["a"], Stream(near), Stream(far), lambda reason: None)
         moved: list[float] = []
         monkeypatch.setattr(Link, "wait", lambda link, queue: moved.append(waiting.now))
         for _ in range(10_000):

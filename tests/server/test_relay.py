@@ -99,7 +99,7 @@ def test_no_byte_is_lost_or_changed_in_both_directions_at_once(relaying: Relayin
 
     assert sent == got
     pair.running.wait_until_empty()
-    counters = pair.running.counters.of(0)
+    counters = pair.running.values
     assert counters[BYTES_UP] == counters[BYTES_DOWN] == 6_000_000
 
 

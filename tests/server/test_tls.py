@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4
+from proxyprotocol.errors import RefusalCode
 from proxyprotocol.server._relay.link import Flow
 from proxyprotocol.server._relay.metrics import REFUSALS  # the counters have no public names
 from tests.interop._certificates import CLIENT_NAME, SERVER_NAME, Certificates
@@ -356,7 +357,7 @@ def test_a_client_that_leaves_in_the_handshake_is_a_debug_line(
     running.wait_until_empty()
     (record,) = (record for record in caplog.records if "the TLS handshake failed" in record.getMessage())
     assert record.levelname == "DEBUG"
-    assert running.counters.of(0)[REFUSALS["tls"]] == 1
+    assert running.values[REFUSALS[RefusalCode.TLS]] == 1
 
 
 def test_a_handshake_has_a_deadline(

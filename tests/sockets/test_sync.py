@@ -146,6 +146,18 @@ def test_the_keywords_are_those_of_a_receiver_or_one_receiver(ends: Pair) -> Non
         read_header(server, receiver=Receiver(), timeout=1)
 
 
+@pytest.mark.parametrize(("trusted", "named"), [(["127.0.0.0/8"], True), (["127.0.0.0/8", "!127.0.0.1"], False)])
+def test_only_trusted_networks_may_send_a_header(trusted: list[str], named: bool) -> None:
+    with connected("IPv4") as (server, client):
+        client.sendall(HEADER)
+        if named:
+            assert read_header(server, trusted=trusted) == NAMED
+        else:
+            with pytest.raises(ProxyProtocolUntrustedError):
+                read_header(server, trusted=trusted)
+            assert server.recv(1000) == HEADER
+
+
 def test_ssl_can_wrap_the_socket_even_if_the_client_hello_came_with_the_header(
     ends: Pair, certificates: Certificates
 ) -> None:

@@ -81,6 +81,8 @@ class _Base(socketserver.TCPServer):
 class Server(ProxyProtocolMixIn, socketserver.ThreadingMixIn, _Base):
     """A server with a thread for each connection, which it joins when it is closed."""
 
+    receiver = Receiver(trusted="any")
+
 
 @contextmanager
 def serving(
@@ -201,7 +203,7 @@ FORKING = """if True:
             self.wfile.write(f"{self.client_address} ".encode() + self.rfile.readline())
 
     class Server(ProxyProtocolMixIn, socketserver.ForkingMixIn, socketserver.TCPServer):
-        receiver = Receiver(timeout=20)
+        receiver = Receiver(trusted=["127.0.0.0/8", "!127.0.0.9"], timeout=20)
 
         def service_actions(self):
             super().service_actions()
@@ -234,11 +236,27 @@ def test_a_server_that_forks_reads_the_header_in_the_child(tmp_path: Path) -> No
     assert log.count("\n") == 1
 
 
+def test_a_child_process_logs_its_refusal_even_if_the_parent_has_refused_many(tmp_path: Path) -> None:
+    program = Program([sys.executable, "-c", FORKING], tmp_path)
+    try:
+        address = ("127.0.0.1", int(program.line()))
+        for _ in range(50):
+            with socket.create_connection(address, PATIENCE, ("127.0.0.9", 0)) as untrusted:
+                read_all(untrusted)
+        with connect(address) as wrong:
+            wrong.sendall(b"GET / HTTP/1.1\r\n")
+            assert read_all(wrong) == b""
+    finally:
+        log = program.stop()
+    assert 10 <= log.count("The peer is not one of the trusted proxies") < 50
+    assert log.count("There is no PROXY protocol header") == 1
+
+
 # Peers
 
 
 def test_silent_peers_block_no_others_until_their_time_out(caplog: pytest.LogCaptureFixture) -> None:
-    with serving(receiver=Receiver(timeout=SHORT * 5)) as server:
+    with serving(receiver=Receiver(trusted="any", timeout=SHORT * 5)) as server:
         silent = [connect(server.address) for _ in range(10)]
         assert ask(server.address) == b"answer to hello\n"
         assert refusals(caplog) == []
@@ -248,13 +266,13 @@ def test_silent_peers_block_no_others_until_their_time_out(caplog: pytest.LogCap
             client.close()
     (_, *lines) = sorted(refusals(caplog))
     assert len(lines) == 9
-    assert lines[0].endswith(": No complete PROXY protocol header came within 1 seconds, only 0 bytes")
+    assert lines[0].endswith(": No complete PROXY protocol header came within 1 seconds, only 0 bytes; see timeout")
     assert [handler.line for handler in server.handlers] == [b"hello\n"]
 
 
 def test_a_dripping_peer_gets_no_more_time(caplog: pytest.LogCaptureFixture) -> None:
     with (
-        serving(receiver=Receiver(timeout=SHORT)) as server,
+        serving(receiver=Receiver(trusted="any", timeout=SHORT)) as server,
         connect(server.address) as client,
         dripping(client, single_bytes(b"PROXY UNKNOWN " + b"x" * 90), SHORT / 10),
     ):
@@ -269,8 +287,11 @@ def test_other_data_is_refused_with_one_line(caplog: pytest.LogCaptureFixture) -
         client.sendall(b"GET / HTTP/1.1\r\n\x1b[2J")
         assert read_all(client) == b""
     (line,) = refusals(caplog)
-    assert line.startswith(f"Refused a connection from {host}:{port}: ")
-    assert "\x1b" not in line
+    assert line == (
+        f"Refused a connection from {host}:{port} on 127.0.0.1:{server.server_address[1]}: There is no PROXY protocol "
+        "header: the data begins with b'GET / HTTP/1.1\\r\\n' (at byte 0); if it is your proxy, let it send the header"
+        "; see policy"
+    )
     assert server.handlers == []
 
 
@@ -310,6 +331,71 @@ def test_the_loss_of_another_connection_is_the_handlers_error() -> None:
         server.errors.clear()
 
 
+# The log
+
+
+@pytest.mark.parametrize(
+    ("receiver", "level", "line"),
+    [
+        (Receiver(trusted=["10.0.0.0/8", "!10.9.0.0/16"]), "INFO", "from 10.0.0.0/8, !10.9.0.0/16"),
+        (Receiver(trusted="any"), "INFO", "from everybody, as trusted says"),
+        (
+            Receiver(),
+            "WARNING",
+            "from everybody: anyone who can connect can claim any address; name your proxies with trusted=..., or say "
+            'trusted="any"',
+        ),
+    ],
+)
+def test_the_start_line_says_who_is_trusted(
+    caplog: pytest.LogCaptureFixture, receiver: Receiver, level: str, line: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    with serving(receiver=receiver) as server:
+        where = f"127.0.0.1:{server.address[1]}"
+    ((*_, message),) = {(record.levelname, record.getMessage()) for record in caplog.records}
+    assert (caplog.records[0].levelname, message) == (level, f"Reads version 1 and 2 headers on {where} {line}")
+
+
+def test_a_receiver_that_is_set_before_the_server_listens_counts(caplog: pytest.LogCaptureFixture) -> None:
+    class Later(ProxyProtocolMixIn, socketserver.TCPServer):
+        pass
+
+    caplog.set_level(logging.INFO)
+    with Later(("127.0.0.1", 0), Handler, bind_and_activate=False) as server:
+        server.receiver = Receiver(trusted=["192.0.2.0/24"])
+        server.server_bind()
+        server.server_activate()
+        assert isinstance(server.receiver.policy, TrustedProxies)
+    assert caplog.messages == [
+        f"Reads version 1 and 2 headers on 127.0.0.1:{server.server_address[1]} from 192.0.2.0/24"
+    ]
+
+
+def test_many_bad_connections_leave_a_short_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Ten lines a second, and one that counts the others; no refusal is lost."""
+    count = 400
+    begun = time.monotonic()
+    with serving(family="UNIX") as server:
+        for _ in range(count):
+            assert ask(server.address, b"GET / HTTP/1.1\r\n") == b""
+    seconds = int(time.monotonic() - begun) + 1
+    lines = refusals(caplog)
+    single = [line for line in lines if line.startswith("Refused a connection from ")]
+    summaries = [line for line in lines if line not in single]
+    assert len(single) <= 10 * (seconds + 1)
+    assert len(summaries) <= seconds + 1
+    counts = []
+    for line in summaries:
+        text, _, reasons = line.rpartition(": ")
+        assert text.startswith("Refused ")
+        assert text.endswith(f" more connections within a second on UNIX socket {server.server_address!r}")
+        number, _, reason = reasons.partition(" ")
+        assert reason == "no_header"
+        counts.append(int(number.replace(",", "")))
+    assert len(single) + sum(counts) == count
+
+
 # Policies
 
 
@@ -325,7 +411,8 @@ def test_a_rejected_peer_costs_no_thread(caplog: pytest.LogCaptureFixture) -> No
         assert ask(server.address) == b""
         assert ask(server.address) == b""
     assert server.processed == 0
-    assert [line.rpartition(": ")[2] for line in refusals(caplog)] == ["The peer is not one of the trusted proxies"] * 2
+    lines = [line.partition(f" on 127.0.0.1:{server.server_address[1]}: ")[2] for line in refusals(caplog)]
+    assert lines == ["The peer is not one of the trusted proxies; if it is your proxy, add it to trusted"] * 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -391,7 +478,7 @@ def test_a_peer_that_is_gone_before_accept_causes_no_pause(caplog: pytest.LogCap
 
     with Server(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server, pytest.raises(BlockingIOError):
         server.get_request()
-    assert caplog.messages == []
+    assert len(caplog.messages) == 1  # the start line
 
 
 def test_a_datagram_server_is_a_type_error() -> None:
@@ -536,7 +623,8 @@ def test_a_peer_that_is_silent_in_the_handshake_is_refused_at_the_time_out(
         assert read_all(client) == b""
     (line,) = refusals(caplog)
     assert line.startswith(
-        f"Refused a connection from 192.0.2.1:1000, relayed by {host}:{port}: the TLS handshake failed: "
+        f"Refused a connection from 192.0.2.1:1000, relayed by {host}:{port} on 127.0.0.1:{server.server_address[1]}: "
+        "the TLS handshake failed: "
     )
     assert "timed out" in line
     assert server.handlers == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 # the import of the layers registers the link types: Ethernet, loopback, Linux' cooked ones, bare IP
 from scapy.config import conf
@@ -15,6 +15,7 @@ from scapy.utils import RawPcapNgReader
 
 from proxyprotocol._wire import spec
 from proxyprotocol.cli._decode.description import Description, describe
+from proxyprotocol.cli._decode.input import Input
 from proxyprotocol.cli._decode.streams import Flow, Segment, StreamHeaders
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._process.program import ProgramError
@@ -29,7 +30,7 @@ _SYN, _ACK, _END = 0x02, 0x10, 0x01 | 0x04  # FIN or RST
 class _Limited:
     """A file, without the *first* bytes that were read already, that refuses to read gigabytes at once."""
 
-    def __init__(self, first: bytes, file: BinaryIO) -> None:
+    def __init__(self, first: bytes, file: Input) -> None:
         self._first = first
         self._file = file
 
@@ -46,7 +47,7 @@ class Capture:
     Iterate once: *packets* counts the packets so far. A damaged file raises :class:`ProgramError`.
     """
 
-    def __init__(self, first: bytes, file: BinaryIO) -> None:
+    def __init__(self, first: bytes, file: Input) -> None:
         self.packets = 0
         self._file: Any = _Limited(first, file)
         self._streams = StreamHeaders()

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import ssl
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import TextIOWrapper
 from typing import Any, Final, NoReturn
+
+from proxyprotocol._release import read_version
+from proxyprotocol.receiver import describe_unknown
 
 __all__: list[str] = []
 
@@ -21,6 +25,16 @@ TROUBLE: Final = 2
 # what a shell reports for a program that SIGINT or SIGPIPE ended
 _INTERRUPTED: Final = 128 + 2
 _BROKEN_PIPE: Final = 128 + 13
+_SHELLS: Final = ("bash", "zsh", "tcsh")
+_NO_CHOICE: Final = re.compile(r"COMMAND: invalid choice: '(?P<name>.*?)'.* \(choose from (?P<known>.*)\)")
+_WORDS: Final = {
+    ": expected ": " takes ",
+    ": it takes ": " takes ",
+    ": ignored explicit argument ": " takes no value, not ",
+    ": not allowed with argument ": " excludes ",
+}
+#: The `complete` of an argument that names a file, for shtab.
+FILE: Final = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 
 
 class ProgramError(Exception):
@@ -28,11 +42,64 @@ class ProgramError(Exception):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Reports a wrong argument in one line, without the usage that argparse prints before it."""
+    """Reports a mistake in one sentence, with the nearest right name, and has the options that all commands share."""
+
+    def __init__(self, prog: str, **keywords: Any) -> None:
+        # raw, so that the examples keep their lines
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=prog, allow_abbrev=False, formatter_class=form, **keywords)
+        self.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version, and exit")
+        if " " not in prog:  # not a subcommand
+            text = "print the code that completes this command in a shell, and exit"
+            self.add_argument("--print-completion", action=_PrintCompletion, choices=_SHELLS, help=text)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse the arguments; an unknown one is an error here, where the options of its subcommand are known."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            word = next((word for word in unknown if word.startswith("-")), None)
+            if word is None:
+                self.error(f"unexpected argument {unknown[0]!r}")
+            sentence = describe_unknown("option", word.partition("=")[0], self._metavars(), "--")
+            self.error(sentence.partition("; known")[0])  # encode alone has thirty
+        return options, unknown
 
     def error(self, message: str) -> NoReturn:
         """Raise a :class:`ProgramError` with what argparse found wrong."""
+        message = message.removeprefix("argument ")
+        if choice := _NO_CHOICE.fullmatch(message):
+            known = [name.strip("'") for name in choice["known"].split(", ")]
+            message = describe_unknown("command", choice["name"], known)
+        elif missing := re.fullmatch("(.*): expected .* arguments?", message):
+            option = missing[1].rpartition("/")[2]
+            message = f"{missing[1]} needs {self._metavars().get(option, 'a value')} after it"
+        for argparse_says, we_say in _WORDS.items():
+            message = message.replace(argparse_says, we_say, 1)
         raise ProgramError(f"{message} (see {self.prog} --help)")
+
+    def _metavars(self) -> dict[str, str]:
+        """Return what each option takes, by its name: only the help shows both in public."""
+        self.color = False  # Python 3.14 and later would colour the help on a terminal
+        lines = re.findall(r"^  (-.*?)(?:  |$)", self.format_help(), re.MULTILINE)
+        return {name: takes for line in lines for name, takes in re.findall(r"(--?[\w-]+)(?: ([^-,][^,]*))?", line)}
+
+
+class _PrintVersion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(parser.prog.split()[0], read_version())
+        parser.exit()
+
+
+class _PrintCompletion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, _: Any, shell: Any, __: Any = None) -> None:
+        try:
+            import shtab
+        except ImportError as error:
+            raise ProgramError(
+                f"--print-completion needs shtab ({error}): pip install 'proxyprotocol[completion]'"
+            ) from None
+        print(shtab.complete(parser, shell))
+        parser.exit()
 
 
 def escape(text: str) -> str:
@@ -81,23 +148,6 @@ def run_program(name: str, command: Callable[[], int]) -> int:
         sentence = describe_error(error)
     print(f"{name}: {escape(sentence)}", file=sys.stderr)
     return TROUBLE
-
-
-def run_parser(
-    name: str,
-    description: str,
-    add_arguments: Callable[[argparse.ArgumentParser], None],
-    run: Callable[[argparse.Namespace], int],
-    arguments: Sequence[str] | None,
-) -> int:
-    """Run a command that is also a subcommand of another, with the process's own arguments for None."""
-
-    def command() -> int:
-        parser = ArgumentParser(prog=name, description=description, allow_abbrev=False)
-        add_arguments(parser)
-        return run(parser.parse_args(arguments))
-
-    return run_program(name, command)
 
 
 def number(convert: Callable[[str], float], least: float, most: float, what: str) -> Callable[[str], Any]:

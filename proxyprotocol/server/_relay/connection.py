@@ -8,12 +8,15 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
+from proxyprotocol._adapters.deadlines import Deadlines
 from proxyprotocol._adapters.facts import AF_UNIX
-from proxyprotocol._adapters.refusals import describe_late_handshake, log_no_handshake, log_refusal
-from proxyprotocol.errors import ProxyProtocolError
+from proxyprotocol._adapters.listener import Listener, address_fields
+from proxyprotocol._adapters.refusals import describe_late_handshake
+from proxyprotocol.errors import ProxyProtocolError, RefusalCode
 from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import describe_address
 from proxyprotocol.server._process.program import describe_error
@@ -38,6 +41,17 @@ _FIRST_READ: Final = 16384
 _AGAIN: Final = 0.02  # seconds between two attempts at a UNIX socket with a full queue
 
 
+@dataclass(frozen=True, eq=False)
+class Route:
+    """What all connections of one listening socket share."""
+
+    source: Listening
+    destination: Destination
+    places: Places
+    listener: Listener
+    values: memoryview  # the counters of the service
+
+
 class Connection(Timed):
     """One connection, with the non-blocking socket of the client. It begins when it is made, right after accept."""
 
@@ -47,18 +61,10 @@ class Connection(Timed):
     _late: Callable[[Connection], None]
     _remaining: Iterator[tuple[int, Any]]
 
-    def __init__(
-        self,
-        relay: Context,
-        source: Listening,
-        destination: Destination,
-        places: Places,
-        sock: socket.socket,
-        peer: SockAddr,
-    ) -> None:
-        self.queue = None
+    def __init__(self, relay: Context, route: Route, sock: socket.socket, peer: SockAddr) -> None:
+        self.queue: Deadlines[Timed] | None = None
         self._relay = relay
-        self._source, self._destination, self._places = source, destination, places
+        self.route: Route = route
         self._sock, self._peer = sock, peer
         self._client = Stream(sock)
         self._server: socket.socket | None = None
@@ -68,9 +74,8 @@ class Connection(Timed):
         self._dnsbl: str | None = None
         self._header = b""  # as it came in
         relay.connections.add(self)
-        relay.values[metrics.CONNECTIONS] += 1
-        relay.values[metrics.OPEN] += 1
-        receiver = source.receiver
+        route.values[metrics.OPEN] += 1
+        receiver = route.listener.receiver
         try:
             local = sock.getsockname() if receiver.needs_addresses else None
             self._received = receiver.connection(peer, local)
@@ -134,17 +139,17 @@ class Connection(Timed):
 
     def _after_header(self) -> None:
         """Go on after the header: begin TLS, if the source has it."""
-        relay, received, tls = self._relay, self._received, self._source.tls
+        relay, received, tls = self._relay, self._received, self.route.source.tls
         relay.loop.remove_reader(self._client.fd)
         self._header = self._header[: len(self._header) - len(received.trailing)]
-        if received.result is not None:
-            relay.values[metrics.HEADERS_RECEIVED[self._header[0]]] += 1
+        if received.trailing and received.repeated:
+            self.route.listener.warn_of_second_header(self._peer)
         if tls is None:
             self._find_destination()
             return
         self._client = stream = TLSStream(self._sock, tls, server_side=True, data=received.trailing)
         self._late = Connection._handshake_late
-        self.wait(relay.queues[self._source.tls_timeout])
+        self.wait(relay.queues[self.route.source.tls_timeout])
         self._step_handshake(stream, self._find_destination, self._refuse_tls)
 
     # TLS, on either end
@@ -169,19 +174,18 @@ class Connection(Timed):
             loop.remove_writer(stream.fd)
 
     def _handshake_late(self) -> None:
-        self._refuse_tls(TimeoutError(describe_late_handshake(self._source.tls_timeout)))
+        self._refuse_tls(TimeoutError(describe_late_handshake(self.route.source.tls_timeout)))
 
     def _refuse_tls(self, error: OSError) -> None:
-        self._relay.values[metrics.REFUSALS["tls"]] += 1
-        effective = self._received.effective
-        log_no_handshake(_log, error, self._peer if effective is None else effective.peername, self._peer)
+        self.route.values[metrics.REFUSALS[RefusalCode.TLS]] += 1
+        self.route.listener.refuse_handshake(error, self._client_address, self._peer)
         self._close()
 
     # the way to the destination
 
     def _find_destination(self) -> None:
         """Look up the client in the block list and the destination's name, as far as needed, and connect."""
-        relay, places, sock = self._relay, self._places, self._sock
+        relay, places, sock = self._relay, self.route.places, self._sock
         tls = self._client.tls if isinstance(self._client, TLSStream) else None
         self._incoming = Incoming(socket=sock, peername=self._peer, sockname=sock.getsockname(), ssl_object=tls)
         if relay.dnsbl is None and relay.loop.time() < places.fresh_until:
@@ -200,7 +204,7 @@ class Connection(Timed):
                 # repr(): log handlers that keep records must not keep the traceback, which refers to this connection
                 _log.error("The block list failed: %s counts as not listed: %s", self._name(), repr(error))
         try:
-            self._remaining = iter(await self._places.find(relay.connect_timeout))
+            self._remaining = iter(await self.route.places.find(relay.connect_timeout))
         except OSError as error:
             self._task = None
             self._fail(describe_error(error))
@@ -245,7 +249,7 @@ class Connection(Timed):
         self._try_next(f"it did not answer within {self._relay.connect_timeout:g} seconds")
 
     def _connected(self) -> None:
-        server, destination, received = self._server, self._destination, self._received
+        server, destination, received = self._server, self.route.destination, self._received
         assert server is not None
         self._relay.loop.remove_writer(server.fileno())
         error = server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -262,7 +266,7 @@ class Connection(Timed):
             self._fail(f"the header cannot be written: {problem}")
             return
         if header:
-            self._relay.values[metrics.HEADERS_SENT[header[0]]] += 1
+            self.route.values[metrics.HEADERS_SENT[header[0]]] += 1
         if destination.tls is None:
             self._begin(Stream(server), header)
             return
@@ -278,7 +282,7 @@ class Connection(Timed):
         """Begin to relay: send the header at once, in one piece with what the client has sent by now."""
         relay = self._relay
         self.wait(None)
-        first = self._received.trailing if self._source.tls is None else b""
+        first = self._received.trailing if self.route.source.tls is None else b""
         try:
             size = self._client.recv_into(relay.buffer[:_FIRST_READ])
         except (BlockingIOError, InterruptedError):
@@ -291,29 +295,31 @@ class Connection(Timed):
             self._close()
             return
         first += relay.buffer[:size]
-        self._link = link = Link(relay, self._client, server, self._link_ended)
+        self._link = link = Link(relay, self.route.values, self._client, server, self._link_ended)
         if _log.isEnabledFor(logging.INFO):
-            _log.info("Opened %s to %s", self._name(), self._destination.address.name)
+            _log.info("Opened %s to %s", self._name(), self.route.destination.address.name)
         link.begin(header, first)
 
     # the end
 
     def _refuse(self, error: ProxyProtocolError) -> None:
-        self._relay.values[metrics.refusal_of(error)] += 1
-        log_refusal(_log, error, self._peer)
+        self.route.listener.refuse(error, self._peer)
         self._close()
 
     def _fail(self, problem: str) -> None:
         """Close the client's connection, because the destination cannot be reached."""
-        self._relay.values[metrics.REFUSALS["destination"]] += 1
-        to = self._destination.address.name
-        _log.warning("Closed the connection from %s: cannot connect to %s: %s", self._name(), to, problem)
+        route, code = self.route, RefusalCode.DESTINATION
+        route.values[metrics.REFUSALS[code]] += 1
+        to = route.destination.address.name
+        text = f"Closed the connection from {self._name()}: cannot connect to {to}: {problem}"
+        client = address_fields("client", self._client_address)
+        route.listener.tell(logging.WARNING, code.value, text, self._peer, **client)
         self._close()
 
     def _link_ended(self, reason: str | None) -> None:
         if _log.isEnabledFor(logging.INFO):
             reason = reason or "both ends have sent everything"
-            _log.info("Closed %s to %s: %s", self._name(), self._destination.address.name, reason)
+            _log.info("Closed %s to %s: %s", self._name(), self.route.destination.address.name, reason)
         self._link = None  # the link refers to this connection
         self._relay.forget(self)
 
@@ -344,7 +350,11 @@ class Connection(Timed):
 
     def _name(self) -> str:
         """Name the client as the header does, and the proxy that sent the header."""
-        effective = self._received.effective
-        if effective is None:
+        if self._received.effective is None:
             return describe_address(self._peer)
-        return f"{describe_address(effective.peername)} (relayed by {describe_address(self._peer)})"
+        return f"{describe_address(self._client_address)} (relayed by {describe_address(self._peer)})"
+
+    @property
+    def _client_address(self) -> SockAddr:
+        effective = self._received.effective
+        return self._peer if effective is None else effective.peername

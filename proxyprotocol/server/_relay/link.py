@@ -74,7 +74,6 @@ class Context(Protocol):
     loop: asyncio.AbstractEventLoop
     queues: Queues
     buffer: memoryview  # every flow reads into it
-    values: memoryview  # the counters, by the numbers of metrics
     connections: set[Any]
     dnsbl: Dnsbl | None
     connect_timeout: float
@@ -85,12 +84,12 @@ class Context(Protocol):
 
 
 class Flow:
-    """The bytes from one end to the other, counted by the counter with the number *counter*."""
+    """The bytes from one end to the other, counted by the number *counter* of the counters *values*."""
 
     __slots__ = ("buffer", "counter", "cut", "link", "pending", "queued", "source", "state", "target", "values")
 
-    def __init__(self, link: Link, source: Stream, target: Stream, counter: int) -> None:
-        self.link, self.counter, self.values = link, counter, link.relay.values
+    def __init__(self, link: Link, source: Stream, target: Stream, values: memoryview, counter: int) -> None:
+        self.link, self.values, self.counter = link, values, counter
         self.source, self.target = source, target
         self.buffer = link.relay.buffer[: target.most]
         self.state = _OPEN
@@ -215,11 +214,21 @@ class Flow:
 
 
 class Link(Timed):
-    """A connection that is being relayed. It calls *ended* once, when it is closed, as it calls :meth:`close`."""
+    """A connection that is being relayed. It calls *ended* once, when it is closed, as it calls :meth:`close`.
+
+    *values* are the counters of its service.
+    """
 
     __slots__ = ("_ended", "_grain", "_idle", "_lingers_until", "_requeue_at", "_time", "closed", "down", "relay", "up")
 
-    def __init__(self, relay: Context, client: Stream, server: Stream, ended: Callable[[str | None], None]) -> None:
+    def __init__(
+        self,
+        relay: Context,
+        values: memoryview,
+        client: Stream,
+        server: Stream,
+        ended: Callable[[str | None], None],
+    ) -> None:
         self.queue = None
         self.relay, self._ended = relay, ended
         self._time = relay.loop.time
@@ -231,12 +240,12 @@ class Link(Timed):
         self._idle = relay.queues[idle + self._grain]
         self._requeue_at = self._time() + self._grain
         self.wait(self._idle)
-        self.up = Flow(self, client, server, BYTES_UP)
-        self.down = Flow(self, server, client, BYTES_DOWN)
+        self.up = Flow(self, client, server, values, BYTES_UP)
+        self.down = Flow(self, server, client, values, BYTES_DOWN)
 
     def begin(self, header: bytes, first: bytes) -> None:
         """Begin to relay: send *header*, and with it the *first* bytes of the client."""
-        self.relay.values[BYTES_UP] += len(first)
+        self.up.values[BYTES_UP] += len(first)
         if header or first:
             self.up.push(memoryview(header + first))
         self.watch_both()

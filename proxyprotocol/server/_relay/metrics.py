@@ -1,89 +1,140 @@
-"""The relay's counters, and the server that Prometheus asks for them."""
+"""The relay's counters, and the server that Prometheus asks for them.
+
+The names are those of :mod:`proxyprotocol.metrics`. Here is a second implementation, because the relay's workers share
+their counters, and count without ``prometheus_client`` too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import mmap
 import socket
-from collections.abc import Callable, Iterable, Iterator
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.parser import BytesHeaderParser
+from importlib.metadata import version
+from itertools import accumulate
 from typing import Any, Final
 
 from proxyprotocol.asyncio import start_server
-from proxyprotocol.errors import (
-    ProxyProtocolError,
-    ProxyProtocolIncompleteError,
-    ProxyProtocolMissingError,
-    ProxyProtocolTimeoutError,
-    ProxyProtocolUntrustedError,
-)
+from proxyprotocol.errors import RefusalCode
 from proxyprotocol.policy import HeaderPolicy
 
 __all__: list[str] = []
 
-_REASONS: Final = ("untrusted", "missing", "incomplete", "timeout", "malformed", "tls", "destination")
-# name, description, label, and the values of the label
-_COUNTERS: Final = (
-    ("connections", "Connections that were accepted.", "", ("",)),
-    ("bytes", "Bytes that were relayed, without headers.", "direction", ("up", "down")),
-    ("headers_received", "Headers at the front of connections.", "version", ("v1", "v2")),
-    ("headers_sent", "Headers sent to the destination.", "version", ("v1", "v2")),
-    ("refusals", "Connections that were refused.", "reason", _REASONS),
+_BUCKETS: Final = ("0.0005", "0.001", "0.005", "0.01", "0.05", "0.1", "0.5", "1.0", "2.5", "5.0", "+Inf")
+_NANOSECONDS: Final = 10**9
+# kind, name, description, label, and the values of the label
+_TABLE: Final = (
+    ("Counter", "connections", "Connections that were accepted.", "", ("",)),
+    ("Counter", "bytes", "Bytes that were relayed, without headers.", "direction", ("up", "down")),
+    ("Counter", "headers_received", "Headers at the front of connections.", "version", ("v1", "v2")),
+    ("Counter", "headers_sent", "Headers sent to the destination.", "version", ("v1", "v2")),
+    ("Counter", "refusals", "Connections that were refused.", "reason", tuple(code.value for code in RefusalCode)),
+    ("Histogram", "header_seconds", "Seconds from accept to the whole header.", "", (*_BUCKETS, "nanoseconds")),
+    ("Gauge", "pending_headers", "Connections that wait for their header.", "", ("",)),
+    ("Gauge", "open_connections", "Connections that are open.", "", ("",)),
 )
-_KEYS: Final = [(name, value) for name, _, _, values in _COUNTERS for value in values]
+_KEYS: Final = [(name, value) for _, name, _, _, values in _TABLE for value in values]
 _NUMBERS: Final = {key: number for number, key in enumerate(_KEYS)}
 CONNECTIONS: Final = _NUMBERS["connections", ""]
 BYTES_UP: Final = _NUMBERS["bytes", "up"]
 BYTES_DOWN: Final = _NUMBERS["bytes", "down"]
-OPEN: Final = len(_NUMBERS)
+OPEN: Final = _NUMBERS["open_connections", ""]
+_PENDING: Final = _NUMBERS["pending_headers", ""]
+_HEADERS_RECEIVED: Final = {name: _NUMBERS["headers_received", name] for name in ("v1", "v2")}
 #: By the first byte of the header.
-HEADERS_RECEIVED: Final = {ord("P"): _NUMBERS["headers_received", "v1"], ord("\r"): _NUMBERS["headers_received", "v2"]}
 HEADERS_SENT: Final = {ord("P"): _NUMBERS["headers_sent", "v1"], ord("\r"): _NUMBERS["headers_sent", "v2"]}
-#: By the reason.
-REFUSALS: Final = {reason: _NUMBERS["refusals", reason] for reason in _REASONS}
-_REASONS_OF_ERRORS: Final[dict[type[ProxyProtocolError], str]] = {
-    ProxyProtocolUntrustedError: "untrusted",
-    ProxyProtocolMissingError: "missing",
-    ProxyProtocolIncompleteError: "incomplete",
-    ProxyProtocolTimeoutError: "timeout",
-}
-_SIZE: Final = 8 * (len(_NUMBERS) + 1)
+REFUSALS: Final = {code: _NUMBERS["refusals", code.value] for code in RefusalCode}
+_FIRST_BUCKET: Final = _NUMBERS["header_seconds", _BUCKETS[0]]
+_LIMITS: Final = [int(float(limit) * _NANOSECONDS) for limit in _BUCKETS[:-1]]
+_SUM: Final = _NUMBERS["header_seconds", "nanoseconds"]
+_SIZE: Final = 8 * len(_NUMBERS)
 _LONGEST: Final = 10.0  # seconds for one request and its response
 _MOST_REQUESTS: Final = 16  # at once
 
 
-def refusal_of(error: ProxyProtocolError) -> int:
-    """Return the number of the counter for a connection that is refused with this error."""
-    return REFUSALS[_REASONS_OF_ERRORS.get(type(error), "malformed")]
+class ServiceMetrics:
+    """Counts the connections of one service in one process, as a receiver tells them. *values* are its counters."""
+
+    def __init__(self, values: memoryview) -> None:
+        self._values = values
+
+    def connected(self, listener: str) -> _Observation:
+        """Count a new connection."""
+        self._values[CONNECTIONS] += 1
+        self._values[_PENDING] += 1
+        return _Observation(self._values)
+
+
+class _Observation:
+    """One connection that waits for its header."""
+
+    __slots__ = ("_since", "_values")
+
+    def __init__(self, values: memoryview) -> None:
+        self._values, self._since = values, time.perf_counter_ns()
+
+    def accepted(self, version: str | None) -> None:
+        values = self._values
+        values[_PENDING] -= 1
+        if version is not None:
+            values[_HEADERS_RECEIVED[version]] += 1
+            took = time.perf_counter_ns() - self._since
+            values[_FIRST_BUCKET + bisect_left(_LIMITS, took)] += 1
+            values[_SUM] += took
+
+    def refused(self, code: RefusalCode) -> None:
+        self._values[_PENDING] -= 1
+        self._values[REFUSALS[code]] += 1
 
 
 class Counters:
-    """The counters of all workers, in memory that they share: the worker that Prometheus asks answers for all."""
+    """The counters of all workers, in memory that they share: the worker that Prometheus asks answers for all.
 
-    def __init__(self, workers: int) -> None:
+    Each worker has counters for each of *services*, which are their names. Services of one name share them.
+    """
+
+    def __init__(self, workers: int, services: Sequence[str]) -> None:
+        self._services = list(dict.fromkeys(services))
         # anonymous memory, which every process that is forked later shares
-        everything = memoryview(mmap.mmap(-1, workers * _SIZE))
-        self._workers = [everything[at : at + _SIZE].cast("q") for at in range(0, workers * _SIZE, _SIZE)]
+        everything = memoryview(mmap.mmap(-1, workers * len(self._services) * _SIZE))
+        parts = (everything[at : at + _SIZE].cast("q") for at in range(0, len(everything), _SIZE))
+        self._workers = [{service: next(parts) for service in self._services} for _ in range(workers)]
 
-    def of(self, worker: int) -> memoryview:
-        """Return the counters of one worker, from 0. Only that worker writes them."""
+    def of(self, worker: int) -> dict[str, memoryview]:
+        """Return the counters of one worker, from 0, by the names of the services. Only that worker writes them."""
         return self._workers[worker]
 
-    def reset_open(self, worker: int) -> None:
+    def reset_gauges(self, worker: int) -> None:
         """Forget the open connections of a worker that has died."""
-        self._workers[worker][OPEN] = 0
+        for values in self._workers[worker].values():
+            values[OPEN] = values[_PENDING] = 0
 
     def collect(self) -> Iterator[Any]:
         """Yield all counters, added up over the workers, as Prometheus' own classes."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client import core
 
-        totals = [sum(values) for values in zip(*self._workers, strict=True)]
-        for name, text, label, values in _COUNTERS:
-            family = CounterMetricFamily(f"proxyprotocol_{name}", text, labels=[label] if label else [])
-            for value in values:
-                family.add_metric([value] if label else [], totals[_NUMBERS[name, value]])
+        yield core.InfoMetricFamily(
+            "proxyprotocol_build", "The installed version.", {"version": version("proxyprotocol")}
+        )
+        totals = {
+            service: [sum(values) for values in zip(*(worker[service] for worker in self._workers), strict=True)]
+            for service in self._services
+        }
+        for kind, name, text, label, values in _TABLE:
+            labels = ["service", label] if label else ["service"]
+            family = getattr(core, f"{kind}MetricFamily")(f"proxyprotocol_{name}", text, labels=labels)
+            for service, numbers in totals.items():
+                told = [numbers[_NUMBERS[name, value]] for value in values]
+                if kind == "Histogram":
+                    buckets = list(zip(_BUCKETS, accumulate(told[:-1]), strict=True))
+                    family.add_metric([service], buckets, told[-1] / _NANOSECONDS)
+                    continue
+                for value, total in zip(values, told, strict=True):
+                    family.add_metric([service, value] if label else [service], total)
             yield family
-        yield GaugeMetricFamily("proxyprotocol_open_connections", "Connections that are open.", totals[OPEN])
 
 
 async def serve(listeners: list[socket.socket], counters: Counters) -> None:

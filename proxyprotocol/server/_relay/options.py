@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.noop import ProxyProtocolNoop
@@ -13,7 +13,7 @@ from proxyprotocol.options import OPTIONS, YES_NO, choose, parse_receiver, parse
 from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.server._relay.outgoing import ADDITIONS, Outgoing
-from proxyprotocol.server.address import Address
+from proxyprotocol.server.address import VERSION_OPTIONS, Address
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
@@ -23,7 +23,8 @@ _BACKLOG: Final = 1024  # connections that may wait to be accepted; the system m
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 # Options for a header. tls_timeout is not among them: TLS also comes without a header.
 _RECEIVER_OPTIONS = tuple(name for name in OPTIONS if name not in ("version", "tls_timeout"))
-_LISTENER_OPTIONS = ("backlog", "reuse_port")
+_SOURCE_OPTIONS = (*VERSION_OPTIONS, *_RECEIVER_OPTIONS, "backlog", "reuse_port")
+_DESTINATION_OPTIONS = (*VERSION_OPTIONS, "tlv")
 _TLV = f"drop, none, or some of {', '.join(ADDITIONS)}, with commas between them"
 
 
@@ -39,6 +40,12 @@ class Listening:
     With *keep_names*, the TLS of each connection is a :class:`NamedTLS`. Use this only if the names are needed: Python
     reports each name that is not ASCII as an error.
     """
+
+    address: Address
+    receiver: Receiver
+    backlog: int
+    reuse_port: bool
+    tls_timeout: float
 
     def __init__(self, address: Address, receiver: Receiver, keep_names: bool = False) -> None:
         self.address, self.receiver = address, receiver
@@ -92,37 +99,42 @@ def parse_listener(text: str) -> Listening:
     Raises:
         ValueError: The address is wrong. The text is a sentence.
     """
-    address = Address(text, server=True)
-    address.check(("pp", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS))
-    return Listening(address, _receiver(address, "pp", isinstance(address.pp, ProxyProtocolNoop) and "pp=noop"))
+    address = _parse(text, server=True)
+    return Listening(address, _receiver(address))
 
 
 def parse_source(text: str, keep_names: bool = False) -> Listening:
     """Parse the address that a service listens on; errors as in :func:`parse_listener`."""
-    address = Address(text, server=True)
-    address.check(("accept", *_RECEIVER_OPTIONS, *_LISTENER_OPTIONS, "pp"))
-    if not isinstance(address.pp, ProxyProtocolNoop) and address.option("pp") is not None:
-        raise ValueError(f"{text!r} has pp=, which is for destinations; write accept= for the headers that come in")
-    bare = address.option("accept") is None and "an address without accept="
-    return Listening(address, _receiver(address, "accept", bare), keep_names)
+    address = _parse(text, server=True)
+    plain = "an address without accept=" if address.option(address.version_option) is None else ""
+    return Listening(address, _receiver(address, plain), keep_names)
 
 
-def _receiver(address: Address, version: str, bare: str | Literal[False]) -> Receiver:
-    """Make the receiver; *version* is the option for the format, *bare* what says that no header comes."""
+def _parse(text: str, server: bool) -> Address:
+    address = Address(text, server=server)
+    here, there = _SOURCE_OPTIONS, _DESTINATION_OPTIONS
+    address.check(*((here, there) if server else (there, here)))
+    return address
+
+
+def _receiver(address: Address, plain: str = "") -> Receiver:
+    """Make the receiver; *plain* tells what says that no header comes, if something does beside the version."""
+    version = address.version_option
+    if isinstance(address.pp, ProxyProtocolNoop):
+        plain = f"{version}=noop"
     spelt = {"version": version, **{name: name for name in _RECEIVER_OPTIONS}}
     given = {name: value for name, option in spelt.items() if (value := address.option(option)) is not None}
-    if not bare:
-        return parse_receiver(given, lambda name: f"{spelt[name]}=")
+    if not plain:
+        return parse_receiver(given, lambda name: f"{spelt.get(name, name)}=")
     for name in given:
         if name != "version":
-            raise ValueError(f"{name}= is an option for headers, but {bare} expects none")
+            raise ValueError(f"{name}= is an option for headers, but {plain} expects none")
     return Receiver(policy=HeaderPolicy.SKIP)
 
 
 def parse_destination(text: str) -> Destination:
     """Parse the address that a service connects to; errors as in :func:`parse_listener`."""
-    address = Address(text)
-    address.check(("pp", "tlv"))
+    address = _parse(text, server=False)
     if not address.host and address.path is None:
         raise ValueError(f"{text!r} lacks the host to connect to")
     if address.port == 0:

@@ -31,7 +31,8 @@ _WITHOUT_CHECKSUM: Final = ProxyProtocolV2(checksum=False)
 class Incoming(dict[str, Any]):
     """A client's connection, in the form that :func:`.build_transport_result` and :class:`.SocketInfo` expect."""
 
-    get_extra_info = dict.get
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.get(name, default)
 
 
 @dataclass(frozen=True)

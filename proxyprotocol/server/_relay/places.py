@@ -32,7 +32,7 @@ class Places:
     def __init__(self, address: Address) -> None:
         self._host, self._port = address.host, address.port
         self.found: list[tuple[int, Any]] = []
-        self.fresh_until = -math.inf
+        self.fresh_until: float = -math.inf
         self._asking: asyncio.Task[None] | None = None
         self._problem = ""  # of the last look-up
         if address.path is not None:
