@@ -72,3 +72,4 @@ with connect(("a.example", 80), 5, result=None, pp=ProxyProtocolV2()) as opened:
     if header is not None:
         print(header.peername, header.tlv.authority, header.tlv.ssl.cn)
 loop: asyncio.AbstractEventLoop = new_event_loop()
+new_event_loop(trusted=["10.0.0.0/8"], ports=[8080, "unix"], tls_timeout=3)

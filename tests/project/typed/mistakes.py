@@ -13,6 +13,7 @@ from proxyprotocol.asyncio import (
     create_datagram_endpoint,
     create_server,
     create_unix_server,
+    new_event_loop,
     open_connection,
     start_server,
     start_unix_server,
@@ -63,6 +64,8 @@ async def main(sock: Any, transport: Any) -> None:
 
 Receiver(validate=lambda result: True)  # wrong
 TrustedProxies(["10.0.0.0/8"], trusted="require")  # wrong
+new_event_loop(trused=["10.0.0.0/8"])  # wrong
+new_event_loop(ports=8080)  # wrong
 ProxyProtocolTLV(autority="a.example")  # wrong
 plain = endpoints.TCP4ServerEndpoint(reactor, 8080)
 ProxyProtocolServerEndpoint(plain, trused=["10.0.0.0/8"])  # wrong
