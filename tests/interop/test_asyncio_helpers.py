@@ -196,7 +196,7 @@ def test_a_controller_without_a_thread() -> None:
     assert handler.peers == [CLIENT]
 
 
-def test_a_controller_starts_if_the_policy_does_not_trust_this_machine() -> None:
+def test_a_controller_starts_if_the_policy_does_not_trust_this_machine(log: Log) -> None:
     class Trusting(OnTCP):
         receiver = Receiver(policy=TrustedProxies(["192.0.2.0/24"]))
 
@@ -204,10 +204,12 @@ def test_a_controller_starts_if_the_policy_does_not_trust_this_machine() -> None
     controller.start()
     try:
         server: Any = controller.server
+        where = describe_address(server.sockets[0].getsockname())
         with connect(server.sockets[0].getsockname()) as peer:
             assert peer.recv(1) == b""
     finally:
         controller.stop()
+    assert log.starts == [("INFO", f"Reads version 1 and 2 headers on {where} from 192.0.2.0/24")]
 
 
 def test_a_controller_raises_at_its_start_if_no_server_can_be_made() -> None:
