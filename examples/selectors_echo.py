@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from proxyprotocol import ProxyProtocolError, Receiver, TrustedProxies
-from proxyprotocol.receiver import ReceiverConnection, describe_refusal
+from proxyprotocol.messages import describe_refusal
+from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.typing import SockAddr
 
 #: A server's code: it takes the socket, the client's address, and the bytes that came with the header.

@@ -14,8 +14,9 @@ from typing import Any, Final, TypeAlias, TypeVar
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.detect import ProxyProtocolDetect
+from proxyprotocol.messages import describe_unknown
 from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies
-from proxyprotocol.receiver import Receiver, describe_unknown
+from proxyprotocol.receiver import Receiver
 from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
 from proxyprotocol.trustfile import TrustedProxiesFile
 from proxyprotocol.v1 import ProxyProtocolV1

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import Any, Final, NoReturn, Protocol, TypedDict
+from typing import Any, NoReturn, Protocol, TypedDict
 
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol, signature_begins
@@ -19,11 +18,11 @@ from proxyprotocol.errors import (
     ProxyProtocolUntrustedError,
     ProxyProtocolWantRead,
     RefusalCode,
-    drop_tracebacks,
 )
+from proxyprotocol.messages import describe_unknown, spell_keyword
 from proxyprotocol.parser import DETECT, HeaderParser
 from proxyprotocol.policy import ANY, HeaderPolicy, Network, PolicyCallable, TrustedProxies
-from proxyprotocol.result import ProxyResult, describe_address
+from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
 __all__ = [
@@ -33,9 +32,6 @@ __all__ = [
     "Receiver",
     "ReceiverConnection",
     "ReceiverKeywords",
-    "describe_refusal",
-    "describe_unknown",
-    "spell_keyword",
 ]
 
 _new_parser = HeaderParser.__new__
@@ -43,23 +39,6 @@ _new_parser = HeaderParser.__new__
 _OPTIONAL, _IGNORE = HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE
 _SKIP, _REJECT = HeaderPolicy.SKIP, HeaderPolicy.REJECT
 _SIGNATURES = (spec.V1_SIGNATURE, spec.V2_SIGNATURE)
-
-
-# What to do about a refusal. The braces hold names of options, to be spelled as the user wrote them.
-_REMEDIES: Final[Mapping[RefusalCode, str]] = {
-    RefusalCode.UNTRUSTED: "if it is your proxy, add it to {trusted}",
-    RefusalCode.NO_HEADER: "if it is your proxy, let it send the header; see {policy}",
-    RefusalCode.VERSION: "see {version}",
-    RefusalCode.LIMIT: "see {max_header}",
-    RefusalCode.TIMEOUT: "see {timeout}",
-    RefusalCode.INVALID: "see {validate}",
-}
-_REMEDIED: Final = ("max_header", "policy", "timeout", "trusted", "validate", "version")
-
-
-def spell_keyword(option: str) -> str:
-    """Return the keyword of an option; endpoint strings and environment variables spell options in another way."""
-    return "pp" if option == "version" else option
 
 
 class Observation(Protocol):
@@ -238,7 +217,7 @@ class ReceiverConnection:
     """The state of one connection, from accept until the application may begin.
 
     Feed it the bytes that arrive until :attr:`begun`. Then give :attr:`trailing` to the application, followed by all
-    later bytes. If a method raises, abort the connection, and log :func:`describe_refusal`: as a warning, or at debug
+    later bytes. If a method raises, abort the connection, and log :func:`.describe_refusal`: as a warning, or at debug
     level if the error is ``routine``.
     """
 
@@ -429,46 +408,3 @@ class _WatchedConnection(ReceiverConnection):
                     self._error = ProxyProtocolHookError("on_refused", raised)
         assert self._error is not None
         raise self._error
-
-
-def describe_refusal(
-    error: ProxyProtocolError,
-    peer: SockAddr,
-    what: str = "a connection",
-    *,
-    listener: str = "",
-    spell: Callable[[str], str] = spell_keyword,
-) -> str:
-    """Return the log line for a refused connection: why, and what to do. This drops the error's tracebacks.
-
-    Args:
-        error: The reason. The line shows the peer's bytes escaped.
-        peer: The address that connected, as the socket module gives it.
-        what: What was refused.
-        listener: The address that the peer connected to.
-        spell: Returns the name of an option as its user wrote it.
-    """
-    drop_tracebacks(error)
-    where = f" on {listener}" if listener else ""
-    remedy = _REMEDIES.get(error.code, "").format_map({option: spell(option) for option in _REMEDIED})
-    return f"Refused {what} from {describe_address(peer)}{where}: {error}{remedy and '; '}{remedy}"
-
-
-def describe_unknown(what: str, name: str, known: Collection[str], prefix: str = "") -> str:
-    """Return the sentence for an unknown name, with the most similar known one, or with all of them.
-
-    Args:
-        what: What the name stands for, such as a keyword.
-        name: The unknown name.
-        known: The known names.
-        prefix: What all names begin with; it makes no name more similar to another.
-    """
-
-    def plain(text: str) -> str:
-        return text.lower().replace("_", "").removeprefix(prefix)
-
-    names = {plain(entry): entry for entry in known}
-    similar = difflib.get_close_matches(plain(name), names, 1)
-    return f"unknown {what} {name}; " + (
-        f"did you mean {names[similar[0]]}?" if similar else f"known are {', '.join(known)}"
-    )

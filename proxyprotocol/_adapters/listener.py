@@ -14,8 +14,9 @@ from typing import Any, Final, Protocol
 from proxyprotocol._adapters.refusals import describe_no_handshake
 from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolHookError, RefusalCode, drop_tracebacks
+from proxyprotocol.messages import describe_refusal, spell_keyword
 from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies
-from proxyprotocol.receiver import Receiver, describe_refusal, spell_keyword
+from proxyprotocol.receiver import Receiver
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 from proxyprotocol.v1 import ProxyProtocolV1

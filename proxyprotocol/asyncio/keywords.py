@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
-from proxyprotocol.receiver import describe_unknown
+from proxyprotocol.messages import describe_unknown
 
 __all__ = ["call_loop"]
 

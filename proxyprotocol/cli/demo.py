@@ -116,7 +116,7 @@ class _Demonstration:
 
     def _show(self, framework: str, client: str, front: str, header: ProxyResult | None) -> None:
         """Print what a server saw of a new connection."""
-        print(f"  {framework}'s server saw  {client}, who came to {front}", flush=True)
+        print(f"  {framework}'s server saw  {client} -> {front}", flush=True)
         if not self._verbose or header is None or not header.tlv:
             return
         tlv = header.tlv

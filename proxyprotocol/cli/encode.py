@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from proxyprotocol._wire import fields, walk
 from proxyprotocol.errors import ProxyProtocolSyntaxError
+from proxyprotocol.messages import describe_unknown
 from proxyprotocol.options import parse_sender
-from proxyprotocol.receiver import describe_unknown
 from proxyprotocol.result import ProxyResult, ProxyResultLocal, ProxyResultUnix, ProxyResultUnknown
 from proxyprotocol.server._process.program import FILE, ProgramError, describe_error
 from proxyprotocol.tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV, Type

@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from proxyprotocol.codec import ProxyProtocol
+from proxyprotocol.messages import describe_unknown
 from proxyprotocol.options import choose
-from proxyprotocol.receiver import describe_unknown
 from proxyprotocol.result import describe_address
 from proxyprotocol.version import ProxyProtocolVersion
 

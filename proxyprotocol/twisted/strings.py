@@ -18,6 +18,7 @@ from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from proxyprotocol._adapters.refusals import describe_second_header
+from proxyprotocol.messages import describe_unknown
 from proxyprotocol.options import (
     OPTIONS,
     SENDER_OPTIONS,
@@ -27,7 +28,6 @@ from proxyprotocol.options import (
     parse_sender,
     parse_tls_timeout,
 )
-from proxyprotocol.receiver import describe_unknown
 from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
 from proxyprotocol.twisted.server import ProxyProtocolServerEndpoint
 

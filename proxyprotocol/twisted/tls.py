@@ -36,12 +36,12 @@ class TLSFactory(TLSMemoryBIOFactory):
         super().__init__(tls, False, wrapped_factory, **dict.fromkeys(taken, reactor))  # type: ignore[arg-type]
         self.timeout: float = timeout
         self.listener: Listener = listener
-        self.handshakes: Deadlines[_TLS] = Deadlines(timeout, _TLS.time_out, Clock(reactor))
+        self.handshakes: Deadlines[_ServerTLS] = Deadlines(timeout, _ServerTLS.time_out, Clock(reactor))
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         protocol = self.wrappedFactory.buildProtocol(addr)
         # None rejects the connection; Twisted's method would wrap TLS around it and fail with a traceback
-        return None if protocol is None else _TLS(self, protocol)
+        return None if protocol is None else _ServerTLS(self, protocol)
 
     def stopFactory(self) -> None:
         """Abort the connections that are still in their handshake."""
@@ -49,7 +49,7 @@ class TLSFactory(TLSMemoryBIOFactory):
             connection.abortConnection()
 
 
-class _TLS(TLSMemoryBIOFactory.protocol):  # type: ignore[misc, valid-type]
+class _ServerTLS(TLSMemoryBIOFactory.protocol):  # type: ignore[misc, valid-type]
     """TLS with a deadline for its handshake."""
 
     factory: TLSFactory

@@ -235,7 +235,7 @@ def test_an_interruption_causes_no_traceback() -> None:
                     client = stack.enter_context(socket.create_connection(("127.0.0.1", int(match[1])), PATIENCE))
                     client.sendall(LINE + b"hello")
                     assert client.recv(5) == b"hello"
-                    assert b"192.0.2.1:1000, who came to 198.51.100.2:2000" in process.stdout.readline()
+                    assert b"192.0.2.1:1000 -> 198.51.100.2:2000" in process.stdout.readline()
                 process.send_signal(signal.SIGINT)
                 _, errors = process.communicate(timeout=PATIENCE)
         finally:
@@ -320,10 +320,10 @@ def test_the_demonstration_tells_its_story_in_a_dozen_lines() -> None:
     )
     assert before == "Before: a server behind a balancer sees the balancer."
     for framework, line in zip(("Twisted", "asyncio"), saw_before, strict=True):
-        assert re.fullmatch(rf"  {framework}'s server saw  127\.0\.0\.1:\d+, who came to 127\.0\.0\.1:\d+", line)
+        assert re.fullmatch(rf"  {framework}'s server saw  127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+", line)
     assert after.startswith("After: the balancer sends PROXY TCP4 203.0.113.7 198.51.100.9 56324 443 first, and ")
-    assert saw_twisted == "  Twisted's server saw  203.0.113.7:56324, who came to 198.51.100.9:443"
-    assert saw_asyncio == "  asyncio's server saw  203.0.113.7:56324, who came to 198.51.100.9:443"
+    assert saw_twisted == "  Twisted's server saw  203.0.113.7:56324 -> 198.51.100.9:443"
+    assert saw_asyncio == "  asyncio's server saw  203.0.113.7:56324 -> 198.51.100.9:443"
     assert forger.startswith("A forger")
     assert re.match(
         r"  Refused a connection from 127\.0\.0\.1:\d+.*: The peer is not one of the trusted proxies; ", log

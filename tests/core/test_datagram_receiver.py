@@ -29,7 +29,7 @@ from proxyprotocol import (
     unpack_datagram,
 )
 from proxyprotocol.datagram import DatagramReceiver
-from proxyprotocol.receiver import describe_refusal
+from proxyprotocol.messages import describe_refusal
 from proxyprotocol.result import ProxyResultLocal
 from proxyprotocol.typing import SockAddr
 from tests.core.test_fuzz import mutated

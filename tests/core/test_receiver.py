@@ -30,7 +30,7 @@ from proxyprotocol import (
     is_local,
     is_unknown,
 )
-from proxyprotocol.receiver import describe_refusal
+from proxyprotocol.messages import describe_refusal
 from proxyprotocol.result import describe_address
 from tests.vectors import (
     IPV4_BLOCK,

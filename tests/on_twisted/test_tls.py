@@ -136,7 +136,7 @@ def test_a_string_limits_the_handshake_only(
 ) -> None:
     if not told:
         # a private method of Twisted: a newer Twisted may rename it, and must not lose a client then
-        monkeypatch.delattr("proxyprotocol.twisted.tls._TLS._checkHandshakeStatus")
+        monkeypatch.delattr("proxyprotocol.twisted.tls._ServerTLS._checkHandshakeStatus")
     factory = AppFactory(read=answering)
     client, silent = TLSClient(files.context(), HEADER), Client()
 

@@ -211,7 +211,7 @@ def test_the_demonstration_shows_what_each_server_saw_of_each_version() -> None:
     assert done.returncode == 0, done.stderr
     # asyncio's debug mode reports each step of more than 0.1 s, which happens on a busy machine
     assert re.sub(r"^Executing <.*> took \d+\.\d+ seconds\n", "", done.stderr, flags=re.MULTILINE) == ""
-    assert done.stdout.count("203.0.113.7:56324, who came to 198.51.100.9:443") == 6
+    assert done.stdout.count("203.0.113.7:56324 -> 198.51.100.9:443") == 6
     assert done.stdout.count("AUTHORITY app.example.com") == 2
     assert done.stdout.count(r"b'hello\n'") == 8  # two without a header
     assert "Refused a connection" in done.stdout

@@ -25,7 +25,7 @@ SOURCE = Path(__file__).parent.parent.parent / PACKAGE
 LAYERS = {
     "values": ("errors", "typing", "checksum", "_wire", "tlv", "result"),
     "codecs": ("codec", "v1", "v2", "noop", "detect", "version"),
-    "decisions": ("parser", "policy", "receiver", "sender", "datagram"),
+    "decisions": ("parser", "policy", "messages", "receiver", "sender", "datagram"),
     "files": ("release", "trustfile", "options", "metrics"),
     "sockets": ("_adapters", "build", "sock"),
     "adapters": ("reader", "asyncio", "twisted", "sync", "dnsbl"),

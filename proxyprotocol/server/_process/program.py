@@ -15,7 +15,7 @@ from collections.abc import Callable
 from io import TextIOWrapper
 from typing import Any, Final, NoReturn
 
-from proxyprotocol.receiver import describe_unknown
+from proxyprotocol.messages import describe_unknown
 from proxyprotocol.release import read_version
 
 BAD_ANSWER: Final = 1
