@@ -1,15 +1,12 @@
-"""The messages for what an adapter refuses, and the log lines of adapters that use :mod:`logging`."""
+"""The messages for what an adapter refuses, and the log line for a lack of resources."""
 
 from __future__ import annotations
 
 import logging
-import ssl
 from math import inf
 from typing import Final
 
 from proxyprotocol._adapters.facts import is_foreign
-from proxyprotocol.errors import ProxyProtocolError
-from proxyprotocol.receiver import describe_refusal
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 
@@ -27,12 +24,6 @@ def describe_second_header(what: str, act: str = "reads", unit: str = "connectio
     return f"{what} already {act} a header, and a {unit} has only one"
 
 
-def log_refusal(log: logging.Logger, error: ProxyProtocolError, peer: SockAddr) -> None:
-    """Log that a connection was refused, and why; routine errors only at debug level."""
-    level = logging.DEBUG if error.routine else logging.WARNING
-    log.log(level, "%s", describe_refusal(error, peer), stacklevel=2)  # the line belongs to the adapter
-
-
 class Shortage:
     """Logs at most once a minute that the system has no resources for another connection."""
 
@@ -45,13 +36,6 @@ class Shortage:
         if now >= self._silent_until:
             self._silent_until = now + _SILENCE
             self._log.warning("No more connections are accepted for now: %s", reason)
-
-
-def log_no_handshake(log: logging.Logger, error: BaseException, client: SockAddr, peer: SockAddr) -> None:
-    """Log that a TLS handshake after the header failed; at debug level if the client only went away."""
-    failed = isinstance(error, (ssl.SSLError, TimeoutError)) or not isinstance(error, OSError)
-    level = logging.WARNING if failed and not isinstance(error, ssl.SSLEOFError) else logging.DEBUG
-    log.log(level, "%s", describe_no_handshake(str(error), client, peer), stacklevel=2)
 
 
 def describe_no_handshake(reason: str, client: SockAddr, peer: SockAddr, listener: str = "") -> str:
