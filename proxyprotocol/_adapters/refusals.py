@@ -1,4 +1,4 @@
-"""The messages for what an adapter refuses, and the log lines of adapters that use :mod:`logging`."""
+"""The messages for what an adapter refuses, and the log line for a lack of resources."""
 
 from __future__ import annotations
 
