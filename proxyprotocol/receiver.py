@@ -42,6 +42,7 @@ _new_parser = HeaderParser.__new__
 # every connection needs these, and CPython 3.11 is slow to look up members of an enumeration
 _OPTIONAL, _IGNORE = HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE
 _SKIP, _REJECT = HeaderPolicy.SKIP, HeaderPolicy.REJECT
+_SIGNATURES = (spec.V1_SIGNATURE, spec.V2_SIGNATURE)
 
 
 # What to do about a refusal. The braces hold names of options, to be spelled as the user wrote them.
@@ -267,7 +268,7 @@ class ReceiverConnection:
     @property
     def repeated(self) -> bool:
         """Whether a second header follows the first, so that the application gets it as data."""
-        return self.result is not None and self.trailing.startswith((spec.V1_SIGNATURE, spec.V2_SIGNATURE))
+        return self.trailing.startswith(_SIGNATURES) and self.result is not None
 
     @property
     def undecided(self) -> bool:

@@ -78,7 +78,7 @@ class Listener:
         self._what = "a connection"
 
     def name(self, *addresses: SockAddr) -> None:
-        """Name this listener by the addresses of its sockets: before the first connection, if it has a name at all."""
+        """Name this listener by the addresses of its sockets. Call this before the first connection."""
         self.receiver = replace(self.receiver, listener=" and ".join(map(describe_address, addresses)))
 
     def start(self, *addresses: SockAddr) -> None:

@@ -18,6 +18,7 @@ from proxyprotocol import TrustedProxies
 from proxyprotocol.integrations.aiohttp import ProxySite
 from proxyprotocol.integrations.aiosmtpd import ProxyProtocolMixIn
 from proxyprotocol.receiver import Receiver
+from proxyprotocol.result import describe_address
 from tests.on_asyncio.loops import CLIENT, HEADER, PATIENCE, Log, Run, connected
 
 from ._certificates import Certificates
@@ -100,6 +101,8 @@ def test_the_keywords_of_a_site_configure_its_receiver(run: Run, log: Log) -> No
         async with site(sock=sock, policy=TrustedProxies(["192.0.2.0/24"])), connected(sock.getsockname()) as peer:
             await peer.send(HEADER + REQUEST)
             assert await peer.hear_all() == b""
+            where = describe_address(sock.getsockname())
+        assert log.starts == [("INFO", f"Reads version 1 and 2 headers on {where} from 192.0.2.0/24")]
         assert [level for level, _ in log.lines] == ["WARNING"]
 
     run(story)
@@ -193,7 +196,7 @@ def test_a_controller_without_a_thread() -> None:
     assert handler.peers == [CLIENT]
 
 
-def test_a_controller_starts_if_the_policy_does_not_trust_this_machine() -> None:
+def test_a_controller_starts_if_the_policy_does_not_trust_this_machine(log: Log) -> None:
     class Trusting(OnTCP):
         receiver = Receiver(policy=TrustedProxies(["192.0.2.0/24"]))
 
@@ -201,10 +204,12 @@ def test_a_controller_starts_if_the_policy_does_not_trust_this_machine() -> None
     controller.start()
     try:
         server: Any = controller.server
+        where = describe_address(server.sockets[0].getsockname())
         with connect(server.sockets[0].getsockname()) as peer:
             assert peer.recv(1) == b""
     finally:
         controller.stop()
+    assert log.starts == [("INFO", f"Reads version 1 and 2 headers on {where} from 192.0.2.0/24")]
 
 
 def test_a_controller_raises_at_its_start_if_no_server_can_be_made() -> None:

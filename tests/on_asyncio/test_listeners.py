@@ -16,7 +16,6 @@ from tornado.tcpserver import TCPServer
 
 from proxyprotocol import HeaderPolicy, ProxyProtocolV2, Receiver
 from proxyprotocol.asyncio import (
-    create_connection,
     create_datagram_endpoint,
     create_server,
     create_unix_server,
@@ -256,6 +255,65 @@ def test_refusals_of_sock_accept_name_its_listener(new_loop: Any, log: Log) -> N
     Run(new_loop)(story)
 
 
+async def refuse_twelve(address: Any) -> None:
+    for _ in range(12):
+        async with connected(address) as peer:
+            with contextlib.suppress(ConnectionError):
+                await peer.send(b"?")
+            await peer.hear_all()
+
+
+def summary(where: str, reason: str) -> tuple[str, str]:
+    return "WARNING", f"Refused 2 more connections within a second on {where}: 2 {reason}"
+
+
+def test_the_end_of_tornado_s_listeners_tells_what_has_no_line_yet(run: Run, log: Log) -> None:
+    async def story() -> None:
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.setblocking(False)
+        where, stop = describe_address(sock.getsockname()), add_sockets(TCPServer(), [sock], trusted="192.0.2.1")
+        await refuse_twelve(sock.getsockname())
+        assert len(log.lines) == 10
+        stop()
+        assert log.lines[10:] == [summary(where, "untrusted")]
+
+    run(story)
+
+
+def test_the_end_of_anyio_s_listener_tells_what_has_no_line_yet(run: Run, log: Log) -> None:
+    async def story() -> None:
+        async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+            sock = listener.listeners[0].extra(anyio.abc.SocketAttribute.raw_socket)
+            where = describe_address(sock.getsockname())
+            serving = asyncio.create_task(ProxyProtocolListener(listener, trusted="any").serve(print))
+            await until(lambda: log.starts)
+            await refuse_twelve(sock.getsockname())
+            await until(lambda: len(log.lines) == 10)
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+        assert log.lines[10:] == [summary(where, "no_header")]
+
+    run(story)
+
+
+@our_loops
+def test_the_end_of_our_loop_tells_what_has_no_line_yet(new_loop: Any, log: Log) -> None:
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+    where = describe_address(sock.getsockname())
+
+    async def story() -> None:
+        accepting = asyncio.create_task(asyncio.get_running_loop().sock_accept(sock))
+        await refuse_twelve(sock.getsockname())
+        await until(lambda: len(log.lines) == 10)
+        accepting.cancel()
+
+    with sock:
+        Run(lambda: new_loop(trusted="any"))(story)
+    assert log.lines[10:] == [summary(where, "no_header")]
+
+
 def test_a_second_header_is_warned_of(run: Run, log: Log) -> None:
     async def story() -> None:
         async with listening(Apps(read=lambda app: None)) as server, connected(server) as peer:
@@ -315,50 +373,6 @@ def test_ten_thousand_refused_connections_cost_a_few_lines(run: Run, log: Log) -
         loop.run_until_complete(asyncio.wait_for(story(), 20))
     finally:
         loop.close()
-
-
-# a misspelt keyword
-
-
-@pytest.mark.parametrize(
-    ("call", "sentence"),
-    [
-        (lambda: create_server(App, "127.0.0.1", 0, tiemout=3), "unknown keyword tiemout; did you mean timeout?"),  # type: ignore[call-arg]
-        (
-            lambda: create_server(App, "127.0.0.1", 0, reuse_prot=True),  # type: ignore[call-arg]
-            "unknown keyword reuse_prot; did you mean reuse_port?",
-        ),
-        (lambda: create_unix_server(App, "x", tls_timout=3), "unknown keyword tls_timout; did you mean tls_timeout?"),  # type: ignore[call-arg]
-        (lambda: start_server(nothing, "127.0.0.1", 0, limt=9), "unknown keyword limt; did you mean limit?"),  # type: ignore[call-arg]
-        (lambda: start_unix_server(nothing, "x", polcy=1), "unknown keyword polcy; did you mean policy?"),  # type: ignore[call-arg]
-        (lambda: create_connection(App, "127.0.0.1", 9, reslt=None), "unknown keyword reslt; did you mean result?"),  # type: ignore[call-arg]
-        (
-            lambda: create_datagram_endpoint(App, ("127.0.0.1", 0), max_client=1),  # type: ignore[call-arg]
-            "unknown keyword max_client; did you mean max_clients?",
-        ),
-    ],
-)
-def test_a_misspelt_keyword_is_named_with_the_right_one(run: Run, call: Any, sentence: str) -> None:
-    async def story() -> None:
-        with pytest.raises(TypeError) as raised:
-            await call()
-        assert str(raised.value) == sentence
-
-    run(story)
-
-
-def test_a_misspelt_keyword_on_our_loop_too() -> None:
-    async def story() -> None:
-        with pytest.raises(TypeError, match=r"unknown keyword tiemout; did you mean timeout\?"):
-            await create_server(App, "127.0.0.1", 0, tiemout=3)  # type: ignore[call-arg,unused-ignore]
-
-    Run(lambda: new_event_loop(trusted="any"))(story)
-
-
-def test_a_factory_names_its_own_keywords_too() -> None:
-    misspelt: Any = {"tls_timout": 3}
-    with pytest.raises(TypeError, match=r"unknown keyword tls_timout; did you mean tls_timeout\?"):
-        wrap_protocol_factory(App, **misspelt)
 
 
 class Counters:
