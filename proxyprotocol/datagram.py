@@ -21,7 +21,7 @@ from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolSyntaxError
 from proxyprotocol.policy import HeaderPolicy, lets_plain_in
-from proxyprotocol.receiver import Receiver, describe_refusal
+from proxyprotocol.receiver import Receiver
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 from proxyprotocol.v1 import ProxyProtocolV1
@@ -44,8 +44,6 @@ DEFAULT_MAX_CLIENTS: Final = 10_000
 #: How many seconds it remembers them: as long as a NAT must keep the way back to a client open (RFC 4787, REQ-5). A
 #: later answer would hardly arrive.
 DEFAULT_CLIENT_TIMEOUT: Final = 120.0
-
-_LOG_INTERVAL: Final = 1.0  # seconds between two lines: enough to show who floods, without filling a disk
 
 
 def unpack_datagram(data: bytes) -> tuple[ProxyResult, bytes]:
@@ -168,8 +166,6 @@ class DatagramReceiver:
         # would take ever longer to find its first item, because it keeps the gaps of deleted ones.
         self._clients: OrderedDict[object, tuple[Datagram, float]] = OrderedDict()
         self._answering: Datagram | None = None
-        self._logged: float | None = None
-        self._unlogged = 0
 
     @property
     def needs_local(self) -> bool:
@@ -251,24 +247,6 @@ class DatagramReceiver:
         if known is None:
             return None
         return known.result if known is self._answering else copy(known.result)
-
-    def describe_refusal(self, error: ProxyProtocolError, sender: SockAddr, now: float) -> str | None:
-        """Return the log line for a refused datagram; None if the last line is less than a second old.
-
-        The next line then says how many were left out.
-
-        Args:
-            error: What :meth:`receive` raised.
-            sender: The address that the datagram came from.
-            now: The time in seconds.
-        """
-        refusal = describe_refusal(error, sender, "a datagram")
-        if self._logged is not None and self._logged <= now < self._logged + _LOG_INTERVAL:
-            self._unlogged += 1
-            return None
-        more = f" (and {self._unlogged} more since the last line)" if self._unlogged else ""
-        self._logged, self._unlogged = now, 0
-        return refusal + more
 
     def _find(self, client: SockAddr, now: float) -> Datagram | None:
         key, current = _key(client), self._answering

@@ -28,7 +28,6 @@ __all__ = [
     "SENDER_OPTIONS",
     "YES_NO",
     "choose",
-    "describe_risk",
     "parse_receiver",
     "parse_sender",
     "parse_tls_timeout",
@@ -156,19 +155,6 @@ def _number(options: Mapping[str, str], name: str, spell: Callable[[str], str]) 
     if pattern.fullmatch(options[name]) and read(options[name]) >= least:
         return read(options[name])
     raise ValueError(f"{spell(name)} takes {OPTIONS[name]}, not {options[name]!r}")
-
-
-def describe_risk(receiver: Receiver, spell: Callable[[str], str] = str) -> str | None:
-    """Return the warning to log for an optional header from any peer; None for other policies.
-
-    It is not an error, because a firewall may admit only the proxy. *spell* is as for :func:`parse_receiver`.
-    """
-    if receiver.policy is not HeaderPolicy.OPTIONAL:
-        return None
-    return (
-        f"{spell('policy')} is optional without {spell('trusted')}: any client may send a header, and claim any "
-        f"address. Name the proxies in {spell('trusted')}."
-    )
 
 
 def parse_sender(

@@ -104,7 +104,7 @@ class ProxyProtocolServerEndpoint:
         wrapper.startFactory = lambda: None  # type: ignore[method-assign]  # we know the port, so we log the start
 
         def started(port: Any) -> Any:
-            address = to_sockaddr(port.getHost())
+            address = local_address(port)
             wrapper.listener.start(*([] if address is None else [address]))
             return port
 

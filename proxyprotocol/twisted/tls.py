@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from OpenSSL.SSL import Error
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IAddress
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -68,14 +67,15 @@ class _TLS(TLSMemoryBIOFactory.protocol):  # type: ignore[misc, valid-type]
     def connectionLost(self, reason: Failure) -> None:
         self.factory.handshakes.discard(self)
         # Twisted tells only the application why a handshake failed: _reason is what its connectionLost will get
-        if not (self._handshakeDone or self._aborted):
-            error: Any = (self._reason or reason).value
+        failed = not (self._handshakeDone or self._aborted)
+        error: Any = (self._reason or reason).value
+        super().connectionLost(reason)
+        if failed:
             if isinstance(error, ConnectionClosed):
                 error = ConnectionError()  # the client went away
-            elif isinstance(error, Error):  # holds library, function and reason of each error in OpenSSL's queue
+            elif error.args and type(error.args[0]) is list:  # OpenSSL's errors: library, function and reason of each
                 error = Exception("; ".join(entry[-1] for entry in error.args[0]))
             self._refuse(error)
-        super().connectionLost(reason)
 
     def time_out(self) -> None:
         """Log and abort the connection if its handshake is still incomplete."""

@@ -152,7 +152,10 @@ def log_prefix(protocol: Any) -> str:
 
 
 def local_address(transport: Any) -> SockAddr:
-    """Return the address that the peer connected to; None after the connection was lost: Twisted asks the socket."""
+    """Return the address of a port, or of our end of a connection.
+
+    None if it is unknown, as after a connection was lost: Twisted asks the socket.
+    """
     try:
         return to_sockaddr(transport.getHost())
     except (AttributeError, OSError):

@@ -13,7 +13,7 @@ from proxyprotocol import (
     ProxyProtocolV2,
     Receiver,
 )
-from proxyprotocol.options import OPTIONS, choose, describe_risk, parse_receiver, parse_tls_timeout
+from proxyprotocol.options import OPTIONS, choose, parse_receiver, parse_tls_timeout
 from tests.vectors import VERSION_2, describe
 
 LOCAL = ("192.0.2.254", 443)
@@ -148,20 +148,6 @@ def test_an_empty_list_of_networks_is_an_error() -> None:
     # an empty environment variable is a mistake, and must not trust every peer
     with pytest.raises(ValueError, match="trusted takes"):
         parse_receiver({"trusted": " "})
-
-
-def test_an_optional_header_from_any_peer_is_a_risk() -> None:
-    assert describe_risk(parse_receiver({"policy": "Optional"}), spell) == (
-        "PROXYPROTOCOL_POLICY is optional without PROXYPROTOCOL_TRUSTED: any client may send a header, and claim any "
-        "address. Name the proxies in PROXYPROTOCOL_TRUSTED."
-    )
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"policy": "require"}, {"policy": "ignore"}, {"policy": "optional", "trusted": "10.0.0.0/8"}]
-)
-def test_other_policies_and_trusted_proxies_are_no_risk(options: dict[str, str]) -> None:
-    assert describe_risk(parse_receiver(options), spell) is None
 
 
 def test_these_are_the_options() -> None:

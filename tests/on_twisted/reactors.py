@@ -6,6 +6,8 @@ and a client.
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -19,12 +21,16 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, LogEvent, formatEvent
+from twisted.logger import ILogObserver, LogEvent, formatEvent, jsonFileLogObserver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from proxyprotocol.twisted import ProxyProtocolWrapperFactory
 
+FIELDS = (
+    *("listener", "reason", "refusals"),
+    *("network_peer_address", "network_peer_port", "client_address", "client_port"),
+)
 PATIENCE = 10.0  # seconds; each wait takes a fraction of one, unless the machine is very busy
 
 HEADER = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
@@ -184,6 +190,14 @@ class Log:
     def starts(self) -> list[tuple[str, str]]:
         """The lines of listeners that start."""
         return [(level, text) for level, text in self.all_lines if text.startswith("Reads ")]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The structured fields of the last event of a listener, as Twisted's own JSON has them."""
+        file, ours = io.StringIO(), [event for event in self.events if "listener" in event]
+        jsonFileLogObserver(file, recordSeparator="")(ours[-1])
+        event = json.loads(file.getvalue())
+        return {name: event[name] for name in FIELDS if name in event}
 
     @property
     def failures(self) -> list[Failure]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,19 +9,14 @@ from typing import Any
 import pytest
 from twisted.internet import defer
 from twisted.internet.endpoints import TCP4ServerEndpoint, serverFromString
-from twisted.internet.interfaces import IAddress, ISSLTransport
+from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import formatEventAsClassicLogText, jsonFileLogObserver
-from zope.interface import alsoProvides
 
-from proxyprotocol import HeaderPolicy, ProxyProtocolError, ProxyResult
-from proxyprotocol.errors import ProxyProtocolInvalidError
 from proxyprotocol.trustfile import TrustedProxiesFile
 from proxyprotocol.twisted import ProxyProtocolServerEndpoint
 from tests.on_twisted import datagrams, tls
 from tests.on_twisted.reactors import (
-    CLIENT,
     HEADER,
     AppFactory,
     Log,
@@ -176,7 +168,7 @@ def test_datagrams_start_with_a_line_and_refuse_with_fields(reactor: Any, log: L
                 "it is your proxy, add it to trusted",
             )
         ]
-        assert fields(log) == {
+        assert log.fields == {
             "listener": where,
             "reason": "untrusted",
             "network_peer_address": "127.0.0.1",
@@ -187,15 +179,6 @@ def test_datagrams_start_with_a_line_and_refuse_with_fields(reactor: Any, log: L
 
 
 # Refusals.
-
-
-def fields(log: Log) -> dict[str, Any]:
-    """Return the structured fields of our last event, through Twisted's own JSON."""
-    file, ours = io.StringIO(), [event for event in log.events if "listener" in event]
-    jsonFileLogObserver(file, recordSeparator="")(ours[-1])
-    event = json.loads(file.getvalue())
-    names = ("listener", "reason", "network_peer_address", "network_peer_port", "client_address", "client_port")
-    return {name: event[name] for name in (*names, "refusals") if name in event}
 
 
 @pytest.mark.parametrize(
@@ -221,7 +204,7 @@ def test_a_refusal_names_the_peer_the_listener_and_the_setting(
                 f"proxies; if it is your proxy, add it to {spelt}",
             )
         ]
-        assert fields(log) == {
+        assert log.fields == {
             "listener": f"127.0.0.1:{there}",
             "reason": "untrusted",
             "network_peer_address": "127.0.0.1",
@@ -240,7 +223,7 @@ def test_the_wrong_version_is_told_as_such(reactor: Any, log: Log) -> None:
     run(reactor, scenario())
     ((_, line),) = log.lines
     assert line.endswith(": A version 1 header came, but only version 2 is accepted here (at byte 0); see ppVersion")
-    assert fields(log)["reason"] == "version"
+    assert log.fields["reason"] == "version"
 
 
 def test_a_second_header_is_warned_of(reactor: Any, log: Log) -> None:
@@ -267,7 +250,7 @@ def test_no_more_than_ten_lines_a_second_and_a_summary(clock: Clock, log: Log) -
     assert len(log.lines) == 10
     clock.advance(1)
     assert log.lines[10:] == [("warn", "Refused 9,990 more connections within a second: 9,990 no_header")]
-    assert fields(log) == {"listener": "", "refusals": {"no_header": 9990}}
+    assert log.fields == {"listener": "", "refusals": {"no_header": 9990}}
     accept(wrapping).receive(b"?")
     assert (len(log.lines), clock.getDelayedCalls()) == (12, [])  # no timer is left
 
@@ -300,7 +283,7 @@ def test_a_failed_handshake_names_the_client_and_the_proxy(reactor: Any, files: 
                 f"Refused a connection from 192.0.2.1:1000, relayed by 127.0.0.1:{here} on 127.0.0.1:{there}: {reason}",
             )
         ]
-        assert fields(log) == {
+        assert log.fields == {
             "listener": f"127.0.0.1:{there}",
             "reason": "tls",
             "network_peer_address": "127.0.0.1",
@@ -343,114 +326,6 @@ def test_a_handshake_that_succeeds_is_not_logged(reactor: Any, files: Files, log
 
     run(reactor, scenario())
     assert log.lines == []
-
-
-# Hooks.
-
-
-def test_hooks_run_before_the_application_begins(reactor: Any, log: Log) -> None:
-    told: list[Any] = []
-
-    def validate(result: ProxyResult, peer: Any) -> bool:
-        told.append(("validate", str(result)))
-        if len(told) > 2:
-            raise ProxyProtocolInvalidError("This client is not welcome")
-        return True
-
-    def accepted(result: ProxyResult | None, peer: Any) -> None:
-        told.append(("accepted", [app.peer for app in factory.apps]))
-
-    def refused(error: ProxyProtocolError, peer: Any) -> None:
-        told.append(("refused", error.code.value, peer[0]))
-
-    factory = AppFactory()
-
-    async def scenario() -> None:
-        port = await by_endpoint(
-            reactor, factory, trusted="any", validate=validate, on_accepted=accepted, on_refused=refused
-        )
-        for count in (1, 2):
-            client = await connect(reactor, port)
-            client.transport.write(HEADER)
-            await until(reactor, lambda: len(factory.apps) == 1 and (count == 1 or client.lost))  # noqa: B023
-
-    run(reactor, scenario())
-    header = ("validate", "192.0.2.1:1000 -> 198.51.100.2:2000")
-    assert told == [header, ("accepted", []), header, ("refused", "invalid", "127.0.0.1")]
-    ((level, line),) = log.lines
-    assert (level, line.partition(": ")[2]) == ("warn", "This client is not welcome; see validate")
-    assert factory.app.peer == CLIENT
-
-
-@pytest.mark.parametrize("hook", ["validate", "on_accepted"])
-def test_an_exception_in_a_hook_is_logged_with_its_traceback(hook: str, log: Log) -> None:
-    def broken(*arguments: Any) -> bool:
-        raise ZeroDivisionError("in the hook")
-
-    factory = AppFactory()
-    transport = accept(wrap(factory, **{hook: broken}))
-    transport.receive(HEADER)
-    assert (transport.aborts, factory.built) == (1, [])
-    text = formatEventAsClassicLogText(log.events[-1]) or ""
-    assert 'raise ZeroDivisionError("in the hook")' in text
-    ((level, line),) = log.lines
-    assert level == "error"
-    assert re.search(rf": The server's {hook} function raised ZeroDivisionError\('in the hook'\)(\n|$)", line)
-    assert fields(log)["reason"] == "hook"
-    assert log.flush(ZeroDivisionError) == 1
-
-
-class Counts:
-    """Counts connections by listener."""
-
-    def __init__(self) -> None:
-        self.told: list[Any] = []
-
-    def connected(self, listener: str) -> Counts:
-        self.told.append(listener)
-        return self
-
-    def accepted(self, version: str | None) -> None:
-        self.told.append(version)
-
-    def refused(self, code: Any) -> None:
-        self.told.append(code.value)
-
-
-def test_metrics_are_told_of_each_listener(reactor: Any, log: Log) -> None:
-    counts, factory = Counts(), AppFactory()
-
-    async def scenario() -> None:
-        port = await by_endpoint(reactor, factory, trusted="any", metrics=counts)
-        for data in (HEADER, b"?"):
-            client = await connect(reactor, port)
-            client.transport.write(data)
-            await until(reactor, lambda: factory.apps and (data == HEADER or client.lost))  # noqa: B023
-        where = f"127.0.0.1:{port.getHost().port}"
-        assert counts.told == [where, "v1", where, "no_header"]
-
-    run(reactor, scenario())
-
-
-def test_a_refusal_of_the_endpoint_itself_reaches_the_hooks(log: Log) -> None:
-    """It comes before the policy is asked, which might let the connection in."""
-
-    class Foreign(TCP4ServerEndpoint):
-        """An endpoint of an unknown kind."""
-
-    refused: list[Any] = []
-    reactor = MemoryReactorClock()
-    endpoint = ProxyProtocolServerEndpoint(
-        Foreign(reactor, 0),  # type: ignore[no-untyped-call]
-        policy=HeaderPolicy.SKIP,
-        on_refused=lambda error, peer: refused.append((error.code.value, peer)),
-    )
-    endpoint.listen(AppFactory())
-    transport = MemoryTransport()
-    alsoProvides(transport, ISSLTransport)
-    factory: Any = reactor.tcpServers[0][1]
-    accept(factory, transport)
-    assert (transport.aborts, refused) == (1, [("tls", ("10.1.2.3", 50000))])
 
 
 def test_the_addresses_of_an_unknown_kind_are_named_so(log: Log) -> None:

@@ -62,6 +62,42 @@ def test_echo_names_the_client_and_sends_back_all_data(start: Start) -> None:
     assert rest == b"hello"
 
 
+@pytest.mark.parametrize(
+    ("options", "starts", "refusal"),
+    [
+        (
+            ":ppTrusted=192.0.2.0/24",
+            "from 192.0.2.0/24",
+            "The peer is not one of the trusted proxies; if it is your proxy, add it to ppTrusted",
+        ),
+        (
+            "",
+            "from everybody: anyone who can connect can claim any address; name your proxies with ppTrusted=..., or "
+            "say ppTrusted=any",
+            "There is no PROXY protocol header: the data begins with b'GET / HTTP/1.0\\r\\n' (at byte 0); if it is "
+            "your proxy, let it send the header; see ppPolicy",
+        ),
+    ],
+)
+def test_the_service_logs_its_start_and_its_refusals(tmp_path: Path, options: str, starts: str, refusal: str) -> None:
+    program = Program(twistd("proxyprotocol", "echo", "--listen", f"proxyprotocol:{LOOPBACK}{options}"), tmp_path)
+    try:
+        while (
+            found := re.search(r"Reads version 1 and 2 headers on (127\.0\.0\.1:(\d+)) (.*)", program.line())
+        ) is None:
+            pass
+        assert found[3] == starts
+        with contextlib.suppress(ConnectionError), connect(("127.0.0.1", int(found[2]))) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            client.recv(1)
+        while "Refused" not in (line := program.line()):
+            assert "Reads" not in line, "the start is logged twice"
+        assert re.search(r" Refused a connection from 127\.0\.0\.1:\d+ on ", line)
+        assert line.endswith(f" on {found[1]}: {refusal}")
+    finally:
+        assert "Traceback" not in program.stop()
+
+
 def test_echo_works_without_a_header(start: Start) -> None:
     line, rest = echoed(start("echo", "--listen", LOOPBACK), b"hello")
     assert re.fullmatch(r"You are 127\.0\.0\.1:\d+, None", line)
