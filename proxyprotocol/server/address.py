@@ -195,8 +195,10 @@ class Address:
             raise ValueError(f"{self._text!r} lacks the path of a UNIX socket: write unix:/run/app.sock")
         tls = (*_TLS_OPTIONS, "tls_timeout" if self.server else "server_name")
         allowed = (*known, *tls) if url.scheme == "ssl" else known
-        for name in self.query:
+        for name, values in self.query.items():
             if name in allowed:
+                if len(values) > 1:
+                    raise ValueError(f"{self._text!r}: {name}= is there {len(values)} times; write it once")
                 continue
             problem = describe_unknown("option", name, allowed)
             if name in tls or name in elsewhere:

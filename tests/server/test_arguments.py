@@ -54,6 +54,10 @@ UNEXPECTED = "but an address without accept= expects none"
             ["--service", ":0?accept=v2&trust=::1", "b:1"],
             "':0?accept=v2&trust=::1': unknown option trust; did you mean trusted?\n",
         ),
+        (
+            ["--service", ":0?accept=v2&trusted=::1&trusted=any", "b:1"],
+            "':0?accept=v2&trusted=::1&trusted=any': trusted= is there 2 times; write it once\n",
+        ),
         (["--service", ":0?Accept=v2", "b:1"], "':0?Accept=v2': unknown option Accept; did you mean accept?\n"),
         (["--service", ":0", "b:1?xyz=1"], "'b:1?xyz=1': unknown option xyz; known are accept, pp, tlv\n"),
         (

@@ -17,7 +17,7 @@ from proxyprotocol.server._relay.ends import Stream
 from proxyprotocol.server._relay.link import Flow, Link
 from proxyprotocol.server._relay.outgoing import Incoming
 from proxyprotocol.server._relay.tls import TLSStream
-from tests.interop._certificates import Certificates
+from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.interop._programs import wait_for
 from tests.server.relays import Pair, Relaying, Running, fill, in_thread, receive_all, reset
 from tests.server.test_closing import answer_and_go
@@ -164,7 +164,9 @@ def test_a_failed_handshake_with_a_destination_leaves_no_objects(
     relaying: Relaying, certificates: Certificates, moment: str
 ) -> None:
     backend = relaying.backend()
-    to = destination(backend, certificates, "&server_name=other.example" if moment == "certificate" else "")
+    to = destination(backend, certificates)
+    if moment == "certificate":
+        to = to.replace(SERVER_NAME, "other.example")
     running = relaying.relay(to, connect_timeout=0.3)
     client = relaying.keep(running.connect())
     accepted = backend.accept_exactly().sock

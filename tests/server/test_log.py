@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from proxyprotocol import ProxyProtocolV2
+from proxyprotocol.errors import RefusalCode
+from proxyprotocol.server._relay.metrics import REFUSALS  # the counters have no public names
 from proxyprotocol.server._relay.options import parse_source
 from tests.interop._programs import wait_for
 from tests.server.programs import Starter
@@ -141,6 +143,21 @@ def test_many_refused_connections_leave_a_short_log(
     where = f"more connections within a second on {name(running)}"
     assert summaries == [f"Refused {number} {where}: {number} {reason}" for number in hidden]
     assert len(told) - len(summaries) + sum(map(int, hidden)) == count
+
+
+def test_what_waits_for_its_header_when_the_relay_ends_leaves_a_short_log_too(
+    relaying: Relaying, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = relaying.relay("127.0.0.1:1", "127.0.0.1:0?accept=v1&trusted=any")
+    for _ in range(30):
+        relaying.keep(running.connect())
+    wait_for(lambda: running.open == 30)
+    running.call(running.relay.close)
+    told = lines(caplog)
+    assert len(told) == 11
+    assert told[0].endswith(": the relay ends")
+    assert told[-1] == f"Refused 20 more connections within a second on {name(running)}: 20 closed"
+    assert running.call(lambda: running.values[REFUSALS[RefusalCode.CLOSED]]) == 30
 
 
 def test_the_list_of_proxies_in_a_file_may_change_while_the_relay_runs(start: Starter, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_each_service_has_counters_of_its_own_over_all_workers(start: Starter, s
     more = ("--service", f"{inside}?accept=v2", start.backend.address)
     server = start("--metrics", str(port), "--workers", "2", *more, source="127.0.0.1:0?pp=v1")
     server.wait_for_line("Listening on", 4)
+    assert server.log.count(f"Serving metrics on http://127.0.0.1:{port}/metrics") == 1
     for _ in range(8):  # the system chooses the worker
         with server.connect() as client:
             client.sendall(b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n")

@@ -94,7 +94,7 @@ class Connection(Timed):
         if self._link is not None:
             self._link.abort(reason)
         else:
-            _log.warning("Closed the connection from %s: %s", self._name(), reason)
+            self._tell(RefusalCode.CLOSED.value, reason)
             self._close()
 
     def expired(self) -> None:
@@ -290,8 +290,7 @@ class Connection(Timed):
         except OSError as error:
             # health checks go away before their first byte
             level = logging.WARNING if first else logging.DEBUG
-            reason = describe_error(error)
-            _log.log(level, "Closed the connection from %s: the client is gone: %s", self._name(), reason)
+            self._tell("lost", f"the client is gone: {describe_error(error)}", level)
             self._close()
             return
         first += relay.buffer[:size]
@@ -308,12 +307,9 @@ class Connection(Timed):
 
     def _fail(self, problem: str) -> None:
         """Close the client's connection, because the destination cannot be reached."""
-        route, code = self.route, RefusalCode.DESTINATION
-        route.values[metrics.REFUSALS[code]] += 1
-        to = route.destination.address.name
-        text = f"Closed the connection from {self._name()}: cannot connect to {to}: {problem}"
-        client = address_fields("client", self._client_address)
-        route.listener.tell(logging.WARNING, code.value, text, self._peer, **client)
+        self.route.values[metrics.REFUSALS[RefusalCode.DESTINATION]] += 1
+        to = self.route.destination.address.name
+        self._tell(RefusalCode.DESTINATION.value, f"cannot connect to {to}: {problem}")
         self._close()
 
     def _link_ended(self, reason: str | None) -> None:
@@ -347,6 +343,11 @@ class Connection(Timed):
         number = sock.fileno()
         self._relay.loop.remove_reader(number)
         self._relay.loop.remove_writer(number)
+
+    def _tell(self, word: str, reason: str, level: int = logging.WARNING) -> None:
+        """Log why a connection was closed that was never relayed."""
+        text = f"Closed the connection from {self._name()}: {reason}"
+        self.route.listener.tell(level, word, text, self._peer, **address_fields("client", self._client_address))
 
     def _name(self) -> str:
         """Name the client as the header does, and the proxy that sent the header."""

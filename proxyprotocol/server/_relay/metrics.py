@@ -7,6 +7,7 @@ their counters, and count without ``prometheus_client`` too.
 from __future__ import annotations
 
 import asyncio
+import logging
 import mmap
 import socket
 import time
@@ -20,8 +21,11 @@ from typing import Any, Final
 from proxyprotocol.asyncio import start_server
 from proxyprotocol.errors import RefusalCode
 from proxyprotocol.policy import HeaderPolicy
+from proxyprotocol.result import describe_address
 
 __all__: list[str] = []
+
+_log = logging.getLogger("proxyprotocol.server")
 
 _BUCKETS: Final = ("0.0005", "0.001", "0.005", "0.01", "0.05", "0.1", "0.5", "1.0", "2.5", "5.0", "+Inf")
 _NANOSECONDS: Final = 10**9
@@ -163,6 +167,7 @@ async def serve(listeners: list[socket.socket], counters: Counters) -> None:
             writer.transport.abort()
 
     for listener in listeners:
+        _log.info("Serving metrics on http://%s/metrics", describe_address(listener.getsockname()))
         await start_server(answer, sock=listener, policy=HeaderPolicy.SKIP)
 
 
