@@ -11,6 +11,7 @@ from proxyprotocol.asyncio import start_server
 
 LOGGING = {
     "version": 1,
+    "disable_existing_loggers": False,  # otherwise the loggers of imported modules fall silent
     "formatters": {
         "json": {"()": "pythonjsonlogger.json.JsonFormatter", "format": "%(asctime)s %(levelname)s %(message)s"}
     },

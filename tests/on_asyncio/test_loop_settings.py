@@ -103,24 +103,25 @@ def test_a_wrong_keyword_raises(new_loop: Any, keywords: Any, kind: type[Excepti
     assert sentence in str(raised.value)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.Runner came with Python 3.11")
-@every_loop
-@pytest.mark.parametrize("keywords", [{}, {"trusted": "any"}], ids=["environment", "keywords"])
-def test_a_runner_takes_the_loop(new_loop: Any, keywords: dict[str, Any]) -> None:
-    apps = Apps()
+if sys.version_info >= (3, 11):  # which has asyncio.Runner
 
-    async def story() -> None:
-        server: Any = await asyncio.get_running_loop().create_server(apps, "127.0.0.1", 0)
-        async with server, connected(server) as peer:
-            await peer.send(HEADER + b"question\n")
-            await peer.hear(b"\n")
-            assert apps.app.facts.peername == CLIENT
-            apps.app.transport.abort()
+    @every_loop
+    @pytest.mark.parametrize("keywords", [{}, {"trusted": "any"}], ids=["environment", "keywords"])
+    def test_a_runner_takes_the_loop(new_loop: Any, keywords: dict[str, Any]) -> None:
+        apps = Apps()
 
-    factory = functools.partial(new_loop, **keywords) if keywords else new_loop
-    library: Any = asyncio  # mypy checks for Python 3.10
-    with library.Runner(loop_factory=factory) as runner:
-        runner.run(story())
+        async def story() -> None:
+            server: Any = await asyncio.get_running_loop().create_server(apps, "127.0.0.1", 0)
+            async with server, connected(server) as peer:
+                await peer.send(HEADER + b"question\n")
+                await peer.hear(b"\n")
+                assert apps.app.facts.peername == CLIENT
+                apps.app.transport.abort()
+
+        factory = functools.partial(new_loop, **keywords) if keywords else new_loop
+        library: Any = asyncio  # mypy checks for Python 3.10
+        with library.Runner(loop_factory=factory) as runner:
+            runner.run(story())
 
 
 # ports on which nobody listens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,11 +12,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address
 from itertools import islice
 from pathlib import Path
 from typing import IO
 
 import pytest
+
+from proxyprotocol import ProxyProtocolV2, ProxyResultIPv4
+from proxyprotocol.tlv import ProxyProtocolTLV
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -171,6 +176,57 @@ def test_the_client_example_gets_a_page_for_another_client() -> None:
         )
         assert done.stdout == f"200 {(ROOT / 'LICENSE').read_text('utf-8')}\n", done.stderr
         assert any("203.0.113.7" in line for line in output)
+
+
+def test_the_checked_server_accepts_only_its_own_endpoint_and_counts() -> None:
+    port = free_port()
+    ours, other = (
+        ProxyProtocolV2().pack(
+            ProxyResultIPv4(
+                (IPv4Address("203.0.113.7"), 5678),
+                (IPv4Address("198.51.100.9"), 443),
+                tlv=ProxyProtocolTLV(aws_vpce_id=name),
+            )
+        )
+        for name in ("vpce-08d2bf15fac5001c9", "vpce-0")
+    )
+    with running([sys.executable, "examples/checked_server.py", str(port)]) as output:
+        assert exchange(port, ours) == b""
+        with suppress(ConnectionResetError):
+            assert exchange(port, other) == b""
+        page = exchange(port + 1, b"GET /metrics HTTP/1.0\r\n\r\n").decode()
+        listener = f'listener="127.0.0.1:{port}"'
+        assert f'proxyprotocol_headers_received_total{{{listener},version="v2"}} 1.0' in page
+        assert f'proxyprotocol_refusals_total{{{listener},reason="invalid"}} 1.0' in page
+        lines = [line.strip() for line in islice(output, 3)]
+        assert lines[:2] == ["client 203.0.113.7 5678", "refused invalid"]
+        assert "rejected the header; see validate" in lines[2]
+
+
+def test_a_json_log_has_the_fields_of_a_refusal() -> None:
+    port = free_port()
+    with running([sys.executable, "examples/json_logging.py", str(port)]) as output:
+        with suppress(ConnectionResetError):
+            assert exchange(port, b"GET / HTTP/1.0\r\n\r\n") == b""
+        start, refusal = (json.loads(line) for line in islice(output, 2))
+    assert start["listener"] == refusal["listener"] == f"127.0.0.1:{port}"
+    assert (refusal["levelname"], refusal["reason"]) == ("WARNING", "no_header")
+    assert refusal["network_peer_address"] == "127.0.0.1"
+
+
+def test_twisteds_json_log_has_the_fields_of_a_refusal() -> None:
+    port = free_port()
+    listen = ["--listen", f"proxyprotocol:tcp:{port}:interface=127.0.0.1:ppTrusted=127.0.0.1", "--path", "."]
+    options = ["-n", "--pidfile=", "--logger=json_logging_twisted.observer", "web", *listen]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "examples")}
+    twistd = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", *options]
+    with running(twistd, env=environment) as output:
+        with suppress(ConnectionResetError):
+            assert exchange(port, b"GET / HTTP/1.0\r\n\r\n") == b""
+        events = (json.loads(line.lstrip("\x1e")) for line in output)
+        refusal = next(event for event in events if event.get("reason") == "no_header")
+    assert refusal["listener"] == f"127.0.0.1:{port}"
+    assert refusal["network_peer_address"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize("name", ["http_client.py", "urllib3_client.py"])
