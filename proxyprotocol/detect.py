@@ -6,7 +6,12 @@ from collections.abc import Sequence
 
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol, check_signature, signature_begins
-from proxyprotocol.errors import ProxyProtocolIncompleteError, ProxyProtocolSyntaxError, ProxyProtocolWantRead
+from proxyprotocol.errors import (
+    ProxyProtocolIncompleteError,
+    ProxyProtocolSyntaxError,
+    ProxyProtocolWantRead,
+    RefusalCode,
+)
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
@@ -50,7 +55,12 @@ class ProxyProtocolDetect(ProxyProtocol):
         for version in self.versions:
             if version.is_valid(signature):
                 return version
-        raise ProxyProtocolSyntaxError(f"No version of the PROXY protocol begins with {bytes(signature)!a}", 0)
+        for number, known in ((1, spec.V1_SIGNATURE), (2, spec.V2_SIGNATURE)):
+            if signature[: len(known)] == known[: len(signature)]:
+                reason = f"A version {number} header came, which is not accepted here"
+                raise ProxyProtocolSyntaxError(reason, 0, RefusalCode.VERSION)
+        reason = f"No version of the PROXY protocol begins with {bytes(signature)!a}"
+        raise ProxyProtocolSyntaxError(reason, 0, RefusalCode.NO_HEADER)
 
     def unpack(self, data: bytes) -> ProxyResult:
         data = bytes(data)

@@ -42,6 +42,9 @@ class HeaderPolicy(Enum):
     REJECT = "reject"
 
 
+_FOR_TRUSTED: Final = (HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL, HeaderPolicy.IGNORE)
+_FOR_OTHERS: Final = (HeaderPolicy.REJECT, HeaderPolicy.SKIP, HeaderPolicy.IGNORE)
+
 #: A function of the peer's and the local address that chooses the policy of each connection.
 PolicyCallable: TypeAlias = Callable[[SockAddr, SockAddr], HeaderPolicy]
 
@@ -80,6 +83,10 @@ class TrustedProxies:
         trusted: HeaderPolicy = HeaderPolicy.REQUIRE,
         otherwise: HeaderPolicy = HeaderPolicy.REJECT,
     ) -> None:
+        if trusted not in _FOR_TRUSTED:
+            raise ValueError(f"trusted must be REQUIRE, OPTIONAL or IGNORE, not {trusted}: these peers send headers")
+        if otherwise not in _FOR_OTHERS:
+            raise ValueError(f"otherwise must be REJECT, SKIP or IGNORE, not {otherwise}: nobody trusts these peers")
         self.trusted, self.otherwise = trusted, otherwise
         self.replace(networks)
 
@@ -95,6 +102,9 @@ class TrustedProxies:
         # by the length of an address in bytes: by how many bits to shift an address right to get its network: networks
         included: _Networks = {4: {}, 16: {}}
         excluded: _Networks = {4: {}, 16: {}}
+        value: object = networks
+        if not isinstance(value, Iterable) or isinstance(value, (bytes, bytearray)):
+            raise TypeError(f"trusted networks are a list such as ['10.0.0.0/8'], not {networks!r}")
         texts = [str(given).strip() for given in (networks.split(",") if isinstance(networks, str) else networks)]
         for text in texts:
             if text == "unix":
@@ -102,13 +112,17 @@ class TrustedProxies:
             try:
                 if text == ANY:
                     raise ValueError("it means everybody, and stands alone")
+                if text.startswith("@"):
+                    raise ValueError("for a list in a file, use policy=TrustedProxiesFile(path)")
                 if "%" in text:
                     raise ValueError("its zone would be ignored, which would trust the address on every link")
                 if "\0" in text:  # where PyPy's inet_pton() stops reading
                     raise ValueError("it contains a NUL")
                 network = ipaddress.ip_network(text.removeprefix("!").lstrip(), strict=False)
                 if "/" in text and ipaddress.ip_interface(text.removeprefix("!").lstrip()).ip != network[0]:
-                    raise ValueError(f"it has host bits set; did you mean {network}?")
+                    raise ValueError(
+                        f"it has host bits set; did you mean {'!' if text.startswith('!') else ''}{network}?"
+                    )
             except ValueError as error:
                 raise ValueError(
                     f"A trusted proxy is an address, a network without host bits, or 'unix', not {text!a} ({error})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
@@ -143,12 +144,20 @@ class Receiver:
         for name, hook in hooks.items():
             if hook is not None and not callable(hook):
                 raise TypeError(f"{name} must be a function, not {hook!r}")
+            if inspect.iscoroutinefunction(hook):
+                raise TypeError(f"{name} must be a plain function: no adapter waits for the coroutine of {hook!r}")
+        if self.metrics is not None and not hasattr(self.metrics, "connected"):
+            raise TypeError(
+                f"metrics must be an object that counts, such as ProxyProtocolMetrics(), not {self.metrics!r}"
+            )
         if self.trusted is not None:
             if not isinstance(self.policy, HeaderPolicy):
                 raise TypeError("trusted= and a policy function both decide whom to trust: give one of the two")
-            if self.trusted != ANY:
+            if not (isinstance(self.trusted, str) and self.trusted.strip().lower() == ANY):
                 object.__setattr__(self, "policy", TrustedProxies(self.trusted, trusted=self.policy))
                 object.__setattr__(self, "trusted", None)
+            else:
+                object.__setattr__(self, "trusted", ANY)
         parser = HeaderParser(self.pp, max_header=self.max_header)  # checks max_header
         watched = self.metrics is not None or any(hooks.values())
         # computed once, because every connection needs them
@@ -354,7 +363,10 @@ class _WatchedConnection(ReceiverConnection):
         self._first = b""  # the first byte, which tells the version of a header
         self._waits, self._observation = False, None
         if receiver.metrics is not None:
-            self._observation = receiver.metrics.connected(receiver.listener)
+            try:
+                self._observation = receiver.metrics.connected(receiver.listener)
+            except Exception as error:
+                raise ProxyProtocolHookError("metrics", error) from None
         self._waits = True  # neither accepted nor refused yet
 
     def __del__(self) -> None:
@@ -384,27 +396,35 @@ class _WatchedConnection(ReceiverConnection):
     def accept(self) -> None:
         receiver, result, hook = self._receiver, self.result, "validate"
         try:
-            if result is not None and receiver.validate is not None and not receiver.validate(result, self._peer):
-                self.refuse(ProxyProtocolInvalidError())
+            if result is not None and receiver.validate is not None:
+                verdict: object = receiver.validate(result, self._peer)
+                if verdict is not True:
+                    # a Deferred or another object that will be true or false later must let nobody in now
+                    if verdict is not False and verdict is not None:
+                        raise TypeError(f"it must return True or False at once, not {verdict!r}")
+                    self.refuse(ProxyProtocolInvalidError())
             hook = "on_accepted"
             if receiver.on_accepted is not None:
                 receiver.on_accepted(result, self._peer)
+            hook = "metrics"
+            if self._observation is not None:
+                version = "v1" if spec.V1_SIGNATURE.startswith(self._first) else "v2"
+                self._observation.accepted(None if result is None else version)
         except Exception as error:
             self.refuse(error if isinstance(error, ProxyProtocolError) else ProxyProtocolHookError(hook, error))
         self._waits = False
-        if self._observation is not None:
-            version = "v1" if spec.V1_SIGNATURE.startswith(self._first) else "v2"
-            self._observation.accepted(None if result is None else version)
 
     def refuse(self, error: ProxyProtocolError) -> NoReturn:
         if self._waits:
             self._waits, self._error, self.begun = False, error, False
-            if self._observation is not None:
-                self._observation.refused(error.code)
-            if self._receiver.on_refused is not None:
-                try:
+            hook = "metrics"
+            try:
+                if self._observation is not None:
+                    self._observation.refused(error.code)
+                hook = "on_refused"
+                if self._receiver.on_refused is not None:
                     self._receiver.on_refused(error, self._peer)
-                except Exception as raised:
-                    self._error = ProxyProtocolHookError("on_refused", raised)
+            except Exception as raised:
+                self._error = ProxyProtocolHookError(hook, raised)
         assert self._error is not None
         raise self._error

@@ -172,6 +172,12 @@ class ProxyProtocolMixIn(BaseServer):
     tls_context: ssl.SSLContext | None = None
     tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        before = cls.__mro__[: cls.__mro__.index(ProxyProtocolMixIn)]
+        if any("server_activate" in vars(base) and not issubclass(base, ProxyProtocolMixIn) for base in before):
+            raise TypeError(f"{cls.__name__}: ProxyProtocolMixIn must come first among the base classes")
+
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         if getattr(self, "socket_type", None) == socket.SOCK_DGRAM:
             raise TypeError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable
 from typing import Final
@@ -15,6 +16,7 @@ __all__ = ["TrustedProxiesFile"]
 
 _log = logging.getLogger("proxyprotocol.trustfile")
 
+_SHOWN: Final = 5  # networks in a log line
 _INTERVAL: Final = 1.0  # seconds between two looks at the file; a connection must not cost a system call each
 
 
@@ -40,7 +42,7 @@ class TrustedProxiesFile(TrustedProxies):
         ValueError: A line is wrong. The message names the file and the line.
     """
 
-    __slots__ = ("_clock", "_due", "_state", "path")
+    __slots__ = ("_clock", "_complaint", "_due", "_state", "path")
 
     def __init__(
         self,
@@ -54,7 +56,8 @@ class TrustedProxiesFile(TrustedProxies):
         self.path: str = os.path.abspath(path)
         self._clock = clock
         self._due = clock() + _INTERVAL
-        self._state: object = _state_of(self.path)
+        self._state = _state_of(self.path)
+        self._complaint = ""
         super().__init__(_read(self.path), trusted=trusted, otherwise=otherwise)
 
     def trusts(self, peer: SockAddr, local: SockAddr = None) -> bool:
@@ -65,20 +68,24 @@ class TrustedProxiesFile(TrustedProxies):
         return super().trusts(peer, local)
 
     def _read_if_changed(self) -> None:
-        state: object
+        state, complaint = self._state, ""
         try:
             state = _state_of(self.path)
-        except OSError as error:
-            state = str(error)
-        if state == self._state:
-            return
-        self._state = state  # also of a wrong file, so that the log complains once
-        try:
-            self.replace(_read(self.path))
-        except (OSError, ValueError) as error:
-            _log.error("The list of trusted proxies stays as it was: %s", error)
-        else:
-            _log.info("The trusted proxies in %s have changed: %s", self.path, ", ".join(self.networks))
+            if state != self._state:
+                self.replace(_read(self.path))
+                self._state = state
+                _log.info("The trusted proxies in %s have changed: %s", self.path, _describe(self.networks))
+        except ValueError as error:
+            self._state, complaint = state, str(error)
+        except OSError as error:  # it may be over soon, without another change of the file
+            complaint = str(error)
+        if complaint and complaint != self._complaint:
+            _log.error("The list of trusted proxies stays as it was: %s", complaint)
+        self._complaint = complaint
+
+
+def _describe(networks: tuple[str, ...]) -> str:
+    return ", ".join(networks[:_SHOWN]) + (f" and {len(networks) - _SHOWN} more" if len(networks) > _SHOWN else "")
 
 
 def _state_of(path: str) -> tuple[int, ...]:
@@ -88,7 +95,9 @@ def _state_of(path: str) -> tuple[int, ...]:
 
 def _read(path: str) -> list[str]:
     networks = []
-    with open(path, encoding="utf-8") as file:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
+        raise ValueError(f"{path} is not a regular file")
+    with open(path, encoding="utf-8-sig", errors="backslashreplace") as file:
         for number, line in enumerate(file, 1):
             network = line.partition("#")[0].strip()
             if network:

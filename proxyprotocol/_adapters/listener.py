@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 import threading
@@ -26,6 +27,7 @@ __all__: list[str] = []
 
 _BURST: Final = 10  # refusals of a listener that have a line of their own within _PERIOD; a person reads no more
 _PERIOD: Final = 1.0  # seconds; all further refusals within it share one line
+_REPEATED: Final = "repeated"  # the reason of a warning that refuses nothing
 _MOST_NETWORKS: Final = 5  # in a start line
 
 
@@ -54,7 +56,8 @@ class ThreadClock:
         """Start a timer."""
         timer = threading.Timer(seconds, function)
         timer.daemon = True
-        timer.start()
+        with contextlib.suppress(RuntimeError):  # no thread is left: the next refusal brings the summary
+            timer.start()
         return timer
 
 
@@ -134,7 +137,7 @@ class Listener:
             f"A second PROXY protocol header follows the first from {describe_address(peer)}{where}, and the "
             "application gets it as data: probably two proxies in a chain send one each; let only one of them do it"
         )
-        self.tell(logging.WARNING, "repeated", text, peer)
+        self.tell(logging.WARNING, _REPEATED, text, peer)
 
     def tell(
         self,
@@ -158,6 +161,8 @@ class Listener:
             self._shown += 1
             if self._shown <= _BURST:
                 return True
+            if reason == _REPEATED:
+                return False  # the connection was served: the summary is about refusals
             self._hidden[reason] += 1
             if self._timer is None:
                 self._timer = self._clock.call_later(self._since + _PERIOD - now, self.stop)
@@ -197,8 +202,15 @@ def describe_start(receiver: Receiver) -> tuple[int, str]:
     if isinstance(policy, TrustedProxies):
         more = len(policy.networks) - _MOST_NETWORKS
         networks = ", ".join(policy.networks[:_MOST_NETWORKS]) + (f" and {more} more" if more > 0 else "")
-        rest = ", and serves all others without a header" if policy.otherwise is HeaderPolicy.SKIP else ""
-        return logging.INFO, f"{reads} from {networks}{rest}"
+        how = {
+            HeaderPolicy.OPTIONAL: ", which may also come without a header",
+            HeaderPolicy.IGNORE: ", and ignores the addresses in them",
+        }.get(policy.trusted, "")
+        rest = {
+            HeaderPolicy.SKIP: ", and serves all others without a header",
+            HeaderPolicy.IGNORE: ", and ignores the headers of all others",
+        }.get(policy.otherwise, "")
+        return logging.INFO, f"{reads} from {networks or 'nobody'}{how}{rest}"
     if not isinstance(policy, HeaderPolicy):
         return logging.INFO, f"{reads} from the peers that {policy!r} accepts"
     if policy is HeaderPolicy.IGNORE:

@@ -156,10 +156,15 @@ def test_a_later_byte_that_belongs_to_no_version_is_rejected_too(data: bytes) ->
 
 
 def test_a_version_that_was_not_named_is_rejected() -> None:
-    for codec, vector in ((ProxyProtocolDetect(V1), VERSION_2[0]), (ProxyProtocolDetect(V2), VERSION_1[0])):
+    for number, codec, vector in (
+        (2, ProxyProtocolDetect(V1), VERSION_2[0]),
+        (1, ProxyProtocolDetect(V2), VERSION_1[0]),
+    ):
         for call in (codec.unpack, codec.parse):
-            with pytest.raises(ProxyProtocolSyntaxError, match="No version"):
+            with pytest.raises(ProxyProtocolSyntaxError, match=f"A version {number} header came, which"):
                 call(vector.header)
+            with pytest.raises(ProxyProtocolSyntaxError, match="No version"):
+                call(b"GET / HTTP/1.1\r\n\r\n")
 
 
 def test_the_limit_is_that_of_version_2() -> None:

@@ -220,3 +220,55 @@ def test_a_list_of_networks_is_no_policy() -> None:
     policy: Any = ["10.0.0.0/8"]
     with pytest.raises(TypeError, match=r"give networks as trusted=\['10.0.0.0/8'\]"):
         Receiver(policy=policy)
+
+
+async def later(*arguments: Any) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("hook", ["validate", "on_accepted", "on_refused"])
+def test_a_coroutine_function_is_no_hook(hook: str) -> None:
+    keywords: Any = {hook: later}
+    with pytest.raises(TypeError, match=f"{hook} must be a plain function: no adapter waits"):
+        Receiver(**keywords)
+
+
+@pytest.mark.parametrize("verdict", [1, "yes", object()])
+def test_a_validate_that_answers_later_lets_nobody_in(verdict: Any) -> None:
+    connection = Receiver(validate=lambda result, peer: verdict).connection(PEER, LOCAL)
+    with pytest.raises(ProxyProtocolHookError, match="must return True or False at once"):
+        connection.feed(V2)
+    assert not connection.begun
+
+
+class Broken:
+    """Counters that raise in one of their methods."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+    def connected(self, listener: str) -> Broken:
+        return self.count("connected")
+
+    def accepted(self, version: str | None) -> Broken:
+        return self.count("accepted")
+
+    def refused(self, code: RefusalCode) -> Broken:
+        return self.count("refused")
+
+    def count(self, method: str) -> Broken:
+        if method == self.method:
+            raise ZeroDivisionError
+        return self
+
+
+@pytest.mark.parametrize(("method", "data"), [("connected", V2), ("accepted", V2), ("refused", b"GET /")])
+def test_counters_that_raise_refuse_the_connection(method: str, data: bytes) -> None:
+    with pytest.raises(ProxyProtocolHookError, match="metrics function raised ZeroDivisionError"):
+        Receiver(metrics=Broken(method)).connection(PEER, LOCAL).feed(data)
+
+
+@pytest.mark.parametrize("metrics", [9100, "127.0.0.1:9100", True])
+def test_an_address_is_no_counter(metrics: Any) -> None:
+    with pytest.raises(TypeError, match="metrics must be an object that counts"):
+        Receiver(metrics=metrics)

@@ -215,7 +215,7 @@ def test_a_network_with_a_zone_or_of_another_type_is_a_value_error(network: Any)
 
 
 def test_a_byte_string_is_not_a_sequence_of_networks() -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(TypeError, match=r"not b'10\.0\.0\.0/8'"):
         TrustedProxies(b"10.0.0.0/8")  # type: ignore[arg-type]
 
 
@@ -223,10 +223,37 @@ def test_a_byte_string_is_not_a_sequence_of_networks() -> None:
 def test_optional_and_skip_let_peers_in_without_a_header(policy: HeaderPolicy) -> None:
     expected = policy in (HeaderPolicy.OPTIONAL, HeaderPolicy.SKIP)
     assert lets_plain_in(policy) is expected
-    assert lets_plain_in(TrustedProxies(["10.0.0.0/8"], trusted=policy)) is expected
-    assert lets_plain_in(TrustedProxies(["10.0.0.0/8"], otherwise=policy)) is expected
+    if policy not in (HeaderPolicy.SKIP, HeaderPolicy.REJECT):
+        assert lets_plain_in(TrustedProxies(["10.0.0.0/8"], trusted=policy)) is expected
+    if policy not in (HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL):
+        assert lets_plain_in(TrustedProxies(["10.0.0.0/8"], otherwise=policy)) is expected
 
 
 def test_trusted_proxies_require_a_header_by_default_but_a_function_may_not() -> None:
     assert not lets_plain_in(TrustedProxies(["10.0.0.0/8", "unix"]))
     assert lets_plain_in(lambda peer, local: HeaderPolicy.REQUIRE)
+
+
+@pytest.mark.parametrize("otherwise", [HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL])
+def test_the_headers_of_untrusted_peers_are_never_believed(otherwise: HeaderPolicy) -> None:
+    with pytest.raises(ValueError, match="otherwise must be REJECT, SKIP or IGNORE"):
+        TrustedProxies(["10.0.0.0/8"], otherwise=otherwise)
+
+
+@pytest.mark.parametrize("trusted", [HeaderPolicy.SKIP, HeaderPolicy.REJECT])
+def test_trusted_peers_send_headers(trusted: HeaderPolicy) -> None:
+    with pytest.raises(ValueError, match="trusted must be REQUIRE, OPTIONAL or IGNORE"):
+        TrustedProxies(["10.0.0.0/8"], trusted=trusted)
+
+
+@pytest.mark.parametrize(
+    ("networks", "kind", "message"),
+    [
+        (["10.0.0.0/8", "!10.9.0.1/16"], ValueError, r"did you mean !10\.9\.0\.0/16\?"),
+        ("@/etc/proxies", ValueError, r"use policy=TrustedProxiesFile\(path\)"),
+        (True, TypeError, r"a list such as \['10.0.0.0/8'\], not True"),
+    ],
+)
+def test_a_wrong_list_says_what_was_probably_meant(networks: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        TrustedProxies(networks)

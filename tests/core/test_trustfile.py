@@ -141,3 +141,28 @@ def test_every_string_form_takes_a_file(path: Path) -> None:
     assert policy(NEW, LOCAL) is HeaderPolicy.SKIP
     with pytest.raises(ValueError, match=r"^ppTrusted takes networks, .*: \[Errno 2\] No such file"):
         parse_receiver({"trusted": f"@{path}.txt"}, lambda option: f"pp{option.title()}")
+
+
+def test_an_error_that_passes_is_tried_again(
+    path: Path, time: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = TrustedProxiesFile(path, clock=time)
+    write(path, "192.0.2.0/24\n")
+
+    def fail(*arguments: object, **keywords: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", fail)
+        for _ in range(3):
+            time.now += 2
+            assert policy.trusts(OLD)
+    assert len(caplog.records) == 1
+    time.now += 2
+    assert policy.trusts(NEW)
+
+
+def test_a_pipe_is_no_list(path: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is not a regular file"):
+        TrustedProxiesFile(tmp_path / "pipe")

@@ -63,7 +63,7 @@ def test_an_optional_header_from_anybody_logs_a_warning(log: Log) -> None:
     receiver(":ppPolicy=optional:ppTrusted=10.0.0.0/8")
     receiver(":ppPolicy=optional")
     assert log.all_lines == [
-        ("info", "Reads version 1 and 2 headers on 0.0.0.0:8080 from 10.0.0.0/8"),
+        ("info", "Reads version 1 and 2 headers on 0.0.0.0:8080 from 10.0.0.0/8, which may also come without a header"),
         (
             "warn",
             "Reads version 1 and 2 headers on 0.0.0.0:8080 from everybody, and serves everybody without a header: "

@@ -94,3 +94,8 @@ def test_a_child_process_logs_its_refusal_even_if_the_parent_has_refused_many(tm
         log = program.stop()
     assert 10 <= log.count("The peer is not one of the trusted proxies") < 50
     assert log.count("There is no PROXY protocol header") == 1
+
+
+def test_the_mix_in_must_come_first() -> None:
+    with pytest.raises(TypeError, match="ProxyProtocolMixIn must come first"):
+        type("Server", (socketserver.TCPServer, ProxyProtocolMixIn), {})
