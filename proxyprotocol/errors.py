@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 __all__ = [
     "ProxyProtocolChecksumError",
     "ProxyProtocolError",
+    "ProxyProtocolHandshakeError",
     "ProxyProtocolHookError",
     "ProxyProtocolIncompleteError",
     "ProxyProtocolInvalidError",
@@ -219,6 +220,20 @@ class ProxyProtocolInvalidError(ProxyProtocolError):
     code = RefusalCode.INVALID
 
     def __init__(self, reason: str = "The server's validate function rejected the header") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ProxyProtocolHandshakeError(ProxyProtocolError):
+    """The TLS handshake after the header failed. Adapters give this to ``on_refused``.
+
+    Args:
+        reason: Why, as OpenSSL or the deadline puts it.
+    """
+
+    code = RefusalCode.TLS
+
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 

@@ -73,6 +73,10 @@ class ProxyProtocolMetrics:
         self._pending.labels(listener).inc()
         return _Observation(self, listener)
 
+    def handshake_failed(self, listener: str) -> None:
+        """Count a connection that was refused after its header, because its TLS handshake failed."""
+        self._refusals.labels(listener, RefusalCode.TLS.value).inc()
+
 
 class _Observation:
     """One connection that waits for its header."""
@@ -129,5 +133,6 @@ def serve_metrics(where: str, option: str = "metrics") -> ProxyProtocolMetrics:
         if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
             raise ValueError(f"{option}={where} cannot be served: {error}") from None
         alone = "" if shared else f"; set {_MULTIPROC} to let it count the connections of all workers"
-        _log.info("Another process, probably another worker, serves the metrics on %s%s", where, alone)
+        level = logging.INFO if shared else logging.WARNING
+        _log.log(level, "Another process, probably another worker, serves the metrics on %s%s", where, alone)
     return _of_this_process()

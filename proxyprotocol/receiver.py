@@ -58,6 +58,9 @@ class Metrics(Protocol):
     def connected(self, listener: str) -> Observation:
         """Count a new connection of a listener, which is named by its address."""
 
+    def handshake_failed(self, listener: str) -> object:
+        """Count a connection that was refused after its header, because its TLS handshake failed."""
+
 
 class LimitKeywords(TypedDict, total=False):
     """The keywords of :class:`Receiver`, except for the codec."""

@@ -240,6 +240,8 @@ class ProxyProtocolMixIn(BaseServer):
         except ProxyProtocolError as error:
             self._in_this_process().refuse(error, client_address)
             return
+        if connection.trailing and connection.repeated:
+            self._in_this_process().warn_of_second_header(client_address)
         self._connections[request] = connection
         client = client_address if connection.effective is None else connection.effective.peername
         if self.tls_context is None:

@@ -14,7 +14,13 @@ from typing import Any, Final, Protocol
 
 from proxyprotocol._adapters.refusals import describe_no_handshake
 from proxyprotocol.detect import ProxyProtocolDetect
-from proxyprotocol.errors import ProxyProtocolError, ProxyProtocolHookError, RefusalCode, drop_tracebacks
+from proxyprotocol.errors import (
+    ProxyProtocolError,
+    ProxyProtocolHandshakeError,
+    ProxyProtocolHookError,
+    RefusalCode,
+    drop_tracebacks,
+)
 from proxyprotocol.messages import describe_refusal, spell_keyword
 from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies
 from proxyprotocol.receiver import Receiver
@@ -128,6 +134,14 @@ class Listener:
         failed = isinstance(error, (ssl.SSLError, TimeoutError)) or not isinstance(error, OSError)
         level = logging.WARNING if failed and not isinstance(error, ssl.SSLEOFError) else logging.DEBUG
         text = describe_no_handshake(str(error), client, peer, self.receiver.listener)
+        receiver, refusal = self.receiver, ProxyProtocolHandshakeError(str(error) or "the connection was lost")
+        try:
+            if receiver.metrics is not None:
+                receiver.metrics.handshake_failed(receiver.listener)
+            if receiver.on_refused is not None:
+                receiver.on_refused(refusal, peer)
+        except Exception as raised:  # the connection is refused in any case
+            self.tell(logging.ERROR, RefusalCode.HOOK.value, f"A hook raised {raised!r}", peer, error=raised)
         self.tell(level, RefusalCode.TLS.value, text, peer, **address_fields("client", client))
 
     def warn_of_second_header(self, peer: SockAddr) -> None:

@@ -162,6 +162,8 @@ async def receive_header(sock: socket.socket, peer: SockAddr, listener: Listener
         connection = receiver.connection(peer, local)
         if not await in_time(read(), receiver.timeout):
             connection.timed_out()
+        if connection.trailing and connection.repeated:
+            listener.warn_of_second_header(peer)
         return connection
     except BaseException as error:
         sock.close()

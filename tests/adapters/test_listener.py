@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from proxyprotocol import (
     HeaderPolicy,
@@ -22,7 +23,8 @@ from proxyprotocol import (
     TrustedProxies,
 )
 from proxyprotocol._adapters.listener import Listener, describe_start, logging_to  # every adapter logs through it
-from proxyprotocol.errors import ProxyProtocolHookError
+from proxyprotocol.errors import ProxyProtocolHookError, RefusalCode
+from proxyprotocol.metrics import ProxyProtocolMetrics
 from proxyprotocol.options import parse_receiver
 
 PEER = ("10.0.0.1", 40000)
@@ -241,3 +243,31 @@ def test_a_connection_knows_whether_its_header_is_repeated(following: bytes) -> 
     assert connection.repeated
     connection = Receiver(policy=HeaderPolicy.SKIP).connection(None, None)
     assert not connection.repeated
+
+
+def test_a_failed_handshake_reaches_the_hook_and_the_counters() -> None:
+    told: list[Any] = []
+    registry = CollectorRegistry()
+    receiver = Receiver(
+        trusted="any",
+        metrics=ProxyProtocolMetrics(registry),
+        on_refused=lambda error, peer: told.append((error.code, str(error), peer)),
+    )
+    listener = Listener(receiver, Lines(), Clock())
+    listener.start(("0.0.0.0", 8080))
+    listener.refuse_handshake(TimeoutError("it was not done within 10 seconds"), ("203.0.113.7", 5678), PEER)
+    assert told == [(RefusalCode.TLS, "it was not done within 10 seconds", PEER)]
+    labels = {"listener": "0.0.0.0:8080", "reason": "tls"}
+    assert registry.get_sample_value("proxyprotocol_refusals_total", labels) == 1
+
+
+def test_a_hook_that_raises_at_a_failed_handshake_is_logged() -> None:
+    def broken(error: object, peer: object) -> None:
+        raise ZeroDivisionError
+
+    lines = Lines()
+    Listener(Receiver(on_refused=broken), lines, Clock()).refuse_handshake(TimeoutError("late"), PEER, PEER)
+    assert [line.split(":")[0] for line in lines] == [
+        "ERROR A hook raised ZeroDivisionError()",
+        "WARNING Refused a connection from 10.0.0.1",
+    ]

@@ -47,6 +47,9 @@ class Events(list[Any]):
         self.append(("connected", listener))
         return self
 
+    def handshake_failed(self, listener: str) -> None:
+        self.append(("handshake failed", listener))
+
     def accepted(self, version: str | None) -> None:
         self.append(("counted", version))
 
@@ -249,6 +252,9 @@ class Broken:
 
     def connected(self, listener: str) -> Broken:
         return self.count("connected")
+
+    def handshake_failed(self, listener: str) -> None:
+        self.count("handshake_failed")
 
     def accepted(self, version: str | None) -> Broken:
         return self.count("accepted")

@@ -314,6 +314,25 @@ def test_the_end_of_our_loop_tells_what_has_no_line_yet(new_loop: Any, log: Log)
     assert log.lines[10:] == [summary(where, "no_header")]
 
 
+@our_loops
+def test_sock_accept_warns_of_a_second_header(new_loop: Any, log: Log) -> None:
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+
+    async def story() -> None:
+        accepting = asyncio.create_task(asyncio.get_running_loop().sock_accept(sock))
+        with socket.create_connection(sock.getsockname()) as peer:
+            peer.sendall(HEADER + HEADER)
+            connection, _ = await accepting
+            connection.close()
+
+    with sock:
+        Run(lambda: new_loop(trusted="any"))(story)
+    [(level, text)] = log.lines
+    assert level == "WARNING"
+    assert text.startswith("A second PROXY protocol header follows the first from 127.0.0.1:")
+
+
 def test_a_second_header_is_warned_of(run: Run, log: Log) -> None:
     async def story() -> None:
         async with listening(Apps(read=lambda app: None)) as server, connected(server) as peer:
@@ -384,6 +403,9 @@ class Counters:
     def connected(self, listener: str) -> Any:
         self.listeners.append(listener)
         return self
+
+    def handshake_failed(self, listener: str) -> None:
+        pass
 
     def accepted(self, version: str | None) -> None:
         pass

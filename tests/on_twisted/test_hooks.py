@@ -96,6 +96,9 @@ class Counts:
         self.told.append(listener)
         return self
 
+    def handshake_failed(self, listener: str) -> None:
+        pass
+
     def accepted(self, version: str | None) -> None:
         self.told.append(version)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxyprotocol import Receiver, TrustedProxies
+from proxyprotocol.result import describe_address
 from proxyprotocol.sync import ProxyProtocolMixIn
 from tests.interop._programs import Program, connect
 from tests.sockets.servers import PATIENCE
@@ -99,3 +100,14 @@ def test_a_child_process_logs_its_refusal_even_if_the_parent_has_refused_many(tm
 def test_the_mix_in_must_come_first() -> None:
     with pytest.raises(TypeError, match="ProxyProtocolMixIn must come first"):
         type("Server", (socketserver.TCPServer, ProxyProtocolMixIn), {})
+
+
+def test_a_second_header_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    header = b"PROXY TCP4 203.0.113.7 198.51.100.9 5678 443\r\n"
+    with serving(receiver=Receiver(trusted="any")) as server:
+        ask(server.address, header + header)
+        where = describe_address(server.server_address)
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(lines) == 1
+    assert lines[0].startswith("A second PROXY protocol header follows the first from 127.0.0.1:")
+    assert f" on {where}, and the application gets it as data" in lines[0]

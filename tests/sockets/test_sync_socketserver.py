@@ -99,6 +99,9 @@ def serving(
             running.shutdown()
             thread.join(PATIENCE)
             running.server_close()  # waits for the threads of its connections
+    deadline = time.monotonic() + PATIENCE  # the cancelled timer of the log takes a moment to end
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.001)
     assert threading.active_count() == threads
     assert running.errors == []
 

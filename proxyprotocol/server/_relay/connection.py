@@ -175,7 +175,6 @@ class Connection(Timed):
         self._refuse_tls(TimeoutError(describe_late_handshake(self.route.source.tls_timeout)))
 
     def _refuse_tls(self, error: OSError) -> None:
-        self.route.values[metrics.REFUSALS[RefusalCode.TLS]] += 1
         self.route.listener.refuse_handshake(error, self._client_address, self._peer)
         self._close()
 

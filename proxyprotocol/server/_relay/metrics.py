@@ -69,6 +69,10 @@ class ServiceMetrics:
         self._values[_PENDING] += 1
         return _Observation(self._values)
 
+    def handshake_failed(self, listener: str) -> None:
+        """Count a connection that was refused after its header, because its TLS handshake failed."""
+        self._values[REFUSALS[RefusalCode.TLS]] += 1
+
 
 class _Observation:
     """One connection that waits for its header."""
