@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Final, TypeAlias
 
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["ANY", "HeaderPolicy", "Network", "PolicyCallable", "TrustedProxies", "lets_plain_in"]
+__all__ = [
+    "ANY",
+    "HeaderPolicy",
+    "Network",
+    "PolicyCallable",
+    "TrustedProxies",
+    "describe_networks",
+    "lets_plain_in",
+    "parse_network",
+]
 
 #: The value of ``trusted`` options that trusts everybody who can connect.
 ANY: Final = "any"
@@ -24,6 +33,7 @@ Network: TypeAlias = (
 )
 _Networks: TypeAlias = "dict[int, dict[int, set[int]]]"
 
+_SHOWN: Final = 5  # networks in a log line
 _IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -109,24 +119,7 @@ class TrustedProxies:
         for text in texts:
             if text == "unix":
                 continue
-            try:
-                if text == ANY:
-                    raise ValueError("it means everybody, and stands alone")
-                if text.startswith("@"):
-                    raise ValueError("for a list in a file, use policy=TrustedProxiesFile(path)")
-                if "%" in text:
-                    raise ValueError("its zone would be ignored, which would trust the address on every link")
-                if "\0" in text:  # where PyPy's inet_pton() stops reading
-                    raise ValueError("it contains a NUL")
-                network = ipaddress.ip_network(text.removeprefix("!").lstrip(), strict=False)
-                if "/" in text and ipaddress.ip_interface(text.removeprefix("!").lstrip()).ip != network[0]:
-                    raise ValueError(
-                        f"it has host bits set; did you mean {'!' if text.startswith('!') else ''}{network}?"
-                    )
-            except ValueError as error:
-                raise ValueError(
-                    f"A trusted proxy is an address, a network without host bits, or 'unix', not {text!a} ({error})"
-                ) from None
+            network = parse_network(text)
             # a network inside ::ffff:0:0/96 has at least its prefix length, for it has no host bits
             packed = network.network_address.packed.removeprefix(_IPV4_MAPPED)
             shift = network.max_prefixlen - network.prefixlen
@@ -171,6 +164,38 @@ class TrustedProxies:
         unix = " and UNIX sockets" if self._unix else ""
         trusted, otherwise = self.trusted.name, self.otherwise.name
         return f"<{type(self).__name__}: {networks}{unix}, trusted={trusted}, otherwise={otherwise}>"
+
+
+def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Return the network that one entry of a list names, without its exclamation mark.
+
+    Raises:
+        ValueError: The entry is wrong. The message says what was probably meant.
+    """
+    sign, plain = ("!", text[1:].lstrip()) if text.startswith("!") else ("", text)
+    try:
+        if text == ANY:
+            raise ValueError("it means everybody, and stands alone")
+        if text.startswith("@"):
+            raise ValueError("for a list in a file, use policy=TrustedProxiesFile(path)")
+        if "%" in text:
+            raise ValueError("its zone would be ignored, which would trust the address on every link")
+        if "\0" in text:  # where PyPy's inet_pton() stops reading
+            raise ValueError("it contains a NUL")
+        network = ipaddress.ip_network(plain, strict=False)
+        if "/" in plain and ipaddress.ip_interface(plain).ip != network[0]:
+            raise ValueError(f"it has host bits set; did you mean {sign}{network}?")
+    except ValueError as error:
+        raise ValueError(
+            f"A trusted proxy is an address, a network without host bits, or 'unix', not {text!a} ({error})"
+        ) from None
+    return network
+
+
+def describe_networks(networks: Sequence[str]) -> str:
+    """Return the first five networks for a log line, and how many more there are."""
+    more = f" and {len(networks) - _SHOWN} more" if len(networks) > _SHOWN else ""
+    return ", ".join(networks[:_SHOWN]) + more
 
 
 def lets_plain_in(policy: HeaderPolicy | PolicyCallable) -> bool:

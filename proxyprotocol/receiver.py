@@ -184,8 +184,8 @@ class Receiver:
         """
         if receiver is not None:
             if keywords:
-                others = ", ".join(f"{name}=" for name in sorted(keywords))
-                raise TypeError(f"receiver= already has all the rules: {others} cannot be given with it")
+                given = ", ".join(f"{name}=" for name in sorted(keywords))
+                raise TypeError(f"receiver= already has all the rules: {given} cannot be given with it")
             return receiver
         names = [entry.name for entry in fields(cls) if entry.init]
         for name in keywords:

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from proxyprotocol.policy import HeaderPolicy, TrustedProxies
+from proxyprotocol.policy import HeaderPolicy, TrustedProxies, describe_networks, parse_network
 from proxyprotocol.typing import SockAddr
 
 __all__ = ["TrustedProxiesFile"]
 
 _log = logging.getLogger("proxyprotocol.trustfile")
 
-_SHOWN: Final = 5  # networks in a log line
 _INTERVAL: Final = 1.0  # seconds between two looks at the file; a connection must not cost a system call each
 
 
@@ -74,7 +73,7 @@ class TrustedProxiesFile(TrustedProxies):
             if state != self._state:
                 self.replace(_read(self.path))
                 self._state = state
-                _log.info("The trusted proxies in %s have changed: %s", self.path, _describe(self.networks))
+                _log.info("The trusted proxies in %s have changed: %s", self.path, describe_networks(self.networks))
         except ValueError as error:
             self._state, complaint = state, str(error)
         except OSError as error:  # it may be over soon, without another change of the file
@@ -82,10 +81,6 @@ class TrustedProxiesFile(TrustedProxies):
         if complaint and complaint != self._complaint:
             _log.error("The list of trusted proxies stays as it was: %s", complaint)
         self._complaint = complaint
-
-
-def _describe(networks: tuple[str, ...]) -> str:
-    return ", ".join(networks[:_SHOWN]) + (f" and {len(networks) - _SHOWN} more" if len(networks) > _SHOWN else "")
 
 
 def _state_of(path: str) -> tuple[int, ...]:
@@ -102,7 +97,8 @@ def _read(path: str) -> list[str]:
             network = line.partition("#")[0].strip()
             if network:
                 try:
-                    TrustedProxies([network.removeprefix("!")])
+                    if network != "unix":
+                        parse_network(network)
                 except ValueError as error:
                     raise ValueError(f"{path}, line {number}: {error}") from None
                 networks.append(network)

@@ -22,19 +22,16 @@ from proxyprotocol.errors import (
     drop_tracebacks,
 )
 from proxyprotocol.messages import describe_refusal, spell_keyword
-from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies
+from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies, describe_networks
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
-__all__: list[str] = []
-
 _BURST: Final = 10  # refusals of a listener that have a line of their own within _PERIOD; a person reads no more
 _PERIOD: Final = 1.0  # seconds; all further refusals within it share one line
 _REPEATED: Final = "repeated"  # the reason of a warning that refuses nothing
-_MOST_NETWORKS: Final = 5  # in a start line
 
 
 class Emit(Protocol):
@@ -74,9 +71,10 @@ class Listener:
         receiver: The rules for the header.
         emit: Writes a line to the log.
         clock: An object with ``time()`` and ``call_later(seconds, function)``.
+        what: What it refuses: a connection or a datagram.
     """
 
-    def __init__(self, receiver: Receiver, emit: Emit, clock: Any) -> None:
+    def __init__(self, receiver: Receiver, emit: Emit, clock: Any, what: str = "connection") -> None:
         #: The rules for the header, with the name of this listener once it is known.
         self.receiver: Receiver = receiver
         self._emit: Emit = emit
@@ -86,7 +84,7 @@ class Listener:
         self._shown = 0
         self._hidden: Counter[str] = Counter()
         self._timer: Any = None
-        self._what = "a connection"
+        self._what = what
 
     def name(self, *addresses: SockAddr) -> None:
         """Name this listener by the addresses of its sockets. Call this before the first connection."""
@@ -103,10 +101,8 @@ class Listener:
         level, text = describe_start(self.receiver)
         self._emit(level, text, {"listener": self.receiver.listener})
 
-    def refuse(
-        self, error: ProxyProtocolError, peer: SockAddr, local: SockAddr = None, what: str = "a connection"
-    ) -> None:
-        """Log that a connection was refused.
+    def refuse(self, error: ProxyProtocolError, peer: SockAddr, local: SockAddr = None) -> None:
+        """Log that a connection or a datagram was refused.
 
         A refusal that happens every day, such as a health check's, is logged at debug level, and an exception in a hook
         as an error, with its traceback. All others are warnings. The first ten of a second have a line each, the rest
@@ -116,14 +112,12 @@ class Listener:
             error: The reason.
             peer: The address that connected.
             local: The address that it connected to, for a listener without a name.
-            what: What was refused.
         """
-        self._what = what
         cause = error.error if isinstance(error, ProxyProtocolHookError) else None
         trace = None if cause is None else cause.__traceback__
         listener = self.receiver.listener or (describe_address(local) if local else "")
         # always, because this also drops the error's tracebacks
-        text = describe_refusal(error, peer, what, listener=listener, spell=self.receiver.spell)
+        text = describe_refusal(error, peer, f"a {self._what}", listener=listener, spell=self.receiver.spell)
         level = logging.DEBUG if error.routine else logging.WARNING if cause is None else logging.ERROR
         self.tell(level, error.code.value, text, peer, error=cause and cause.with_traceback(trace), listener=listener)
         if cause is not None:
@@ -192,8 +186,7 @@ class Listener:
         if hidden:
             where = f" on {self.receiver.listener}" if self.receiver.listener else ""
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in hidden.most_common())
-            what = f"{self._what.split()[-1]}s"
-            text = f"Refused {hidden.total():,} more {what} within a second{where}: {reasons}"
+            text = f"Refused {hidden.total():,} more {self._what}s within a second{where}: {reasons}"
             self._emit(logging.WARNING, text, {"listener": self.receiver.listener, "refusals": dict(hidden)})
 
 
@@ -214,8 +207,6 @@ def describe_start(receiver: Receiver) -> tuple[int, str]:
         return logging.WARNING, f"Refuses every connection{where}: {receiver.spell('policy')} is REJECT"
     reads = f"Reads {_describe_codec(receiver)} headers{where}"
     if isinstance(policy, TrustedProxies):
-        more = len(policy.networks) - _MOST_NETWORKS
-        networks = ", ".join(policy.networks[:_MOST_NETWORKS]) + (f" and {more} more" if more > 0 else "")
         how = {
             HeaderPolicy.OPTIONAL: ", which may also come without a header",
             HeaderPolicy.IGNORE: ", and ignores the addresses in them",
@@ -224,7 +215,7 @@ def describe_start(receiver: Receiver) -> tuple[int, str]:
             HeaderPolicy.SKIP: ", and serves all others without a header",
             HeaderPolicy.IGNORE: ", and ignores the headers of all others",
         }.get(policy.otherwise, "")
-        return logging.INFO, f"{reads} from {networks or 'nobody'}{how}{rest}"
+        return logging.INFO, f"{reads} from {describe_networks(policy.networks) or 'nobody'}{how}{rest}"
     if not isinstance(policy, HeaderPolicy):
         return logging.INFO, f"{reads} from the peers that {policy!r} accepts"
     if policy is HeaderPolicy.IGNORE:

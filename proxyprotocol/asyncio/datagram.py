@@ -88,7 +88,7 @@ class _Endpoint:
         self.protocol: Any = protocol
         self.datagrams: DatagramReceiver = datagrams
         self.now: Callable[[], float] = now
-        self.listener: Listener = Listener(datagrams.receiver, logging_to(_log), LoopClock)
+        self.listener: Listener = Listener(datagrams.receiver, logging_to(_log), LoopClock, "datagram")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.protocol, name)
@@ -108,7 +108,7 @@ class _Endpoint:
         try:
             received = self.datagrams.receive(data, sender, local, self.now())
         except ProxyProtocolError as error:
-            self.listener.refuse(error, sender, what="a datagram")
+            self.listener.refuse(error, sender)
             return
         with self.datagrams.answering(received):
             self.protocol.datagram_received(received.payload, received.client)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import math
 import ssl as _ssl
@@ -17,6 +16,7 @@ from proxyprotocol._adapters.refusals import describe_late_handshake, describe_s
 from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.tls import TLS
 from proxyprotocol.asyncio.transport import ProxyProtocolTransport
+from proxyprotocol.asyncio.typing import FactoryKeywords
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.typing import SockAddr
@@ -24,9 +24,11 @@ from proxyprotocol.typing import SockAddr
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["FACTORY_KEYWORDS", "ProxyProtocolFactory", "ServerFactory", "wrap_protocol_factory"]
+__all__ = ["ProxyProtocolFactory", "ServerFactory", "wrap_protocol_factory"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
+
+_OWN_KEYWORDS = FactoryKeywords.__optional_keys__ - ReceiverKeywords.__optional_keys__
 
 
 class ProxyProtocolFactory:
@@ -75,7 +77,7 @@ class ProxyProtocolFactory:
         if isinstance(protocol_factory, ProxyProtocolFactory):
             raise TypeError(describe_second_header("The factory"))
         self._protocol_factory = protocol_factory
-        receiver = Receiver.of(receiver, keywords, FACTORY_KEYWORDS)
+        receiver = Receiver.of(receiver, keywords, sorted(_OWN_KEYWORDS))
         self._listener = Listener(receiver, logging_to(_log), LoopClock)
         self._receiver = receiver
         self._tls, self._tls_timeout = tls, tls_timeout
@@ -103,9 +105,6 @@ class ProxyProtocolFactory:
 
 #: The same class. This name says what it does: it wraps the application's protocol factory.
 wrap_protocol_factory = ProxyProtocolFactory
-
-#: The names of its own keywords; it also takes those of :class:`.Receiver`.
-FACTORY_KEYWORDS = inspect.getfullargspec(ProxyProtocolFactory).kwonlyargs
 
 
 class ServerFactory(ProxyProtocolFactory):

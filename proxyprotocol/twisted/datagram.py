@@ -86,7 +86,7 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         rules = Receiver.of(receiver, keywords, ("client_timeout", "clock", "max_clients"))
         self._datagrams = DatagramReceiver(rules, max_clients=max_clients, client_timeout=client_timeout)
         self._clock = Clock(clock)
-        self._listener = Listener(self._datagrams.receiver, emit, self._clock)
+        self._listener = Listener(self._datagrams.receiver, emit, self._clock, "datagram")
 
     def logPrefix(self) -> str:
         return log_prefix(self.wrappedProtocol)
@@ -108,7 +108,7 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         try:
             received = self._datagrams.receive(datagram, addr, local, self._clock.time())
         except ProxyProtocolError as error:
-            self._listener.refuse(error, addr, what="a datagram")
+            self._listener.refuse(error, addr)
             return
         client = received.client
         with self._datagrams.answering(received):

@@ -83,6 +83,7 @@ def test_the_file_is_looked_at_once_a_second(path: Path, time: Time, monkeypatch
             r"line 2: .*'10\.0\.0\.1/24' \(it has host bits set; did you mean 10\.0\.0\.0/24\?\)",
         ),
         ("!10.0.0.0/8\n", "Nothing is trusted"),
+        ("10.0.0.0/8\n!10.9.0.1/16\n", r"line 2: .*did you mean !10\.9\.0\.0/16\?"),
         ("# nobody\n", "names no network"),
         ("any\n", "line 1: .*it means everybody, and stands alone"),
         ("\0", "line 1: "),

@@ -6,8 +6,6 @@ import signal
 import threading
 from typing import IO, Any, Final
 
-__all__: list[str] = []
-
 # Seconds to read on after SIGINT. Ctrl-C reaches tcpdump too, and without -U it writes its packets only then.
 _GRACE: Final = 1.0
 # Windows has no such signal, and does without the grace.
