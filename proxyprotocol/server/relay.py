@@ -109,7 +109,7 @@ class Relay:
             sockets: Its listening sockets, non-blocking. The caller closes them.
         """
         source, destination = service.source, service.destination
-        places, name = Places(destination.address), source.address.given
+        places, name = Places(destination.address, both=destination.transparent), source.address.given
         values = (self._counters or metrics.Counters(1, [name]).of(0))[name]
         receiver = replace(source.receiver, metrics=metrics.ServiceMetrics(values))
         self._services.append(service)

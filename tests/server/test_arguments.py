@@ -42,6 +42,11 @@ UNEXPECTED = "but an address without accept= expects none"
             ["--service", ":0", "b:1?tlv=ssl&pp=v1"],
             "tlv=ssl needs version 2 (pp=v2): only its header has TLVs",
         ),
+        (["--service", ":0", "b:1?transparent=1"], "transparent= takes yes or no, not '1'\n"),
+        (
+            ["--service", ":0", "unix:/x?transparent=yes"],
+            "transparent=yes needs a destination HOST:PORT, not unix:/x\n",
+        ),
         (["--service", ":0", "b:1?tlv=client-cert"], "tlv=client-cert is part of ssl: write tlv=ssl,client-cert"),
         (["--service", ":0?accept=v3", "b:1"], "accept= takes noop, detect, v1 or v2, not 'v3'"),
         (["--service", ":0?pp=v3", "b:1"], "pp= takes noop, detect, v1 or v2, not 'v3'"),
@@ -59,7 +64,7 @@ UNEXPECTED = "but an address without accept= expects none"
             "':0?accept=v2&trusted=::1&trusted=any': trusted= is there 2 times; write it once\n",
         ),
         (["--service", ":0?Accept=v2", "b:1"], "':0?Accept=v2': unknown option Accept; did you mean accept?\n"),
-        (["--service", ":0", "b:1?xyz=1"], "'b:1?xyz=1': unknown option xyz; known are accept, pp, tlv\n"),
+        (["--service", ":0", "b:1?xyz=1"], "'b:1?xyz=1': unknown option xyz; known are accept, pp, tlv, transparent\n"),
         (
             ["--service", ":0", "b:1?trusted=::1"],
             "'b:1?trusted=::1': trusted= is an option for the address to listen on\n",
@@ -167,3 +172,13 @@ def test_metrics_without_their_library_are_refused(
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     assert main(["--metrics", "0", "--service", "127.0.0.1:0", "b:1"]) == 2
     assert "the extra proxyprotocol[metrics] installs it" in capsys.readouterr().err
+
+
+def test_a_system_without_transparent_sockets_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert main(["--service", ":0", "b:1?transparent=yes"]) == 2
+    assert capsys.readouterr().err == (
+        "proxyprotocol-server: transparent=yes needs Linux and its IP_TRANSPARENT, which darwin does not have\n"
+    )

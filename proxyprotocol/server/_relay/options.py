@@ -13,6 +13,7 @@ from proxyprotocol.options import OPTIONS, YES_NO, choose, parse_receiver, parse
 from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.server._relay.outgoing import ADDITIONS, Outgoing
+from proxyprotocol.server._relay.transparent import check_transparent
 from proxyprotocol.server.address import VERSION_OPTIONS, Address
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
@@ -22,7 +23,7 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 # Options for a header. tls_timeout is not among them: TLS also comes without a header.
 _RECEIVER_OPTIONS = tuple(name for name in OPTIONS if name not in ("version", "tls_timeout"))
 _SOURCE_OPTIONS = (*VERSION_OPTIONS, *_RECEIVER_OPTIONS, "backlog", "reuse_port")
-_DESTINATION_OPTIONS = (*VERSION_OPTIONS, "tlv")
+_DESTINATION_OPTIONS = (*VERSION_OPTIONS, "tlv", "transparent")
 _TLV = f"drop, none, or some of {', '.join(ADDITIONS)}, with commas between them"
 
 
@@ -75,11 +76,15 @@ def _note_name(tls: Any, name: str | None, context: ssl.SSLContext) -> None:
 
 @dataclass(eq=False)
 class Destination:
-    """The address that a service connects to, with what writes its headers, and its TLS context (or None)."""
+    """The address that a service connects to, with what writes its headers, and its TLS context (or None).
+
+    With *transparent*, the connections come from the clients' own addresses.
+    """
 
     address: Address
     outgoing: Outgoing
     tls: ssl.SSLContext | None
+    transparent: bool = False
 
     @property
     def server_name(self) -> str:
@@ -137,9 +142,16 @@ def parse_destination(text: str) -> Destination:
         raise ValueError(f"{text!r} lacks the host to connect to")
     if address.port == 0:
         raise ValueError(f"{text!r} has port 0: write the port to connect to")
+    transparent = choose("transparent=", address.option("transparent") or "no", YES_NO)
+    if transparent and address.path is not None:
+        raise ValueError(f"transparent=yes needs a destination HOST:PORT, not {address}")
+    if transparent:
+        check_transparent()
     tlv = address.option("tlv")
     # detect means version 2 here: a result that does not fit must not be sent as version 1, which has no TLVs
     codec = ProxyProtocolV2() if isinstance(address.pp, ProxyProtocolDetect) else address.pp
+    if transparent and address.option(address.version_option) is None:
+        codec = ProxyProtocolNoop()  # the server sees the client, and need not know of headers
     names = [] if tlv is None else [name.strip().lower() for name in tlv.split(",")]
     additions = frozenset(names) - {"drop", "none"}
     if not additions <= set(ADDITIONS) or ("none" in names and additions):
@@ -150,7 +162,7 @@ def parse_destination(text: str) -> Destination:
         raise ValueError("tlv=client-cert is part of ssl: write tlv=ssl,client-cert")
     # drop alone does not say what to add
     outgoing = Outgoing(codec, None if names in ([], ["drop"]) else additions, "drop" in names)
-    destination = Destination(address, outgoing, address.ssl)
+    destination = Destination(address, outgoing, address.ssl, transparent)
     if destination.tls is not None:
         name = destination.server_name
         try:
