@@ -17,7 +17,7 @@ __all__ = ["VERSION_OPTIONS", "Address"]
 #: The two names of the option for the version of the header, on either side of a service.
 VERSION_OPTIONS = ("accept", "pp")
 
-_TLS_OPTIONS = ("cert", "key", "verify", "cafile", "capath")
+_TLS_OPTIONS = ("cert", "key", "verify", "cafile", "capath", "alpn")
 
 _CODECS: dict[str, ProxyProtocol] = {codec.name.lower(): codec.value for codec in ProxyProtocolVersion}
 _VERIFY_MODES = {mode.name.lower(): mode for mode in _ssl.VerifyMode}
@@ -31,6 +31,7 @@ class Address:
     * ``HOST:PORT``, with an IPv6 address in brackets
     * ``HOST:PORT?pp=v1``, or ``?accept=v1``, which means the same
     * ``ssl://HOST:PORT``, on the listening side with ``?cert=cert.pem&key=key.pem``
+    * ``ssl://HOST:PORT?cert=cert.pem&alpn=h2,http/1.1``
     * ``ssl://HOST:PORT?cert=cert.pem&verify=CERT_REQUIRED&cafile=authority.pem``
     * ``unix:/run/app.sock``, or ``unix:@name`` for an abstract socket
 
@@ -166,6 +167,12 @@ class Address:
             raise ValueError(f"The {what} cannot be used: {error}") from None
         # with renegotiation, a peer could make a write wait for a read
         context.options |= _ssl.OP_NO_RENEGOTIATION
+        alpn = self.option("alpn")
+        if alpn is not None:
+            names = [name.strip() for name in alpn.split(",")]
+            if not all(name.isascii() and 0 < len(name) < 256 for name in names):
+                raise ValueError(f"alpn= takes names of protocols, such as h2,http/1.1, not {alpn!r}")
+            context.set_alpn_protocols(names)
         if verify is not None:
             mode = choose("verify=", verify, _VERIFY_MODES)
             if mode is _ssl.CERT_NONE:

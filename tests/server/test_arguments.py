@@ -13,6 +13,10 @@ from tests.server.relays import Relaying
 
 FORM = "is not an address such as HOST:PORT, ssl://HOST:PORT or unix:PATH"
 HELP = "(see proxyprotocol-server --help)"
+TLV = (
+    "drop, none, pass:TYPE+TYPE, TYPE:VALUE and unique-id, authority, alpn, ssl, client-cert, ext, with commas between "
+    "them"
+)
 UNEXPECTED = "but an address without accept= expects none"
 
 
@@ -36,7 +40,47 @@ UNEXPECTED = "but an address without accept= expects none"
         (["--service", ":0", "b:1?pp=v3"], "pp= takes noop, detect, v1 or v2, not 'v3'"),
         (
             ["--service", ":0", "b:1?tlv=x"],
-            "tlv= takes drop, none, or some of unique-id, authority, ssl, client-cert, ext, with commas between ",
+            f"tlv= takes {TLV}, not 'x': unknown word x\n",
+        ),
+        (["--service", ":0", "b:1?tlv=ssl,uniqueid"], f"tlv= takes {TLV}, not 'uniqueid': unknown word uniqueid; did "),
+        (
+            ["--service", ":0", "b:1?tlv=pass:0xEA%2Bawss"],
+            f"tlv= takes {TLV}, not 'pass:0xEA+awss': expected a number of 0 to 255, such as 0xE2, or a name: unknown "
+            "type awss; did you mean aws?\n",
+        ),
+        (
+            ["--service", ":0", "b:1?tlv=0x1E1:x"],
+            f"tlv= takes {TLV}, not '0x1E1:x': expected a number of 0 to 255, such as 0xE2, or a name: unknown type ",
+        ),
+        (
+            ["--service", ":0", "b:1?tlv=0xE1:0x1"],
+            f"tlv= takes {TLV}, not '0xE1:0x1': expected pairs of hexadecimal digits after 0x, not '1'\n",
+        ),
+        (
+            ["--service", ":0", "b:1?tlv=0xE1:a,225:b"],
+            f"tlv= takes {TLV}, not '225:b': the type 0xe1 is there twice; write it once\n",
+        ),
+        (
+            ["--service", ":0", "b:1?tlv=crc32c:0x01020304"],
+            f"tlv= takes {TLV}, not 'crc32c:0x01020304': the relay computes the CRC32C itself\n",
+        ),
+        (
+            ["--service", ":0", "b:1?tlv=ssl:x"],
+            f"tlv= takes {TLV}, not 'ssl:x': The SSL TLV has 1 bytes, fewer than 5",
+        ),
+        (
+            ["--service", ":0", "b:1?tlv=drop,pass:0xEA"],
+            "tlv=drop,pass:0xEA contradicts itself: drop leaves out the TLVs that pass: passes on\n",
+        ),
+        (["--service", ":0", "b:1?tlv=none,0xEA:x"], "tlv=none,0xEA:x contradicts itself: none adds nothing\n"),
+        (
+            ["--service", ":0", "b:1?tlv=0xEA:x&pp=v1"],
+            "tlv=0xEA:x needs version 2 (pp=v2): only its header has TLVs\n",
+        ),
+        (["--service", ":0?alpn=h2", "b:1"], "':0?alpn=h2': alpn= is an option for ssl:// addresses\n"),
+        (
+            ["--service", ":0", "ssl://b:1?alpn=h2,"],
+            "alpn= takes names of protocols, such as h2,http/1.1, not 'h2,'\n",
         ),
         (
             ["--service", ":0", "b:1?tlv=ssl&pp=v1"],

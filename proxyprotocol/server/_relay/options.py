@@ -7,14 +7,25 @@ import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 
+from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.detect import ProxyProtocolDetect
+from proxyprotocol.messages import describe_unknown
 from proxyprotocol.noop import ProxyProtocolNoop
-from proxyprotocol.options import OPTIONS, YES_NO, choose, parse_receiver, parse_tls_timeout
+from proxyprotocol.options import (
+    OPTIONS,
+    YES_NO,
+    choose,
+    parse_receiver,
+    parse_tls_timeout,
+    parse_tlv,
+    parse_tlv_type,
+)
 from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.server._relay.outgoing import ADDITIONS, Outgoing
 from proxyprotocol.server._relay.transparent import check_transparent
 from proxyprotocol.server.address import VERSION_OPTIONS, Address
+from proxyprotocol.tlv import ProxyProtocolTLV, Type
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
@@ -24,7 +35,7 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 _RECEIVER_OPTIONS = tuple(name for name in OPTIONS if name not in ("version", "tls_timeout"))
 _SOURCE_OPTIONS = (*VERSION_OPTIONS, *_RECEIVER_OPTIONS, "backlog", "reuse_port")
 _DESTINATION_OPTIONS = (*VERSION_OPTIONS, "tlv", "transparent")
-_TLV = f"drop, none, or some of {', '.join(ADDITIONS)}, with commas between them"
+_TLV = f"drop, none, pass:TYPE+TYPE, TYPE:VALUE and {', '.join(ADDITIONS)}, with commas between them"
 
 
 class NamedTLS(ssl.SSLObject):
@@ -135,6 +146,46 @@ def _receiver(address: Address, plain: str = "") -> Receiver:
     return Receiver(policy=HeaderPolicy.SKIP)
 
 
+def _parse_outgoing(codec: ProxyProtocol, text: str) -> Outgoing:
+    words: set[str] = set()
+    passed: set[int] | None = None
+    fixed: dict[int, bytes] = {}
+    for word in (word.strip() for word in text.split(",")):
+        name, colon, value = word.partition(":")
+        try:
+            if colon and name.lower() == "pass":
+                # the address is a URL, where a plus is a space
+                passed = (passed or set()) | {parse_tlv_type(kind) for kind in re.split("[ +]", value)}
+            elif colon:
+                kind, data = parse_tlv(name, value)
+                if kind in fixed:
+                    raise ValueError(f"the type {kind:#04x} is there twice; write it once")
+                if kind == Type.PP2_TYPE_CRC32C:
+                    raise ValueError("the relay computes the CRC32C itself")
+                fixed[kind] = data
+            elif name.lower() in (*ADDITIONS, "drop", "none"):
+                words.add(name.lower())
+            else:
+                raise ValueError(
+                    describe_unknown("word", name, (*ADDITIONS, "drop", "none", "pass")).partition("; known")[0]
+                )
+            ProxyProtocolTLV(init=fixed).around_crc32c()  # checks the values that have rules of their own
+        except ValueError as error:
+            raise ValueError(f"tlv= takes {_TLV}, not {word!r}: {error}") from None
+    additions = frozenset(words) - {"drop", "none"}
+    if "drop" in words and passed is not None:
+        raise ValueError(f"tlv={text} contradicts itself: drop leaves out the TLVs that pass: passes on")
+    if "none" in words and (additions or fixed):
+        raise ValueError(f"tlv={text} contradicts itself: none adds nothing")
+    if (additions or fixed or passed) and isinstance(codec, (ProxyProtocolV1, ProxyProtocolNoop)):
+        raise ValueError(f"tlv={text} needs version 2 (pp=v2): only its header has TLVs")
+    if "client-cert" in additions and "ssl" not in additions:
+        raise ValueError("tlv=client-cert is part of ssl: write tlv=ssl,client-cert")
+    # drop and pass alone do not say what to add
+    own = additions if additions or fixed or "none" in words else None
+    return Outgoing(codec, own, frozenset(passed or ()) if passed or "drop" in words else None, fixed)
+
+
 def parse_destination(text: str) -> Destination:
     """Parse the address that a service connects to; errors as in :func:`parse_listener`."""
     address = _parse(text, server=False)
@@ -152,16 +203,7 @@ def parse_destination(text: str) -> Destination:
     codec = ProxyProtocolV2() if isinstance(address.pp, ProxyProtocolDetect) else address.pp
     if transparent and address.option(address.version_option) is None:
         codec = ProxyProtocolNoop()  # the server sees the client, and need not know of headers
-    names = [] if tlv is None else [name.strip().lower() for name in tlv.split(",")]
-    additions = frozenset(names) - {"drop", "none"}
-    if not additions <= set(ADDITIONS) or ("none" in names and additions):
-        raise ValueError(f"tlv= takes {_TLV}, not {tlv!r}")
-    if additions and isinstance(codec, (ProxyProtocolV1, ProxyProtocolNoop)):
-        raise ValueError(f"tlv={tlv} needs version 2 (pp=v2): only its header has TLVs")
-    if "client-cert" in additions and "ssl" not in additions:
-        raise ValueError("tlv=client-cert is part of ssl: write tlv=ssl,client-cert")
-    # drop alone does not say what to add
-    outgoing = Outgoing(codec, None if names in ([], ["drop"]) else additions, "drop" in names)
+    outgoing = Outgoing(codec) if tlv is None else _parse_outgoing(codec, tlv)
     destination = Destination(address, outgoing, address.ssl, transparent)
     if destination.tls is not None:
         name = destination.server_name
