@@ -30,6 +30,16 @@ UNEXPECTED = "but an address without accept= expects none"
         (["--service", "[::1:80", "b:1"], f"'[::1:80' {FORM}: Invalid IPv6 URL"),
         (["--service", "http://:0", "b:1"], f"'http://:0' {FORM}"),
         (["--service", "unix:", "b:1"], "'unix:' lacks the path of a UNIX socket: write unix:/run/app.sock"),
+        (["--service", "systemd:", "b:1"], "'systemd:' lacks the name of a socket of systemd: write systemd:web, or "),
+        (["--service", ":0", "systemd:x"], "'systemd:x' is a socket to listen on, not to connect to\n"),
+        (
+            ["--service", "systemd:x?cert=y", "b:1"],
+            "'systemd:x?cert=y': cert= is an option for ssl:// addresses\n",
+        ),
+        (
+            ["--service", "systemd:x", "b:1"],
+            "systemd:x needs a socket from systemd, which has passed none: start the relay by its .socket unit\n",
+        ),
         (["--service", ":0", "ssl://.a:1"], "'.a' cannot be the name in a certificate: "),
         (["--service", ":0", ":1"], "':1' lacks the host to connect to"),
         (["--service", ":0", "b:0"], "'b:0' has port 0: write the port to connect to"),

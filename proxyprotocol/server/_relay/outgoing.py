@@ -12,7 +12,7 @@ from typing import Any, Final
 from proxyprotocol._wire import spec, walk
 from proxyprotocol.build import build_transport_result
 from proxyprotocol.codec import ProxyProtocol
-from proxyprotocol.result import ProxyResult, ProxyResultUnknown, is_local, is_unix
+from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnknown, is_local, is_unix
 from proxyprotocol.sender import name_ends
 from proxyprotocol.tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
 from proxyprotocol.typing import SockAddr
@@ -104,6 +104,11 @@ def _describe(incoming: Incoming, additions: frozenset[str], dnsbl: str | None, 
     """Return what the relay itself knows about a connection."""
     unique_id = uuid.uuid4().bytes if "unique-id" in additions else None
     result = build_transport_result(incoming, unique_id=unique_id, dnsbl=dnsbl)
+    if isinstance(result, ProxyResultIPv6):
+        source, dest = result.source[0].ipv4_mapped, result.dest[0].ipv4_mapped
+        if source and dest:  # an IPv4 client of a socket of systemd, which takes both families
+            ends = (source, result.source[1]), (dest, result.dest[1])
+            result = ProxyResultIPv4(*ends, protocol=result.protocol, tlv=result.tlv)
     tls: ssl.SSLObject | None = incoming["ssl_object"]
     if tls is None:
         return result
