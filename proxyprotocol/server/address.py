@@ -25,7 +25,10 @@ _VERIFY_MODES = {mode.name.lower(): mode for mode in _ssl.VerifyMode}
 # schemes without a host; the rest of the address is a path or a name
 _PATH_SCHEMES = ("unix", "systemd", "ssl+systemd")
 _SCHEMES = ("", "ssl", *_PATH_SCHEMES)
-_FORMS = "HOST:PORT, ssl://HOST:PORT or unix:PATH"
+_FORMS = {
+    False: "HOST:PORT, ssl://HOST:PORT or unix:PATH",
+    True: "HOST:PORT, ssl://HOST:PORT, unix:PATH or systemd:NAME",
+}
 
 
 class Address:
@@ -69,7 +72,7 @@ class Address:
             try:
                 self.url = urlsplit(addr if "://" in addr else f"//{addr}")
             except ValueError as error:  # an open bracket
-                raise ValueError(f"{addr!r} is not an address such as {_FORMS}: {error}") from None
+                raise ValueError(f"{addr!r} is not an address such as {_FORMS[server]}: {error}") from None
         self.query = parse_qs(self.url.query, keep_blank_values=True)
 
     def __str__(self) -> str:
@@ -99,9 +102,8 @@ class Address:
         try:
             return self.url.port
         except ValueError:
-            raise ValueError(
-                f"{self._text!r} is not an address such as {_FORMS}: the port is not a number from 0 to 65535"
-            ) from None
+            problem = "the port is not a number from 0 to 65535"
+            raise ValueError(f"{self._text!r} is not an address such as {_FORMS[self.server]}: {problem}") from None
 
     @property
     def path(self) -> str | None:
@@ -214,7 +216,7 @@ class Address:
         url, unix = self.url, self.url.scheme in _PATH_SCHEMES
         wrong = url.scheme not in _SCHEMES or url.fragment or "@" in url.netloc
         if wrong or (not unix and (url.path or self.port is None)):
-            raise ValueError(f"{self._text!r} is not an address such as {_FORMS}")
+            raise ValueError(f"{self._text!r} is not an address such as {_FORMS[self.server]}")
         if self.passed is not None and not self.server:
             raise ValueError(f"{self._text!r} is a socket to listen on, not to connect to")
         if self.passed is not None and not re.fullmatch(r"[^:/]+", self.passed):

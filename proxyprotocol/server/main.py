@@ -32,15 +32,17 @@ _log = logging.getLogger("proxyprotocol.server")
 _NAME: Final = "proxyprotocol-server"
 _DESCRIPTION: Final = """\
 Relay connections, and tell the destination in a PROXY protocol header who the
-client is. An address is HOST:PORT, ssl://HOST:PORT or unix:PATH, with options
-after a question mark: accept=detect&trusted=::1 for a source behind another
-proxy, pp=v1 for a destination that wants version 1, cert=FILE for TLS.
+client is. An address is HOST:PORT, ssl://HOST:PORT or unix:PATH, to listen on
+also systemd:NAME, with options after a question mark: accept=detect&trusted=::1
+for a source behind another proxy, pp=v1 for a destination that wants version 1,
+transparent=yes for one that knows no headers, cert=FILE for TLS.
 """
 _EXAMPLES: Final = """\
 examples:
   %(prog)s --service :80 app.internal:8080
   %(prog)s --service 'ssl://:443?cert=s.pem' 'app:8080?pp=v1'
   %(prog)s --service ':80?accept=detect&trusted=::1' unix:/app
+  %(prog)s --services services.toml --metrics 9100
 """
 _METRICS_BACKLOG: Final = 16
 
@@ -89,7 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         add(name, type=kind, default=default, metavar="SECONDS", help=f"{text} (%(default)s)")
     add("--workers", type=_workers, default=1, metavar="N", help="processes that share the work (%(default)s)")
-    add("--metrics", metavar="[HOST:]PORT", help="where to serve metrics for Prometheus; without a host, on 127.0.0.1")
+    metrics_help = "where to serve metrics for Prometheus, and /healthz; without a host, on 127.0.0.1"
+    add("--metrics", metavar="[HOST:]PORT", help=metrics_help)
 
 
 def run(options: argparse.Namespace) -> int:

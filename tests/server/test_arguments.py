@@ -11,7 +11,7 @@ from proxyprotocol.server.main import main
 from tests.interop._certificates import Certificates
 from tests.server.relays import Relaying
 
-FORM = "is not an address such as HOST:PORT, ssl://HOST:PORT or unix:PATH"
+FORM = "is not an address such as HOST:PORT, ssl://HOST:PORT, unix:PATH or systemd:NAME"
 HELP = "(see proxyprotocol-server --help)"
 TLV = (
     "drop, none, pass:TYPE+TYPE, TYPE:VALUE and unique-id, authority, alpn, ssl, client-cert, ext, with commas between "

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ class Configured:
     def run(self, workers: str, *arguments: str, **keywords: Any) -> Server:
         arguments = ("--services", str(self.path), "--workers", workers, *arguments)
         self.server = self._start.program("proxyprotocol.server.main", *arguments, **keywords)
+        self.server.wait_for_line("Reads", int(workers))
+        return self.server
+
+    def run_without(self, workers: str, *service: str) -> Server:
+        """Start the relay without a file."""
+        self.server = self._start.program("proxyprotocol.server.main", "--service", *service, "--workers", workers)
         self.server.wait_for_line("Reads", int(workers))
         return self.server
 
@@ -185,6 +192,36 @@ def test_a_broken_file_keeps_the_old_services_and_the_log_says_why(
     configured.write((f"127.0.0.1:{port}", backend.address))
     configured.reload()
     assert server.end() == 0
+
+
+def open_files(server: Server) -> list[int]:
+    """Return how many files each worker has open."""
+    return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in children(server)]
+
+
+@pytest.mark.parametrize("broken", [True, False], ids=["broken", "none"])
+def test_a_worker_opens_nothing_for_sighup_without_a_change(
+    configured: Configured, relaying: Relaying, broken: bool
+) -> None:
+    backend, (old, new) = relaying.backend(), free_ports(2)
+    configured.write((f"127.0.0.1:{old}", backend.address))
+    if broken:
+        server = configured.run("2")
+        configured.write((f"127.0.0.1:{old}", backend.address), (f"127.0.0.1:{new}", backend.address))
+        configured.reload()
+        server.wait_for_line(f"Reads .* 127.0.0.1:{new}", 2)
+        configured.path.write_text("broken")
+    else:
+        server = configured.run_without("2", f"127.0.0.1:{old}", backend.address)
+    before = open_files(server)
+    lines = server.log.count("Listening on")
+    for _ in range(3):
+        server.process.send_signal(signal.SIGHUP)
+        time.sleep(0.1)  # without a file, nothing tells when it is over
+    assert ask(old, backend) == b"hello"
+    wait_for(lambda: open_files(server) == before)
+    assert server.log.count("Listening on") == lines
+    assert "topped listening" not in server.log
 
 
 def test_a_wrong_file_ends_the_start_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,6 +60,7 @@ class Services:
         self._opened: list[_Place] = []  # the last time
         self._unused: list[_Place] = []
         self.reload()
+        self._opened = []  # the workers inherit them
 
     @property
     def names(self) -> list[str]:
@@ -76,6 +77,7 @@ class Services:
         Raises:
             ProgramError: Something is wrong. Then nothing has changed.
         """
+        self._opened = []
         before = {texts: service for texts, service, _ in self._entries}
         spare, opened = self._places(), list[_Place]()
         entries: list[tuple[_Texts, Service, _Place]] = []
