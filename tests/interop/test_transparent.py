@@ -58,26 +58,35 @@ class Network:
             grpc = Program(application("grpc_server", f"127.0.0.1:{GRPC}", f"[::1]:{GRPC}"), directory)
             stack.callback(grpc.stop)
             ports_in_the_log(grpc, 2)
-            self.plain = stack.enter_context(socket.create_server(("127.0.0.1", PLAIN)))
-            self.plain.settimeout(PATIENCE)
+            self.plain = {
+                8003: stack.enter_context(socket.create_server(("127.0.0.1", PLAIN))),
+                8006: stack.enter_context(socket.create_server(("::1", PLAIN), family=socket.AF_INET6)),
+            }
             services = []
             for number, to in enumerate((f"localhost:{HTTP}", f"localhost:{GRPC}", f"127.0.0.1:{PLAIN}")):
                 source = f"127.0.0.1:{8001 + number}?accept=detect&trusted=127.0.0.1"
                 services += ["--service", source, f"{to}?transparent=yes"]
             services += ["--service", "127.0.0.1:8004", f"127.0.0.1:{PLAIN}?transparent=yes"]
             services += ["--service", "127.0.0.1:8005?accept=v1&trusted=any", f"[::1]:{HTTP}?transparent=yes"]
+            services += ["--service", "127.0.0.1:8006?accept=v2&trusted=any", f"[::1]:{PLAIN}?transparent=yes"]
+            services += [
+                "--service",
+                "127.0.0.1:8007?accept=v1&trusted=any",
+                f"127.0.0.1:{PLAIN}?transparent=yes&pp=v1",
+            ]
             self.relay = Server(services, directory)
             stack.callback(self.relay.end)
-            self.relay.wait_for_line("Listening on", 5)
+            self.relay.wait_for_line("Listening on", 7)
 
     def connect(self, port: int) -> socket.socket:
         with self.namespace.inside():
             return socket.create_connection(("127.0.0.1", port), PATIENCE)
 
-    def accept(self) -> tuple[socket.socket, Any]:
-        sock, peer = self.plain.accept()
+    def accept(self, port: int = 8003) -> tuple[socket.socket, Any]:
+        self.plain[port].settimeout(PATIENCE)
+        sock, peer = self.plain[port].accept()
         sock.settimeout(PATIENCE)
-        return sock, peer
+        return sock, peer[:2]
 
     def refuse(self, data: bytes, reason: str, port: int = 8003) -> None:
         """Send a header, which the relay must refuse."""
@@ -163,15 +172,28 @@ def test_a_client_on_this_machine_and_a_health_check_keep_their_address_but_not_
                 assert peer[1] != client.getsockname()[1]
 
 
-def test_a_client_gets_another_port_while_its_own_is_taken(network: Network) -> None:
-    with network.connect(8003) as first, network.connect(8003) as second:
-        first.sendall(V4[0])
-        one, peer = network.accept()
-        assert peer == V4[1]
-        second.sendall(V4[0])
-        two, peer = network.accept()
-        assert peer[0] == V4[1].host
-        assert peer[1] != V4[1].port
+def test_a_destination_that_asks_for_a_header_gets_both(network: Network) -> None:
+    with network.connect(8007) as client:
+        client.sendall(V4[0] + b"hello")
+        server, peer = network.accept()
+        with server:
+            assert peer == V4[1]
+            assert server.recv(100) == V4[0] + b"hello"
+
+
+@pytest.mark.parametrize(("port", "header"), [(8003, V4), (8006, V6)], ids=["IPv4", "IPv6"])
+def test_a_client_gets_another_port_while_its_own_is_taken(
+    network: Network, port: int, header: tuple[bytes, Address]
+) -> None:
+    data, (host, number) = header
+    with network.connect(port) as first, network.connect(port) as second:
+        first.sendall(data)
+        one, peer = network.accept(port)
+        assert peer == (host, number)
+        second.sendall(data)
+        two, peer = network.accept(port)
+        assert peer[0] == host
+        assert peer[1] != number
         one.close()
         two.close()
 
@@ -194,6 +216,23 @@ def test_an_ipv4_client_cannot_reach_an_ipv6_server(network: Network) -> None:
     network.refuse(V4[0], r"cannot connect to \[::1\]:9001: \[::1\]:9001 is of another family than 203.0.113.7", 8005)
 
 
+def test_without_the_routes_the_log_says_what_to_look_at(tmp_path: Path) -> None:
+    namespace = Namespace([])
+    service = ["--service", "127.0.0.1:8001?accept=v1&trusted=any", f"127.0.0.1:{PLAIN}?transparent=yes"]
+    with namespace.inside(), socket.create_server(("127.0.0.1", PLAIN)):
+        relay = Server([*service, "--connect-timeout", "0.2"], tmp_path)
+        relay.wait_for_line("Reads")
+        with socket.create_connection(("127.0.0.1", 8001), PATIENCE) as client:
+            client.sendall(V4[0])
+            assert client.recv(1) == b""
+    relay.wait_for_line(
+        r"cannot connect to 127.0.0.1:9003: it did not answer within 0.2 seconds; are its answers to 203.0.113.7 "
+        r"routed to this machine\?"
+    )
+    assert relay.end() == 0
+    namespace.close()
+
+
 def test_without_the_capability_the_relay_does_not_start() -> None:
     command = [sys.executable, "-m", "proxyprotocol.server.main", "--service", ":0", "127.0.0.1:1?transparent=yes"]
     limits = [find_program("setpriv"), "--bounding-set=-all", "--inh-caps=-all"]
@@ -206,13 +245,13 @@ def test_without_the_capability_the_relay_does_not_start() -> None:
 
 
 def test_the_smaller_capability_is_enough_and_a_low_port_becomes_another(network: Network, tmp_path: Path) -> None:
-    service = ["--service", "127.0.0.1:8006?accept=v1&trusted=any", f"127.0.0.1:{PLAIN}?transparent=yes"]
+    service = ["--service", "127.0.0.1:8008?accept=v1&trusted=any", f"127.0.0.1:{PLAIN}?transparent=yes"]
     limits = [find_program("setpriv"), "--bounding-set=-all,+net_raw", "--inh-caps=-all"]
     with network.namespace.inside():
         relay = Program([*limits, sys.executable, "-m", "proxyprotocol.server.main", *service], tmp_path)
     try:
         wait_for(lambda: "Reads version 1" in relay.errors())
-        with network.connect(8006) as client:
+        with network.connect(8008) as client:
             client.sendall(b"PROXY TCP4 203.0.113.7 198.51.100.2 443 2000\r\n")
             server, peer = network.accept()
             server.close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,6 +82,28 @@ def test_the_relay_listens_on_a_socket_of_systemd(
     waiting.sendall(b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n")
     activate("mail:web", [other, listener], "--service", *service)
     assert backend.accept().result is not None
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_socket_of_systemd_may_leave_the_file_and_come_back(
+    activate: Start, relaying: Relaying, listener: socket.socket, tmp_path: Path, workers: str
+) -> None:
+    backend, file = relaying.backend(), tmp_path / "services.toml"
+
+    def write(*sources: str) -> None:
+        tables = (f'[[service]]\nsource = "{source}"\ndestination = "{backend.address}"\n' for source in sources)
+        file.write_text("".join(tables))
+
+    write("systemd:web?accept=v1&trusted=any")
+    relay = activate("web", [listener], "--services", str(file), "--workers", workers)
+    ask(listener.getsockname(), backend)
+    for number, sources in enumerate((["127.0.0.1:0"], ["127.0.0.1:0", "systemd:web?accept=v1&trusted=any"]), 1):
+        write(*sources)
+        os.kill(relay.pid, signal.SIGHUP)
+        while relay.errors().count("again: services: ") < number:
+            assert relay.running()
+            time.sleep(0.01)
+    ask(listener.getsockname(), backend)
 
 
 def test_several_sockets_may_have_one_name_and_a_path_stays(
