@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 from proxyprotocol.dnsbl import Dnsbl
 from proxyprotocol.server._process.program import ArgumentParser, ProgramError, escape, number, run_program
@@ -45,6 +45,7 @@ examples:
   %(prog)s --services services.toml --metrics 9100
 """
 _METRICS_BACKLOG: Final = 16
+_AGAIN: Final = 1.0  # seconds until a worker tries again what its parent could do
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,6 +136,7 @@ class _Program:
         self._metrics = _listen_for_metrics(options.metrics)
         self._services = Services(options.service, options.services, options.workers)
         self._counters = metrics.Counters(options.workers, self._services.names)
+        self._listing: list[Any] = []  # the last of the parent
 
     def run(self) -> int:
         if self._options.workers == 1:
@@ -212,6 +214,7 @@ class _Program:
         relay.serve(self._services.of(worker))
         reloads = loop.create_task(self._reload_when(hangup, ending, relay))
         await ending.wait()
+        self._listing = []
         relay.stop_listening()
         # several workers share the path of a UNIX socket: their parent removes it
         self._services.close(remove=parent is None)
@@ -244,19 +247,27 @@ class _Program:
                 elif word == "open":
                     self._services.take(what, descriptors)
                 elif word == "serve":
-                    try:
-                        self._services.follow(what)
-                    except ValueError as error:
-                        _log.error("This worker keeps its old services: %s", escape(str(error)))
-                    else:
-                        relay.serve(self._services.of(worker))
-                        self._services.close_unused(remove=False)
-                    relay.reload()
+                    self._listing = what
+                    self._follow(what, relay, worker)
                 else:
                     end()
         except EOFError:  # the parent is gone
             relay.loop.remove_reader(parent)
             end()
+
+    def _follow(self, listing: list[Any], relay: Relay, worker: int) -> None:
+        """Serve what the parent has listed, unless it has listed something else since."""
+        if listing is not self._listing:
+            return
+        try:
+            self._services.follow(listing)
+        except ValueError as error:  # a file has changed since the parent read it, and may be half-written
+            _log.error("This worker keeps its old services, and tries again: %s", escape(str(error)))
+            relay.loop.call_later(_AGAIN, self._follow, listing, relay, worker)
+        else:
+            relay.serve(self._services.of(worker))
+            self._services.close_unused(remove=False)
+        relay.reload()
 
 
 def _listen_for_metrics(where: str | None) -> list[socket.socket]:

@@ -194,6 +194,54 @@ def test_a_broken_file_keeps_the_old_services_and_the_log_says_why(
     assert server.end() == 0
 
 
+FAILS_ONCE = """
+import os, proxyprotocol.server._process.services as services
+real, parent, failed = services.parse_service, os.getpid(), []
+def parse(*texts):
+    if os.getpid() != parent and not failed:
+        failed.append(texts)
+        raise ValueError("cert=site.pem cannot be read")
+    return real(*texts)
+services.parse_service = parse
+"""
+
+
+def test_a_worker_that_finds_a_file_half_written_tries_again(configured: Configured, relaying: Relaying) -> None:
+    backend, (old, new) = relaying.backend(), free_ports(2)
+    configured.write((f"127.0.0.1:{old}", backend.address))
+    server = configured.run("2", before=FAILS_ONCE)
+    configured.write((f"127.0.0.1:{new}", backend.address))
+    configured.reload()
+    server.wait_for_line("This worker keeps its old services, and tries again: cert=site.pem cannot be read", 2)
+    assert ask(old, backend) == b"hello"
+    server.wait_for_line(f"Reads .* 127.0.0.1:{new}", 2)
+    for _ in range(4):
+        assert ask(new, backend) == b"hello"
+    assert refused(("127.0.0.1", old))
+
+
+SLOW_NAMES = """
+import socket, time
+real = socket.getaddrinfo
+def slow(host, *arguments, **keywords):
+    if host == "slow.example":
+        time.sleep(60)
+    return real(host, *arguments, **keywords)
+socket.getaddrinfo = slow
+"""
+
+
+def test_connections_go_on_while_a_name_in_the_file_is_looked_up(configured: Configured, relaying: Relaying) -> None:
+    backend, (port,) = relaying.backend(), free_ports(1)
+    configured.write((f"127.0.0.1:{port}", backend.address))
+    server = configured.run("1", before=SLOW_NAMES)
+    configured.write((f"127.0.0.1:{port}", backend.address), ("slow.example:0", backend.address))
+    server.process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)  # let the look-up begin; it leaves no sign
+    assert ask(port, backend) == b"hello"
+    assert server.end() == 0
+
+
 def open_files(server: Server) -> list[int]:
     """Return how many files each worker has open."""
     return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in children(server)]
