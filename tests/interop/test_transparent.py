@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Network:
                 services += ["--service", source, f"{to}?transparent=yes"]
             services += ["--service", "127.0.0.1:8004", f"127.0.0.1:{PLAIN}?transparent=yes"]
             services += ["--service", "127.0.0.1:8005?accept=v1&trusted=any", f"[::1]:{HTTP}?transparent=yes"]
-            services += ["--service", "127.0.0.1:8006?accept=v2&trusted=any", f"[::1]:{PLAIN}?transparent=yes"]
+            services += ["--service", "127.0.0.1:8006?accept=detect&trusted=any", f"[::1]:{PLAIN}?transparent=yes"]
             services += [
                 "--service",
                 "127.0.0.1:8007?accept=v1&trusted=any",
@@ -202,14 +203,35 @@ def test_a_client_gets_another_port_while_its_own_is_taken(
     ("header", "reason"),
     [
         (b"PROXY TCP4 0.0.0.0 0.0.0.0 1 2\r\n", "transparent=yes cannot connect from 0.0.0.0, which is not the"),
+        (b"PROXY TCP6 ::ffff:0.0.0.0 ::1 1 2\r\n", "transparent=yes cannot connect from 0.0.0.0, which is not the"),
         (b"PROXY TCP4 224.0.0.1 1.1.1.1 1 2\r\n", "transparent=yes cannot connect from 224.0.0.1, which is not the"),
         (V6[0], "cannot connect to 127.0.0.1:9003: 127.0.0.1:9003 is of another family than 2001:db8::1, the client"),
         (v2(PROXY, 0x31, b"/a".ljust(216, b"\0")), "transparent=yes needs a client with an IP address"),
     ],
-    ids=["unspecified", "multicast", "family", "unix"],
+    ids=["unspecified", "mapped", "multicast", "family", "unix"],
 )
 def test_a_client_without_a_usable_address_is_refused(network: Network, header: bytes, reason: str) -> None:
     network.refuse(header, reason)
+
+
+@pytest.mark.parametrize(
+    ("port", "host"),
+    [(8003, host) for host in ("0.1.2.3", "240.0.0.1", "255.255.255.254", "169.254.1.1", "127.1.2.3", "10.0.0.0")]
+    + [(8006, host) for host in ("fe80::1", "::2", "::7f00:1", "2002::1", "fc00::", "64:ff9b::1")],
+)
+def test_an_odd_address_is_the_clients_or_refused_and_never_becomes_another(
+    network: Network, port: int, host: str
+) -> None:
+    with network.connect(port) as client:
+        client.sendall(f"PROXY TCP{6 if ':' in host else 4} {host} {host} 5 6\r\n".encode())
+        network.plain[port].settimeout(0.3)
+        try:
+            server, peer = network.plain[port].accept()
+        except TimeoutError:
+            assert client.recv(1) == b""
+        else:
+            server.close()
+            assert ip_address(peer[0]) == ip_address(host)
 
 
 def test_an_ipv4_client_cannot_reach_an_ipv6_server(network: Network) -> None:

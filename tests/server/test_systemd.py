@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import socket
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from proxyprotocol.server import parse_service
+from proxyprotocol.server.main import make_parser
 from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.interop._programs import Program, wait_for
 from tests.server.relays import PATIENCE, Backend, Relaying, receive_all
@@ -179,6 +183,15 @@ def test_a_socket_that_systemd_has_not_passed_is_a_sentence(
     relay = activate(names, [listener], *services)
     wait_for(lambda: not relay.running())
     assert relay.errors().startswith(f"proxyprotocol-server: {sentence}")
+
+
+def test_the_unit_names_a_service_that_is_right(project_root: Path) -> None:
+    folder = project_root / "examples" / "systemd"
+    unit = (folder / "proxyprotocol-server.service").read_text().replace("\\\n", "")
+    (command,) = re.findall("^ExecStart=(.*)$", unit, re.MULTILINE)
+    (addresses,) = make_parser().parse_args(shlex.split(command)[1:]).service
+    name = parse_service(*addresses).source.address.passed
+    assert f"FileDescriptorName={name}\n" in (folder / "proxyprotocol-server.socket").read_text()
 
 
 def test_a_socket_that_does_not_listen_is_a_sentence(activate: Start, relaying: Relaying) -> None:
