@@ -159,8 +159,8 @@ class _Program:
         try:
             summary = self._services.reload()
             self._counters.add(self._services.names)
-        except ProgramError as error:
-            _log.error("The old services stay: %s", escape(str(error)))
+        except Exception as error:  # whatever it is, the relay goes on; only what nobody expects has a traceback
+            _log.error("The old services stay: %s", escape(str(error)), exc_info=not isinstance(error, ProgramError))
             return False
         _log.info("Read %s again: services: %s", self._options.services, summary)
         return True
@@ -207,7 +207,7 @@ class _Program:
             for number in ENDING:
                 loop.add_signal_handler(number, end)
         else:
-            loop.add_reader(parent, self._obey, parent, relay, worker, end)
+            loop.add_reader(parent, self._obey, parent, relay, worker, end, ending)
         let_through()
         if self._metrics and not worker:
             await metrics.serve(self._metrics, self._counters, lambda: not ending.is_set())
@@ -238,7 +238,7 @@ class _Program:
                 self._services.close_unused()
             relay.reload()
 
-    def _obey(self, parent: Parent, relay: Relay, worker: int, end: Callable[[], None]) -> None:
+    def _obey(self, parent: Parent, relay: Relay, worker: int, end: Callable[[], None], ending: asyncio.Event) -> None:
         """Follow the orders of the parent, in a worker."""
         try:
             for (word, what), descriptors in parent.read():
@@ -253,7 +253,7 @@ class _Program:
                     end()
         except EOFError:  # the parent is gone
             relay.loop.remove_reader(parent)
-            end()
+            ending.set()
 
     def _follow(self, listing: list[Any], relay: Relay, worker: int) -> None:
         """Serve what the parent has listed, unless it has listed something else since."""

@@ -162,6 +162,7 @@ BROKEN = {
     "[[service]": r"services.toml is not TOML: .* \(at line 1, column 10\)",
     "": r"services.toml has no service: write \[\[service\]\], and source = and destination = below it",
     "\xff": "services.toml is not TOML: .*",
+    "a=" + "[" * 100_000: "services.toml is not TOML: .*",
     "[[services]]": r"services.toml: unknown key services; did you mean service\?",
     "service = [1]": r"services.toml: service 1: write \[\[service\]\], and source = ",
     '[[service]]\nsource=":1"\ndestnation="b:1"': r"service 1: unknown key destnation; did you mean destination\?",
@@ -270,6 +271,34 @@ def test_a_worker_opens_nothing_for_sighup_without_a_change(
     wait_for(lambda: open_files(server) == before)
     assert server.log.count("Listening on") == lines
     assert "topped listening" not in server.log
+
+
+@every_count
+def test_an_error_that_nobody_expects_keeps_the_old_services_too(
+    configured: Configured, relaying: Relaying, workers: str
+) -> None:
+    backend, (port,) = relaying.backend(), free_ports(1)
+    configured.write((f"127.0.0.1:{port}", backend.address))
+    server = configured.run(workers, before=FAILS_LATER)
+    configured.write(("127.0.0.1:0", backend.address))
+    for count in (1, 2):
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_line("The old services stay: unheard of\n.*\n", count)
+    assert ask(port, backend) == b"hello"
+    assert server.end() == 0
+    server.log_file.write_text(server.log.replace("Traceback", "The traceback"))  # which is right here
+
+
+FAILS_LATER = """
+import proxyprotocol.server._process.services as services
+real, parsed = services.parse_service, []
+def parse(*texts):
+    if parsed:
+        raise RuntimeError("unheard of")
+    parsed.append(texts)
+    return real(*texts)
+services.parse_service = parse
+"""
 
 
 def test_a_wrong_file_ends_the_start_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

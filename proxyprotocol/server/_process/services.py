@@ -96,7 +96,7 @@ class Services:
                     raise ProgramError(f"{where}{error}") from None
                 entries.append((texts, service, place))
             _check_alone([place for *_, place in entries])
-        except ProgramError:
+        except BaseException:
             for place in opened:
                 place.close(remove=True)
             raise
@@ -200,7 +200,7 @@ def _read_tables(path: str) -> list[Any]:
             content = _toml.load(file)
     except OSError as error:
         raise ProgramError(describe_error(error)) from None
-    except ValueError as error:  # of TOML, or of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML or UTF-8, or too many brackets
         raise ProgramError(f"{path} is not TOML: {error}") from None
     for key in content:
         if key != "service":
