@@ -136,6 +136,11 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
     elif "untrusted" in options:
         raise ValueError(f"{spell('untrusted')} needs {spell('trusted')}, which names the proxies to trust")
     if "version" in options:
+        if options["version"].lower() == "spp":
+            raise ValueError(
+                f"{spell('version')} takes {OPTIONS['version']}: spp is only for datagrams, which take "
+                "pp=ProxyProtocolSPP() in code"
+            )
         keywords["pp"] = choose(spell("version"), options["version"], _VERSIONS)
     if choose(spell("ipv4_in_tcp6"), options.get("ipv4_in_tcp6", "no"), YES_NO):
         version = options.get("version", "detect").lower()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Final, TypeAlias
 
+from proxyprotocol._wire import spec
 from proxyprotocol.typing import SockAddr
 
 __all__ = [
@@ -34,7 +35,6 @@ Network: TypeAlias = (
 _Networks: TypeAlias = "dict[int, dict[int, set[int]]]"
 
 _SHOWN: Final = 5  # networks in a log line
-_IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class HeaderPolicy(Enum):
@@ -121,7 +121,7 @@ class TrustedProxies:
                 continue
             network = parse_network(text)
             # a network inside ::ffff:0:0/96 has at least its prefix length, for it has no host bits
-            packed = network.network_address.packed.removeprefix(_IPV4_MAPPED)
+            packed = network.network_address.packed.removeprefix(spec.IPV4_MAPPED)
             shift = network.max_prefixlen - network.prefixlen
             members = (excluded if text.startswith("!") else included)[len(packed)].setdefault(shift, set())
             members.add(int.from_bytes(packed, "big") >> shift)
@@ -151,7 +151,7 @@ class TrustedProxies:
             packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
         except (OSError, ValueError):
             return False
-        packed = packed.removeprefix(_IPV4_MAPPED)
+        packed = packed.removeprefix(spec.IPV4_MAPPED)
         number = int.from_bytes(packed, "big")
         for shift, members in self._excluded[len(packed)].items():
             if number >> shift in members:

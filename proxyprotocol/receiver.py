@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, NoReturn, Protocol, TypedDict
 
 from proxyprotocol._wire import spec
-from proxyprotocol.codec import ProxyProtocol, signature_begins
+from proxyprotocol.codec import ProxyProtocol, check_for_streams, signature_begins
 from proxyprotocol.errors import (
     ProxyProtocolError,
     ProxyProtocolHookError,
@@ -46,7 +46,7 @@ class Observation(Protocol):
     """What :class:`Metrics` count about one connection."""
 
     def accepted(self, version: str | None) -> object:
-        """Count an accepted connection: the version of its header, ``"v1"`` or ``"v2"``; None without a header."""
+        """Count an accepted connection: the version of its header (``"v1"``, ``"v2"``, ``"spp"``), or None."""
 
     def refused(self, code: RefusalCode) -> object:
         """Count a refusal."""
@@ -171,27 +171,39 @@ class Receiver:
         object.__setattr__(self, "min_header", parser.needed)
 
     @classmethod
-    def of(cls, receiver: Receiver | None, keywords: Mapping[str, Any], others: Iterable[str] = ()) -> Receiver:
+    def of(
+        cls,
+        receiver: Receiver | None,
+        keywords: Mapping[str, Any],
+        others: Iterable[str] = (),
+        *,
+        datagrams: bool = False,
+    ) -> Receiver:
         """Return the receiver of an adapter, which takes either ``receiver=`` or the keywords of this class.
 
         Args:
             receiver: The value of ``receiver=``; None if it was not given.
             keywords: The keywords for the receiver.
             others: The names of the adapter's own keywords, which an unknown keyword may mean.
+            datagrams: Whether the adapter receives datagrams rather than connections.
 
         Raises:
             TypeError: Both were given, or a keyword is unknown.
+            ValueError: The codec is only for datagrams, and the adapter is for connections.
         """
         if receiver is not None:
             if keywords:
                 given = ", ".join(f"{name}=" for name in sorted(keywords))
                 raise TypeError(f"receiver= already has all the rules: {given} cannot be given with it")
-            return receiver
-        names = [entry.name for entry in fields(cls) if entry.init]
-        for name in keywords:
-            if name not in names:
-                raise TypeError(describe_unknown("keyword", name, [*names, *others]))
-        return cls(**keywords)
+        else:
+            names = [entry.name for entry in fields(cls) if entry.init]
+            for name in keywords:
+                if name not in names:
+                    raise TypeError(describe_unknown("keyword", name, [*names, *others]))
+            receiver = cls(**keywords)
+        if not datagrams:
+            check_for_streams(receiver.codec)
+        return receiver
 
     def connection(self, peer: SockAddr, local: SockAddr) -> ReceiverConnection:
         """Start a connection.
@@ -412,6 +424,7 @@ class _WatchedConnection(ReceiverConnection):
             hook = "metrics"
             if self._observation is not None:
                 version = "v1" if spec.V1_SIGNATURE.startswith(self._first) else "v2"
+                version = "spp" if receiver.codec.for_datagrams else version
                 self._observation.accepted(None if result is None else version)
         except Exception as error:
             self.refuse(error if isinstance(error, ProxyProtocolError) else ProxyProtocolHookError(hook, error))

@@ -274,7 +274,7 @@ class ProxyProtocolMixIn(BaseServer):
 
     def _renew_listener(self) -> None:
         self._pid = os.getpid()
-        self._listener = Listener(self.receiver, logging_to(_log), ThreadClock())
+        self._listener = Listener(Receiver.of(self.receiver, {}), logging_to(_log), ThreadClock())
 
     def _in_this_process(self) -> Listener:
         """Return the listener, a new one after a fork: the old one waits for threads that only the parent has."""

@@ -25,6 +25,7 @@ from proxyprotocol.messages import describe_refusal, spell_keyword
 from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies, describe_networks
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.result import describe_address
+from proxyprotocol.spp import ProxyProtocolSPP
 from proxyprotocol.typing import SockAddr
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
@@ -233,6 +234,8 @@ def describe_start(receiver: Receiver) -> tuple[int, str]:
 def _describe_codec(receiver: Receiver) -> str:
     codec = receiver.codec
     codecs = codec.versions if isinstance(codec, ProxyProtocolDetect) else [codec]
+    if isinstance(codec, ProxyProtocolSPP):
+        return "Simple Proxy Protocol"
     numbers = {ProxyProtocolV1: "1", ProxyProtocolV2: "2"}
     known = sorted({numbers[kind] for kind in map(type, codecs) if kind in numbers})
     return f"version {' and '.join(known)}" if known else f"{type(codec).__name__}"
