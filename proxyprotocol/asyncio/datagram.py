@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from proxyprotocol._adapters.deadlines import LoopClock
 from proxyprotocol._adapters.facts import AF_UNIX, extra_info
 from proxyprotocol._adapters.listener import Listener, logging_to
+from proxyprotocol._adapters.overlay import Overlay
 from proxyprotocol._adapters.refusals import describe_lost_answer
 from proxyprotocol.asyncio.keywords import call_loop
-from proxyprotocol.asyncio.transport import Overlay
 from proxyprotocol.asyncio.typing import DatagramKeywords, ProtocolT
 from proxyprotocol.datagram import DEFAULT_CLIENT_TIMEOUT, DEFAULT_MAX_CLIENTS, DatagramReceiver
 from proxyprotocol.errors import ProxyProtocolError

@@ -13,8 +13,8 @@ from anyio.abc import Listener as AnyListener
 
 from proxyprotocol._adapters.deadlines import LoopClock, in_time
 from proxyprotocol._adapters.listener import Listener, logging_to
-from proxyprotocol.asyncio.sockets import covered
-from proxyprotocol.asyncio.transport import ClientSocket, Overlay
+from proxyprotocol._adapters.overlay import ClientSocket, Overlay
+from proxyprotocol._adapters.settings import covered
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult

@@ -16,10 +16,11 @@ from tornado.tcpserver import TCPServer
 
 from proxyprotocol._adapters.deadlines import LoopClock, check_seconds, in_time
 from proxyprotocol._adapters.listener import Listener, logging_to
+from proxyprotocol._adapters.overlay import ClientSocket
 from proxyprotocol._adapters.refusals import describe_late_handshake
+from proxyprotocol._adapters.settings import covered
 from proxyprotocol._wire import spec
-from proxyprotocol.asyncio.sockets import covered, receive_header
-from proxyprotocol.asyncio.transport import ClientSocket
+from proxyprotocol.asyncio.sockets import receive_header
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.typing import SockAddr
