@@ -37,7 +37,7 @@ from proxyprotocol.twisted.typing import ProtocolFactory, TimeSource
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["ProxyProtocolWrapper", "ProxyProtocolWrapperFactory"]
+__all__ = ["ProxyProtocolWrapper", "ProxyProtocolWrapperFactory", "reads_header"]
 
 # Looked at first, because asking each connection for a second header took 3 % of the time for a header.
 _FIRST_BYTES: Final = spec.V1_SIGNATURE[:1] + spec.V2_SIGNATURE[:1]
@@ -251,11 +251,8 @@ class ProxyProtocolWrapperFactory(WrappingFactory, ServerFactory):  # a ServerFa
     ) -> None:
         if isinstance(wrapped_factory, type) or not hasattr(wrapped_factory, "buildProtocol"):
             raise TypeError(f"wrapped_factory must be a factory, which builds protocols, not {wrapped_factory!r}")
-        inner: Any = wrapped_factory
-        while inner is not None:
-            if isinstance(inner, (ProxyProtocolWrapperFactory, HAProxyWrappingFactory)):
-                raise TypeError(describe_second_header("The factory"))
-            inner = getattr(inner, "wrappedFactory", None)
+        if reads_header(wrapped_factory, (ProxyProtocolWrapperFactory, HAProxyWrappingFactory)):
+            raise TypeError(describe_second_header("The factory"))
         tls_timeout = check_seconds("tls_timeout", tls_timeout)
         #: The log of the connections, and the receiver that they use.
         self.listener: Listener = Listener(
@@ -290,3 +287,12 @@ class ProxyProtocolWrapperFactory(WrappingFactory, ServerFactory):  # a ServerFa
         self.listener.stop()
         for wrapper in self._headers.close():
             wrapper.abort()
+
+
+def reads_header(factory: Any, kinds: tuple[type, ...] = (ProxyProtocolWrapperFactory,)) -> bool:
+    """Return whether a factory, or one that it wraps, is of one of these kinds, which read a header."""
+    while factory is not None:
+        if isinstance(factory, kinds):
+            return True
+        factory = getattr(factory, "wrappedFactory", None)
+    return False
