@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from twisted.internet.posixbase import PosixReactorBase
 
 from proxyprotocol._adapters.settings import UNIX, covered, process_settings, startup_failure
 from proxyprotocol.twisted import ProxyProtocolWrapperFactory
 from proxyprotocol.twisted.factory import reads_header
-from proxyprotocol.twisted.transport import local_address
+from proxyprotocol.twisted.transport import emit, local_address
 
 __all__ = ["switch_on"]
+
+_PORTS_SETTLE: Final = 5.0  # seconds after which an application has opened the ports that it opens at its start
 
 
 @functools.cache
@@ -41,10 +44,15 @@ def switch_on() -> None:
     settings, base = process_settings(), cast(Any, PosixReactorBase)
     tcp, ssl, unix, adopt = base.listenTCP, base.listenSSL, base.listenUNIX, base.adoptStreamPort
 
-    def listen(listener: Any, factory: Any, open_port: Callable[[Any], Any], tls: Any = None) -> Any:
+    def covers(reactor: Any, listener: Any) -> bool:
+        if settings.ports and not settings.heard:
+            reactor.callLater(_PORTS_SETTLE, settings.check_ports, _Log)
+        return settings.covers(listener)
+
+    def listen(covered_port: bool, factory: Any, open_port: Callable[[Any], Any], tls: Any = None) -> Any:
         if reads_header(factory):
             port = open_port(factory)
-        elif not settings.covers(listener):
+        elif not covered_port:
             return open_port(factory)
         else:
             wrapper = ProxyProtocolWrapperFactory(
@@ -57,19 +65,28 @@ def switch_on() -> None:
         return port
 
     def listenTCP(self: Any, port: Any, factory: Any, *rest: Any, **keywords: Any) -> Any:
-        return listen(port, factory, lambda wrapper: tcp(self, port, wrapper, *rest, **keywords))
+        return listen(covers(self, port), factory, lambda wrapper: tcp(self, port, wrapper, *rest, **keywords))
 
     def listenSSL(self: Any, port: Any, factory: Any, contextFactory: Any, *rest: Any, **keywords: Any) -> Any:
-        if reads_header(factory) or not settings.covers(port):
+        if reads_header(factory) or not covers(self, port):
             return ssl(self, port, factory, contextFactory, *rest, **keywords)  # which calls listenTCP
-        return listen(port, factory, lambda wrapper: tcp(self, port, wrapper, *rest, **keywords), contextFactory)
+        return listen(True, factory, lambda wrapper: tcp(self, port, wrapper, *rest, **keywords), contextFactory)
 
     def listenUNIX(self: Any, address: Any, factory: Any, *rest: Any, **keywords: Any) -> Any:
-        return listen(UNIX, factory, lambda wrapper: unix(self, address, wrapper, *rest, **keywords))
+        return listen(covers(self, UNIX), factory, lambda wrapper: unix(self, address, wrapper, *rest, **keywords))
 
     def adoptStreamPort(self: Any, fileDescriptor: int, addressFamily: Any, factory: Any) -> Any:
         with socket.socket(fileno=os.dup(fileDescriptor)) as listener:
-            return listen(listener, factory, lambda wrapper: adopt(self, fileDescriptor, addressFamily, wrapper))
+            covered_port = covers(self, listener)
+        return listen(covered_port, factory, lambda wrapper: adopt(self, fileDescriptor, addressFamily, wrapper))
 
     for method in (listenTCP, listenSSL, listenUNIX, adoptStreamPort):
         setattr(base, method.__name__, method)
+
+
+class _Log:
+    """Writes a warning, as a logger of the standard library takes it, to Twisted's log."""
+
+    @staticmethod
+    def warning(text: str, *values: object) -> None:
+        emit(logging.WARNING, text % values, {})
