@@ -243,10 +243,7 @@ class DatagramReceiver:
             header, otherwise None, because a forger may have put this address into a header. None too if the proxy is
             on an unnamed UNIX socket. Send nothing to None.
         """
-        known = self._find(client, now)
-        if known is None:
-            return client if self._direct else None
-        return known.sender
+        return self.reply(b"", client, now)[1]
 
     def reply(self, data: bytes, client: SockAddr, now: float) -> tuple[bytes, SockAddr]:
         """Return an answer as it goes on the wire, with the header that its proxy demands, and where to send it.

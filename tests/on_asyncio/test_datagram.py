@@ -44,6 +44,9 @@ def test_an_ipv6_socket_serves_clients_of_either_family(run: Run) -> None:
                 assert await proxy.ask(HEADER6 + b"a", HEADER + b"b") == [b"re: a", b"re: b"]
                 assert await proxy.ask(v2(LOCAL, 0x00) + b"c") == [b"re: c"]
                 assert app.datagrams == [(b"a", CLIENT6), (b"b", CLIENT), (b"c", proxy.sock.getsockname())]
+        async with listening(App(), "::1", pp=ProxyProtocolSPP(), trusted=["::1"]) as here:
+            with peer_of(here) as proxy:
+                assert await proxy.ask(SPP6 + b"a", SPP + b"b") == [SPP6 + b"re: a", SPP + b"re: b"]
 
     run(story)
 

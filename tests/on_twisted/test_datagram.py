@@ -78,6 +78,8 @@ def test_an_ipv6_port_serves_clients_of_both_families(reactor: Any) -> None:
         # Twisted's own write() from this port to the second client would raise an error
         assert await ask(reactor, proxy, HEADER6 + b"a", HEADER + b"b") == [b"re: a", b"re: b"]
         assert app.datagrams == [(b"a", CLIENT6), (b"b", CLIENT)]
+        proxy = peer_of(reactor, listen(reactor, App(), "::1", pp=ProxyProtocolSPP(), trusted=["::1"]))
+        assert await ask(reactor, proxy, SPP6 + b"a", SPP + b"b") == [SPP6 + b"re: a", SPP + b"re: b"]
 
     run(reactor, scenario())
 
