@@ -40,7 +40,8 @@ class ProxyProtocolDetect(ProxyProtocol):
     def __init__(self, *versions: ProxyProtocol) -> None:
         self.versions = versions or [ProxyProtocolV2(), ProxyProtocolV1()]
         for version in self.versions:
-            if version.for_datagrams:  # its few bytes could as well be an application's
+            # its few bytes could as well be an application's; "is True", because a mock has every attribute
+            if version.for_datagrams is True:
                 raise ValueError(f"{type(version).__name__} cannot be detected: use it alone, as pp=")
         # The first byte distinguishes versions 1 and 2. Other codecs answer is_valid().
         known = {_FIRST_BYTES.get(type(version), -1): version for version in self.versions}
