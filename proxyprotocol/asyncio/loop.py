@@ -77,9 +77,8 @@ class _State:
                 option = receiver.spell("ports")
                 raise ValueError(f"{option} takes port numbers and unix, with commas between them, not {port!r}")
         self.heard: set[str] = set()  # the ports of all listeners of the loop
-        # For connections that were accepted elsewhere. It has no name: we see only the addresses of connections.
+        # For connections that were accepted elsewhere. The first of them names it and logs its start line.
         self.elsewhere = Listener(receiver, logging_to(_log), LoopClock)
-        self._started_elsewhere = False
         # For applications that call sock_accept(): the log of each listener; its connections whose header has arrived,
         # or the error of accept(); the later transport of each connection; the tasks that read headers.
         self.listeners: MutableMapping[socket.socket, Listener] = WeakKeyDictionary()
@@ -123,12 +122,6 @@ class _State:
             listener = _UNIX if isinstance(name, (str, bytes)) else name[1]
         self.heard.add(str(listener))
         return str(listener) in self.ports
-
-    def start_elsewhere(self) -> None:
-        """Log once what is read from connections that were accepted elsewhere."""
-        if not self._started_elsewhere:
-            self._started_elsewhere = True
-            self.elsewhere.start()
 
     def check_ports(self) -> None:
         """Warn of ports where the loop was told to read headers, and does not listen."""
@@ -224,7 +217,6 @@ class _HeaderLoop(_AnyLoop):
             if not self._reads(sock) or isinstance(protocol_factory, ProxyProtocolFactory):
                 return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
             peer = sock.getpeername()
-            self._state.start_elsewhere()
             begun = await receive_header(sock, peer, self._state.elsewhere)
             if begun is None:
                 address = describe_address(peer)
