@@ -10,7 +10,7 @@ from proxyprotocol.errors import ProxyProtocolError, RefusalCode, drop_traceback
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["describe_refusal", "describe_unknown", "spell_keyword"]
+__all__ = ["describe_refusal", "describe_unknown", "find_similar", "spell_keyword"]
 
 # What to do about a refusal. The braces hold names of options, to be spelled as the user wrote them.
 _REMEDIES: Final[Mapping[RefusalCode, str]] = {
@@ -52,6 +52,17 @@ def describe_refusal(
     return f"Refused {what} from {describe_address(peer)}{where}: {error}{remedy and '; '}{remedy}"
 
 
+def find_similar(name: str, known: Collection[str], prefix: str = "") -> str | None:
+    """Return the known name that is most similar to *name*, from the arguments of :func:`describe_unknown`."""
+
+    def plain(text: str) -> str:
+        return text.lower().replace("_", "").removeprefix(prefix)
+
+    names = {plain(entry): entry for entry in known}
+    similar = difflib.get_close_matches(plain(name), names, 1)
+    return names[similar[0]] if similar else None
+
+
 def describe_unknown(what: str, name: str, known: Collection[str], prefix: str = "") -> str:
     """Return the sentence for an unknown name, with the most similar known one, or with all of them.
 
@@ -61,12 +72,5 @@ def describe_unknown(what: str, name: str, known: Collection[str], prefix: str =
         known: The known names.
         prefix: What all names begin with; it makes no name more similar to another.
     """
-
-    def plain(text: str) -> str:
-        return text.lower().replace("_", "").removeprefix(prefix)
-
-    names = {plain(entry): entry for entry in known}
-    similar = difflib.get_close_matches(plain(name), names, 1)
-    return f"unknown {what} {name}; " + (
-        f"did you mean {names[similar[0]]}?" if similar else f"known are {', '.join(known)}"
-    )
+    similar = find_similar(name, known, prefix)
+    return f"unknown {what} {name}; " + (f"did you mean {similar}?" if similar else f"known are {', '.join(known)}")

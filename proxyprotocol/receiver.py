@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import Any, NoReturn, Protocol, TypedDict
+from functools import wraps
+from typing import Any, NoReturn, Protocol, TypedDict, TypeVar
 
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol, signature_begins
@@ -22,7 +23,7 @@ from proxyprotocol.errors import (
 )
 from proxyprotocol.messages import describe_unknown, spell_keyword
 from proxyprotocol.parser import DETECT, HeaderParser
-from proxyprotocol.policy import ANY, HeaderPolicy, Network, PolicyCallable, TrustedProxies
+from proxyprotocol.policy import ANY, HeaderPolicy, Network, PolicyCallable, TrustedProxies, trusts_all
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
@@ -34,6 +35,8 @@ __all__ = [
     "ReceiverConnection",
     "ReceiverKeywords",
 ]
+
+_T = TypeVar("_T")
 
 _new_parser = HeaderParser.__new__
 # every connection needs these, and CPython 3.11 is slow to look up members of an enumeration
@@ -81,6 +84,27 @@ class ReceiverKeywords(LimitKeywords, total=False):
     pp: ProxyProtocol | None
 
 
+def _names_unknown_keywords(cls: type[_T]) -> type[_T]:
+    """Let the constructor of a dataclass say which keyword was probably meant."""
+    construct: Any = cls.__init__
+
+    @wraps(construct)
+    def checked(self: Any, *arguments: Any, **keywords: Any) -> None:
+        _check_keywords(cls, keywords)
+        construct(self, *arguments, **keywords)
+
+    cls.__init__ = checked  # type: ignore[method-assign]
+    return cls
+
+
+def _check_keywords(cls: Any, keywords: Iterable[str], others: Iterable[str] = ()) -> None:
+    names = [entry.name for entry in fields(cls) if entry.init]
+    for name in keywords:
+        if name not in names:
+            raise TypeError(describe_unknown("keyword", name, [*names, *others]))
+
+
+@_names_unknown_keywords
 @dataclass(frozen=True)
 class Receiver:
     """The rules for headers: codec, policy and limits. One object serves all connections of a server.
@@ -136,8 +160,12 @@ class Receiver:
         if self.pp is not None and not isinstance(self.pp, ProxyProtocol):
             raise TypeError(f"pp must be a codec, such as ProxyProtocolV2(), not {self.pp!r}")
         if isinstance(self.policy, type) or not (isinstance(self.policy, HeaderPolicy) or callable(self.policy)):
-            networks = isinstance(self.policy, (list, tuple, set, frozenset))
-            hint = f"; give networks as trusted={self.policy!r}" if networks else ""
+            hint = ""
+            if isinstance(self.policy, str) and self.policy.upper() in HeaderPolicy.__members__:
+                hint = f"; did you mean HeaderPolicy.{self.policy.upper()}?"
+            elif isinstance(self.policy, Iterable) and not isinstance(self.policy, type):
+                shown = repr(self.policy) if isinstance(self.policy, (str, Collection)) else "[...]"
+                hint = f"; give networks as trusted={shown}"
             raise TypeError(f"policy must be a HeaderPolicy or a function that returns one, not {self.policy!r}{hint}")
         if type(self.timeout) not in (int, float, type(None)):
             raise TypeError(f"timeout must be a number of seconds or None, not {self.timeout!r}")
@@ -156,11 +184,9 @@ class Receiver:
         if self.trusted is not None:
             if not isinstance(self.policy, HeaderPolicy):
                 raise TypeError("trusted= and a policy function both decide whom to trust: give one of the two")
-            if not (isinstance(self.trusted, str) and self.trusted.strip().lower() == ANY):
-                object.__setattr__(self, "policy", TrustedProxies(self.trusted, trusted=self.policy))
-                object.__setattr__(self, "trusted", None)
-            else:
-                object.__setattr__(self, "trusted", ANY)
+            policy = self.policy if trusts_all(self.trusted) else TrustedProxies(self.trusted, trusted=self.policy)
+            object.__setattr__(self, "policy", policy)
+            object.__setattr__(self, "trusted", ANY if policy is self.policy else None)
         parser = HeaderParser(self.pp, max_header=self.max_header)  # checks max_header
         watched = self.metrics is not None or any(hooks.values())
         # computed once, because every connection needs them
@@ -187,10 +213,7 @@ class Receiver:
                 given = ", ".join(f"{name}=" for name in sorted(keywords))
                 raise TypeError(f"receiver= already has all the rules: {given} cannot be given with it")
             return receiver
-        names = [entry.name for entry in fields(cls) if entry.init]
-        for name in keywords:
-            if name not in names:
-                raise TypeError(describe_unknown("keyword", name, [*names, *others]))
+        _check_keywords(cls, keywords, others)
         return cls(**keywords)
 
     def connection(self, peer: SockAddr, local: SockAddr) -> ReceiverConnection:
