@@ -128,7 +128,7 @@ class ProxyProtocolReader:
                 # Mostly asyncio.run() ends and cancels us. CPython 3.11 and 3.12 would log a traceback for each
                 # half-open connection if we raised again.
                 elif not isinstance(error, asyncio.CancelledError):
-                    raise  # the policy function raised
+                    raise
                 return
             stream = _give_back(reader, connection.trailing) if connection.trailing else reader
             # Not public: the stream has no other way to look at bytes without taking them.

@@ -184,9 +184,11 @@ class Receiver:
         if self.trusted is not None:
             if not isinstance(self.policy, HeaderPolicy):
                 raise TypeError("trusted= and a policy function both decide whom to trust: give one of the two")
-            policy = self.policy if trusts_all(self.trusted) else TrustedProxies(self.trusted, trusted=self.policy)
-            object.__setattr__(self, "policy", policy)
-            object.__setattr__(self, "trusted", ANY if policy is self.policy else None)
+            if trusts_all(self.trusted):
+                object.__setattr__(self, "trusted", ANY)
+            else:
+                object.__setattr__(self, "policy", TrustedProxies(self.trusted, trusted=self.policy))
+                object.__setattr__(self, "trusted", None)
         parser = HeaderParser(self.pp, max_header=self.max_header)  # checks max_header
         watched = self.metrics is not None or any(hooks.values())
         # computed once, because every connection needs them
@@ -225,15 +227,20 @@ class Receiver:
 
         Raises:
             ProxyProtocolUntrustedError: The policy is REJECT: drop the connection, read nothing.
-            TypeError: The policy function did not return a policy.
+            ProxyProtocolHookError: The policy function raised an exception, or did not return a policy.
         """
         # an __init__ would cost a twelfth of what a header costs on CPython 3.11
         connection = _WatchedConnection(self, peer) if self.watched else ReceiverConnection()
         policy: Any = self.policy
         if self._asks:  # isinstance() would cost more
-            policy = policy(peer, local)
-            if not isinstance(policy, HeaderPolicy):
-                raise TypeError(f"The policy function must return a HeaderPolicy, not {policy!r}")
+            try:
+                policy = policy(peer, local)
+                if not isinstance(policy, HeaderPolicy):
+                    raise TypeError(f"it must return a HeaderPolicy, not {policy!r}")
+            except Exception as error:
+                connection.refuse(
+                    error if isinstance(error, ProxyProtocolError) else ProxyProtocolHookError("policy", error)
+                )
         if policy is _REJECT:
             connection.refuse(ProxyProtocolUntrustedError(peer))
         connection._receiver = self

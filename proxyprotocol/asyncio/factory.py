@@ -153,9 +153,6 @@ class _Pending(asyncio.Protocol):
         except ProxyProtocolError as error:
             self._refuse(error)
             self.abort()
-        except BaseException:  # the policy function raised; the loop logs it
-            transport.abort()
-            raise
         else:
             if connection.begun:  # the policy or the codec expects no header
                 self._advance(connection.eof)

@@ -172,5 +172,5 @@ async def receive_header(sock: socket.socket, peer: SockAddr, listener: Listener
         elif isinstance(error, OSError):
             _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
         else:
-            raise  # the policy function raised, or this task was cancelled
+            raise  # this task was cancelled
     return None

@@ -94,9 +94,6 @@ class ProxyProtocolWrapper(Protocol):
             connection = self._connection = receiver.connection(peer, local)
         except ProxyProtocolError as error:
             self.refuse(error)
-        except BaseException:  # from the policy function; Twisted logs it, but would leave the connection open
-            abort(transport)
-            raise
         else:
             if connection.begun:
                 self._hand_over(connection)

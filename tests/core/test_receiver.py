@@ -31,6 +31,7 @@ from proxyprotocol import (
     is_local,
     is_unknown,
 )
+from proxyprotocol.errors import ProxyProtocolHookError, RefusalCode
 from proxyprotocol.messages import describe_refusal
 from proxyprotocol.result import describe_address
 from tests.vectors import (
@@ -307,10 +308,14 @@ def test_a_policy_function_that_raises_or_returns_no_policy_lets_no_peer_in() ->
     def broken(peer: Any, local: Any) -> HeaderPolicy:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        Receiver(policy=broken).connection(PEER, LOCAL)
+    told: list[Any] = []
+    with pytest.raises(ProxyProtocolHookError, match=r"The server's policy function raised ZeroDivisionError\(\)"):
+        Receiver(policy=broken, on_refused=lambda error, peer: told.append((error, peer))).connection(PEER, LOCAL)
+    assert [(error.code, type(error.error), peer) for error, peer in told] == [
+        (RefusalCode.HOOK, ZeroDivisionError, PEER)
+    ]
     for answer in (None, True, "skip"):
-        with pytest.raises(TypeError, match="must return a HeaderPolicy, not"):
+        with pytest.raises(ProxyProtocolHookError, match="must return a HeaderPolicy, not"):
             Receiver(policy=lambda peer, local, answer=answer: answer).connection(PEER, LOCAL)  # type: ignore[misc]
 
 
@@ -462,5 +467,6 @@ def test_a_wrong_policy_gets_a_hint(policy: Any, hint: str) -> None:
 
 def test_the_word_any_stands_alone_in_any_case() -> None:
     assert Receiver(trusted=" Any ").trusted == "any"
+    assert Receiver(trusted="::1").trusted is None
     with pytest.raises(ValueError, match="it means everybody, and stands alone"):
         Receiver(trusted=["Any"])

@@ -70,15 +70,23 @@ async def test_cancelling_the_task_during_the_application_aborts_nothing() -> No
 
 
 @in_a_loop
-async def test_a_policy_function_that_raises_lets_no_peer_in() -> None:
+async def test_a_policy_function_that_raises_lets_no_peer_in(caplog: pytest.LogCaptureFixture) -> None:
     def policy(peer: Any, local: Any) -> HeaderPolicy:
         raise ZeroDivisionError
 
-    reader, writer, transport = streams(fed(HEADER))
-    with pytest.raises(ZeroDivisionError):
-        await ProxyProtocolReader(policy=policy).get_callback(print)(reader, writer)
-    assert transport.aborted
-    assert await reader.read(100) == HEADER
+    callback = ProxyProtocolReader(policy=policy).get_callback(print)
+    for _ in range(12):
+        reader, writer, transport = streams(fed(HEADER))
+        await callback(reader, writer)
+        assert transport.aborted
+        assert await reader.read(100) == HEADER
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 10  # a traceback each
+    assert {record.exc_info and record.exc_info[0] for record in errors} == {ZeroDivisionError}
+    assert errors[0].getMessage() == (
+        "Refused a connection from 192.0.2.9:40000 on 192.0.2.254:443: The server's policy function raised "
+        "ZeroDivisionError()"
+    )
 
 
 @in_a_loop
