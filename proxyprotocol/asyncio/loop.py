@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -322,6 +323,8 @@ def _new_loop(base: type, keywords: Mapping[str, Any]) -> asyncio.AbstractEventL
 def _exit(sentence: str) -> SystemExit:
     """Print why there can be no loop, and return the exception: no server catches it to show a traceback."""
     print(sentence, file=sys.stderr)
+    # uvicorn and asyncio.run() have made the server's coroutine before they ask for a loop, and nobody runs it now
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
     stop = SystemExit(sentence)
     stop.code = _STARTUP_FAILURE  # otherwise Python would print the sentence again, and exit with status 1
     return stop
