@@ -264,6 +264,23 @@ def test_our_loops_say_it_of_each_listener(new_loop: Any, log: Log, monkeypatch:
 
 
 @our_loops
+def test_connections_that_were_accepted_elsewhere_name_their_listener(new_loop: Any, log: Log) -> None:
+    async def story() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            where = describe_address(sock.getsockname())
+            for data in (HEADER, b"?"):
+                with socket.create_connection(sock.getsockname()) as client:
+                    client.sendall(data)
+                    with contextlib.suppress(ConnectionAbortedError):
+                        connecting = asyncio.get_running_loop().connect_accepted_socket(App, sock.accept()[0])
+                        (await connecting)[0].abort()
+        assert log.starts == [("INFO", f"Reads version 1 and 2 headers on {where} from everybody, as trusted says")]
+        assert f" on {where}: " in log.lines[0][1]
+
+    Run(lambda: new_loop(trusted="any"))(story)
+
+
+@our_loops
 def test_refusals_of_sock_accept_name_its_listener(new_loop: Any, log: Log) -> None:
     async def story() -> None:
         with socket.create_server(("127.0.0.1", 0)) as sock:
