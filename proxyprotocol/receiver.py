@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, field, fields
-from functools import wraps
-from typing import Any, NoReturn, Protocol, TypedDict, TypeVar
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, NoReturn, Protocol, TypedDict
 
 from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol, signature_begins
@@ -21,7 +20,7 @@ from proxyprotocol.errors import (
     ProxyProtocolWantRead,
     RefusalCode,
 )
-from proxyprotocol.messages import describe_unknown, spell_keyword
+from proxyprotocol.messages import check_keywords, names_unknown_keywords, spell_keyword
 from proxyprotocol.parser import DETECT, HeaderParser
 from proxyprotocol.policy import ANY, HeaderPolicy, Network, PolicyCallable, TrustedProxies, trusts_all
 from proxyprotocol.result import ProxyResult
@@ -35,8 +34,6 @@ __all__ = [
     "ReceiverConnection",
     "ReceiverKeywords",
 ]
-
-_T = TypeVar("_T")
 
 _new_parser = HeaderParser.__new__
 # every connection needs these, and CPython 3.11 is slow to look up members of an enumeration
@@ -84,27 +81,7 @@ class ReceiverKeywords(LimitKeywords, total=False):
     pp: ProxyProtocol | None
 
 
-def _names_unknown_keywords(cls: type[_T]) -> type[_T]:
-    """Let the constructor of a dataclass say which keyword was probably meant."""
-    construct: Any = cls.__init__
-
-    @wraps(construct)
-    def checked(self: Any, *arguments: Any, **keywords: Any) -> None:
-        _check_keywords(cls, keywords)
-        construct(self, *arguments, **keywords)
-
-    cls.__init__ = checked  # type: ignore[method-assign]
-    return cls
-
-
-def _check_keywords(cls: Any, keywords: Iterable[str], others: Iterable[str] = ()) -> None:
-    names = [entry.name for entry in fields(cls) if entry.init]
-    for name in keywords:
-        if name not in names:
-            raise TypeError(describe_unknown("keyword", name, [*names, *others]))
-
-
-@_names_unknown_keywords
+@names_unknown_keywords
 @dataclass(frozen=True)
 class Receiver:
     """The rules for headers: codec, policy and limits. One object serves all connections of a server.
@@ -215,7 +192,7 @@ class Receiver:
                 given = ", ".join(f"{name}=" for name in sorted(keywords))
                 raise TypeError(f"receiver= already has all the rules: {given} cannot be given with it")
             return receiver
-        _check_keywords(cls, keywords, others)
+        check_keywords(cls, keywords, others)
         return cls(**keywords)
 
     def connection(self, peer: SockAddr, local: SockAddr) -> ReceiverConnection:
