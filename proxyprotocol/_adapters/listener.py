@@ -156,7 +156,8 @@ class Listener:
         receiver, refusal = self.receiver, ProxyProtocolHandshakeError(str(error) or "the connection was lost")
         try:
             if receiver.metrics is not None:
-                receiver.metrics.handshake_failed(self._name(local))
+                known = not local or local in self._places  # no label for any address that a peer may choose
+                receiver.metrics.handshake_failed(self._name(local) if known else receiver.listener)
             if receiver.on_refused is not None:
                 receiver.on_refused(refusal, peer)
         except Exception as raised:  # the connection is refused in any case
