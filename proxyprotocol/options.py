@@ -15,7 +15,7 @@ from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.messages import describe_unknown
-from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies
+from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies, trusts_all
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
 from proxyprotocol.trustfile import TrustedProxiesFile
@@ -123,7 +123,7 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
     keywords: dict[str, Any] = {"policy": policy, "spell": spell}
     if "trusted" in options:
         trusted = options["trusted"].strip()
-        if trusted.lower() == ANY:
+        if trusts_all(trusted):
             keywords["trusted"] = ANY
             if "untrusted" in options:
                 raise ValueError(f"{spell('untrusted')} means nothing with {spell('trusted').removesuffix('=')}={ANY}")

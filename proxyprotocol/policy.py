@@ -24,6 +24,7 @@ __all__ = [
     "describe_networks",
     "lets_plain_in",
     "parse_network",
+    "trusts_all",
 ]
 
 #: The value of ``trusted`` options that trusts everybody who can connect.
@@ -174,7 +175,7 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """
     sign, plain = ("!", text[1:].lstrip()) if text.startswith("!") else ("", text)
     try:
-        if text == ANY:
+        if trusts_all(text):
             raise ValueError("it means everybody, and stands alone")
         if text.startswith("@"):
             raise ValueError("for a list in a file, use policy=TrustedProxiesFile(path)")
@@ -190,6 +191,11 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
             f"A trusted proxy is an address, a network without host bits, or 'unix', not {text!a} ({error})"
         ) from None
     return network
+
+
+def trusts_all(networks: object) -> bool:
+    """Return whether a value of ``trusted`` is the word that trusts everybody."""
+    return isinstance(networks, str) and networks.strip().lower() == ANY
 
 
 def describe_networks(networks: Sequence[str]) -> str:

@@ -226,9 +226,6 @@ class ProxyProtocolMixIn(BaseServer):
         except ProxyProtocolError as error:
             self._in_this_process().refuse(error, client_address)
             return False
-        except Exception:  # from the policy function; socketserver would let it end the server
-            self.handle_error(request, client_address)
-            return False
         return super().verify_request(request, client_address)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
