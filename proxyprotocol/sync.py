@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 else:
     BaseServer = object  # at run time the mix-in has no base
 
-__all__ = ["ProxyProtocolMixIn", "create_connection", "read_header", "send_header"]
+__all__ = ["ProxyProtocolMixIn", "begin_tls", "create_connection", "read_header", "receive_header", "send_header"]
 
 _log = logging.getLogger(__name__)
 
@@ -226,39 +226,26 @@ class ProxyProtocolMixIn(BaseServer):
         except ProxyProtocolError as error:
             self._in_this_process().refuse(error, client_address)
             return False
-        except Exception:  # from the policy function; socketserver would let it end the server
-            self.handle_error(request, client_address)
-            return False
         return super().verify_request(request, client_address)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Read the header, begin TLS after it, and run the handler with the client's address."""
-        try:
-            # an override of verify_request() may not have called super()
-            connection = self._connections.get(request) or self._connection(request, client_address)
-            _read(request, connection, self.receiver.timeout)
-        except ProxyProtocolError as error:
-            self._in_this_process().refuse(error, client_address)
+        # an override of verify_request() may not have called super()
+        connection = receive_header(request, client_address, self._in_this_process(), self._connections.get(request))
+        if connection is None:
             return
-        if connection.trailing and connection.repeated:
-            self._in_this_process().warn_of_second_header(client_address)
         self._connections[request] = connection
         client = client_address if connection.effective is None else connection.effective.peername
         if self.tls_context is None:
             self._handle(request, client)
             return
-        timeout = request.gettimeout()
+        secured = begin_tls(
+            request, self.tls_context, self.tls_timeout, self._in_this_process(), client, client_address
+        )
+        if secured is None:
+            return
         with contextlib.ExitStack() as stack:
-            try:
-                request.getpeername()  # if the peer is gone, wrap_socket() would raise too, but leave the socket open
-                secured = self.tls_context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
-                stack.callback(self.shutdown_request, secured)  # socketserver closes only the empty request
-                secured.settimeout(self.tls_timeout)
-                secured.do_handshake()
-            except OSError as error:  # SSLError is one
-                self._in_this_process().refuse_handshake(error, client, client_address)
-                return
-            secured.settimeout(timeout)
+            stack.callback(self.shutdown_request, secured)  # socketserver closes only the empty request
             self._connections[secured] = connection
             self._handle(secured, client)
             # Say that this is the end: a client may take anything else for an attack. Do not wait for the client's end:
@@ -274,7 +261,7 @@ class ProxyProtocolMixIn(BaseServer):
 
     def _renew_listener(self) -> None:
         self._pid = os.getpid()
-        self._listener = Listener(self.receiver, logging_to(_log), ThreadClock())
+        self._listener = Listener(Receiver.of(self.receiver, {}), logging_to(_log), ThreadClock())
 
     def _in_this_process(self) -> Listener:
         """Return the listener, a new one after a fork: the old one waits for threads that only the parent has."""
@@ -291,6 +278,71 @@ class ProxyProtocolMixIn(BaseServer):
             if not _is_lost(request):
                 raise
             _log.debug("The connection from %s was lost: %s", describe_address(client), error)
+
+
+def receive_header(
+    sock: socket.socket, peer: SockAddr, listener: Listener, connection: ReceiverConnection | None = None
+) -> ReceiverConnection | None:
+    """Read the header of a connection that a server has accepted, by the rules of its listener.
+
+    Args:
+        sock: The connection, blocking or with a time-out.
+        peer: The address that connected.
+        listener: The log and the receiver of the listening socket.
+        connection: What the policy has decided already; None to ask it now.
+
+    Returns:
+        The connection, which has begun; None if it is refused. The log says why, and the caller closes the socket.
+
+    Raises:
+        Exception: Whatever the policy function raises.
+    """
+    receiver = listener.receiver
+    try:
+        if connection is None:
+            connection = receiver.connection(peer, sock.getsockname() if receiver.needs_addresses else None)
+        _read(sock, connection, receiver.timeout)
+    except ProxyProtocolError as error:
+        listener.refuse(error, peer)
+        return None
+    if connection.trailing and connection.repeated:
+        listener.warn_of_second_header(peer)
+    return connection
+
+
+def begin_tls(
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    timeout: float | None,
+    listener: Listener,
+    client: SockAddr,
+    peer: SockAddr,
+) -> ssl.SSLSocket | None:
+    """Do the server's TLS handshake after the header.
+
+    Args:
+        sock: The connection. Its own time-out does not count meanwhile.
+        context: The context for TLS.
+        timeout: Seconds that the handshake may take; None for no limit.
+        listener: The log of the listening socket.
+        client: The client's address.
+        peer: The address that connected.
+
+    Returns:
+        The socket with TLS; None if the handshake failed. The log says why, and the connection is closed.
+    """
+    own_timeout, secured = sock.gettimeout(), None
+    try:
+        sock.getpeername()  # if the peer is gone, wrap_socket() would raise too, but leave the socket open
+        secured = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        secured.settimeout(timeout)
+        secured.do_handshake()
+    except OSError as error:  # SSLError is one
+        listener.refuse_handshake(error, client, peer)
+        (secured or sock).close()
+        return None
+    secured.settimeout(own_timeout)
+    return secured
 
 
 def _is_lost(sock: socket.socket) -> bool:

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import re
 import socket
-import sys
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from proxyprotocol._adapters.deadlines import LoopClock, check_seconds
 from proxyprotocol._adapters.listener import Listener, logging_to
+from proxyprotocol._adapters.settings import UNIX, Settings, covered, read_settings, startup_failure
 from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import listen
-from proxyprotocol.asyncio.sockets import covered, receive_header
+from proxyprotocol.asyncio.sockets import receive_header
 from proxyprotocol.asyncio.transport import LoopOfStreams, ProxyProtocolTransport
-from proxyprotocol.options import parse_receiver, parse_tls_timeout, read_environment, spell_variable
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import describe_address
 
@@ -32,10 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["LoopKeywords", "new_event_loop", "new_uvloop_event_loop"]
-
-# gunicorn's and uvicorn's workers exit with this status to say that the next worker would fail too. After any other
-# status they are started again and again.
-_STARTUP_FAILURE = 3
 
 _UNREAD = (
     "The event loop reads no PROXY protocol header on %s: the application watches this listening socket with "
@@ -46,9 +38,6 @@ _UNREAD = (
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
-_UNIX = "unix"
-# without leading zeros: ports are compared as text, and a listener's own number has none
-_PORT = re.compile(r"[1-9][0-9]{0,4}")
 _PORTS_SETTLE: Final = 5.0  # seconds from a loop's first listener; then its other listeners are there too
 
 
@@ -64,22 +53,12 @@ _LOOP_DEFAULTS: Mapping[str, Any] = {"receiver": None, "tls_timeout": spec.DEFAU
 
 
 class _State:
-    """What a loop knows about its listeners. A wrong port raises ValueError."""
+    """What a loop knows about its listeners."""
 
-    def __init__(self, receiver: Receiver, tls_timeout: float | None, ports: Iterable[int | str] | None) -> None:
-        self.receiver, self.tls_timeout = receiver, tls_timeout
-        if ports is not None and not isinstance(ports, Iterable):
-            raise TypeError(f'ports must be several, such as [8080, "unix"], not {ports!r}')
-        several = ports.split(",") if isinstance(ports, str) else ports
-        self.ports = None if several is None else {str(port).strip() for port in several}
-        for port in () if self.ports is None else self.ports or {""}:
-            if port != _UNIX and not (_PORT.fullmatch(port) and int(port) <= spec.MAX_PORT):
-                option = receiver.spell("ports")
-                raise ValueError(f"{option} takes port numbers and unix, with commas between them, not {port!r}")
-        self.heard: set[str] = set()  # the ports of all listeners of the loop
-        # For connections that were accepted elsewhere. It has no name: we see only the addresses of connections.
-        self.elsewhere = Listener(receiver, logging_to(_log), LoopClock)
-        self._started_elsewhere = False
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        # For connections that were accepted elsewhere. The first of them names it and logs its start line.
+        self.elsewhere = Listener(settings.receiver, logging_to(_log), LoopClock)
         # For applications that call sock_accept(): the log of each listener; its connections whose header has arrived,
         # or the error of accept(); the later transport of each connection; the tasks that read headers.
         self.listeners: MutableMapping[socket.socket, Listener] = WeakKeyDictionary()
@@ -87,56 +66,6 @@ class _State:
         self.overlays: MutableMapping[socket.socket, ProxyProtocolTransport] = WeakKeyDictionary()
         self.headers: set[asyncio.Task[None]] = set()
         self.warned: set[str] = set()  # the listeners that a warning has named
-
-    @classmethod
-    def from_keywords(cls, keywords: Mapping[str, Any]) -> _State:
-        rules = {**keywords}
-        own = {name: rules.pop(name, default) for name, default in _LOOP_DEFAULTS.items()}
-        receiver = Receiver.of(own["receiver"], rules, _LOOP_DEFAULTS)
-        return cls(receiver, check_seconds("tls_timeout", own["tls_timeout"]), own["ports"])
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> _State:
-        options = read_environment(environment, ("ports", "metrics"))
-        receiver, tls_timeout = parse_receiver(options, spell_variable), parse_tls_timeout(options, spell_variable)
-        state = cls(receiver, tls_timeout, options.get("ports"))
-        if "metrics" in options:
-            variable = spell_variable("metrics")
-            try:
-                from proxyprotocol.metrics import serve_metrics
-            except ImportError as error:
-                raise ValueError(
-                    f"{variable} needs prometheus_client ({error}): install the extra proxyprotocol[metrics]"
-                ) from None
-            metrics = serve_metrics(options["metrics"], variable)
-            state.receiver = replace(receiver, metrics=metrics)
-            state.elsewhere.receiver = state.receiver
-        return state
-
-    def covers(self, listener: Any) -> bool:
-        """Return whether connections begin with a header at a listener, given as its socket, its port or ``unix``."""
-        if self.ports is None:
-            return True
-        if hasattr(listener, "getsockname"):
-            # ask for the address, not for the family: uvicorn makes every socket of --fd an AF_UNIX one, whatever it is
-            name = listener.getsockname()
-            listener = _UNIX if isinstance(name, (str, bytes)) else name[1]
-        self.heard.add(str(listener))
-        return str(listener) in self.ports
-
-    def start_elsewhere(self) -> None:
-        """Log once what is read from connections that were accepted elsewhere."""
-        if not self._started_elsewhere:
-            self._started_elsewhere = True
-            self.elsewhere.start()
-
-    def check_ports(self) -> None:
-        """Warn of ports where the loop was told to read headers, and does not listen."""
-        unheard, heard = sorted((self.ports or set()) - self.heard), sorted(self.heard - {"0"})
-        if unheard:
-            others = f"; it listens on {' and '.join(heard)}" if heard else ""
-            text = "%s names %s, but this event loop does not listen there%s"
-            _log.warning(text, self.receiver.spell("ports"), " and ".join(unheard), others)
 
 
 if TYPE_CHECKING:
@@ -149,26 +78,27 @@ class _HeaderLoop(_AnyLoop):
     """The first base class of our loops, before asyncio's or uvloop's loop: it reads headers on every listener."""
 
     _state: _State
+    _settings: Settings
 
     async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **keywords: Any) -> Any:
         listener = keywords.get("sock") or port or 0
         return await self._listen(super().create_server, protocol_factory, listener, host, port, **keywords)
 
     async def create_unix_server(self, protocol_factory: Any, path: Any = None, **keywords: Any) -> Any:
-        return await self._listen(super().create_unix_server, protocol_factory, _UNIX, path, **keywords)
+        return await self._listen(super().create_unix_server, protocol_factory, UNIX, path, **keywords)
 
     async def _listen(self, begin: Any, protocol_factory: Any, listener: Any, *args: Any, **keywords: Any) -> Any:
         covers = self._covers(listener)
         # the arguments of our own functions override the loop's
         if isinstance(protocol_factory, ProxyProtocolFactory) or not covers:
             return await begin(protocol_factory, *args, **keywords)
-        keywords = {"receiver": self._state.receiver, "tls_timeout": self._state.tls_timeout, **keywords}
+        keywords = {"receiver": self._settings.receiver, "tls_timeout": self._settings.tls_timeout, **keywords}
         return await listen(begin, protocol_factory, *args, **keywords)
 
     def _covers(self, listener: Any) -> bool:
-        if self._state.ports and not self._state.heard:
-            self.call_later(_PORTS_SETTLE, self._state.check_ports)
-        return self._state.covers(listener)
+        if self._settings.ports and not self._settings.heard:
+            self.call_later(_PORTS_SETTLE, self._settings.check_ports, _log)
+        return self._settings.covers(listener)
 
     async def start_tls(self, transport: Any, *args: Any, **keywords: Any) -> Any:
         return await LoopOfStreams(super()).start_tls(transport, *args, **keywords)
@@ -181,7 +111,7 @@ class _HeaderLoop(_AnyLoop):
                 covered.add(accepted[0])
             return accepted
         if sock not in self._state.listeners:
-            self._state.listeners[sock] = Listener(self._state.receiver, logging_to(_log), LoopClock)
+            self._state.listeners[sock] = Listener(self._settings.receiver, logging_to(_log), LoopClock)
             self._state.listeners[sock].start(sock.getsockname())
         ready, number = self._state.ready.setdefault(sock, asyncio.Queue()), sock.fileno()
         # meanwhile accept others too: a peer that is slow with its header must not hold up the rest
@@ -224,14 +154,13 @@ class _HeaderLoop(_AnyLoop):
             if not self._reads(sock) or isinstance(protocol_factory, ProxyProtocolFactory):
                 return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
             peer = sock.getpeername()
-            self._state.start_elsewhere()
             begun = await receive_header(sock, peer, self._state.elsewhere)
             if begun is None:
                 address = describe_address(peer)
                 raise ConnectionAbortedError(f"The connection from {address} did not begin with a header")
             overlay = ProxyProtocolTransport(begun, peer)
         if keywords.get("ssl") is not None:
-            keywords = {"ssl_handshake_timeout": self._state.tls_timeout, **keywords}
+            keywords = {"ssl_handshake_timeout": self._settings.tls_timeout, **keywords}
         beginning = _Beginning(overlay, protocol_factory())
         await super().connect_accepted_socket(lambda: beginning, sock, **keywords)
         return overlay, beginning.protocol
@@ -252,7 +181,7 @@ class _HeaderLoop(_AnyLoop):
             sock.detach()
         if listener not in self._state.warned and all(number != other.fileno() for other in covered):
             self._state.warned.add(listener)
-            _log.warning(_UNREAD, listener, self._state.receiver.spell("ports"))
+            _log.warning(_UNREAD, listener, self._settings.receiver.spell("ports"))
 
     def _reads(self, sock: socket.socket) -> bool:
         return self._covers(sock) and sock not in covered
@@ -309,27 +238,19 @@ def new_uvloop_event_loop(**keywords: Unpack[LoopKeywords]) -> asyncio.AbstractE
     try:
         import uvloop
     except ImportError as error:
-        raise _exit(f"uvloop cannot be imported ({error}): install the extra proxyprotocol[uvloop]") from None
+        raise startup_failure(f"uvloop cannot be imported ({error}): install the extra proxyprotocol[uvloop]") from None
     return _new_loop(uvloop.Loop, keywords)
 
 
 def _new_loop(base: type, keywords: Mapping[str, Any]) -> asyncio.AbstractEventLoop:
-    # the state first, before there is a loop that would have to be closed
+    # the settings first, before there is a loop that would have to be closed
     if keywords:
-        state = _State.from_keywords(keywords)
+        rules = {**keywords}
+        own = {name: rules.pop(name, default) for name, default in _LOOP_DEFAULTS.items()}
+        receiver = Receiver.of(own["receiver"], rules, _LOOP_DEFAULTS)
+        settings = Settings(receiver, check_seconds("tls_timeout", own["tls_timeout"]), own["ports"])
     else:
-        try:
-            state = _State.from_environment(os.environ)
-        except ValueError as error:
-            raise _exit(str(error)) from None
+        settings = read_settings()
     loop: Any = type("EventLoop", (_HeaderLoop, base), {})()
-    loop._state = state
+    loop._settings, loop._state = settings, _State(settings)
     return loop  # type: ignore[no-any-return]
-
-
-def _exit(sentence: str) -> SystemExit:
-    """Print why there can be no loop, and return the exception: no server catches it to show a traceback."""
-    print(sentence, file=sys.stderr)
-    stop = SystemExit(sentence)
-    stop.code = _STARTUP_FAILURE  # otherwise Python would print the sentence again, and exit with status 1
-    return stop

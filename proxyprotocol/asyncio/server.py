@@ -8,10 +8,11 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from proxyprotocol._adapters.overlay import Overlay
 from proxyprotocol.asyncio.factory import ServerFactory
 from proxyprotocol.asyncio.keywords import call_loop
 from proxyprotocol.asyncio.sockets import Acceptor
-from proxyprotocol.asyncio.transport import LoopOfStreams, Overlay
+from proxyprotocol.asyncio.transport import LoopOfStreams
 from proxyprotocol.asyncio.typing import (
     FactoryKeywords,
     Hosts,

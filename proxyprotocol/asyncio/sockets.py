@@ -9,23 +9,20 @@ import logging
 import socket
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
-from weakref import WeakSet
 
 from proxyprotocol._adapters.deadlines import in_time
 from proxyprotocol._adapters.listener import Listener
 from proxyprotocol._adapters.lookahead import REST, plan_reads
 from proxyprotocol._adapters.refusals import PAUSE, Shortage
+from proxyprotocol._adapters.settings import covered
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import ReceiverConnection
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["Acceptor", "covered", "receive_header"]
+__all__ = ["Acceptor", "receive_header"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
-
-#: The sockets, listening or connected, on which another part of this package reads the headers. Our loops skip them.
-covered: WeakSet[socket.socket] = WeakSet()
 
 _Begin: TypeAlias = "Callable[[socket.socket, Any], object]"
 _ACCEPTS: Final = 64  # at once; then the connections that are open already get their turn
@@ -164,11 +161,11 @@ async def receive_header(sock: socket.socket, peer: SockAddr, listener: Listener
     try:
         sock.setblocking(False)
         local = sock.getsockname()
-        connection = receiver.connection(peer, local)
+        connection = (listener.at(local) if listener.asks else receiver).connection(peer, local)
         if not await in_time(read(), receiver.timeout):
             connection.timed_out()
         if connection.trailing and connection.repeated:
-            listener.warn_of_second_header(peer)
+            listener.warn_of_second_header(peer, local)
         return connection
     except BaseException as error:
         sock.close()
@@ -177,5 +174,5 @@ async def receive_header(sock: socket.socket, peer: SockAddr, listener: Listener
         elif isinstance(error, OSError):
             _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
         else:
-            raise  # the policy function raised, or this task was cancelled
+            raise  # this task was cancelled
     return None

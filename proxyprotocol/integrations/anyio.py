@@ -13,8 +13,8 @@ from anyio.abc import Listener as AnyListener
 
 from proxyprotocol._adapters.deadlines import LoopClock, in_time
 from proxyprotocol._adapters.listener import Listener, logging_to
-from proxyprotocol.asyncio.sockets import covered
-from proxyprotocol.asyncio.transport import ClientSocket, Overlay
+from proxyprotocol._adapters.overlay import ClientSocket, Overlay
+from proxyprotocol._adapters.settings import covered
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
@@ -73,9 +73,6 @@ class ProxyProtocolListener(Overlay, AnyListener[ByteStream]):
                     connection.timed_out()
             except ProxyProtocolError as error:
                 self._listener.refuse(error, peer)
-                await anyio.aclose_forcefully(stream)
-            except Exception:  # the policy function raised; it must not end the other connections
-                _log.exception("The policy of %s raised an exception", self._listener.receiver.listener)
                 await anyio.aclose_forcefully(stream)
             else:
                 if connection.trailing and connection.repeated:

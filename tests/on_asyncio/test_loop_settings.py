@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ class Timers:
     def __call__(self, seconds: float, function: Any, *args: Any, **keywords: Any) -> Any:
         if seconds != 5.0:
             return self._call_later(seconds, function, *args, **keywords)
-        self.taken.append(function)
+        self.taken.append(partial(function, *args))
         return None
 
 
@@ -166,7 +167,7 @@ def test_a_port_on_which_nobody_listens_is_told(
         assert log.lines == [
             (
                 "WARNING",
-                "PROXYPROTOCOL_PORTS names 1, but this event loop does not listen there; it listens on "
+                "PROXYPROTOCOL_PORTS names 1, but this process does not listen there; it listens on "
                 f"{' and '.join(sorted([str(plain), str(free_port), 'unix']))}",
             )
         ]
