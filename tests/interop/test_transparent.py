@@ -34,7 +34,7 @@ pytestmark = pytest.mark.xdist_group("transparent")
 
 V4 = (b"PROXY TCP4 203.0.113.7 198.51.100.2 1000 2000\r\n", Address("203.0.113.7", 1000))
 V6 = (v2(PROXY, 0x21, IPV6_BLOCK), Address("2001:db8::1", 1000))
-HTTP, GRPC, PLAIN = 9001, 9002, 9003
+HTTP, GRPC, PLAIN, DEAD = 9001, 9002, 9003, 9009
 
 
 class Network:
@@ -75,9 +75,10 @@ class Network:
                 "127.0.0.1:8007?accept=v1&trusted=any",
                 f"127.0.0.1:{PLAIN}?transparent=yes&pp=v1",
             ]
+            services += ["--service", "127.0.0.1:8009?accept=v1&trusted=any", f"127.0.0.1:{DEAD}?transparent=yes"]
             self.relay = Server(services, directory)
             stack.callback(self.relay.end)
-            self.relay.wait_for_line("Listening on", 7)
+            self.relay.wait_for_line("Listening on", 8)
 
     def connect(self, port: int) -> socket.socket:
         with self.namespace.inside():
@@ -232,6 +233,14 @@ def test_an_odd_address_is_the_clients_or_refused_and_never_becomes_another(
         else:
             server.close()
             assert ip_address(peer[0]) == ip_address(host)
+
+
+def test_a_client_that_claims_the_address_of_a_dead_server_is_not_connected_to_itself(network: Network) -> None:
+    with network.connect(8009) as client:
+        client.sendall(f"PROXY TCP4 127.0.0.1 127.0.0.1 {DEAD} 80\r\nhello".encode())
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(5) == b""
+    network.relay.wait_for_line(f"cannot connect to 127.0.0.1:{DEAD}: Connection refused")
 
 
 def test_an_ipv4_client_cannot_reach_an_ipv6_server(network: Network) -> None:

@@ -248,6 +248,8 @@ class Connection(Timed):
         """Begin to connect, and return the number and the text of the error; 0 is none."""
         origin, error, problem = self._origin, 0, ""
         for port in (0,) if origin is None else (origin.port, 0):
+            if origin is not None and (origin.host, port) == address[:2]:
+                continue  # TCP would connect the socket to itself if the server is down
             self._drop_server()
             try:
                 self._server = server = socket.socket(family, socket.SOCK_STREAM)
