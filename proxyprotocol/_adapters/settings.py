@@ -19,7 +19,7 @@ from proxyprotocol.receiver import Receiver
 
 # gunicorn's and uvicorn's workers exit with this status to say that the next worker would fail too. After any other
 # status they are started again and again.
-_STARTUP_FAILURE: Final = 3
+STARTUP_FAILURE: Final = 3
 
 UNIX: Final = "unix"  # what names all UNIX sockets among the ports
 # without leading zeros: ports are compared as text, and a listener's own number has none
@@ -113,5 +113,5 @@ def startup_failure(sentence: str) -> SystemExit:
     """Print why a server cannot start, and return the exception: no server catches it to show a traceback."""
     print(sentence, file=sys.stderr)
     stop = SystemExit(sentence)
-    stop.code = _STARTUP_FAILURE  # otherwise Python would print the sentence again, and exit with status 1
+    stop.code = STARTUP_FAILURE  # otherwise Python would print the sentence again, and exit with status 1
     return stop

@@ -185,6 +185,7 @@ FOREIGN = {
     "asyncio.transport": {"_FlowControlMixin"},
     "cli.encode": {"_ArgumentGroup"},
     "integrations.aiosmtpd": {"_factory_invoker"},
+    "integrations.gunicorn": {"_serve"},
     "server.main": {"_exit"},
     "twisted.client": {"_wrappedProtocol"},
     "twisted.factory": {"_wrapper"},
