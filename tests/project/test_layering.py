@@ -186,7 +186,7 @@ FOREIGN = {
     "cli.encode": {"_ArgumentGroup"},
     "integrations.aiosmtpd": {"_factory_invoker"},
     "run._site.sitecustomize": {"_exit"},
-    "run.guard": {"_getframe"},
+    "run.guard": {"_accept", "_getframe"},
     "server.main": {"_exit"},
     "twisted.client": {"_wrappedProtocol"},
     "twisted.factory": {"_wrapper"},
