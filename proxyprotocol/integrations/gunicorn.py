@@ -88,7 +88,8 @@ class _Worker(_Base):  # type: ignore[misc]
 
     def run(self) -> None:
         log = logging.getLogger("proxyprotocol")
-        if not log.handlers:  # nobody has configured it, and gunicorn shows only its own logs
+        # gunicorn shows only its own logs; leave ours alone if the application has configured it
+        if all(type(handler).__module__.startswith("proxyprotocol.") for handler in log.handlers):
             log.handlers, log.propagate = self.log.error_log.handlers, False
             log.setLevel(self.log.error_log.level)
         settings = process_settings()
@@ -365,7 +366,9 @@ def _extend(below: type) -> type:
 def _begin_tls_in(module: str) -> None:
     """Give the handshakes after a header their deadline and their log line, in place of gunicorn's endless ones."""
     gunicorn_sock: Any = importlib.import_module(module)
-    wrap = gunicorn_sock.ssl_wrap_socket
+    wrap = getattr(gunicorn_sock, "ssl_wrap_socket", None)
+    if wrap is None:
+        raise RuntimeError("This gunicorn is too old to read PROXY protocol headers: install version 21.2 or later")
     if isinstance(wrap, partial):
         return
 
@@ -392,19 +395,25 @@ class _WorkerClass(property):
 def switch_on() -> None:
     """Make every gunicorn of this process use workers that read headers, whatever their class is.
 
+    gunicorn's control socket is off by default then.
+
     Raises:
         AttributeError, ImportError: This gunicorn lacks what this module needs.
     """
-    from gunicorn.config import Config
+    from gunicorn import config
+    from gunicorn.sock import ssl_wrap_socket  # noqa: F401  # older versions cannot be used
 
-    setting = Config.worker_class
+    setting = config.Config.worker_class
     if not isinstance(setting, _WorkerClass):
-        Config.worker_class = _WorkerClass(lambda config: _extend(setting.fget(config)))
+        config.Config.worker_class = _WorkerClass(lambda config: _extend(setting.fget(config)))
+        if hasattr(config, "ControlSocketDisable"):  # its event loop would want headers from gunicornc too
+            config.ControlSocketDisable.default = True
 
 
 def __getattr__(name: str) -> Any:
     if name not in WORKERS:
-        hint = ": use SerialWorker" if name == "SyncWorker" else ""
-        raise AttributeError(f"module {__name__} has no attribute {name}{hint}")
+        # gunicorn shows a RuntimeError as a sentence; an AttributeError would be lost in its configuration
+        kind = RuntimeError if name.endswith("Worker") else AttributeError
+        raise kind(f"{__name__} has no {name}, but {', '.join(WORKERS)}")
     module, _, below = WORKERS[name].rpartition(".")
     return _extend(getattr(importlib.import_module(module), below))

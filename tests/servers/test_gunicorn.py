@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.interop._certificates import Certificates
+from tests.interop._programs import PATIENCE, Program, connect, reserved_port, wait_for
 
-from .checks import CHECKS, Server, start
+from .checks import CHECKS, CLIENT, CLIENT_RESULT, V1, V2, Server, start
 
 pytestmark = pytest.mark.xdist_group("gunicorn")
+GUNICORN = str(Path(sys.executable).parent / "gunicorn")
 MODULE = "proxyprotocol.integrations.gunicorn."
 SERIAL = ("SerialWorker", "sync")
 TRUSTED = {"PROXYPROTOCOL_TRUSTED": "127.0.0.1"}
@@ -36,6 +43,12 @@ RUN = {
     "aiohttp": ["-k", "aiohttp.GunicornWebWorker", "whoami:aiohttp"],
     "uvicorn": ["-k", "uvicorn_worker.UvicornWorker", "whoami:asgi"],
 }
+
+
+def command(worker: str, *words: str) -> list[str]:
+    return ["gunicorn", "-k", worker, "-b", "127.0.0.1:{port}", *words]
+
+
 KINDS = [("own", name, secure) for name in WORKERS for secure in (False, True)]
 KINDS += [("run", name, name in ("sync", "gevent")) for name in RUN]
 
@@ -64,3 +77,99 @@ def test_the_application_sees_the_client(server: Server, check: str) -> None:
     serial = server.requests == 1
     if not (serial and check == "silent"):  # that worker serves one connection at a time
         CHECKS[check](server)
+
+
+@pytest.mark.parametrize("worker", ["ThreadWorker", "GeventWorker", "ASGIWorker"])
+def test_every_bind_reads_headers_also_after_a_restart(worker: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    words = ["-w", "2", "--preload", "-b", f"unix:{path}", "--max-requests", "4", "--graceful-timeout", "2"]
+    environment = {"PROXYPROTOCOL_TRUSTED": "127.0.0.1,unix"}
+    line = command(MODULE + worker, *words, *WORKERS[worker])
+    with start(line, tmp_path, environment=environment, requests=1) as server:
+
+        def ask_all() -> None:
+            for _ in range(6):  # workers end after four requests, and others take their place
+                CHECKS["v2"](server)
+                with connect(path) as connection:
+                    connection.sendall(V1)
+                    server.assert_client(server.ask(connection), CLIENT, str(CLIENT_RESULT))
+
+        def started() -> int:
+            return server.program.errors().count(f"Reads version 1 and 2 headers on UNIX socket '{path}' from")
+
+        ask_all()
+        wait_for(lambda: started() > 2)
+        before = started()
+        os.kill(server.program.pid, signal.SIGHUP)
+        wait_for(lambda: started() >= before + 2)
+        ask_all()
+        CHECKS["untrusted"](server)
+        assert " [INFO] Reads version" in server.program.errors()  # gunicorn's own log has our lines
+
+
+def test_the_application_is_reloaded(tmp_path: Path) -> None:
+    with start(
+        command(MODULE + "SerialWorker", "--reload", "whoami:wsgi"), tmp_path, environment=TRUSTED, requests=1
+    ) as server:
+        CHECKS["v2"](server)
+        lines = server.program.errors().count("Reads version 1 and 2 headers")
+        with (tmp_path / "whoami.py").open("a") as application:
+            application.write("\n")
+        wait_for(lambda: server.program.errors().count("Reads version 1 and 2 headers") > lines)
+        CHECKS["v2"](server)
+        CHECKS["untrusted"](server)
+
+
+@pytest.mark.parametrize("worker", ["SerialWorker", "ThreadWorker", "GeventWorker", "UvicornWorker"])
+def test_a_port_that_is_not_named_is_served_without_headers(worker: str, tmp_path: Path) -> None:
+    environment = {"PROXYPROTOCOL_TRUSTED": "unix", "PROXYPROTOCOL_PORTS": "unix"}
+    path = str(tmp_path / "socket")
+    line = command(MODULE + worker, "-b", f"unix:{path}", *WORKERS[worker])
+    with start(line, tmp_path, environment=environment) as server:
+        with socket.create_connection(server.address, PATIENCE) as connection:
+            assert server.ask(connection).startswith("127.0.0.1 ")
+        with connect(path) as connection:
+            connection.sendall(V2)
+            server.assert_client(server.ask(connection), CLIENT, str(CLIENT_RESULT))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["-k", MODULE + "ThreadWorker", "--proxy-protocol"], "Remove --proxy-protocol"),
+        (["-k", MODULE + "ThreadWorker", "--proxy-protocol", "v2"], "Remove --proxy-protocol"),
+        (["-k", MODULE + "SyncWorker"], "has no SyncWorker, but SerialWorker, "),
+    ],
+)
+def test_gunicorn_does_not_start(words: list[str], sentence: str, tmp_path: Path) -> None:
+    with reserved_port() as port:
+        program = Program([GUNICORN, "-w", "2", "-b", f"127.0.0.1:{port}", *words, "--", "whoami:wsgi"], tmp_path)
+        wait_for(lambda: not program.running())
+        log = program.stop()
+    assert log.count(sentence) == 1
+    assert "Traceback" not in log
+
+
+def test_run_refuses_a_worker_class_that_it_does_not_know(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text("from gunicorn.workers.base import Worker\nclass Odd(Worker):\n    pass\n")
+    line = [sys.executable, "-m", "proxyprotocol", "run", "--trusted", "any", "--", GUNICORN, "-k", "odd.Odd", "a:b"]
+    program = Program(line, tmp_path)
+    wait_for(lambda: not program.running())
+    log = program.stop()
+    assert "The worker class odd.Odd cannot read PROXY protocol headers: use one of SerialWorker" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("worker", ["SerialWorker", "ThreadWorker", "GeventWorker", "GeventPyWSGIWorker"])
+def test_a_peer_that_is_silent_in_its_tls_handshake_is_dropped(
+    worker: str, certificates: Certificates, tmp_path: Path
+) -> None:
+    line = command(MODULE + worker, "--certfile", str(certificates.server), *WORKERS[worker])
+    environment = {**TRUSTED, "PROXYPROTOCOL_TLS_TIMEOUT": "0.1"}
+    with start(line, tmp_path, environment=environment) as server:
+        with connect(server.address) as connection:
+            connection.sendall(V2 + b"\x16")
+            assert connection.recv(1) == b""
+        text = "Refused a connection from 203.0.113.7:5678, relayed by 127.0.0.1:"
+        wait_for(lambda: text in server.program.errors())
+        assert "the TLS handshake failed: " in server.program.errors()
