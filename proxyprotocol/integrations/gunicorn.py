@@ -198,19 +198,22 @@ class _Gevent(_Connections):
             server = StreamServer(sock, partial(self.handle, sock), spawn=spawn)
             if self.cfg.workers > 1:
                 server.max_accept = 1
-            return server
-        if ssl_context is not None:
-            keywords["environ"]["wsgi.url_scheme"] = "https"
-        server = self.server_type(sock, spawn=spawn, **keywords)
-        name, serve = sock.getsockname(), server.handle
+        else:
+            if ssl_context is not None:
+                keywords["environ"]["wsgi.url_scheme"] = "https"
+            server = self.server_type(sock, spawn=spawn, **keywords)
+            name, serve = sock.getsockname(), server.handle
 
-        def handle(client: Any, addr: SockAddr) -> None:
-            begun = self.begin(client, addr, name)
-            if begun is not None:
-                with begun[0]:
-                    serve(*begun)
+            def handle(client: Any, addr: SockAddr) -> None:
+                begun = self.begin(client, addr, name)
+                if begun is not None:
+                    with begun[0]:
+                        serve(*begun)
 
-        server.handle = handle
+            server.handle = handle
+        listen = type(server).init_socket
+        # under `proxyprotocol run` gevent's servers read headers themselves, and must not read a second one
+        server.init_socket = partial(getattr(listen, "__wrapped__", listen), server)
         return server
 
     def begin(self, sock: Any, peer: SockAddr, name: SockAddr) -> tuple[Any, SockAddr] | None:
