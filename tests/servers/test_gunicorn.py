@@ -67,14 +67,14 @@ def server(
         environment=TRUSTED if way == "own" else None,
         run=None if way == "own" else [],
         ports=name.lower()[:7] != "tornado",  # tornado gives WSGI applications no port
-        requests=1 if name in SERIAL else 2,
+        keep_alive=name not in SERIAL,
     ) as server:
         yield server
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=CHECKS)
 def test_the_application_sees_the_client(server: Server, check: str) -> None:
-    serial = server.requests == 1
+    serial = not server.keep_alive
     if not (serial and check == "silent"):  # that worker serves one connection at a time
         CHECKS[check](server)
 
@@ -85,7 +85,7 @@ def test_every_bind_reads_headers_also_after_a_restart(worker: str, tmp_path: Pa
     words = ["-w", "2", "--preload", "-b", f"unix:{path}", "--max-requests", "4", "--graceful-timeout", "2"]
     environment = {"PROXYPROTOCOL_TRUSTED": "127.0.0.1,unix"}
     line = command(MODULE + worker, *words, *WORKERS[worker])
-    with start(line, tmp_path, environment=environment, requests=1) as server:
+    with start(line, tmp_path, environment=environment, keep_alive=False) as server:
 
         def ask_all() -> None:
             for _ in range(6):  # workers end after four requests, and others take their place
