@@ -1,0 +1,115 @@
+"""Servers of threads and greenlets, by their own API as in ``examples/servers``, and by what switches them on."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.interop._certificates import Certificates
+
+from .checks import Server, check_silent, every_check, start
+
+pytestmark = pytest.mark.xdist_group("sync-servers-of-others")
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "servers"
+TLS = ["{cert}", "{cert}"]
+FLASK_APP = """
+import whoami
+from flask import Flask
+
+app = Flask("app")
+app.wsgi_app = whoami.wsgi
+"""
+DJANGO = """
+import sys
+from django.conf import settings
+from django.core.management import execute_from_command_line
+from whoami import wsgi
+
+settings.configure(SECRET_KEY="-", ROOT_URLCONF="site_urls", WSGI_APPLICATION="whoami.wsgi", ALLOWED_HOSTS=["*"])
+execute_from_command_line(sys.argv)
+"""
+
+
+class Case(NamedTuple):
+    """How a server is started, and what it does differently from most."""
+
+    command: list[str]
+    tls: bool = False
+    several: bool = True  # serves several connections at a time
+    switched: str = ""
+    options: dict[str, Any] = {}  # noqa: RUF012  # never changed
+
+
+def example(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, f"{name}.py", "{port}", *arguments]
+
+
+FLASK = ["flask", "--app", "flask_app", "run", "--port", "{port}"]
+CASES = {
+    "wsgiref": Case(example("wsgiref_server"), several=False, options={"ports": False, "keep_alive": False}),
+    "werkzeug": Case(example("werkzeug_server"), options={"keep_alive": False}),
+    "flask": Case(FLASK, switched="socketserver", options={"keep_alive": False}),
+    "flask-tls": Case(
+        [*FLASK, "--cert", "{cert}", "--key", "{cert}"],
+        tls=True,
+        switched="socketserver",
+        options={"keep_alive": False},
+    ),
+    "django": Case(
+        [sys.executable, "manage.py", "runserver", "--noreload", "{port}"],
+        switched="socketserver",
+        options={"ports": False},
+    ),
+}
+SWITCH = """
+import runpy, sys
+from importlib import import_module
+import_module("proxyprotocol.integrations." + sys.argv[1]).switch_on()
+sys.argv[:2] = []
+sys.path.insert(0, "")
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module", params=list(CASES.values()), ids=list(CASES))
+def case(request: pytest.FixtureRequest) -> Case:
+    case: Case = request.param
+    return case
+
+
+@pytest.fixture(scope="module")
+def server(case: Case, tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[Server]:
+    directory = tmp_path_factory.mktemp("server")
+    for path in EXAMPLES.glob("*.py"):
+        shutil.copy(path, directory)
+    (directory / "app.py").write_text("from whoami import wsgi as app\n")
+    (directory / "flask_app.py").write_text(FLASK_APP)
+    (directory / "manage.py").write_text(DJANGO)
+    (directory / "site_urls.py").write_text("urlpatterns = []\n")
+    command = [word.replace("{cert}", str(certificates.server)) for word in case.command]
+    if case.switched:
+        if command[0] != sys.executable:
+            command.insert(0, sys.executable)
+            command[1] = str(Path(sys.executable).parent / command[1])
+        (directory / "switch.py").write_text(SWITCH)
+        command = [sys.executable, "switch.py", case.switched, *command[1:]]
+    with start(
+        command,
+        directory,
+        context=certificates.client_context() if case.tls else None,
+        environment={"PROXYPROTOCOL_TRUSTED": "127.0.0.1"},
+        **case.options,
+    ) as server:
+        yield server
+
+
+@every_check
+def test_the_application_sees_the_client(case: Case, server: Server, check: Callable[[Server], None]) -> None:
+    if check is not check_silent or case.several:
+        check(server)
