@@ -116,7 +116,8 @@ def _can_be_covered(server: BaseServer) -> bool:
 
 
 def _cover(server: Any, settings: Settings) -> None:
-    server.__class__ = _covered_class(type(server))
+    kind: Any = type(server)
+    server.__class__ = _covered_class(kind)
     server._settings = settings
 
 

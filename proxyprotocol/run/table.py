@@ -41,6 +41,7 @@ class Native(NamedTuple):
 
 INTEGRATIONS: Final = (
     Integration("asyncio", "asyncio"),
+    Integration("socketserver", "socketserver"),
     Integration("uvloop", "uvloop", "uvloop", "0.17", "0.23"),
 )
 

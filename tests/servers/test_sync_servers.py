@@ -42,7 +42,7 @@ class Case(NamedTuple):
     command: list[str]
     tls: bool = False
     several: bool = True  # serves several connections at a time
-    switched: str = ""
+    run: bool = True
     options: dict[str, Any] = {}  # noqa: RUF012  # never changed
 
 
@@ -52,29 +52,20 @@ def example(name: str, *arguments: str) -> list[str]:
 
 FLASK = ["flask", "--app", "flask_app", "run", "--port", "{port}"]
 CASES = {
-    "wsgiref": Case(example("wsgiref_server"), several=False, options={"ports": False, "keep_alive": False}),
-    "werkzeug": Case(example("werkzeug_server"), options={"keep_alive": False}),
-    "flask": Case(FLASK, switched="socketserver", options={"keep_alive": False}),
+    "wsgiref": Case(example("wsgiref_server"), several=False, run=False, options={"ports": False, "keep_alive": False}),
+    "werkzeug": Case(example("werkzeug_server"), run=False, options={"keep_alive": False}),
+    "flask": Case(FLASK, options={"keep_alive": False}),
+    "flask-reload": Case([*FLASK, "--reload"], options={"keep_alive": False}),
     "flask-tls": Case(
         [*FLASK, "--cert", "{cert}", "--key", "{cert}"],
         tls=True,
-        switched="socketserver",
         options={"keep_alive": False},
     ),
     "django": Case(
-        [sys.executable, "manage.py", "runserver", "--noreload", "{port}"],
-        switched="socketserver",
+        [sys.executable, "manage.py", "runserver", "{port}"],
         options={"ports": False},
     ),
 }
-SWITCH = """
-import runpy, sys
-from importlib import import_module
-import_module("proxyprotocol.integrations." + sys.argv[1]).switch_on()
-sys.argv[:2] = []
-sys.path.insert(0, "")
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 @pytest.fixture(scope="module", params=list(CASES.values()), ids=list(CASES))
@@ -93,17 +84,11 @@ def server(case: Case, tmp_path_factory: pytest.TempPathFactory, certificates: C
     (directory / "manage.py").write_text(DJANGO)
     (directory / "site_urls.py").write_text("urlpatterns = []\n")
     command = [word.replace("{cert}", str(certificates.server)) for word in case.command]
-    if case.switched:
-        if command[0] != sys.executable:
-            command.insert(0, sys.executable)
-            command[1] = str(Path(sys.executable).parent / command[1])
-        (directory / "switch.py").write_text(SWITCH)
-        command = [sys.executable, "switch.py", case.switched, *command[1:]]
     with start(
         command,
         directory,
         context=certificates.client_context() if case.tls else None,
-        environment={"PROXYPROTOCOL_TRUSTED": "127.0.0.1"},
+        run=[] if case.run else None,
         **case.options,
     ) as server:
         yield server
