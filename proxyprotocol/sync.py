@@ -298,7 +298,7 @@ def receive_header(
     peer: SockAddr,
     listener: Listener,
     connection: ReceiverConnection | None = None,
-    sleep: Callable[[float], object] = time.sleep,
+    sleep: Callable[[float], object] | None = None,
 ) -> ReceiverConnection | None:
     """Read the header of a connection that a server has accepted, by the rules of its listener.
 
@@ -307,7 +307,7 @@ def receive_header(
         peer: The address that connected.
         listener: The log and the receiver of the listening socket.
         connection: What the policy has decided already; None to ask it now.
-        sleep: Waits for seconds. Give that of a library whose greenlets share one thread.
+        sleep: Waits for seconds, by default in this thread. Give that of a library whose greenlets share a thread.
 
     Returns:
         The connection, which has begun; None if it is refused. The log says why, and the caller closes the socket.
@@ -381,7 +381,7 @@ def _read(
     sock: socket.socket,
     connection: ReceiverConnection,
     timeout: float | None,
-    sleep: Callable[[float], object] = time.sleep,
+    sleep: Callable[[float], object] | None = None,
 ) -> ReceiverConnection:
     """Read until the application may begin; raise ProxyProtocolError if the connection is refused."""
     own_timeout = sock.gettimeout()
@@ -406,12 +406,12 @@ def _read(
 
 
 def _receive(
-    sock: socket.socket, read: tuple[int, int] | None, deadline: float, sleep: Callable[[float], object]
+    sock: socket.socket, read: tuple[int, int] | None, deadline: float, sleep: Callable[[float], object] | None
 ) -> bytes | None:
     """Do one of the planned reads; return ``b""`` at the end of the stream, and None when the time is over."""
     remaining = max(deadline - time.monotonic(), 0)
     if read is None:
-        sleep(min(REST, remaining))
+        (sleep or time.sleep)(min(REST, remaining))
         return b"" if remaining else None
     # If this process was stopped meanwhile, the header may be in the socket, and is not late: look once more.
     for seconds in (remaining, 0):

@@ -13,10 +13,12 @@ import ssl
 from socketserver import BaseServer, TCPServer
 from typing import TYPE_CHECKING, Any
 
+from proxyprotocol._adapters.environ import telling
 from proxyprotocol._adapters.settings import Settings, covered, process_settings
 from proxyprotocol._wire import spec
 from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
+from proxyprotocol.result import ProxyResult
 from proxyprotocol.sync import ProxyProtocolMixIn
 
 if TYPE_CHECKING:
@@ -60,7 +62,9 @@ class _Covered(ProxyProtocolMixIn):
             self.tls_context = self.socket.context
             self.socket = socket.socket(fileno=self.socket.detach())
             covered.add(self.socket)
-        self.RequestHandlerClass = _telling(self.RequestHandlerClass)
+        # Werkzeug has its own name for the method of wsgiref
+        self.RequestHandlerClass = telling(self.RequestHandlerClass, "get_environ", _result)
+        self.RequestHandlerClass = telling(self.RequestHandlerClass, "make_environ", _result)
 
 
 def read_headers(
@@ -126,17 +130,6 @@ def _covered_class(kind: Any) -> Any:
     return type(kind.__name__, (_Covered, kind), {"__module__": kind.__module__})
 
 
-@functools.cache
-def _telling(handler: Any) -> Any:
-    """Return a handler's class that also puts the header into the environ, if it makes one."""
-    # Werkzeug has its own name for the method of wsgiref
-    name = next((name for name in ("make_environ", "get_environ") if hasattr(handler, name)), None)
-    if name is None or not isinstance(handler, type):
-        return handler
-
-    def environ(self: Any) -> dict[str, Any]:
-        made, result = getattr(super(telling, self), name)(), self.server.proxy_result(self.connection)
-        return made if result is None else {**made, "proxy_protocol": result}
-
-    telling = type(handler.__name__, (handler,), {name: environ, "__module__": handler.__module__})
-    return telling
+def _result(handler: Any) -> ProxyResult | None:
+    result: ProxyResult | None = handler.server.proxy_result(handler.connection)
+    return result

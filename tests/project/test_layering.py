@@ -185,6 +185,7 @@ FOREIGN = {
     "asyncio.transport": {"_FlowControlMixin"},
     "cli.encode": {"_ArgumentGroup"},
     "integrations.aiosmtpd": {"_factory_invoker"},
+    "integrations.gevent": {"_handle"},
     "run._site.sitecustomize": {"_exit"},
     "run.guard": {"_getframe"},
     "server.main": {"_exit"},

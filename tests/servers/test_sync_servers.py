@@ -25,6 +25,13 @@ from flask import Flask
 app = Flask("app")
 app.wsgi_app = whoami.wsgi
 """
+GEVENT = """
+import sys
+import whoami
+from gevent.pywsgi import WSGIServer
+
+WSGIServer(("127.0.0.1", int(sys.argv[1])), whoami.wsgi).serve_forever()
+"""
 DJANGO = """
 import sys
 from django.conf import settings
@@ -52,6 +59,11 @@ def example(name: str, *arguments: str) -> list[str]:
 
 FLASK = ["flask", "--app", "flask_app", "run", "--port", "{port}"]
 CASES = {
+    "gevent": Case(example("gevent_server"), run=False),
+    "gevent-tls": Case(example("gevent_server", "{cert}"), tls=True, run=False),
+    "gevent-run": Case([sys.executable, "gevent_plain.py", "{port}"]),
+    "waitress": Case(example("waitress_server"), run=False),
+    "waitress-run": Case(["waitress-serve", "--listen", "127.0.0.1:{port}", "app:app"]),
     "wsgiref": Case(example("wsgiref_server"), several=False, run=False, options={"ports": False, "keep_alive": False}),
     "werkzeug": Case(example("werkzeug_server"), run=False, options={"keep_alive": False}),
     "flask": Case(FLASK, options={"keep_alive": False}),
@@ -80,6 +92,7 @@ def server(case: Case, tmp_path_factory: pytest.TempPathFactory, certificates: C
     for path in EXAMPLES.glob("*.py"):
         shutil.copy(path, directory)
     (directory / "app.py").write_text("from whoami import wsgi as app\n")
+    (directory / "gevent_plain.py").write_text(GEVENT)
     (directory / "flask_app.py").write_text(FLASK_APP)
     (directory / "manage.py").write_text(DJANGO)
     (directory / "site_urls.py").write_text("urlpatterns = []\n")
