@@ -42,6 +42,7 @@ class Native(NamedTuple):
 INTEGRATIONS: Final = (
     Integration("asyncio", "asyncio"),
     Integration("socketserver", "socketserver"),
+    Integration("cheroot.server", "cheroot", "cheroot", "11.1", "11.1"),
     Integration("gevent.server", "gevent", "gevent", "26.9", "26.9"),
     Integration("waitress.server", "waitress", "waitress", "3.0", "3.0"),
     Integration("uvloop", "uvloop", "uvloop", "0.17", "0.23"),

@@ -32,6 +32,16 @@ from gevent.pywsgi import WSGIServer
 
 WSGIServer(("127.0.0.1", int(sys.argv[1])), whoami.wsgi).serve_forever()
 """
+CHERRYPY = """
+import sys
+import cherrypy
+import whoami
+
+cherrypy.config.update({"server.socket_port": int(sys.argv[1]), "engine.autoreload.on": False})
+cherrypy.tree.graft(whoami.wsgi, "/")
+cherrypy.engine.start()
+cherrypy.engine.block()
+"""
 DJANGO = """
 import sys
 from django.conf import settings
@@ -59,6 +69,10 @@ def example(name: str, *arguments: str) -> list[str]:
 
 FLASK = ["flask", "--app", "flask_app", "run", "--port", "{port}"]
 CASES = {
+    "cheroot": Case(example("cheroot_server"), run=False),
+    "cheroot-tls": Case(example("cheroot_server", "{cert}", "{cert}"), tls=True, run=False),
+    "cheroot-run": Case([sys.executable, "-m", "cheroot", "--bind", "127.0.0.1:{port}", "app:app"]),
+    "cherrypy-run": Case([sys.executable, "cherrypy_plain.py", "{port}"]),
     "gevent": Case(example("gevent_server"), run=False),
     "gevent-tls": Case(example("gevent_server", "{cert}"), tls=True, run=False),
     "gevent-run": Case([sys.executable, "gevent_plain.py", "{port}"]),
@@ -93,6 +107,7 @@ def server(case: Case, tmp_path_factory: pytest.TempPathFactory, certificates: C
         shutil.copy(path, directory)
     (directory / "app.py").write_text("from whoami import wsgi as app\n")
     (directory / "gevent_plain.py").write_text(GEVENT)
+    (directory / "cherrypy_plain.py").write_text(CHERRYPY)
     (directory / "flask_app.py").write_text(FLASK_APP)
     (directory / "manage.py").write_text(DJANGO)
     (directory / "site_urls.py").write_text("urlpatterns = []\n")
