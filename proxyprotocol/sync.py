@@ -420,6 +420,6 @@ def _receive(
             return sock.recv(*read)
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
             continue
-        except OSError:  # such as a reset, which ends the stream too
+        except (OSError, EOFError):  # such as a reset, which ends the stream too; eventlet raises EOFError
             return b""
     return None

@@ -42,6 +42,15 @@ cherrypy.tree.graft(whoami.wsgi, "/")
 cherrypy.engine.start()
 cherrypy.engine.block()
 """
+EVENTLET = """
+import sys
+import eventlet
+eventlet.monkey_patch()
+import whoami
+from eventlet import wsgi
+
+wsgi.server(eventlet.listen(("127.0.0.1", int(sys.argv[1]))), whoami.wsgi)
+"""
 DJANGO = """
 import sys
 from django.conf import settings
@@ -69,6 +78,9 @@ def example(name: str, *arguments: str) -> list[str]:
 
 FLASK = ["flask", "--app", "flask_app", "run", "--port", "{port}"]
 CASES = {
+    "eventlet": Case(example("eventlet_server"), run=False),
+    "eventlet-tls": Case(example("eventlet_server", "{cert}"), tls=True, run=False),
+    "eventlet-run": Case([sys.executable, "eventlet_plain.py", "{port}"]),
     "cheroot": Case(example("cheroot_server"), run=False),
     "cheroot-tls": Case(example("cheroot_server", "{cert}", "{cert}"), tls=True, run=False),
     "cheroot-run": Case([sys.executable, "-m", "cheroot", "--bind", "127.0.0.1:{port}", "app:app"]),
@@ -108,6 +120,7 @@ def server(case: Case, tmp_path_factory: pytest.TempPathFactory, certificates: C
     (directory / "app.py").write_text("from whoami import wsgi as app\n")
     (directory / "gevent_plain.py").write_text(GEVENT)
     (directory / "cherrypy_plain.py").write_text(CHERRYPY)
+    (directory / "eventlet_plain.py").write_text(EVENTLET)
     (directory / "flask_app.py").write_text(FLASK_APP)
     (directory / "manage.py").write_text(DJANGO)
     (directory / "site_urls.py").write_text("urlpatterns = []\n")
