@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from pyftpdlib.handlers import FTPHandler
-from pyftpdlib.ioloop import AsyncChat
+from pyftpdlib.ioloop import Acceptor, AsyncChat
 from pyftpdlib.servers import FTPServer
 
 from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
@@ -34,8 +34,8 @@ _log = logging.getLogger("proxyprotocol.sync")
 class _ControlSocket(Overlay):
     """Shows the client's address. The local one stays the real one: passive data connections come to it."""
 
-    def __init__(self, sock: Any, result: ProxyResult | None, client: SockAddr, peer: SockAddr) -> None:
-        self._below, self.proxy_result, self.client, self.proxy = sock, result, client, peer
+    def __init__(self, sock: Any, result: ProxyResult | None, client: SockAddr, peer: Any) -> None:
+        self._below, self.proxy_result, self.client, self.proxy = sock, result, client, peer[0]
 
     def getpeername(self) -> SockAddr:
         return self.client
@@ -43,6 +43,8 @@ class _ControlSocket(Overlay):
 
 class _Beginning(AsyncChat):  # type: ignore[misc]
     """Reads the header of a connection in the server's own loop, which never waits for one connection."""
+
+    socket: Any
 
     def __init__(self, server: Any, sock: Any, peer: Any, connection: ReceiverConnection, begin: Any) -> None:
         super().__init__(sock, ioloop=server.ioloop)
@@ -64,8 +66,9 @@ class _Beginning(AsyncChat):  # type: ignore[misc]
             self._step(data)
 
     def handle_close(self) -> None:
-        self._take(self._connection.eof)
-        self.close()
+        if not self._closed:
+            self._take(self._connection.eof)
+            self.close()
 
     def _step(self, data: bytes | None) -> None:
         """Go on to the next read."""
@@ -103,7 +106,7 @@ class _Beginning(AsyncChat):  # type: ignore[misc]
 
     def _hand_over(self) -> None:
         """Leave the loop, and let the server begin with the connection."""
-        sock, self.socket = self.socket, _Closed()
+        sock, self.socket = self.socket, None  # close() must leave it open
         self.close()
         connection, client = self._connection, self._peer
         if connection.trailing and connection.repeated:
@@ -113,11 +116,20 @@ class _Beginning(AsyncChat):  # type: ignore[misc]
         self._begin(_ControlSocket(sock, connection.result, client, self._peer), client)
 
 
-class _Closed:
-    """In place of a socket that another object has taken."""
+class _Passive(Acceptor):  # type: ignore[misc]
+    """Becomes the first base of the class that waits for a passive data connection."""
 
-    def close(self) -> None:
-        pass
+    socket: Any
+
+    def listen(self, backlog: int) -> None:
+        self_reading.add(self.socket)  # a data connection has no header
+        super().listen(backlog)
+
+    def handle_accepted(self, sock: Any, addr: Any) -> None:
+        # pyftpdlib refuses data connections from other hosts than the client
+        if addr[0] == self.cmd_channel.socket.proxy:
+            addr = (self.cmd_channel.remote_ip, *addr[1:])
+        super().handle_accepted(sock, addr)
 
 
 def _accept(begin: Any, server: Any, sock: Any, peer: Any) -> None:
@@ -136,9 +148,7 @@ def _accept(begin: Any, server: Any, sock: Any, peer: Any) -> None:
     sock.close()
 
 
-def read_headers(
-    server: FTPServer, *, receiver: Receiver | None = None, **keywords: Unpack[ReceiverKeywords]
-) -> None:
+def read_headers(server: FTPServer, *, receiver: Receiver | None = None, **keywords: Unpack[ReceiverKeywords]) -> None:
     """Let an FTP server read a header at the start of each control connection, before its banner.
 
     Call this before ``serve_forever()``. The header is read in the server's loop, without waiting.
@@ -153,14 +163,20 @@ def read_headers(
         TypeError, ValueError: As :class:`.Receiver`.
     """
     _cover(server, Receiver.of(receiver, keywords, ["receiver"]))
-    server.handle_accepted = functools.partial(_accept, server.handle_accepted, server)
 
 
 @functools.cache
 def switch_on() -> None:
     """Make every FTP server in this process read headers, by the variables ``PROXYPROTOCOL_*``."""
-    settings, initialise, accepted = process_settings(), FTPServer.__init__, FTPServer.handle_accepted
-    raise NotImplementedError
+    settings, initialise = process_settings(), FTPServer.__init__
+
+    @functools.wraps(initialise)
+    def cover(self: Any, *arguments: Any, **keywords: Any) -> None:
+        initialise(self, *arguments, **keywords)
+        if settings.covers(self.socket):
+            _cover(self, settings.receiver)
+
+    FTPServer.__init__ = cover
 
 
 def proxy_result(handler: FTPHandler) -> ProxyResult | None:
@@ -171,3 +187,12 @@ def proxy_result(handler: FTPHandler) -> ProxyResult | None:
     """
     result: ProxyResult | None = getattr(handler.socket, "proxy_result", None)
     return result
+
+
+def _cover(server: Any, receiver: Receiver) -> None:
+    covered.add(server.socket)
+    server.header_listener = Listener(receiver, logging_to(_log), ThreadClock())
+    server.header_listener.start(server.socket.getsockname())
+    server.handle_accepted = functools.partial(_accept, server.handle_accepted, server)
+    passive = type("PassiveDTP", (_Passive, server.handler.passive_dtp), {})
+    server.handler = type(server.handler.__name__, (server.handler,), {"passive_dtp": passive})

@@ -45,6 +45,7 @@ INTEGRATIONS: Final = (
     Integration("cheroot.server", "cheroot", "cheroot", "11.1", "11.1"),
     Integration("eventlet", "eventlet", "eventlet", "0.41", "0.41"),
     Integration("gevent.server", "gevent", "gevent", "26.9", "26.9"),
+    Integration("pyftpdlib.servers", "pyftpdlib", "pyftpdlib", "2.2", "2.2"),
     Integration("waitress.server", "waitress", "waitress", "3.0", "3.0"),
     Integration("uvloop", "uvloop", "uvloop", "0.17", "0.23"),
 )
