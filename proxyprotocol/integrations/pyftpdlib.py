@@ -45,6 +45,7 @@ class _Beginning(AsyncChat):  # type: ignore[misc]
     """Reads the header of a connection in the server's own loop, which never waits for one connection."""
 
     socket: Any
+    _ended = False
 
     def __init__(self, server: Any, sock: Any, peer: Any, connection: ReceiverConnection, begin: Any) -> None:
         super().__init__(sock, ioloop=server.ioloop)
@@ -52,11 +53,11 @@ class _Beginning(AsyncChat):  # type: ignore[misc]
         self._listener: Listener = server.header_listener
         self._reads = plan_reads(sock, connection)
         self._step(None)
-        if (timeout := self._listener.receiver.timeout) is not None and not self._closed:
+        if (timeout := self._listener.receiver.timeout) is not None and not self._ended:
             self.call_later(timeout, self._expire)
 
     def handle_read(self) -> None:
-        while self._next is not None and not self._closed:
+        while self._next is not None and not self._ended:
             try:
                 data = self.socket.recv(*self._next)
             except BlockingIOError:
@@ -66,9 +67,13 @@ class _Beginning(AsyncChat):  # type: ignore[misc]
             self._step(data)
 
     def handle_close(self) -> None:
-        if not self._closed:
+        if not self._ended:
             self._take(self._connection.eof)
             self.close()
+
+    def close(self) -> None:
+        self._ended = True
+        super().close()
 
     def _step(self, data: bytes | None) -> None:
         """Go on to the next read."""
@@ -90,7 +95,7 @@ class _Beginning(AsyncChat):  # type: ignore[misc]
 
     def _expire(self) -> None:
         self.handle_read()  # if this process was stopped, the header may be in the socket
-        if not self._closed:
+        if not self._ended:
             self._take(self._connection.timed_out)
 
     def _take(self, end: Any) -> None:

@@ -18,11 +18,11 @@ __all__ = ["watch"]
 
 _log = logging.getLogger("proxyprotocol.run")
 
-# These talk to their own processes through UNIX sockets.
-_INTERNAL = ("multiprocessing", "multiprocess", "billiard")
+# These accept connections of their own worker processes on UNIX sockets.
+_INTERNAL = {"multiprocessing", "multiprocess", "billiard"}
 _WHAT_TO_DO = (
-    "If proxies connect there, put proxyprotocol-server before it, with ?transparent=yes on the destination; if not, "
-    "name all ports that read headers with --ports=..., or serve every connection as it is with --uncovered=allow"
+    "If proxies connect there, put the relay before it: proxyprotocol-server with ?transparent=yes on the destination. "
+    "If not, name the ports that read headers with --ports=..., or say --uncovered=allow"
 )
 
 _allowed: WeakSet[Any] = WeakSet()
@@ -30,25 +30,24 @@ _told: WeakSet[Any] = WeakSet()
 
 
 def watch(kind: Any) -> None:
-    """Let ``accept()`` of a class of sockets return no connection of a listener on which nothing reads headers."""
-    begin = kind.accept
+    """Let a class of sockets accept no connection for a listening socket on which nothing reads headers."""
+    begin = kind._accept  # not accept(): gevent's servers call this
 
     @functools.wraps(begin)
-    def accept(sock: Any) -> Any:
-        # before accept(), which may block: the log tells at once that connections will be refused
-        allowed = sock in covered or sock in _allowed or _allows(sock, sys._getframe(1).f_globals.get("__name__", ""))
+    def _accept(sock: Any) -> Any:
+        # before the system's accept(), which may block: the log tells at once that connections will be refused
+        allowed = sock in covered or sock in _allowed or _allows(sock)
         while True:
             accepted = begin(sock)
             if allowed or sock in covered:
                 return accepted
-            accepted[0].close()
+            os.close(accepted[0])
 
-    kind.accept = accept
+    kind._accept = _accept
 
 
-def _allows(sock: Any, caller: str) -> bool:
-    internal = sock.family == socket.AF_UNIX and caller.partition(".")[0] in _INTERNAL
-    if internal or sock in self_reading or not process_settings().covers(sock) or _is_duplicate(sock):
+def _allows(sock: Any) -> bool:
+    if sock in self_reading or not process_settings().covers(sock) or _is_our_own(sock) or _is_duplicate(sock):
         _allowed.add(sock)
         return True
     allows = os.environ.get(spell_variable("uncovered")) == "allow"
@@ -56,10 +55,19 @@ def _allows(sock: Any, caller: str) -> bool:
         _told.add(sock)
         where = describe_address(sock.getsockname())
         if allows:
-            _log.warning("Nothing reads headers on %s: connections are served as they are, by --uncovered=allow", where)
+            _log.warning("Nothing reads headers on %s: serves every connection, as --uncovered=allow says", where)
         else:
             _log.warning("Nothing reads headers on %s: refuses every connection. %s", where, _WHAT_TO_DO)
     return allows
+
+
+def _is_our_own(sock: Any) -> bool:
+    """Return whether no proxy connects to a socket: it is for the metrics, or for worker processes."""
+    if sock.family == socket.AF_UNIX:
+        frame: Any = sys._getframe(4)  # the caller of accept(), which has called _accept()
+        return frame.f_globals.get("__name__", "").partition(".")[0] in _INTERNAL
+    metrics = sys.modules.get("proxyprotocol.metrics")
+    return metrics is not None and sock.getsockname() in metrics.addresses
 
 
 def _is_duplicate(sock: Any) -> bool:

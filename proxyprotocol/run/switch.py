@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import logging
 import os
 import re
-import socket
 import sys
-from functools import partial
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from typing import Any, NoReturn
@@ -20,7 +19,7 @@ from proxyprotocol._adapters.settings import startup_failure
 from proxyprotocol.run.guard import watch
 from proxyprotocol.run.logs import show_logs
 from proxyprotocol.run.programs import watch_exec
-from proxyprotocol.run.table import INTEGRATIONS, NATIVE, Integration, Native
+from proxyprotocol.run.table import INTEGRATIONS, NATIVE, SOCKETS, Integration, Native
 
 __all__ = ["run_next", "switch_on"]
 
@@ -29,13 +28,15 @@ _log = logging.getLogger("proxyprotocol.run")
 
 def switch_on() -> None:
     """Prepare this process, before it runs its program."""
+    register = wrapt.register_post_import_hook
     show_logs()
     watch_exec()
-    watch(socket.socket)
+    for module, name in SOCKETS:
+        register(functools.partial(_watch, name), module)
     for integration in INTEGRATIONS:
-        wrapt.register_post_import_hook(partial(_begin, integration), integration.trigger)
+        register(functools.partial(_begin, integration), integration.trigger)
     for native in NATIVE:
-        wrapt.register_post_import_hook(partial(_forbid, native), native.trigger)
+        register(functools.partial(_forbid, native), native.trigger)
 
 
 def run_next(ours: str) -> None:
@@ -46,6 +47,10 @@ def run_next(ours: str) -> None:
     if spec is not None and spec.loader is not None:
         module = sys.modules["sitecustomize"] = module_from_spec(spec)
         spec.loader.exec_module(module)
+
+
+def _watch(name: str, module: Any) -> None:
+    watch(getattr(module, name))
 
 
 def _begin(integration: Integration, _: Any) -> None:
@@ -89,5 +94,7 @@ def _forbid(native: Native, module: Any) -> None:
             "there. Put the relay before it: proxyprotocol-server with ?transparent=yes on the destination"
         )
 
-    getattr(module, native.function)
-    setattr(module, native.function, refuse)
+    *path, name = native.function.split(".")
+    owner = functools.reduce(getattr, path, module)
+    getattr(owner, name)  # an AttributeError ends the start too
+    setattr(owner, name, refuse)

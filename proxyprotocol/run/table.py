@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["INTEGRATIONS", "NATIVE", "Integration", "Native"]
+__all__ = ["INTEGRATIONS", "NATIVE", "SOCKETS", "Integration", "Native"]
 
 
 class Integration(NamedTuple):
@@ -26,11 +26,11 @@ class Integration(NamedTuple):
 
 
 class Native(NamedTuple):
-    """A server that accepts its connections outside Python, where nothing can read a header for it.
+    """A server that accepts its connections outside Python, where no integration can read a header for it.
 
     Attributes:
         trigger: A module of the server.
-        function: What begins the server there.
+        function: What begins the server there, with the name of its class.
         server: What the user calls it.
     """
 
@@ -47,10 +47,19 @@ INTEGRATIONS: Final = (
     Integration("gevent.server", "gevent", "gevent", "26.9", "26.9"),
     Integration("pyftpdlib.servers", "pyftpdlib", "pyftpdlib", "2.2", "2.2"),
     Integration("waitress.server", "waitress", "waitress", "3.0", "3.0"),
+    Integration("uvicorn.config", "uvicorn", "uvicorn", "0.30", "0.54"),
     Integration("uvloop", "uvloop", "uvloop", "0.17", "0.23"),
 )
 
+#: The classes of sockets that accept connections in Python: module and name.
+SOCKETS: Final = (("socket", "socket"), ("gevent._socket3", "socket"), ("eventlet.greenio.base", "_original_socket"))
+
 NATIVE: Final = (
+    Native("bjoern", "listen", "bjoern"),
+    Native("granian.server.common", "AbstractServer.__init__", "granian"),
     Native("grpc", "server", "gRPC"),
     Native("grpc.aio", "server", "gRPC"),
+    Native("rloop.loop", "RLoop.__init__", "rloop"),
+    Native("robyn", "Robyn.start", "robyn"),
+    Native("socketify.socketify", "App.listen", "socketify"),
 )

@@ -191,7 +191,7 @@ FOREIGN = {
     "integrations.aiosmtpd": {"_factory_invoker"},
     "integrations.gevent": {"_handle"},
     "run._site.sitecustomize": {"_exit"},
-    "run.guard": {"_getframe"},
+    "run.guard": {"_accept", "_getframe"},
     "server.main": {"_exit"},
     "twisted.client": {"_wrappedProtocol"},
     "twisted.factory": {"_wrapper"},
