@@ -41,15 +41,23 @@ class _Connection(HTTPConnection):
     _listener: Listener
     _tls_timeout: float | None
     result: ProxyResult | None = None
-    _begun = False
+    _begun = _refused = False
 
     def communicate(self) -> bool:
         if not self._begun:
             self._begun = True
-            if not self._begin():
+            self._refused = not self._begin()
+            if self._refused:
                 return False
         keep_open: bool = super().communicate()  # type: ignore[no-untyped-call]
         return keep_open
+
+    def close(self) -> None:
+        if self._refused:  # a handshake that fails closes the socket, and cheroot's own close() would raise
+            self.rfile.close()
+            self.socket.close()
+        else:
+            super().close()
 
     def _begin(self) -> bool:
         # cheroot knows no address of a UNIX peer

@@ -1,141 +1,140 @@
-"""Servers of threads and greenlets, by their own API as in ``examples/servers``, and by what switches them on."""
+"""Servers of threads and greenlets, by their own API as in ``examples/servers``, and under ``proxyprotocol run``."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
 from tests.interop._certificates import Certificates
+from tests.interop._programs import PATIENCE, wait_for
 
-from .checks import Server, check_silent, every_check, start
+from .checks import CLIENT, PROXY, ROOT, V2, Server, check_silent, every_check, start
 
 pytestmark = pytest.mark.xdist_group("sync-servers-of-others")
 
-EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "servers"
-TLS = ["{cert}", "{cert}"]
-FLASK_APP = """
-import whoami
-from flask import Flask
-
-app = Flask("app")
-app.wsgi_app = whoami.wsgi
-"""
-GEVENT = """
-import sys
-import whoami
-from gevent.pywsgi import WSGIServer
-
-WSGIServer(("127.0.0.1", int(sys.argv[1])), whoami.wsgi).serve_forever()
-"""
-CHERRYPY = """
-import sys
-import cherrypy
-import whoami
-
-cherrypy.config.update({"server.socket_port": int(sys.argv[1]), "engine.autoreload.on": False})
-cherrypy.tree.graft(whoami.wsgi, "/")
-cherrypy.engine.start()
-cherrypy.engine.block()
-"""
-EVENTLET = """
-import sys
-import eventlet
-eventlet.monkey_patch()
-import whoami
-from eventlet import wsgi
-
-wsgi.server(eventlet.listen(("127.0.0.1", int(sys.argv[1]))), whoami.wsgi)
-"""
-DJANGO = """
-import sys
-from django.conf import settings
-from django.core.management import execute_from_command_line
-from whoami import wsgi
-
-settings.configure(SECRET_KEY="-", ROOT_URLCONF="site_urls", WSGI_APPLICATION="whoami.wsgi", ALLOWED_HOSTS=["*"])
-execute_from_command_line(sys.argv)
-"""
+EXAMPLES = ROOT / "examples" / "servers"
 
 
 class Case(NamedTuple):
     """How a server is started, and what it does differently from most."""
 
     command: list[str]
-    tls: bool = False
-    several: bool = True  # serves several connections at a time
     run: bool = True
-    options: dict[str, Any] = {}  # noqa: RUF012  # never changed
+    several: bool = True  # serves several connections at a time
+    ports: bool = True
+    keep_alive: bool = True
+    extension: bool = True
+
+    @contextlib.contextmanager
+    def start(self, directory: Path, certificates: Certificates, *options: str) -> Iterator[Server]:
+        for path in EXAMPLES.glob("*.py"):
+            shutil.copy(path, directory)
+        (directory / "app.py").write_text("from whoami import wsgi as app\n")
+        with start(
+            [word.replace("{cert}", str(certificates.server)) for word in self.command],
+            directory,
+            context=certificates.client_context() if "{cert}" in self.command else None,
+            run=options if self.run else None,
+            ports=self.ports,
+            keep_alive=self.keep_alive,
+            extension=self.extension,
+        ) as server:
+            yield server
 
 
 def example(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, f"{name}.py", "{port}", *arguments]
+    return [sys.executable, f"{name}_server.py", "{port}", *arguments]
 
 
-FLASK = ["flask", "--app", "flask_app", "run", "--port", "{port}"]
-CASES = {
-    "eventlet": Case(example("eventlet_server"), run=False),
-    "eventlet-tls": Case(example("eventlet_server", "{cert}"), tls=True, run=False),
-    "eventlet-run": Case([sys.executable, "eventlet_plain.py", "{port}"]),
-    "cheroot": Case(example("cheroot_server"), run=False),
-    "cheroot-tls": Case(example("cheroot_server", "{cert}", "{cert}"), tls=True, run=False),
-    "cheroot-run": Case([sys.executable, "-m", "cheroot", "--bind", "127.0.0.1:{port}", "app:app"]),
-    "cherrypy-run": Case([sys.executable, "cherrypy_plain.py", "{port}"]),
-    "gevent": Case(example("gevent_server"), run=False),
-    "gevent-tls": Case(example("gevent_server", "{cert}"), tls=True, run=False),
-    "gevent-run": Case([sys.executable, "gevent_plain.py", "{port}"]),
-    "waitress": Case(example("waitress_server"), run=False),
-    "waitress-run": Case(["waitress-serve", "--listen", "127.0.0.1:{port}", "app:app"]),
-    "wsgiref": Case(example("wsgiref_server"), several=False, run=False, options={"ports": False, "keep_alive": False}),
-    "werkzeug": Case(example("werkzeug_server"), run=False, options={"keep_alive": False}),
-    "flask": Case(FLASK, options={"keep_alive": False}),
-    "flask-reload": Case([*FLASK, "--reload"], options={"keep_alive": False}),
-    "flask-tls": Case(
-        [*FLASK, "--cert", "{cert}", "--key", "{cert}"],
-        tls=True,
-        options={"keep_alive": False},
-    ),
-    "django": Case(
-        [sys.executable, "manage.py", "runserver", "{port}"],
-        options={"ports": False},
-    ),
+def program(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tests.servers.sync_programs", name, "{port}", *arguments]
+
+
+WSGI = "tests.servers.whoami:wsgi"
+FLASK = ["flask", "--app", "tests.servers.sync_programs:flask_app()", "run", "--port", "{port}"]
+OWN = {
+    "cheroot": Case(example("cheroot"), run=False),
+    "cheroot-tls": Case(example("cheroot", "{cert}", "{cert}"), run=False),
+    "eventlet": Case(example("eventlet"), run=False),
+    "eventlet-tls": Case(example("eventlet", "{cert}"), run=False),
+    "gevent": Case(example("gevent"), run=False),
+    "gevent-tls": Case(example("gevent", "{cert}"), run=False),
+    "waitress": Case(example("waitress"), run=False),
+    "werkzeug": Case(example("werkzeug"), run=False, keep_alive=False),
+    "wsgiref": Case(example("wsgiref"), run=False, several=False, ports=False, keep_alive=False),
 }
+RUN = {
+    "run-cheroot": Case([sys.executable, "-m", "cheroot", "--bind", "127.0.0.1:{port}", WSGI]),
+    "run-cherrypy": Case(program("cherrypy")),
+    "run-django": Case(program("django"), ports=False),
+    "run-eventlet": Case(program("eventlet")),
+    "run-flask": Case(FLASK, keep_alive=False),
+    "run-flask-reload": Case([*FLASK, "--reload"], keep_alive=False),
+    "run-gevent": Case(program("gevent")),
+    "run-http.server": Case(program("http_server"), extension=False),
+    "run-waitress": Case(["waitress-serve", "--listen", "127.0.0.1:{port}", WSGI]),
+    "run-werkzeug-processes": Case(program("werkzeug_processes"), keep_alive=False),
+}
+RUN_TLS = {
+    "run-cherrypy-tls": Case(program("cherrypy", "{cert}")),
+    "run-eventlet-tls": Case(program("eventlet", "{cert}")),
+    "run-flask-tls": Case([*FLASK, "--cert", "{cert}", "--key", "{cert}"], keep_alive=False),
+    "run-gevent-tls": Case(program("gevent", "{cert}")),
+    "run-http.server-tls": Case(program("http_server", "{cert}"), extension=False),
+}
+CASES = OWN | RUN | RUN_TLS
 
 
-@pytest.fixture(scope="module", params=list(CASES.values()), ids=list(CASES))
-def case(request: pytest.FixtureRequest) -> Case:
-    case: Case = request.param
-    return case
-
-
-@pytest.fixture(scope="module")
-def server(case: Case, tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[Server]:
-    directory = tmp_path_factory.mktemp("server")
-    for path in EXAMPLES.glob("*.py"):
-        shutil.copy(path, directory)
-    (directory / "app.py").write_text("from whoami import wsgi as app\n")
-    (directory / "gevent_plain.py").write_text(GEVENT)
-    (directory / "cherrypy_plain.py").write_text(CHERRYPY)
-    (directory / "eventlet_plain.py").write_text(EVENTLET)
-    (directory / "flask_app.py").write_text(FLASK_APP)
-    (directory / "manage.py").write_text(DJANGO)
-    (directory / "site_urls.py").write_text("urlpatterns = []\n")
-    command = [word.replace("{cert}", str(certificates.server)) for word in case.command]
-    with start(
-        command,
-        directory,
-        context=certificates.client_context() if case.tls else None,
-        run=[] if case.run else None,
-        **case.options,
-    ) as server:
+@pytest.fixture(scope="module", params=list(CASES))
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
+) -> Iterator[Server]:
+    with CASES[request.param].start(tmp_path_factory.mktemp("server"), certificates, "--tls-timeout", "1") as server:
         yield server
 
 
 @every_check
-def test_the_application_sees_the_client(case: Case, server: Server, check: Callable[[Server], None]) -> None:
-    if check is not check_silent or case.several:
+def test_the_application_sees_the_client(
+    request: pytest.FixtureRequest, server: Server, check: Callable[[Server], None]
+) -> None:
+    if check is not check_silent or CASES[request.node.callspec.params["server"]].several:
         check(server)
+
+
+@pytest.mark.parametrize("server", list(RUN_TLS), indirect=True)
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n\r\n"], ids=["silence", "no TLS"])
+def test_a_handshake_that_fails_has_one_line(server: Server, sent: bytes) -> None:
+    before = server.program.errors().count(f"Refused a connection from {CLIENT.host}:{CLIENT.port}, relayed by")
+    with socket.create_connection(server.address, PATIENCE) as client, contextlib.suppress(ConnectionError):
+        client.sendall(V2 + sent)
+        while client.recv(4096):  # perhaps an alert
+            pass
+
+    line = f"Refused a connection from {CLIENT.host}:{CLIENT.port}, relayed by"
+    wait_for(lambda: server.program.errors().count(line) == before + 1)
+    assert "Traceback" not in server.program.errors()
+
+
+@pytest.mark.parametrize("name", ["run-cheroot", "run-eventlet", "run-flask", "run-gevent", "run-waitress"])
+def test_a_port_that_is_not_named_serves_as_it_always_did(
+    name: str, tmp_path: Path, certificates: Certificates
+) -> None:
+    with CASES[name].start(tmp_path, certificates, "--ports", "1") as server, server.connect(b"") as client:
+        assert server.ask(client).split(" ")[0::2] == [PROXY, "-"]
+
+
+@pytest.mark.parametrize("name", ["eventlet_serve", "gevent_serve"])
+def test_a_function_that_serves_a_connection_gets_the_clients_address(
+    name: str, tmp_path: Path, certificates: Certificates
+) -> None:
+    with Case(program(name)).start(tmp_path, certificates) as server:
+        with server.connect(V2) as client:
+            assert client.recv(100).decode() == f"{CLIENT.host} {CLIENT.port}"
+        server.assert_refused(b"")
