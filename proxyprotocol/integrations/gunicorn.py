@@ -13,7 +13,7 @@ import errno
 import functools
 import importlib
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -23,7 +23,7 @@ from proxyprotocol._adapters.settings import STARTUP_FAILURE, Settings, covered,
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import listen
 from proxyprotocol.receiver import ReceiverConnection
-from proxyprotocol.result import describe_address
+from proxyprotocol.result import ProxyResult, describe_address
 from proxyprotocol.sync import begin_tls, receive_header
 from proxyprotocol.typing import SockAddr
 
@@ -110,15 +110,7 @@ class _Blocking(_Worker):
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        application = self.wsgi
-
-        def with_header(environ: dict[str, Any], start_response: Any) -> Any:
-            begun = _begun.get(environ["gunicorn.socket" if "gunicorn.socket" in environ else "gunicorn.sock"])
-            if begun is not None and begun.connection.result is not None:
-                environ["proxy_protocol"] = begun.connection.result
-            return application(environ, start_response)
-
-        self.wsgi = with_header
+        self.wsgi = _telling(self.wsgi, lambda sock: _begun[sock].connection.result if sock in _begun else None)
 
     def begin(self, sock: Any, peer: SockAddr, name: SockAddr) -> tuple[Any, SockAddr] | None:
         """Read the header of a connection; return its socket and client, or None if it is refused or lost."""
@@ -136,6 +128,18 @@ class _Blocking(_Worker):
         client = peer if connection.effective is None else connection.effective.peername
         _begun[sock] = _Begun(connection, listener, client, peer)
         return sock, client
+
+
+def _telling(application: Any, result_of: Callable[[Any], ProxyResult | None]) -> Any:
+    """Return a WSGI application whose environ has the header."""
+
+    def with_header(environ: dict[str, Any], start_response: Any) -> Any:
+        result = result_of(environ["gunicorn.socket" if "gunicorn.socket" in environ else "gunicorn.sock"])
+        if result is not None:
+            environ["proxy_protocol"] = result
+        return application(environ, start_response)
+
+    return with_header
 
 
 class _Connections(_Blocking):
@@ -185,47 +189,38 @@ class _Threads(_Blocking):
         return done
 
 
-class _Gevent(_Connections):
-    """Makes gevent's servers without TLS, which would begin before they handle a connection."""
+class _Gevent(_Worker):
+    """Reads headers in gevent's servers."""
 
     server_type: Any = None  # what is gunicorn's server_class
+
+    def read_headers(self, settings: Settings, sockets: list[Any]) -> None:
+        self._settings, self._reading = settings, sockets
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        from proxyprotocol.integrations.gevent import proxy_result
+
+        self.wsgi = _telling(self.wsgi, proxy_result)
 
     def server_class(self, sock: Any, *, spawn: Any, ssl_context: Any = None, **keywords: Any) -> Any:
         """Make the server of a listening socket."""
         from gevent.server import StreamServer
 
+        from proxyprotocol.integrations import gevent
+
+        tls = {} if ssl_context is None else {"ssl_context": ssl_context}
         if self.server_type is None:
-            server = StreamServer(sock, partial(self.handle, sock), spawn=spawn)
+            server = StreamServer(sock, partial(self.handle, sock), spawn=spawn, **tls)
             if self.cfg.workers > 1:
                 server.max_accept = 1
         else:
-            if ssl_context is not None:
-                keywords["environ"]["wsgi.url_scheme"] = "https"
-            server = self.server_type(sock, spawn=spawn, **keywords)
-            name, serve = sock.getsockname(), server.handle
-
-            def handle(client: Any, addr: SockAddr) -> None:
-                begun = self.begin(client, addr, name)
-                if begun is not None:
-                    with begun[0]:
-                        serve(*begun)
-
-            server.handle = handle
-        listen = type(server).init_socket
-        # under `proxyprotocol run` gevent's servers read headers themselves, and must not read a second one
-        server.init_socket = partial(getattr(listen, "__wrapped__", listen), server)
+            server = self.server_type(sock, spawn=spawn, **tls, **keywords)
+        # under `proxyprotocol run` all servers of gevent do it
+        if sock in self._reading and not hasattr(StreamServer.init_socket, "__wrapped__"):
+            settings = self._settings
+            gevent.read_headers(server, tls_timeout=settings.tls_timeout, receiver=settings.receiver)
         return server
-
-    def begin(self, sock: Any, peer: SockAddr, name: SockAddr) -> tuple[Any, SockAddr] | None:
-        from gunicorn.sock import ssl_wrap_socket
-
-        begun = super().begin(sock, peer, name)
-        if begun is None or not self.cfg.is_ssl:
-            return begun
-        try:
-            return ssl_wrap_socket(sock, self.cfg), begun[1]
-        except OSError:
-            return None
 
 
 class _Tornado(_Worker):

@@ -109,7 +109,7 @@ def test_every_bind_reads_headers_also_after_a_restart(worker: str, tmp_path: Pa
 
 def test_the_application_is_reloaded(tmp_path: Path) -> None:
     with start(
-        command(MODULE + "SerialWorker", "--reload", "whoami:wsgi"), tmp_path, environment=TRUSTED, requests=1
+        command(MODULE + "SerialWorker", "--reload", "whoami:wsgi"), tmp_path, environment=TRUSTED, keep_alive=False
     ) as server:
         CHECKS["v2"](server)
         lines = server.program.errors().count("Reads version 1 and 2 headers")
