@@ -173,3 +173,40 @@ def test_a_peer_that_is_silent_in_its_tls_handshake_is_dropped(
         text = "Refused a connection from 203.0.113.7:5678, relayed by 127.0.0.1:"
         wait_for(lambda: text in server.program.errors())
         assert "the TLS handshake failed: " in server.program.errors()
+
+
+FRAMEWORKS = """
+import django.conf, django.core.wsgi, django.http, django.urls, flask
+
+def text(environ):
+    keys = ("REMOTE_ADDR", "REMOTE_PORT", "proxy_protocol")
+    return " ".join([*(str(environ.get(key)) for key in keys), environ["wsgi.url_scheme"]])
+
+flask_app = flask.Flask("app")
+flask_app.add_url_rule("/", view_func=lambda: text(flask.request.environ))
+view = django.urls.path("", lambda request: django.http.HttpResponse(text(request.META)))
+django.conf.settings.configure(ROOT_URLCONF=(view,), ALLOWED_HOSTS=["*"], SECRET_KEY="x")
+django_app = django.core.wsgi.get_wsgi_application()
+"""
+
+
+@pytest.mark.parametrize(
+    ("application", "client", "allowed", "scheme"),
+    [
+        ("flask_app", "203.0.113.7", [], "http"),  # the client's own word
+        ("flask_app", "127.0.0.1", [], "https"),  # gunicorn's default
+        ("django_app", "127.0.0.1", ["--forwarded-allow-ips="], "http"),
+        ("django_app", "203.0.113.7", ["--forwarded-allow-ips=*"], "https"),
+    ],
+)
+def test_frameworks_know_the_client_and_gunicorn_compares_it_with_whom_it_trusts(
+    application: str, client: str, allowed: list[str], scheme: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(FRAMEWORKS)
+    line = command(MODULE + "ThreadWorker", *allowed, "--access-logfile", "-", f"app:{application}")
+    with start(line, tmp_path, environment=TRUSTED) as server:
+        with connect(server.address) as connection:
+            connection.sendall(f"PROXY TCP4 {client} 198.51.100.9 5678 443\r\n".encode())
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: app\r\nX-Forwarded-Proto: https\r\n\r\n")
+            assert server.answer(connection) == f"{client} 5678 {client}:5678 -> 198.51.100.9:443 {scheme}"
+        assert server.program.line().startswith(f"{client} - - [")
