@@ -42,7 +42,12 @@ import asyncio, socket, sys
 async def main():
     listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
     listener.setblocking(False)
-    asyncio.get_running_loop().add_reader(listener, lambda: listener.accept()[0].sendall(b"served"))
+    def accept():
+        try:
+            listener.accept()[0].sendall(b"served")
+        except BlockingIOError:
+            pass
+    asyncio.get_running_loop().add_reader(listener, accept)
     print("listening", flush=True)
     await asyncio.sleep(60)
 asyncio.run(main())
