@@ -25,7 +25,7 @@ SOURCE = Path(__file__).parent.parent.parent / PACKAGE
 # new module needs a place here first.
 LAYERS = {
     "values": ("errors", "typing", "checksum", "_wire", "tlv", "result"),
-    "codecs": ("codec", "v1", "v2", "noop", "detect", "version"),
+    "codecs": ("codec", "v1", "v2", "spp", "noop", "detect", "version"),
     "decisions": ("parser", "policy", "messages", "receiver", "sender", "datagram"),
     "files": ("release", "trustfile", "options", "metrics"),
     "sockets": ("_adapters", "build", "sock"),
@@ -191,6 +191,7 @@ FOREIGN = {
     "integrations.aiosmtpd": {"_factory_invoker"},
     "integrations.gevent": {"_handle"},
     "integrations.gunicorn": {"_serve"},
+    "reader": {"_buffer"},
     "run._site.sitecustomize": {"_exit"},
     "run.guard": {"_accept", "_getframe"},
     "server.main": {"_exit"},
