@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from proxyprotocol._adapters.asgi import extended
+
 if TYPE_CHECKING:
     from uvicorn.config import Config
 
-__all__ = ["auto", "h11", "httptools"]
+__all__ = ["auto", "h11", "httptools", "switch_on"]
 
 
 class _Beginning(asyncio.Protocol):
@@ -28,30 +31,44 @@ class _Beginning(asyncio.Protocol):
     connections in one and the same context.
     """
 
-    def __init__(self, name: str, config: Config, **keywords: Any) -> None:
-        self._name, self._config, self._keywords = name, config, keywords
+    def __init__(self, kind: Any, config: Config, **keywords: Any) -> None:
+        self._kind, self._config, self._keywords = kind, config, keywords
 
     def connection_made(self, transport: Any) -> None:
         from uvicorn.importer import import_from_string  # only a server that uses this module needs uvicorn
 
         config, result = self._config, transport.get_extra_info("proxy_protocol")
         if result is not None:
-            application = config.loaded_app
-
-            async def extended(scope: Any, receive: Any, send: Any) -> None:
-                extensions = {**scope.get("extensions", {}), "proxy_protocol": {"result": result}}
-                await application({**scope, "extensions": extensions}, receive, send)
-
             config = copy.copy(config)
-            config.loaded_app = extended
-        protocol = import_from_string(f"uvicorn.protocols.http.{self._name}")(config=config, **self._keywords)
+            config.loaded_app = extended(config.loaded_app, result)
+        protocol = import_from_string(self._kind)(config=config, **self._keywords)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 
 
 #: For ``--http``: httptools if it is installed, else h11.
-auto: Callable[..., asyncio.Protocol] = partial(_Beginning, "auto:AutoHTTPProtocol")
+auto: Callable[..., asyncio.Protocol] = partial(_Beginning, "uvicorn.protocols.http.auto:AutoHTTPProtocol")
 #: For ``--http``: h11.
-h11: Callable[..., asyncio.Protocol] = partial(_Beginning, "h11_impl:H11Protocol")
+h11: Callable[..., asyncio.Protocol] = partial(_Beginning, "uvicorn.protocols.http.h11_impl:H11Protocol")
 #: For ``--http``: httptools.
-httptools: Callable[..., asyncio.Protocol] = partial(_Beginning, "httptools_impl:HttpToolsProtocol")
+httptools: Callable[..., asyncio.Protocol] = partial(
+    _Beginning, "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol"
+)
+
+
+@functools.cache
+def switch_on() -> None:
+    """Let the applications of uvicorn's servers find the header, whatever ``--http`` is, for ``proxyprotocol run``."""
+    from uvicorn.config import Config
+
+    kind: Any = Config
+    load = kind.load
+
+    @functools.wraps(load)
+    def extending(config: Any) -> None:
+        load(config)
+        protocol = config.http_protocol_class
+        if getattr(protocol, "func", None) is not _Beginning:
+            config.http_protocol_class = partial(_Beginning, protocol)
+
+    kind.load = extending
