@@ -22,11 +22,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from proxyprotocol._wire import spec
 from proxyprotocol.errors import RefusalCode
 
-__all__ = ["ProxyProtocolMetrics", "serve_metrics"]
+__all__ = ["ProxyProtocolMetrics", "addresses", "serve_metrics"]
 
 _log = logging.getLogger("proxyprotocol.metrics")
 _MULTIPROC: Final = "PROMETHEUS_MULTIPROC_DIR"
 _ADDRESS: Final = re.compile(r"(?:(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[^][:]+)):)?(?P<port>[1-9][0-9]{0,4})")
+
+#: Where this process answers Prometheus: these listeners read no headers.
+addresses: set[Any] = set()
 
 # seconds: a header in the first packet takes less than a millisecond; the default limit is 5
 _BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0)
@@ -124,11 +127,12 @@ def serve_metrics(where: str, option: str = "metrics") -> ProxyProtocolMetrics:
     shared, registry = _MULTIPROC in os.environ, REGISTRY
     try:
         # from Python 3.14 http.server sets SO_REUSEPORT, and every process would answer for itself
-        with socket.create_server((host, port), family=socket.AF_INET6 if parts["ipv6"] else socket.AF_INET):
-            pass
+        with socket.create_server((host, port), family=socket.AF_INET6 if parts["ipv6"] else socket.AF_INET) as probe:
+            address = probe.getsockname()
         if shared:
             MultiProcessCollector(registry := CollectorRegistry())  # type: ignore[no-untyped-call]
         start_http_server(port, host, registry)
+        addresses.add(address)
     except (OSError, ValueError) as error:
         if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
             raise ValueError(f"{option}={where} cannot be served: {error}") from None

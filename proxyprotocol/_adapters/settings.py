@@ -14,7 +14,7 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from proxyprotocol._wire import spec
-from proxyprotocol.options import parse_receiver, parse_tls_timeout, read_environment, spell_variable
+from proxyprotocol.options import parse_receiver, parse_tls_timeout, read_environment, spell_option, spell_variable
 from proxyprotocol.receiver import Receiver
 
 # gunicorn's and uvicorn's workers exit with this status to say that the next worker would fail too. After any other
@@ -27,6 +27,8 @@ _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 #: The sockets, listening or connected, on which some part of this package reads the headers. All others skip them.
 covered: WeakSet[socket.socket] = WeakSet()
+#: The listening sockets from which code accepts that reads the headers itself. Others who accept from them read too.
+self_reading: WeakSet[socket.socket] = WeakSet()
 
 
 class Settings:
@@ -57,11 +59,12 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Read the variables ``PROXYPROTOCOL_*``. Raises ValueError if one is wrong."""
-        options = read_environment(environment, ("ports", "metrics"))
-        receiver, tls_timeout = parse_receiver(options, spell_variable), parse_tls_timeout(options, spell_variable)
+        options = read_environment(environment, ("ports", "metrics", "run", "uncovered"))
+        spell = spell_option if "run" in options else spell_variable  # as the user has written it
+        receiver, tls_timeout = parse_receiver(options, spell), parse_tls_timeout(options, spell)
         settings = cls(receiver, tls_timeout, options.get("ports"))
         if "metrics" in options:
-            variable = spell_variable("metrics")
+            variable = spell("metrics")
             try:
                 from proxyprotocol.metrics import serve_metrics
             except ImportError as error:

@@ -31,8 +31,8 @@ class _Beginning(asyncio.Protocol):
     connections in one and the same context.
     """
 
-    def __init__(self, kind: Any, config: Config, **keywords: Any) -> None:
-        self._kind, self._config, self._keywords = kind, config, keywords
+    def __init__(self, protocol: Any, config: Config, **keywords: Any) -> None:
+        self._protocol, self._config, self._keywords = protocol, config, keywords
 
     def connection_made(self, transport: Any) -> None:
         from uvicorn.importer import import_from_string  # only a server that uses this module needs uvicorn
@@ -41,34 +41,33 @@ class _Beginning(asyncio.Protocol):
         if result is not None:
             config = copy.copy(config)
             config.loaded_app = extended(config.loaded_app, result)
-        protocol = import_from_string(self._kind)(config=config, **self._keywords)
+        kind = self._protocol
+        make = import_from_string(f"uvicorn.protocols.http.{kind}") if isinstance(kind, str) else kind
+        protocol = make(config=config, **self._keywords)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 
 
 #: For ``--http``: httptools if it is installed, else h11.
-auto: Callable[..., asyncio.Protocol] = partial(_Beginning, "uvicorn.protocols.http.auto:AutoHTTPProtocol")
+auto: Callable[..., asyncio.Protocol] = partial(_Beginning, "auto:AutoHTTPProtocol")
 #: For ``--http``: h11.
-h11: Callable[..., asyncio.Protocol] = partial(_Beginning, "uvicorn.protocols.http.h11_impl:H11Protocol")
+h11: Callable[..., asyncio.Protocol] = partial(_Beginning, "h11_impl:H11Protocol")
 #: For ``--http``: httptools.
-httptools: Callable[..., asyncio.Protocol] = partial(
-    _Beginning, "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol"
-)
+httptools: Callable[..., asyncio.Protocol] = partial(_Beginning, "httptools_impl:HttpToolsProtocol")
 
 
 @functools.cache
 def switch_on() -> None:
-    """Let the applications of uvicorn's servers find the header, whatever ``--http`` is, for ``proxyprotocol run``."""
-    from uvicorn.config import Config
+    """Give every application of this process the extension, whatever ``--http`` says."""
+    from uvicorn import config as module
 
-    kind: Any = Config
+    kind: Any = module.Config
     load = kind.load
 
     @functools.wraps(load)
-    def extending(config: Any) -> None:
+    def extended_load(config: Any) -> None:
         load(config)
-        protocol = config.http_protocol_class
-        if getattr(protocol, "func", None) is not _Beginning:
-            config.http_protocol_class = partial(_Beginning, protocol)
+        if getattr(config.http_protocol_class, "func", None) is not _Beginning:
+            config.http_protocol_class = partial(_Beginning, config.http_protocol_class)
 
-    kind.load = extending
+    kind.load = extended_load

@@ -1,0 +1,17 @@
+"""asyncio: every listener of every event loop reads headers, for ``proxyprotocol run``.
+
+In code of your own, use :mod:`proxyprotocol.asyncio`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxyprotocol.asyncio.loop import hook_loops
+
+__all__ = ["switch_on"]
+
+
+def switch_on() -> None:
+    """Let all later loops read headers, by the environment variables of :func:`.new_event_loop`."""
+    hook_loops(asyncio.SelectorEventLoop)
