@@ -11,7 +11,7 @@ import pytest
 
 from tests.interop._certificates import Certificates
 
-from .checks import PROXY, ROOT, Server, every_check, start
+from .checks import ALONE, PROXY, ROOT, Server, every_check, start
 
 EXAMPLES = ROOT / "examples" / "servers"
 
@@ -65,7 +65,7 @@ WAYS: dict[str, Way] = {
     "daphne": Way(
         ["daphne", "--application-close-timeout", "1", "-e", DAPHNE.format(kind="tcp", tls=""), "daphne_app:app"],
     ),
-    "jupyter": Way(JUPYTER, ["--certfile", "{certificate}"], variables=True, ports=False),
+    "jupyter": Way(JUPYTER, ["--certfile", "{certificate}"], variables=True, environment=ALONE, ports=False),
 }
 KINDS = [
     pytest.param((way, tls), id=f"{name}-tls" if tls else name, marks=pytest.mark.xdist_group(f"servers-{name}"))
