@@ -15,7 +15,7 @@ from proxyprotocol._wire import spec
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.messages import describe_unknown
-from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies
+from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies, trusts_all
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
 from proxyprotocol.trustfile import TrustedProxiesFile
@@ -129,7 +129,7 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
     keywords: dict[str, Any] = {"policy": policy, "spell": spell}
     if "trusted" in options:
         trusted = options["trusted"].strip()
-        if trusted.lower() == ANY:
+        if trusts_all(trusted):
             keywords["trusted"] = ANY
             if "untrusted" in options:
                 raise ValueError(f"{spell('untrusted')} means nothing with {spell('trusted').removesuffix('=')}={ANY}")
@@ -142,6 +142,11 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
     elif "untrusted" in options:
         raise ValueError(f"{spell('untrusted')} needs {spell('trusted')}, which names the proxies to trust")
     if "version" in options:
+        if options["version"].lower() == "spp":
+            raise ValueError(
+                f"{spell('version')} takes {OPTIONS['version']}: spp is only for datagrams, which take "
+                "pp=ProxyProtocolSPP() in code"
+            )
         keywords["pp"] = choose(spell("version"), options["version"], _VERSIONS)
     if choose(spell("ipv4_in_tcp6"), options.get("ipv4_in_tcp6", "no"), YES_NO):
         version = options.get("version", "detect").lower()

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -115,6 +116,8 @@ def read_settings() -> Settings:
 def startup_failure(sentence: str) -> SystemExit:
     """Print why a server cannot start, and return the exception: no server catches it to show a traceback."""
     print(sentence, file=sys.stderr)
+    # uvicorn and asyncio.run() have made the server's coroutine before they ask for a loop, and nobody runs it now
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
     stop = SystemExit(sentence)
     stop.code = _STARTUP_FAILURE  # otherwise Python would print the sentence again, and exit with status 1
     return stop

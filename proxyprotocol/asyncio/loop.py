@@ -66,9 +66,8 @@ class _State:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        # For connections that were accepted elsewhere. It has no name: we see only the addresses of connections.
+        # For connections that were accepted elsewhere. The first of them names it and logs its start line.
         self.elsewhere = Listener(settings.receiver, logging_to(_log), LoopClock)
-        self._started_elsewhere = False
         # For applications that call sock_accept(): the log of each listener; its connections whose header has arrived,
         # or the error of accept(); the later transport of each connection; the tasks that read headers.
         self.listeners: MutableMapping[socket.socket, Listener] = WeakKeyDictionary()
@@ -76,12 +75,6 @@ class _State:
         self.overlays: MutableMapping[socket.socket, ProxyProtocolTransport] = WeakKeyDictionary()
         self.headers: set[asyncio.Task[None]] = set()
         self.warned: set[str] = set()  # the listeners that a warning has named
-
-    def start_elsewhere(self) -> None:
-        """Log once what is read from connections that were accepted elsewhere."""
-        if not self._started_elsewhere:
-            self._started_elsewhere = True
-            self.elsewhere.start()
 
 
 if TYPE_CHECKING:
@@ -174,7 +167,6 @@ class _HeaderLoop(_AnyLoop):
             if not self._reads(sock) or isinstance(protocol_factory, ProxyProtocolFactory):
                 return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
             peer = sock.getpeername()
-            self._state.start_elsewhere()
             begun = await receive_header(sock, peer, self._state.elsewhere)
             if begun is None:
                 address = describe_address(peer)

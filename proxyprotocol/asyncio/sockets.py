@@ -156,11 +156,11 @@ async def receive_header(sock: socket.socket, peer: SockAddr, listener: Listener
     try:
         sock.setblocking(False)
         local = sock.getsockname()
-        connection = receiver.connection(peer, local)
+        connection = (listener.at(local) if listener.asks else receiver).connection(peer, local)
         if not await in_time(read(), receiver.timeout):
             connection.timed_out()
         if connection.trailing and connection.repeated:
-            listener.warn_of_second_header(peer)
+            listener.warn_of_second_header(peer, local)
         return connection
     except BaseException as error:
         sock.close()
@@ -169,5 +169,5 @@ async def receive_header(sock: socket.socket, peer: SockAddr, listener: Listener
         elif isinstance(error, OSError):
             _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
         else:
-            raise  # the policy function raised, or this task was cancelled
+            raise  # this task was cancelled
     return None

@@ -81,9 +81,6 @@ class ProxyProtocolListener(Overlay, AnyListener[ByteStream]):
             except ProxyProtocolError as error:
                 self._listener.refuse(error, peer)
                 await anyio.aclose_forcefully(stream)
-            except Exception:  # the policy function raised; it must not end the other connections
-                _log.exception("The policy of %s raised an exception", self._listener.receiver.listener)
-                await anyio.aclose_forcefully(stream)
             else:
                 if connection.trailing and connection.repeated:
                     self._listener.warn_of_second_header(peer)

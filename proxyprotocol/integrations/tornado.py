@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -129,27 +130,49 @@ async def _serve(
         return
     effective = connection.effective
     client: Any = peer if effective is None else effective.peername
-    kind, closing = IOStream, sock
+    kind: type[IOStream] = IOStream
+    closing = sock
     try:
         if server.ssl_options is not None:
             sock.getpeername()  # if the peer is gone wrapping would raise too, but leave the socket open
             sock = ssl_wrap_socket(sock, server.ssl_options, server_side=True, do_handshake_on_connect=False)
-            kind = SSLIOStream
+            kind, closing = SSLIOStream, sock
+            # before there is a stream, which would log each failure itself
+            if not await in_time(_shake_hands(sock), tls_timeout):
+                raise TimeoutError(describe_late_handshake(tls_timeout))
         if effective is not None:
             sock = ClientSocket(sock, effective)
-        stream = closing = kind(sock, server.max_buffer_size, server.read_chunk_size)
-        if isinstance(stream, SSLIOStream) and not await in_time(stream.wait_for_handshake(), tls_timeout):
-            listener.refuse_handshake(TimeoutError(describe_late_handshake(tls_timeout)), client, peer)
-            stream.close()
-            return
+        stream = kind(sock, server.max_buffer_size, server.read_chunk_size)
     except BaseException as error:
         closing.close()
         if not isinstance(error, OSError):
             raise  # such as the CancelledError of stop()
-        # the peer is gone, or its handshake has failed: tornado has logged what was wrong with TLS
-        _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
+        if server.ssl_options is None:
+            _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
+        else:
+            listener.refuse_handshake(error, client, peer)
         return
     _results[stream] = connection.result
     pending.discard(asyncio.current_task())  # stop() leaves it alone from now on: it is the server's
     if (served := server.handle_stream(stream, client)) is not None:
         await served
+
+
+async def _shake_hands(sock: ssl.SSLSocket) -> None:
+    """Do the TLS handshake of a server on a non-blocking socket."""
+    loop = asyncio.get_running_loop()
+    while True:
+        ready = asyncio.Event()
+        try:
+            sock.do_handshake()
+        except ssl.SSLWantReadError:
+            loop.add_reader(sock, ready.set)
+        except ssl.SSLWantWriteError:
+            loop.add_writer(sock, ready.set)
+        else:
+            return
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(sock)
+            loop.remove_writer(sock)

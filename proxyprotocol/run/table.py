@@ -46,6 +46,7 @@ INTEGRATIONS: Final = (
     Integration("hypercorn.protocol", "hypercorn", "hypercorn", "0.14", "0.18"),
     Integration("tornado.tcpserver", "tornado", "tornado", "6.1", "6.6"),
     Integration("trio", "trio", "trio", "0.22", "0.35"),
+    Integration("twisted.internet.posixbase", "twisted", "Twisted", "22.4", "26.10"),
     Integration("uvicorn.config", "uvicorn", "uvicorn", "0.30", "0.54"),
     Integration("uvloop", "uvloop", "uvloop", "0.17", "0.23"),
 )

@@ -24,7 +24,7 @@ SOURCE = Path(__file__).parent.parent.parent / PACKAGE
 # new module needs a place here first.
 LAYERS = {
     "values": ("errors", "typing", "checksum", "_wire", "tlv", "result"),
-    "codecs": ("codec", "v1", "v2", "noop", "detect", "version"),
+    "codecs": ("codec", "v1", "v2", "spp", "noop", "detect", "version"),
     "decisions": ("parser", "policy", "messages", "receiver", "sender", "datagram"),
     "files": ("release", "trustfile", "options", "metrics"),
     "sockets": ("_adapters", "build", "sock"),
@@ -185,6 +185,7 @@ FOREIGN = {
     "asyncio.transport": {"_FlowControlMixin"},
     "cli.encode": {"_ArgumentGroup"},
     "integrations.aiosmtpd": {"_factory_invoker"},
+    "reader": {"_buffer"},
     "run._site.sitecustomize": {"_exit"},
     "run.guard": {"_accept", "_getframe"},
     "server.main": {"_exit"},

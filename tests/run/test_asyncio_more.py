@@ -40,6 +40,8 @@ COMMANDS = {
     "hypercorn-trio-tls": (["hypercorn", "-k", "trio", "--bind", "127.0.0.1:{port}", *PEM, "whoami:asgi"], True),
     "hypercorn-uvloop-tls": (["hypercorn", "-k", "uvloop", "--bind", "127.0.0.1:{port}", *PEM, "whoami:asgi"], True),
     "hypercorn-workers": (["hypercorn", "--workers", "2", "--bind", "127.0.0.1:{port}", "whoami:asgi"], True),
+    "daphne": (["daphne", "-b", "127.0.0.1", "-p", "{port}", "whoami:asgi"], True),
+    "daphne-tls": (["daphne", "-e", "ssl:{port}:interface=127.0.0.1:privateKey={pem}", "whoami:asgi"], True),
     "tornado": (["python", "tornado_server.py", "{port}"], False),
     "jupyter": (JUPYTER, False),
 }
