@@ -41,6 +41,7 @@ class Native(NamedTuple):
 
 INTEGRATIONS: Final = (
     Integration("asyncio", "asyncio"),
+    Integration("twisted.internet.posixbase", "twisted", "Twisted", "22.4", "26.10"),
     Integration("uvicorn.config", "uvicorn", "uvicorn", "0.30", "0.54"),
     Integration("uvloop", "uvloop", "uvloop", "0.17", "0.23"),
 )
