@@ -22,7 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from proxyprotocol._wire import spec
 from proxyprotocol.errors import RefusalCode
 
-__all__ = ["ProxyProtocolMetrics", "addresses", "serve_metrics"]
+__all__ = ["ProxyProtocolMetrics", "addresses", "parse_address", "serve_metrics"]
 
 _log = logging.getLogger("proxyprotocol.metrics")
 _MULTIPROC: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -106,6 +106,15 @@ def _of_this_process() -> ProxyProtocolMetrics:
     return ProxyProtocolMetrics()
 
 
+def parse_address(where: str, option: str = "metrics") -> tuple[int, str, int]:
+    """Return the family, host and port of an address for :func:`serve_metrics`. Raises ValueError if it is wrong."""
+    parts = _ADDRESS.fullmatch(where)
+    if parts is None or int(parts["port"]) > spec.MAX_PORT:
+        raise ValueError(f"{option} takes PORT, HOST:PORT or [IPV6]:PORT, not {where!r}")
+    family = socket.AF_INET6 if parts["ipv6"] else socket.AF_INET
+    return family, parts["ipv6"] or parts["host"] or "127.0.0.1", int(parts["port"])
+
+
 @functools.cache
 def serve_metrics(where: str, option: str = "metrics") -> ProxyProtocolMetrics:
     """Return the counters of this process, and answer Prometheus with them.
@@ -120,14 +129,11 @@ def serve_metrics(where: str, option: str = "metrics") -> ProxyProtocolMetrics:
     Raises:
         ValueError: There can be no server at this address.
     """
-    parts = _ADDRESS.fullmatch(where)
-    if parts is None or int(parts["port"]) > spec.MAX_PORT:
-        raise ValueError(f"{option} takes PORT, HOST:PORT or [IPV6]:PORT, not {where!r}")
-    host, port = parts["ipv6"] or parts["host"] or "127.0.0.1", int(parts["port"])
+    family, host, port = parse_address(where, option)
     shared, registry = _MULTIPROC in os.environ, REGISTRY
     try:
         # from Python 3.14 http.server sets SO_REUSEPORT, and every process would answer for itself
-        with socket.create_server((host, port), family=socket.AF_INET6 if parts["ipv6"] else socket.AF_INET) as probe:
+        with socket.create_server((host, port), family=family) as probe:
             address = probe.getsockname()
         if shared:
             MultiProcessCollector(registry := CollectorRegistry())  # type: ignore[no-untyped-call]

@@ -36,7 +36,7 @@ from proxyprotocol.result import describe_address
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["LoopKeywords", "hook_loops", "new_event_loop", "new_uvloop_event_loop"]
+__all__ = ["LoopKeywords", "new_event_loop", "new_uvloop_event_loop", "read_headers"]
 
 _UNREAD = (
     "The event loop reads no PROXY protocol header on %s: the application watches this listening socket with "
@@ -269,30 +269,17 @@ def _new_loop(base: type, keywords: Mapping[str, Any]) -> asyncio.AbstractEventL
     return loop  # type: ignore[no-any-return]
 
 
-def hook_loops(kind: Any) -> None:
-    """Let each later loop of a class, and of the classes derived from it, read headers on its listeners.
+def read_headers(loop: Any) -> None:
+    """Let a loop that somebody else has just made read headers on its listeners.
 
-    The environment variables of :func:`new_event_loop` configure them.
+    The environment variables of :func:`new_event_loop` configure it, once for all loops of the process.
     """
-    if kind in _hooked:
-        return
-    _hooked.add(kind)
-    begin = kind.__init__
-
-    @functools.wraps(begin)
-    def init(loop: Any, *args: Any, **keywords: Any) -> None:
-        begin(loop, *args, **keywords)
-        if not isinstance(loop, _HeaderLoop):
-            made: Any = type(loop)
-            loop.__class__ = _read_headers(made)
-            loop.configure(process_settings())
-
-    kind.__init__ = init
-
-
-_hooked: set[Any] = set()
+    if not isinstance(loop, _HeaderLoop):
+        made: Any = type(loop)
+        loop.__class__ = _derive(made)
+        loop.configure(process_settings())
 
 
 @functools.cache
-def _read_headers(kind: Any) -> Any:
+def _derive(kind: Any) -> Any:
     return type(kind.__name__, (_HeaderLoop, kind), {})

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+from os import close  # gevent replaces it in the module, by one that closes later
 from typing import Any
 from weakref import WeakSet
 
@@ -31,7 +32,7 @@ _told: WeakSet[Any] = WeakSet()
 
 def watch(kind: Any) -> None:
     """Let a class of sockets accept no connection for a listening socket on which nothing reads headers."""
-    begin = kind._accept  # not accept(): gevent's servers call this
+    begin = kind._accept  # not accept(): gevent's servers call this, of the socket inside gevent's
 
     @functools.wraps(begin)
     def _accept(sock: Any) -> Any:
@@ -41,7 +42,7 @@ def watch(kind: Any) -> None:
             accepted = begin(sock)
             if allowed or sock in covered:
                 return accepted
-            os.close(accepted[0])
+            close(accepted[0])
 
     kind._accept = _accept
 

@@ -52,7 +52,11 @@ INTEGRATIONS: Final = (
 )
 
 #: The classes of sockets that accept connections in Python: module and name.
-SOCKETS: Final = (("socket", "socket"), ("gevent._socket3", "socket"), ("eventlet.greenio.base", "_original_socket"))
+SOCKETS: Final = (
+    ("socket", "socket"),
+    ("gevent._socket3", "_wrefsocket"),
+    ("eventlet.greenio.base", "_original_socket"),
+)
 
 NATIVE: Final = (
     Native("bjoern", "listen", "bjoern"),
