@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
-__all__ = ["show_logs"]
+__all__ = ["show_logs", "show_twisted_logs"]
 
 _NAME = "proxyprotocol"
 
@@ -28,14 +29,30 @@ class _Fallback(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger().handlers:
-            sys.stderr.write(f"{_NAME}: {record.getMessage()}\n")
-            sys.stderr.flush()
+            _write(record.getMessage())
+
+
+def _write(line: str) -> None:
+    if sys.stderr is not None:
+        print(f"{_NAME}: {line}", file=sys.stderr, flush=True)
 
 
 def show_logs() -> None:
     """Make the lines of this package visible."""
-    for name in ("", ".asyncio", ".metrics", ".run", ".server", ".sync", ".trustfile", ".twisted"):
+    for name in ("", ".asyncio", ".metrics", ".run", ".server", ".sync", ".trio", ".trustfile", ".twisted"):
         logging.getLogger(_NAME + name).__class__ = _Logger
     logger = logging.getLogger(_NAME)
     logger.setLevel(logging.INFO)
     logger.addHandler(_Fallback())
+
+
+def show_twisted_logs(module: Any) -> None:
+    """Do the same for Twisted's log, given the module ``twisted.logger``: it holds back all lines until it begins."""
+
+    def show(event: Any) -> None:
+        ours = str(event.get("log_namespace", "")).startswith(_NAME)
+        waiting = module.globalLogBeginner._temporaryObserver is not None  # nothing public tells
+        if ours and waiting and event["log_level"] >= module.LogLevel.info:
+            _write(module.formatEvent(event))
+
+    module.globalLogPublisher.addObserver(show)

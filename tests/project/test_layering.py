@@ -194,6 +194,7 @@ FOREIGN = {
     "reader": {"_buffer"},
     "run._site.sitecustomize": {"_exit"},
     "run.guard": {"_accept", "_getframe"},
+    "run.logs": {"_temporaryObserver"},
     "server.main": {"_exit"},
     "twisted.client": {"_wrappedProtocol"},
     "twisted.factory": {"_wrapper"},

@@ -130,3 +130,31 @@ def test_the_metrics_are_for_prometheus_without_a_header(tmp_path: Path) -> None
                 connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
                 assert connection.recv(15) == b"HTTP/1.0 200 OK"
             assert ask(port) == b""
+
+
+TWISTED = """
+import sys
+from twisted.internet import protocol, reactor
+class Peer(protocol.Protocol):
+    def connectionMade(self):
+        self.transport.write(self.transport.getPeer().host.encode())
+        self.transport.loseConnection()
+reactor.listenTCP(int(sys.argv[1]), protocol.Factory.forProtocol(Peer), interface="127.0.0.1")
+reactor.callWhenRunning(print, "listening", flush=True)
+reactor.run()
+"""
+
+
+@pytest.mark.parametrize("reactor", ["selectreactor", "asyncioreactor"])
+def test_twisted_without_logging_says_what_it_reads_and_refuses(tmp_path: Path, reactor: str) -> None:
+    program = f"from twisted.internet import {reactor}; {reactor}.install()" + TWISTED
+    with running(program, tmp_path) as (started, port):
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+            connection.sendall(b"PROXY TCP4 203.0.113.7 198.51.100.9 5678 443\r\n")
+            assert connection.recv(100) == b"203.0.113.7"
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        wait_for(lambda: "proxyprotocol: Refused a connection from" in started.errors())
+        assert f"proxyprotocol: Reads version 1 and 2 headers on 127.0.0.1:{port} from everybody" in started.errors()
+        assert "proxyprotocol: Switched on for Twisted " in started.errors()
+        assert LINE not in started.errors()
