@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from h2.connection import H2Connection
+from h2.events import DataReceived, StreamEnded
 
 from proxyprotocol.integrations.gunicorn import switch_on
 from tests.interop._certificates import Certificates
@@ -260,3 +262,32 @@ def test_switching_on_twice_is_switching_on_once(monkeypatch: pytest.MonkeyPatch
     assert chosen.worker_class.__module__ == "proxyprotocol.integrations.gunicorn"
     chosen.set("worker_class", chosen.worker_class)
     assert chosen.worker_class is chosen.worker_class  # our own class stays as it is
+
+
+@pytest.mark.parametrize("worker", ["ThreadWorker", "GeventWorker", "ASGIWorker"])
+def test_every_request_of_an_http2_connection_has_the_client(
+    worker: str, certificates: Certificates, tmp_path: Path
+) -> None:
+    context = certificates.client_context()
+    context.set_alpn_protocols(["h2"])
+    words = ["--certfile", str(certificates.server), "--http-protocols", "h2,h1", *WORKERS[worker]]
+    line = command(MODULE + worker, *words)
+    with (
+        start(line, tmp_path, environment=TRUSTED, context=context) as server,
+        server.connect(V2, bytewise=True) as connection,
+    ):
+        http = H2Connection()
+        http.initiate_connection()
+        for stream in (1, 3):
+            request = {":method": "GET", ":path": "/", ":scheme": "https", ":authority": "app"}
+            http.send_headers(stream, list(request.items()), end_stream=True)
+            connection.sendall(http.data_to_send())
+            answer, ended = b"", False
+            while not ended:
+                data = connection.recv(9999)
+                assert data, server.program.errors()
+                for event in http.receive_data(data):
+                    answer += event.data if isinstance(event, DataReceived) else b""
+                    ended = ended or isinstance(event, StreamEnded)
+                connection.sendall(http.data_to_send())
+            server.assert_client(answer.decode(), CLIENT, str(CLIENT_RESULT))
