@@ -42,6 +42,13 @@ class Native(NamedTuple):
 INTEGRATIONS: Final = (
     Integration("asyncio", "asyncio"),
     Integration("twisted.internet.posixbase", "twisted", "Twisted", "22.4", "26.10"),
+    Integration("gunicorn.config", "gunicorn", "gunicorn", "21.2", "27.0"),
+    Integration("socketserver", "socketserver"),
+    Integration("cheroot.server", "cheroot", "cheroot", "11.1", "11.1"),
+    Integration("eventlet", "eventlet", "eventlet", "0.41", "0.41"),
+    Integration("gevent.server", "gevent", "gevent", "26.9", "26.9"),
+    Integration("pyftpdlib.servers", "pyftpdlib", "pyftpdlib", "2.2", "2.2"),
+    Integration("waitress.server", "waitress", "waitress", "3.0", "3.0"),
     Integration("uvicorn.config", "uvicorn", "uvicorn", "0.30", "0.54"),
     Integration("uvloop", "uvloop", "uvloop", "0.17", "0.23"),
 )
