@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 from anyio.abc import Listener as AnyListener
 
-from proxyprotocol._adapters.deadlines import LoopClock, in_time
-from proxyprotocol._adapters.listener import Listener, logging_to
+from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
+from proxyprotocol._adapters.lookahead import REST
 from proxyprotocol._adapters.overlay import ClientSocket, Overlay
 from proxyprotocol._adapters.settings import covered
 from proxyprotocol.errors import ProxyProtocolError
@@ -30,8 +31,8 @@ _log = logging.getLogger("proxyprotocol.asyncio")
 class ProxyProtocolListener(Overlay, AnyListener[ByteStream]):
     """Listens as another anyio listener does, and reads a header at the start of every connection.
 
-    It takes what ``anyio.create_tcp_listener`` and ``create_unix_listener`` return, on asyncio and uvloop. TLS comes
-    after the header: wrap this listener in a ``TLSListener``.
+    It takes what ``anyio.create_tcp_listener`` and ``create_unix_listener`` return, on asyncio, uvloop and trio. TLS
+    comes after the header: wrap this listener in a ``TLSListener``.
 
     Args:
         listener: The other listener.
@@ -49,7 +50,7 @@ class ProxyProtocolListener(Overlay, AnyListener[ByteStream]):
         self, listener: Any, *, receiver: Receiver | None = None, **keywords: Unpack[ReceiverKeywords]
     ) -> None:
         self._below = listener
-        self._listener = Listener(Receiver.of(receiver, keywords, ["receiver"]), logging_to(_log), LoopClock)
+        self._listener = Listener(Receiver.of(receiver, keywords, ["receiver"]), logging_to(_log), ThreadClock())
         self._sockets = [_raw_socket(one) for one in getattr(listener, "listeners", [listener])]
         covered.update(self._sockets)
 
@@ -69,7 +70,13 @@ class ProxyProtocolListener(Overlay, AnyListener[ByteStream]):
                 peer = sock.getpeername()
             try:
                 connection = receiver.connection(peer, sock.getsockname())
-                if not await in_time(read(), receiver.timeout):
+                # the second time, if the process was stopped: what has arrived meanwhile is not late
+                for seconds in (math.inf if receiver.timeout is None else receiver.timeout, REST):
+                    with anyio.move_on_after(seconds):
+                        await read()
+                    if connection.begun:
+                        break
+                else:
                     connection.timed_out()
             except ProxyProtocolError as error:
                 self._listener.refuse(error, peer)

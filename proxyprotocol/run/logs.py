@@ -39,7 +39,7 @@ def _write(line: str) -> None:
 
 def show_logs() -> None:
     """Make the lines of this package visible."""
-    for name in ("", ".asyncio", ".metrics", ".run", ".server", ".sync", ".trustfile", ".twisted"):
+    for name in ("", ".asyncio", ".metrics", ".run", ".server", ".sync", ".trio", ".trustfile", ".twisted"):
         logging.getLogger(_NAME + name).__class__ = _Logger
     logger = logging.getLogger(_NAME)
     logger.setLevel(logging.INFO)

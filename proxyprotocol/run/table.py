@@ -41,6 +41,11 @@ class Native(NamedTuple):
 
 INTEGRATIONS: Final = (
     Integration("asyncio", "asyncio"),
+    Integration("aiosmtpd.controller", "aiosmtpd", "aiosmtpd", "1.4", "1.4"),
+    Integration("daphne.server", "daphne", "daphne", "4.0", "4.2"),
+    Integration("hypercorn.protocol", "hypercorn", "hypercorn", "0.14", "0.18"),
+    Integration("tornado.tcpserver", "tornado", "tornado", "6.1", "6.6"),
+    Integration("trio", "trio", "trio", "0.22", "0.35"),
     Integration("twisted.internet.posixbase", "twisted", "Twisted", "22.4", "26.10"),
     Integration("gunicorn.config", "gunicorn", "gunicorn", "21.2", "27.0"),
     Integration("socketserver", "socketserver"),

@@ -79,8 +79,8 @@ COMMANDS = {
     "uvicorn-workers": (["uvicorn", "--port", "{port}", "--workers", "2", "whoami:asgi"], True),
     "uvicorn-reload": (["uvicorn", "--port", "{port}", "--reload", "whoami:asgi"], True),
     "fastapi-run": (["fastapi", "run", "--host", "127.0.0.1", "--port", "{port}", "api.py"], True),
-    "hypercorn": (["hypercorn", "--bind", "127.0.0.1:{port}", "whoami:asgi"], False),
-    "hypercorn-uvloop": (["hypercorn", "-k", "uvloop", "--bind", "127.0.0.1:{port}", "whoami:asgi"], False),
+    "hypercorn": (["hypercorn", "--bind", "127.0.0.1:{port}", "whoami:asgi"], True),
+    "hypercorn-uvloop": (["hypercorn", "-k", "uvloop", "--bind", "127.0.0.1:{port}", "whoami:asgi"], True),
     "sanic": (["sanic", "fast:app", "--host", "127.0.0.1", "--port", "{port}"], False),
     "aiohttp": (["python", "-m", "aiohttp.web", "-H", "127.0.0.1", "-P", "{port}", "web:make"], True),
     "asyncio-run": (["python", "streams.py", "{port}", "run"], False),
@@ -90,7 +90,7 @@ COMMANDS = {
 TLS = {
     "uvicorn": (["--ssl-certfile", "{pem}", "--ssl-keyfile", "{pem}"], True),
     "uvicorn-asyncio-h11": (["--ssl-certfile", "{pem}", "--ssl-keyfile", "{pem}"], True),
-    "hypercorn": (["--certfile", "{pem}", "--keyfile", "{pem}"], False),
+    "hypercorn": (["--certfile", "{pem}", "--keyfile", "{pem}"], True),
     "sanic": (["--cert", "{pem}", "--key", "{pem}"], False),
 }
 

@@ -31,6 +31,8 @@ V1 = ProxyProtocolV1().pack(CLIENT_RESULT)
 V2 = ProxyProtocolV2().pack(CLIENT_RESULT)
 LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
 UNKNOWN = b"PROXY UNKNOWN\r\n"
+#: Keeps Jupyter Server away from the files of whoever runs the tests.
+ALONE = {f"JUPYTER_{name}_DIR": name.lower() for name in ("CONFIG", "DATA", "RUNTIME")}
 
 
 class Server(NamedTuple):

@@ -1,0 +1,169 @@
+"""`proxyprotocol run` with the rarer servers on asyncio and trio, and with protocols other than HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import smtplib
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncssh
+import pytest
+from websockets.sync.client import connect as connect_websocket
+
+from tests.interop._certificates import Certificates
+from tests.interop._programs import PATIENCE
+from tests.servers.checks import ALONE, CLIENT, CLIENT_RESULT, STRANGER, V1, V2, Server, every_check, start
+
+PEM = ["--certfile", "{pem}", "--keyfile", "{pem}"]
+TORNADO = """
+import asyncio
+import sys
+from tornado.web import Application
+from tests.servers.jupyter_whoami import WhoAmI
+
+async def main():
+    Application([("/", WhoAmI)]).listen(int(sys.argv[1]), "127.0.0.1")
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+JUPYTER = [
+    *("jupyter-server", "--port", "{port}", "--no-browser", "--allow-root"),
+    *("--ServerApp.jpserver_extensions", "tests.servers.jupyter_whoami=True"),
+]
+# each with whether the application knows its client's port
+COMMANDS = {
+    "hypercorn-trio": (["hypercorn", "-k", "trio", "--bind", "127.0.0.1:{port}", "whoami:asgi"], True),
+    "hypercorn-trio-tls": (["hypercorn", "-k", "trio", "--bind", "127.0.0.1:{port}", *PEM, "whoami:asgi"], True),
+    "hypercorn-uvloop-tls": (["hypercorn", "-k", "uvloop", "--bind", "127.0.0.1:{port}", *PEM, "whoami:asgi"], True),
+    "hypercorn-workers": (["hypercorn", "--workers", "2", "--bind", "127.0.0.1:{port}", "whoami:asgi"], True),
+    "daphne": (["daphne", "-b", "127.0.0.1", "-p", "{port}", "whoami:asgi"], True),
+    "daphne-tls": (["daphne", "-e", "ssl:{port}:interface=127.0.0.1:privateKey={pem}", "whoami:asgi"], True),
+    "tornado": (["python", "tornado_server.py", "{port}"], False),
+    "jupyter": (JUPYTER, False),
+}
+KINDS = [pytest.param(name, marks=pytest.mark.xdist_group(f"run-{name.partition('-')[0]}")) for name in COMMANDS]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
+) -> Iterator[Server]:
+    command, ports = COMMANDS[request.param]
+    words = [word.replace("{pem}", str(certificates.server)) for word in command]
+    context = certificates.client_context() if words != command else None
+    directory = tmp_path_factory.mktemp("run")
+    (directory / "tornado_server.py").write_text(TORNADO)
+    with start(words, directory, run=[], context=context, environment=ALONE, ports=ports) as server:
+        yield server
+
+
+@every_check
+def test_the_application_sees_the_client(server: Server, check: Callable[[Server], None]) -> None:
+    check(server)
+
+
+WEBSOCKETS = """
+import asyncio
+import sys
+from websockets.asyncio.server import serve
+
+async def answer(connection):
+    host, port = connection.remote_address[:2]
+    async for message in connection:
+        await connection.send(f"{host} {port} {connection.transport.get_extra_info('proxy_protocol')}")
+
+async def main():
+    async with serve(answer, "127.0.0.1", int(sys.argv[1])) as server:
+        await server.serve_forever()
+
+asyncio.run(main())
+"""
+SSH = """
+import asyncio
+import sys
+import asyncssh
+
+class Anybody(asyncssh.SSHServer):
+    def begin_auth(self, username):
+        return False
+
+def answer(process):
+    host, port = process.get_extra_info("peername")[:2]
+    process.stdout.write(f"{host} {port} {process.get_extra_info('proxy_protocol')}")
+    process.exit(0)
+
+async def main():
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    options = {"server_factory": Anybody, "server_host_keys": [key], "process_factory": answer}
+    async with await asyncssh.listen("127.0.0.1", int(sys.argv[1]), **options) as server:
+        await server.wait_closed()
+
+asyncio.run(main())
+"""
+MAIL = """
+import signal
+import sys
+from aiosmtpd.controller import Controller
+
+class Handler:
+    async def handle_EHLO(self, server, session, envelope, hostname, responses):
+        host, port = session.peer[:2]
+        return [*responses[:-1], f"250 {host} {port} {server.transport.get_extra_info('proxy_protocol')}"]
+
+controller = Controller(Handler(), "127.0.0.1", int(sys.argv[1]))
+controller.start()
+signal.sigwait({signal.SIGTERM})
+controller.stop()
+"""
+TOLD = f"{CLIENT.host} {CLIENT.port} {CLIENT_RESULT}"
+
+
+def ask_websockets(connection: socket.socket) -> str:
+    with connect_websocket("ws://app.example.com/", sock=connection, proxy=None) as websocket:
+        websocket.send("?")
+        return str(websocket.recv(PATIENCE))
+
+
+def ask_ssh(connection: socket.socket) -> str:
+    async def run() -> str:
+        async with asyncssh.connect(sock=connection, config=None, known_hosts=None, client_keys=None) as client:
+            return str((await client.run("whoami", check=True)).stdout)
+
+    return asyncio.run(asyncio.wait_for(run(), PATIENCE))
+
+
+class Mail(smtplib.SMTP):
+    """Speaks on a connection that exists already."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        super().__init__("app.example.com")
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        return self.connection
+
+
+def ask_mail(connection: socket.socket) -> str:
+    with Mail(connection) as client:
+        return client.ehlo()[1].decode().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("program", "ask"),
+    [(WEBSOCKETS, ask_websockets), (SSH, ask_ssh), (MAIL, ask_mail)],
+    ids=["websockets", "asyncssh", "aiosmtpd-controller"],
+)
+def test_a_program_of_another_protocol_sees_the_client(
+    tmp_path: Path, program: str, ask: Callable[[socket.socket], str]
+) -> None:
+    (tmp_path / "program.py").write_text(program)
+    with start([sys.executable, "program.py", "{port}"], tmp_path, run=[]) as server:
+        for header, bytewise in ((V1, False), (V2, False), (V1, True), (V2, True)):
+            with server.connect(header, bytewise=bytewise) as connection:
+                assert ask(connection) == TOLD
+        server.assert_refused(V2, STRANGER)
+        server.assert_refused(b"")
