@@ -113,6 +113,12 @@ def read_settings() -> Settings:
         raise startup_failure(str(error)) from None
 
 
+def is_for_metrics(address: Any) -> bool:
+    """Return whether this process answers Prometheus at an address: no proxy connects there."""
+    metrics = sys.modules.get("proxyprotocol.metrics")
+    return metrics is not None and not isinstance(address, (str, bytes)) and address[:2] in metrics.addresses
+
+
 def startup_failure(sentence: str) -> SystemExit:
     """Print why a server cannot start, and return the exception: no server catches it to show a traceback."""
     print(sentence, file=sys.stderr)
