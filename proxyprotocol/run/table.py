@@ -42,6 +42,7 @@ class Native(NamedTuple):
 INTEGRATIONS: Final = (
     Integration("asyncio", "asyncio"),
     Integration("aiosmtpd.controller", "aiosmtpd", "aiosmtpd", "1.4", "1.4"),
+    Integration("anyio", "anyio", "anyio", "4.0", "4.16"),
     Integration("daphne.server", "daphne", "daphne", "4.0", "4.2"),
     Integration("hypercorn.protocol", "hypercorn", "hypercorn", "0.14", "0.18"),
     Integration("tornado.tcpserver", "tornado", "tornado", "6.1", "6.6"),

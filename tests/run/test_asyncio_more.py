@@ -30,6 +30,30 @@ async def main():
 
 asyncio.run(main())
 """
+ANYIO = """
+import contextlib
+import sys
+import anyio
+from anyio.abc import SocketAttribute
+
+async def answer(stream):
+    host, port = stream.extra(SocketAttribute.remote_address)
+    body = f"{host} {port} {stream.result}".encode()
+    request = b""
+    with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+        async with stream:
+            while True:
+                request += await stream.receive()
+                if request.endswith(b"\\r\\n\\r\\n"):
+                    await stream.send(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%b" % (len(body), body))
+                    request = b""
+
+async def main():
+    options = {"local_host": "127.0.0.1", "local_port": int(sys.argv[2]), "reuse_port": True}
+    await (await anyio.create_tcp_listener(**options)).serve(answer)
+
+anyio.run(main, backend=sys.argv[1])
+"""
 JUPYTER = [
     *("jupyter-server", "--port", "{port}", "--no-browser", "--allow-root"),
     *("--ServerApp.jpserver_extensions", "tests.servers.jupyter_whoami=True"),
@@ -42,6 +66,8 @@ COMMANDS = {
     "hypercorn-workers": (["hypercorn", "--workers", "2", "--bind", "127.0.0.1:{port}", "whoami:asgi"], True),
     "daphne": (["daphne", "-b", "127.0.0.1", "-p", "{port}", "whoami:asgi"], True),
     "daphne-tls": (["daphne", "-e", "ssl:{port}:interface=127.0.0.1:privateKey={pem}", "whoami:asgi"], True),
+    "anyio-asyncio": (["python", "anyio_server.py", "asyncio", "{port}"], True),
+    "anyio-trio": (["python", "anyio_server.py", "trio", "{port}"], True),
     "tornado": (["python", "tornado_server.py", "{port}"], False),
     "jupyter": (JUPYTER, False),
 }
@@ -57,6 +83,7 @@ def server(
     context = certificates.client_context() if words != command else None
     directory = tmp_path_factory.mktemp("run")
     (directory / "tornado_server.py").write_text(TORNADO)
+    (directory / "anyio_server.py").write_text(ANYIO)
     with start(words, directory, run=[], context=context, environment=ALONE, ports=ports) as server:
         yield server
 
