@@ -28,7 +28,7 @@ _log = logging.getLogger("proxyprotocol.metrics")
 _MULTIPROC: Final = "PROMETHEUS_MULTIPROC_DIR"
 _ADDRESS: Final = re.compile(r"(?:(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[^][:]+)):)?(?P<port>[1-9][0-9]{0,4})")
 
-#: Where this process answers Prometheus: these listeners read no headers.
+#: The hosts and ports where this process answers Prometheus: these listeners read no headers.
 addresses: set[Any] = set()
 
 # seconds: a header in the first packet takes less than a millisecond; the default limit is 5
@@ -134,11 +134,11 @@ def serve_metrics(where: str, option: str = "metrics") -> ProxyProtocolMetrics:
     try:
         # from Python 3.14 http.server sets SO_REUSEPORT, and every process would answer for itself
         with socket.create_server((host, port), family=family) as probe:
-            address = probe.getsockname()
+            address = probe.getsockname()[:2]
         if shared:
             MultiProcessCollector(registry := CollectorRegistry())  # type: ignore[no-untyped-call]
+        addresses.add(address)  # at once: its server may be one of those that we hook into
         start_http_server(port, host, registry)
-        addresses.add(address)
     except (OSError, ValueError) as error:
         if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
             raise ValueError(f"{option}={where} cannot be served: {error}") from None

@@ -11,7 +11,7 @@ from os import close  # gevent replaces it in the module, by one that closes lat
 from typing import Any
 from weakref import WeakSet
 
-from proxyprotocol._adapters.settings import covered, process_settings, self_reading
+from proxyprotocol._adapters.settings import covered, is_for_metrics, process_settings, self_reading
 from proxyprotocol.options import spell_variable
 from proxyprotocol.result import describe_address
 
@@ -67,8 +67,7 @@ def _is_our_own(sock: Any) -> bool:
     if sock.family == socket.AF_UNIX:
         frame: Any = sys._getframe(4)  # the caller of accept(), which has called _accept()
         return frame.f_globals.get("__name__", "").partition(".")[0] in _INTERNAL
-    metrics = sys.modules.get("proxyprotocol.metrics")
-    return metrics is not None and sock.getsockname() in metrics.addresses
+    return is_for_metrics(sock.getsockname())
 
 
 def _is_duplicate(sock: Any) -> bool:

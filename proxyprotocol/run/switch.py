@@ -18,7 +18,7 @@ import wrapt
 from proxyprotocol._adapters.settings import startup_failure
 from proxyprotocol.options import spell_variable
 from proxyprotocol.run.guard import watch
-from proxyprotocol.run.logs import show_logs, show_twisted_logs
+from proxyprotocol.run.logs import keep_logs, show_logs, show_twisted_logs
 from proxyprotocol.run.programs import watch_exec
 from proxyprotocol.run.table import INTEGRATIONS, NATIVE, SOCKETS, Integration, Native
 
@@ -35,6 +35,7 @@ def switch_on() -> None:
         raise RuntimeError("PYTHONPATH names our folder, but the variables PROXYPROTOCOL_* are not there")
     register = wrapt.register_post_import_hook
     show_logs()
+    register(keep_logs, "logging.config")
     register(show_twisted_logs, "twisted.logger")
     watch_exec()
     for module, name in SOCKETS:
