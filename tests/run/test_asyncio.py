@@ -71,8 +71,8 @@ else:
     import uvloop
     uvloop.run(main())
 """
-# Seconds. sanic's manager, without us too, spins for ever if it is ended before it has seen that its worker is ready; it
-# looks ten times a second.
+# Seconds. sanic's manager, without us too, spins for ever if it is ended before it has seen that its worker is ready.
+# It looks ten times a second.
 REST_OF_SANIC = 0.5
 PROGRAMS = {"api.py": FASTAPI, "fast.py": SANIC, "web.py": AIOHTTP, "streams.py": STREAMS}
 

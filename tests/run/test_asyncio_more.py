@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import smtplib
 import socket
 import sys
@@ -15,7 +16,7 @@ from websockets.sync.client import connect as connect_websocket
 
 from tests.interop._certificates import Certificates
 from tests.interop._programs import PATIENCE
-from tests.servers.checks import ALONE, CLIENT, CLIENT_RESULT, STRANGER, V1, V2, Server, every_check, start
+from tests.servers.checks import ALONE, CLIENT, CLIENT_RESULT, ROOT, STRANGER, V1, V2, Server, every_check, start
 
 PEM = ["--certfile", "{pem}", "--keyfile", "{pem}"]
 TORNADO = """
@@ -69,6 +70,7 @@ COMMANDS = {
     "anyio-asyncio": (["python", "anyio_server.py", "asyncio", "{port}"], True),
     "anyio-trio": (["python", "anyio_server.py", "trio", "{port}"], True),
     "tornado": (["python", "tornado_server.py", "{port}"], False),
+    "fastapi-dev": (["fastapi", "dev", "--port", "{port}", "fastapi_app.py"], True),
     "jupyter": (JUPYTER, False),
 }
 KINDS = [pytest.param(name, marks=pytest.mark.xdist_group(f"run-{name.partition('-')[0]}")) for name in COMMANDS]
@@ -84,6 +86,7 @@ def server(
     directory = tmp_path_factory.mktemp("run")
     (directory / "tornado_server.py").write_text(TORNADO)
     (directory / "anyio_server.py").write_text(ANYIO)
+    shutil.copy(ROOT / "examples" / "servers" / "fastapi_app.py", directory)
     with start(words, directory, run=[], context=context, environment=ALONE, ports=ports) as server:
         yield server
 
@@ -141,10 +144,11 @@ class Handler:
         host, port = session.peer[:2]
         return [*responses[:-1], f"250 {host} {port} {server.transport.get_extra_info('proxy_protocol')}"]
 
-controller = Controller(Handler(), "127.0.0.1", int(sys.argv[1]))
-controller.start()
-signal.sigwait({signal.SIGTERM})
-controller.stop()
+if __name__ == "__main__":
+    controller = Controller(Handler(), "127.0.0.1", int(sys.argv[1]))
+    controller.start()
+    signal.sigwait({signal.SIGTERM})
+    controller.stop()
 """
 TOLD = f"{CLIENT.host} {CLIENT.port} {CLIENT_RESULT}"
 
@@ -180,15 +184,20 @@ def ask_mail(connection: socket.socket) -> str:
 
 
 @pytest.mark.parametrize(
-    ("program", "ask"),
-    [(WEBSOCKETS, ask_websockets), (SSH, ask_ssh), (MAIL, ask_mail)],
-    ids=["websockets", "asyncssh", "aiosmtpd-controller"],
+    ("program", "command", "ask"),
+    [
+        (WEBSOCKETS, "program.py {port}", ask_websockets),
+        (SSH, "program.py {port}", ask_ssh),
+        (MAIL, "program.py {port}", ask_mail),
+        (MAIL, "-m aiosmtpd --nosetuid --listen 127.0.0.1:{port} --class program.Handler", ask_mail),
+    ],
+    ids=["websockets", "asyncssh", "aiosmtpd-controller", "aiosmtpd-command"],
 )
 def test_a_program_of_another_protocol_sees_the_client(
-    tmp_path: Path, program: str, ask: Callable[[socket.socket], str]
+    tmp_path: Path, program: str, command: str, ask: Callable[[socket.socket], str]
 ) -> None:
     (tmp_path / "program.py").write_text(program)
-    with start([sys.executable, "program.py", "{port}"], tmp_path, run=[]) as server:
+    with start([sys.executable, *command.split()], tmp_path, run=[]) as server:
         for header, bytewise in ((V1, False), (V2, False), (V1, True), (V2, True)):
             with server.connect(header, bytewise=bytewise) as connection:
                 assert ask(connection) == TOLD
