@@ -9,14 +9,17 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncssh
+import httpcore
 import pytest
 from websockets.sync.client import connect as connect_websocket
 
-from tests.interop._certificates import Certificates
+from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.interop._programs import PATIENCE
 from tests.servers.checks import ALONE, CLIENT, CLIENT_RESULT, ROOT, STRANGER, V1, V2, Server, every_check, start
+from tests.vectors import IPV4_BLOCK, PROXY, tlv, v2
 
 PEM = ["--certfile", "{pem}", "--keyfile", "{pem}"]
 TORNADO = """
@@ -94,6 +97,45 @@ def server(
 @every_check
 def test_the_application_sees_the_client(server: Server, check: Callable[[Server], None]) -> None:
     check(server)
+
+
+HYPERCORN = ["hypercorn", "--bind", "127.0.0.1:{port}", *PEM]
+AUTHORITY = v2(PROXY, 0x11, IPV4_BLOCK, tlv(0x02, b"app.example.com"))
+
+
+class HeaderFirst(httpcore.SyncBackend):
+    """Sends a header at the start of each connection of an HTTP client."""
+
+    def connect_tcp(self, *arguments: Any, **keywords: Any) -> httpcore.NetworkStream:
+        stream = super().connect_tcp(*arguments, **keywords)
+        stream.write(AUTHORITY)
+        return stream
+
+
+@pytest.mark.parametrize(
+    "command",
+    [HYPERCORN, [*HYPERCORN, "-k", "trio"], ["daphne", "-e", "ssl:{port}:interface=127.0.0.1:privateKey={pem}"]],
+    ids=["hypercorn", "hypercorn-trio", "daphne"],
+)
+def test_the_scopes_of_http2_and_of_websockets_have_the_header(
+    tmp_path: Path, certificates: Certificates, command: list[str]
+) -> None:
+    words = [word.replace("{pem}", str(certificates.server)) for word in command]
+    application, context = "tests.interop.applications.asgi_told:application", certificates.client_context()
+    with start([*words, application], tmp_path, run=[], context=context) as server:
+        names = {"sni_hostname": SERVER_NAME}
+        with httpcore.ConnectionPool(
+            certificates.client_context(), http1=False, http2=True, network_backend=HeaderFirst()
+        ) as pool:
+            for _ in range(2):
+                answer = pool.request("GET", "https://{}:{}/".format(*server.address), extensions=names)
+                assert (answer.extensions["http_version"], answer.content) == (b"HTTP/2", b"told app.example.com")
+        with (
+            server.connect(AUTHORITY) as connection,
+            connect_websocket("ws://app.example.com/", sock=connection, proxy=None) as websocket,
+        ):
+            websocket.send("?")
+            assert websocket.recv(PATIENCE) == "told app.example.com"
 
 
 WEBSOCKETS = """
