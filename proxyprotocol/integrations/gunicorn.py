@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from proxyprotocol._adapters.asgi import extended
 from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
 from proxyprotocol._adapters.settings import STARTUP_FAILURE, Settings, covered, process_settings
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
@@ -312,15 +313,10 @@ def _with_extension(factory: Any) -> Any:
     def connection_made(transport: Any) -> None:
         result = transport.get_extra_info("proxy_protocol")
         if result is not None:
-
-            async def extended(scope: Any, receive: Any, send: Any) -> None:
-                extensions = {**(scope.get("extensions") or {}), "proxy_protocol": {"result": result}}
-                await application({**scope, "extensions": extensions}, receive, send)
-
-            protocol.app = extended
+            protocol.app = telling = extended(application, result)
             if hasattr(protocol, "config"):  # from which uvicorn takes the application for WebSockets
                 protocol.config = copy.copy(protocol.config)
-                protocol.config.loaded_app = extended
+                protocol.config.loaded_app = telling
         begin(transport)
 
     protocol.connection_made = connection_made
