@@ -36,6 +36,7 @@ __all__ = [
     "parse_tlv",
     "parse_tlv_type",
     "read_environment",
+    "spell_option",
     "spell_variable",
 ]
 
@@ -85,6 +86,11 @@ PREFIX: Final = "PROXYPROTOCOL_"
 # Kubernetes sets these in each pod beside a service called proxyprotocol or proxy-protocol.
 _KUBERNETES: Final = re.compile(r"PROXY_?PROTOCOL_(SERVICE_(HOST|PORT)(_.+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.+)?)")
 _KUBERNETES_PORT: Final = re.compile(r"(tcp|udp|sctp)://.*")
+
+
+def spell_option(option: str) -> str:
+    """Return the command-line option of an option: ``max_header`` is ``--max-header``."""
+    return "--" + option.replace("_", "-")
 
 
 def spell_variable(option: str) -> str:

@@ -16,6 +16,8 @@ import selectors
 import socket
 import ssl
 import time
+from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict
 from weakref import WeakKeyDictionary
 
@@ -171,6 +173,7 @@ class ProxyProtocolMixIn(BaseServer):
     # not "ssl_context": Werkzeug's servers set that, and mean TLS around the header
     tls_context: ssl.SSLContext | None = None
     tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT
+    _pid: int | None = None  # of the process that has made the listener
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -183,10 +186,17 @@ class ProxyProtocolMixIn(BaseServer):
             raise TypeError(
                 "ProxyProtocolMixIn is only for streams: read the header of a datagram by unpack_datagram()"
             )
-        self._connections: WeakKeyDictionary[Any, ReceiverConnection] = WeakKeyDictionary()  # by request
-        self._shortage = Shortage(_log)
-        self._renew_listener()
         super().__init__(*arguments, **keywords)
+
+    # made at their first use: a server that gets this class after its __init__ works too
+
+    @cached_property
+    def _connections(self) -> WeakKeyDictionary[Any, ReceiverConnection]:  # by request
+        return WeakKeyDictionary()
+
+    @cached_property
+    def _shortage(self) -> Shortage:
+        return Shortage(_log)
 
     def proxy_result(self, request: Any) -> ProxyResult | None:
         """Return what the header of a connection said, with its TLVs; None if there was no header.
@@ -207,7 +217,7 @@ class ProxyProtocolMixIn(BaseServer):
     def server_close(self) -> None:
         """Close the listening socket."""
         super().server_close()
-        self._listener.stop()
+        self._in_this_process().stop()
 
     def get_request(self) -> Any:
         """Accept a connection. If the system has no resources, pause: socketserver would try again at once for ever."""
@@ -281,7 +291,11 @@ class ProxyProtocolMixIn(BaseServer):
 
 
 def receive_header(
-    sock: socket.socket, peer: SockAddr, listener: Listener, connection: ReceiverConnection | None = None
+    sock: socket.socket,
+    peer: SockAddr,
+    listener: Listener,
+    connection: ReceiverConnection | None = None,
+    sleep: Callable[[float], object] | None = None,
 ) -> ReceiverConnection | None:
     """Read the header of a connection that a server has accepted, by the rules of its listener.
 
@@ -290,6 +304,7 @@ def receive_header(
         peer: The address that connected.
         listener: The log and the receiver of the listening socket.
         connection: What the policy has decided already; None to ask it now.
+        sleep: Waits for seconds, by default in this thread. Give that of a library whose greenlets share a thread.
 
     Returns:
         The connection, which has begun; None if it is refused. The log says why, and the caller closes the socket.
@@ -301,7 +316,7 @@ def receive_header(
     try:
         if connection is None:
             connection = receiver.connection(peer, sock.getsockname() if receiver.needs_addresses else None)
-        _read(sock, connection, receiver.timeout)
+        _read(sock, connection, receiver.timeout, sleep)
     except ProxyProtocolError as error:
         listener.refuse(error, peer)
         return None
@@ -359,7 +374,12 @@ def _is_lost(sock: socket.socket) -> bool:
     return False
 
 
-def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | None) -> ReceiverConnection:
+def _read(
+    sock: socket.socket,
+    connection: ReceiverConnection,
+    timeout: float | None,
+    sleep: Callable[[float], object] | None = None,
+) -> ReceiverConnection:
     """Read until the application may begin; raise ProxyProtocolError if the connection is refused."""
     own_timeout = sock.gettimeout()
     if own_timeout == 0:
@@ -370,7 +390,7 @@ def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | 
     reads, data = plan_reads(sock, connection), None
     try:
         while True:
-            data = _receive(sock, reads.send(data), deadline)
+            data = _receive(sock, reads.send(data), deadline, sleep)
             if data is None:
                 connection.timed_out()
                 break
@@ -382,11 +402,13 @@ def _read(sock: socket.socket, connection: ReceiverConnection, timeout: float | 
     return connection
 
 
-def _receive(sock: socket.socket, read: tuple[int, int] | None, deadline: float) -> bytes | None:
+def _receive(
+    sock: socket.socket, read: tuple[int, int] | None, deadline: float, sleep: Callable[[float], object] | None
+) -> bytes | None:
     """Do one of the planned reads; return ``b""`` at the end of the stream, and None when the time is over."""
     remaining = max(deadline - time.monotonic(), 0)
     if read is None:
-        time.sleep(min(REST, remaining))
+        (sleep or time.sleep)(min(REST, remaining))
         return b"" if remaining else None
     # If this process was stopped meanwhile, the header may be in the socket, and is not late: look once more.
     for seconds in (remaining, 0):
@@ -395,6 +417,6 @@ def _receive(sock: socket.socket, read: tuple[int, int] | None, deadline: float)
             return sock.recv(*read)
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
             continue
-        except OSError:  # such as a reset, which ends the stream too
+        except (OSError, EOFError):  # such as a reset, which ends the stream too; eventlet raises EOFError
             return b""
     return None

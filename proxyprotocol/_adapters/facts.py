@@ -41,7 +41,8 @@ def is_foreign(address: Any, family: int) -> bool:
 
 def has_ended(sock: socket.socket) -> bool:
     """Return whether the peer has closed its end of a stream; unread bytes may still be in the socket."""
-    if not hasattr(select, "POLLRDHUP"):  # only Linux has it; elsewhere the deadline ends the wait
+    # only Linux has POLLRDHUP, and eventlet takes poll() away; elsewhere the deadline ends the wait
+    if not hasattr(select, "POLLRDHUP") or not hasattr(select, "poll"):
         return False
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)

@@ -15,12 +15,12 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from proxyprotocol._wire import spec
-from proxyprotocol.options import parse_receiver, parse_tls_timeout, read_environment, spell_variable
+from proxyprotocol.options import parse_receiver, parse_tls_timeout, read_environment, spell_option, spell_variable
 from proxyprotocol.receiver import Receiver
 
 # gunicorn's and uvicorn's workers exit with this status to say that the next worker would fail too. After any other
 # status they are started again and again.
-_STARTUP_FAILURE: Final = 3
+STARTUP_FAILURE: Final = 3
 
 UNIX: Final = "unix"  # what names all UNIX sockets among the ports
 # without leading zeros: ports are compared as text, and a listener's own number has none
@@ -28,6 +28,8 @@ _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 #: The sockets, listening or connected, on which some part of this package reads the headers. All others skip them.
 covered: WeakSet[socket.socket] = WeakSet()
+#: The listening sockets from which code accepts that reads the headers itself. Others who accept from them read too.
+self_reading: WeakSet[socket.socket] = WeakSet()
 
 
 class Settings:
@@ -58,11 +60,12 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Read the variables ``PROXYPROTOCOL_*``. Raises ValueError if one is wrong."""
-        options = read_environment(environment, ("ports", "metrics"))
-        receiver, tls_timeout = parse_receiver(options, spell_variable), parse_tls_timeout(options, spell_variable)
+        options = read_environment(environment, ("ports", "metrics", "run", "uncovered"))
+        spell = spell_option if "run" in options else spell_variable  # as the user has written it
+        receiver, tls_timeout = parse_receiver(options, spell), parse_tls_timeout(options, spell)
         settings = cls(receiver, tls_timeout, options.get("ports"))
         if "metrics" in options:
-            variable = spell_variable("metrics")
+            variable = spell("metrics")
             try:
                 from proxyprotocol.metrics import serve_metrics
             except ImportError as error:
@@ -110,11 +113,17 @@ def read_settings() -> Settings:
         raise startup_failure(str(error)) from None
 
 
+def is_for_metrics(address: Any) -> bool:
+    """Return whether this process answers Prometheus at an address: no proxy connects there."""
+    metrics = sys.modules.get("proxyprotocol.metrics")
+    return metrics is not None and not isinstance(address, (str, bytes)) and address[:2] in metrics.addresses
+
+
 def startup_failure(sentence: str) -> SystemExit:
     """Print why a server cannot start, and return the exception: no server catches it to show a traceback."""
     print(sentence, file=sys.stderr)
     # uvicorn and asyncio.run() have made the server's coroutine before they ask for a loop, and nobody runs it now
     warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
     stop = SystemExit(sentence)
-    stop.code = _STARTUP_FAILURE  # otherwise Python would print the sentence again, and exit with status 1
+    stop.code = STARTUP_FAILURE  # otherwise Python would print the sentence again, and exit with status 1
     return stop

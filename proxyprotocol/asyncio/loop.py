@@ -7,6 +7,7 @@ variables say how headers are read.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -15,7 +16,15 @@ from weakref import WeakKeyDictionary
 
 from proxyprotocol._adapters.deadlines import LoopClock, check_seconds
 from proxyprotocol._adapters.listener import Listener, logging_to
-from proxyprotocol._adapters.settings import UNIX, Settings, covered, read_settings, startup_failure
+from proxyprotocol._adapters.settings import (
+    UNIX,
+    Settings,
+    covered,
+    process_settings,
+    read_settings,
+    self_reading,
+    startup_failure,
+)
 from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import listen
@@ -27,7 +36,7 @@ from proxyprotocol.result import describe_address
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["LoopKeywords", "new_event_loop", "new_uvloop_event_loop"]
+__all__ = ["LoopKeywords", "new_event_loop", "new_uvloop_event_loop", "read_headers"]
 
 _UNREAD = (
     "The event loop reads no PROXY protocol header on %s: the application watches this listening socket with "
@@ -80,6 +89,9 @@ class _HeaderLoop(_AnyLoop):
     _state: _State
     _settings: Settings
 
+    def configure(self, settings: Settings) -> None:
+        self._settings, self._state = settings, _State(settings)
+
     async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **keywords: Any) -> Any:
         listener = keywords.get("sock") or port or 0
         return await self._listen(super().create_server, protocol_factory, listener, host, port, **keywords)
@@ -112,6 +124,7 @@ class _HeaderLoop(_AnyLoop):
             return accepted
         if sock not in self._state.listeners:
             self._state.listeners[sock] = Listener(self._settings.receiver, logging_to(_log), LoopClock)
+            self_reading.add(sock)
             self._state.listeners[sock].start(sock.getsockname())
         ready, number = self._state.ready.setdefault(sock, asyncio.Queue()), sock.fileno()
         # meanwhile accept others too: a peer that is slow with its header must not hold up the rest
@@ -251,6 +264,22 @@ def _new_loop(base: type, keywords: Mapping[str, Any]) -> asyncio.AbstractEventL
         settings = Settings(receiver, check_seconds("tls_timeout", own["tls_timeout"]), own["ports"])
     else:
         settings = read_settings()
-    loop: Any = type("EventLoop", (_HeaderLoop, base), {})()
-    loop._settings, loop._state = settings, _State(settings)
+    loop = type("EventLoop", (_HeaderLoop, base), {})()
+    loop.configure(settings)
     return loop  # type: ignore[no-any-return]
+
+
+def read_headers(loop: Any) -> None:
+    """Let a loop that somebody else has just made read headers on its listeners.
+
+    The environment variables of :func:`new_event_loop` configure it, once for all loops of the process.
+    """
+    if not isinstance(loop, _HeaderLoop):
+        made: Any = type(loop)
+        loop.__class__ = _derive(made)
+        loop.configure(process_settings())
+
+
+@functools.cache
+def _derive(kind: Any) -> Any:
+    return type(kind.__name__, (_HeaderLoop, kind), {})

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from proxyprotocol.cli import check, decode, demo, encode
+from proxyprotocol.run import main as run_command
 from proxyprotocol.server import echo as echo_command
 from proxyprotocol.server import main as relay_command
 from proxyprotocol.server._process.program import TROUBLE, ArgumentParser, run_program
@@ -33,6 +34,7 @@ _SUBCOMMANDS: Final = {
     "decode": (decode, "show what a header says, or what is wrong with it"),
     "encode": (encode, "write a header"),
     "check": (check, "find out whether a server wants a header, and which versions it takes"),
+    "run": (run_command, "run a Python server whose listeners read headers, with no change to it"),
     "echo": (echo_command, "run an echo server that wants a header, like proxyprotocol-echo"),
     "relay": (relay_command, "run a relay that sends a header, like proxyprotocol-server"),
     "demo": (demo, "show the library at work"),
@@ -68,7 +70,7 @@ def make_parser() -> ArgumentParser:
     parser.set_defaults(run=None)
     subparsers = parser.add_subparsers(metavar="COMMAND")
     for name, (module, use) in _SUBCOMMANDS.items():
-        subparser = subparsers.add_parser(name, help=use)
+        subparser = subparsers.add_parser(name, help=use, conflict_handler="resolve")
         subparser.set_defaults(run=module.run)
         module.add_arguments(subparser)
     return parser

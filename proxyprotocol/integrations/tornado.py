@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 import ssl
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from tornado import tcpserver
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import add_accept_handler, ssl_wrap_socket
@@ -19,7 +21,7 @@ from proxyprotocol._adapters.deadlines import LoopClock, check_seconds, in_time
 from proxyprotocol._adapters.listener import Listener, logging_to
 from proxyprotocol._adapters.overlay import ClientSocket
 from proxyprotocol._adapters.refusals import describe_late_handshake
-from proxyprotocol._adapters.settings import covered
+from proxyprotocol._adapters.settings import covered, process_settings
 from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.sockets import receive_header
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
@@ -29,7 +31,7 @@ from proxyprotocol.typing import SockAddr
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["add_sockets", "proxy_result"]
+__all__ = ["add_sockets", "proxy_result", "switch_on"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
@@ -98,6 +100,24 @@ def proxy_result(stream: IOStream) -> ProxyResult | None:
         stream: The connection's stream, such as a handler's ``self.request.connection.stream``.
     """
     return _results.get(stream)
+
+
+@functools.cache
+def switch_on() -> None:
+    """Let every later server of this process read headers, by the variables ``PROXYPROTOCOL_*``.
+
+    It is for programs that make their server themselves: call it in the configuration file of Jupyter Server. Sockets
+    that :func:`add_sockets` gets keep their own rules.
+    """
+    settings, below = process_settings(), add_accept_handler
+
+    def accept_for(sock: socket.socket, callback: Any) -> Callable[[], None]:
+        if not settings.covers(sock):
+            return below(sock, callback)
+        server: TCPServer = callback.__self__
+        return add_sockets(server, [sock], tls_timeout=settings.tls_timeout, receiver=settings.receiver)
+
+    tcpserver.add_accept_handler = accept_for  # type: ignore[attr-defined]
 
 
 async def _serve(

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from proxyprotocol._adapters.asgi import extended
+
 if TYPE_CHECKING:
     from uvicorn.config import Config
 
-__all__ = ["auto", "h11", "httptools"]
+__all__ = ["auto", "h11", "httptools", "switch_on"]
 
 
 class _Beginning(asyncio.Protocol):
@@ -28,23 +31,19 @@ class _Beginning(asyncio.Protocol):
     connections in one and the same context.
     """
 
-    def __init__(self, name: str, config: Config, **keywords: Any) -> None:
-        self._name, self._config, self._keywords = name, config, keywords
+    def __init__(self, protocol: Any, config: Config, **keywords: Any) -> None:
+        self._protocol, self._config, self._keywords = protocol, config, keywords
 
     def connection_made(self, transport: Any) -> None:
         from uvicorn.importer import import_from_string  # only a server that uses this module needs uvicorn
 
         config, result = self._config, transport.get_extra_info("proxy_protocol")
         if result is not None:
-            application = config.loaded_app
-
-            async def extended(scope: Any, receive: Any, send: Any) -> None:
-                extensions = {**scope.get("extensions", {}), "proxy_protocol": {"result": result}}
-                await application({**scope, "extensions": extensions}, receive, send)
-
             config = copy.copy(config)
-            config.loaded_app = extended
-        protocol = import_from_string(f"uvicorn.protocols.http.{self._name}")(config=config, **self._keywords)
+            config.loaded_app = extended(config.loaded_app, result)
+        kind = self._protocol
+        make = import_from_string(f"uvicorn.protocols.http.{kind}") if isinstance(kind, str) else kind
+        protocol = make(config=config, **self._keywords)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
 
@@ -55,3 +54,20 @@ auto: Callable[..., asyncio.Protocol] = partial(_Beginning, "auto:AutoHTTPProtoc
 h11: Callable[..., asyncio.Protocol] = partial(_Beginning, "h11_impl:H11Protocol")
 #: For ``--http``: httptools.
 httptools: Callable[..., asyncio.Protocol] = partial(_Beginning, "httptools_impl:HttpToolsProtocol")
+
+
+@functools.cache
+def switch_on() -> None:
+    """Give every application of this process the extension, whatever ``--http`` says."""
+    from uvicorn import config as module
+
+    kind: Any = module.Config
+    load = kind.load
+
+    @functools.wraps(load)
+    def extended_load(config: Any) -> None:
+        load(config)
+        if getattr(config.http_protocol_class, "func", None) is not _Beginning:
+            config.http_protocol_class = partial(_Beginning, config.http_protocol_class)
+
+    kind.load = extended_load

@@ -126,7 +126,7 @@ def test_every_help_has_examples_that_can_be_typed(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nonsense",), "unknown command nonsense; known are decode, encode, check, echo, relay, demo (see "),
+        (("nonsense",), "unknown command nonsense; known are decode, encode, check, run, echo, relay, demo (see "),
         (("decod",), "unknown command decod; did you mean decode? (see proxyprotocol --help)"),
         (("--versoin",), "unknown option --versoin; did you mean --version? (see proxyprotocol --help)"),
         (("decode", "--nonsense"), "unknown option --nonsense (see proxyprotocol decode --help)"),

@@ -31,6 +31,8 @@ V1 = ProxyProtocolV1().pack(CLIENT_RESULT)
 V2 = ProxyProtocolV2().pack(CLIENT_RESULT)
 LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
 UNKNOWN = b"PROXY UNKNOWN\r\n"
+#: Keeps Jupyter Server away from the files of whoever runs the tests.
+ALONE = {f"JUPYTER_{name}_DIR": name.lower() for name in ("CONFIG", "DATA", "RUNTIME")}
 
 
 class Server(NamedTuple):
@@ -42,6 +44,7 @@ class Server(NamedTuple):
         context: The client's TLS context, if the server does TLS.
         extension: Whether the application also answers with the header.
         ports: Whether the application knows its client's port.
+        keep_alive: Whether the server takes a second request on a connection.
     """
 
     program: Program
@@ -49,6 +52,7 @@ class Server(NamedTuple):
     context: ssl.SSLContext | None = None
     extension: bool = True
     ports: bool = True
+    keep_alive: bool = True
 
     def ask(self, connection: socket.socket) -> str:
         """Send a request on a connection, and return the answer."""
@@ -97,7 +101,7 @@ class Server(NamedTuple):
 def _names(header: bytes, bytewise: bool = False) -> Callable[[Server], None]:
     def check(server: Server) -> None:
         with server.connect(header, bytewise=bytewise) as connection:
-            for _ in range(2):  # the address holds for the second request of a connection too
+            for _ in range(1 + server.keep_alive):  # the address holds for the second request of a connection too
                 server.assert_client(server.ask(connection), CLIENT, str(CLIENT_RESULT))
 
     return check
@@ -157,6 +161,7 @@ def start(
     run: Sequence[str] | None = None,
     extension: bool = True,
     ports: bool = True,
+    keep_alive: bool = True,
 ) -> Iterator[Server]:
     """Start a server, and end it.
 
@@ -169,6 +174,7 @@ def start(
         run: Put ``proxyprotocol run --trusted 127.0.0.1`` with these further options before the command.
         extension: As for :class:`Server`.
         ports: As for :class:`Server`.
+        keep_alive: As for :class:`Server`.
     """
     with reserved_port() as port, pytest.MonkeyPatch.context() as patch:
         words = [word.replace("{port}", str(port)) for word in command]
@@ -186,7 +192,7 @@ def start(
         try:
             address = Address(PROXY, port)
             wait_until_listening(program, address)
-            yield Server(program, address, context, extension, ports)
+            yield Server(program, address, context, extension, ports, keep_alive)
         finally:
             log = program.stop()
         assert "Traceback" not in log, log

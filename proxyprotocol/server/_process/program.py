@@ -36,7 +36,11 @@ FILE: Final = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 
 
 class ProgramError(Exception):
-    """The command cannot continue. The text is a sentence for the user."""
+    """The command cannot continue. The text is a sentence for the user, and *status* the exit status."""
+
+    def __init__(self, sentence: str, status: int = TROUBLE) -> None:
+        super().__init__(sentence)
+        self.status: int = status
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -134,7 +138,7 @@ def run_program(name: str, command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except ProgramError as error:
-        sentence = str(error)
+        sentence, trouble = str(error), error.status
     except OSError as error:
         # drop what standard output holds: Python flushes it again at its end, and would report the error
         try:
@@ -143,9 +147,9 @@ def run_program(name: str, command: Callable[[], int]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return _BROKEN_PIPE
-        sentence = describe_error(error)
+        sentence, trouble = describe_error(error), TROUBLE
     print(f"{name}: {escape(sentence)}", file=sys.stderr)
-    return TROUBLE
+    return trouble
 
 
 def number(convert: Callable[[str], float], least: float, most: float, what: str) -> Callable[[str], Any]:

@@ -1,0 +1,14 @@
+"""wsgiref: ``make_server()`` makes the server, and :func:`read_headers` lets it read headers."""
+
+from __future__ import annotations
+
+import sys
+from wsgiref.simple_server import make_server
+
+from app import app
+
+from proxyprotocol.integrations.socketserver import read_headers
+
+server = make_server("127.0.0.1", int(sys.argv[1]), app)
+read_headers(server, trusted=["127.0.0.1"])
+server.serve_forever()
