@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from proxyprotocol.server._process import services
 from proxyprotocol.server.main import main
 from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.interop._programs import reserved_port, wait_for
@@ -304,6 +305,20 @@ services.parse_service = parse
 def test_a_wrong_file_ends_the_start_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--services", str(tmp_path / "none.toml")]) == 2
     assert capsys.readouterr().err == f"proxyprotocol-server: {tmp_path}/none.toml: No such file or directory\n"
+
+
+def test_without_tomli_an_old_python_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(name: str) -> None:
+        raise ImportError("No module named 'tomli'")
+
+    monkeypatch.setattr(services, "import_module", fail)
+    assert main(["--services", "services.toml"]) == 2
+    assert capsys.readouterr().err == (
+        "proxyprotocol-server: --services needs tomli (No module named 'tomli'): install the extra "
+        "proxyprotocol[services]\n"
+    )
 
 
 @every_count
