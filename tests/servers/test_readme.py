@@ -13,6 +13,7 @@ def test_the_readmes_line_serves_an_application_without_a_change(tmp_path: Path)
     (line,) = (block for block in blocks if block.startswith("proxyprotocol run"))
     assert line.split() == ["proxyprotocol", "run", "--trusted", "10.0.0.0/8", "--", "gunicorn", "app:app"]
     (tmp_path / "app.py").write_text("from whoami import wsgi as app\n")
-    with start(["gunicorn", "--bind", f"{PROXY}:{{port}}", "app:app"], tmp_path, run=[]) as server:
-        with server.connect(V2) as connection:  # one request: gunicorn's default worker closes after each
-            server.assert_client(server.ask(connection), CLIENT, str(CLIENT_RESULT))
+    command = ["gunicorn", "--bind", f"{PROXY}:{{port}}", "app:app"]
+    with start(command, tmp_path, run=[]) as server, server.connect(V2) as connection:
+        # one request: gunicorn's default worker closes after each
+        server.assert_client(server.ask(connection), CLIENT, str(CLIENT_RESULT))
