@@ -51,6 +51,7 @@ from proxyprotocol.result import (
     is_unix,
     is_unknown,
 )
+from proxyprotocol.spp import ProxyProtocolSPP
 from proxyprotocol.tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
@@ -77,6 +78,7 @@ __all__ = [
     "ProxyProtocolLimitError",
     "ProxyProtocolMissingError",
     "ProxyProtocolNoop",
+    "ProxyProtocolSPP",
     "ProxyProtocolSSLTLV",
     "ProxyProtocolSyntaxError",
     "ProxyProtocolTLV",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from proxyprotocol._wire import spec
 from proxyprotocol.errors import (
@@ -14,10 +15,11 @@ from proxyprotocol.errors import (
 )
 from proxyprotocol.result import ProxyResult
 
-__all__ = ["ProxyProtocol", "check_signature", "signature_begins"]
+__all__ = ["ProxyProtocol", "check_for_streams", "check_signature", "signature_begins"]
 
 _SHOWN = 16  # how many of a peer's bytes a message shows
 _TLS_HANDSHAKE = 0x16
+_FORMATS = {spec.V1_SIGNATURE: "version 1", spec.V2_SIGNATURE: "version 2", spec.SPP_SIGNATURE: "SPP"}
 
 
 class ProxyProtocol(ABC):
@@ -28,6 +30,9 @@ class ProxyProtocol(ABC):
     """
 
     __slots__ = ()
+
+    #: Whether this format is only for datagrams, and an answer begins with the header of its question.
+    for_datagrams: ClassVar[bool] = False
 
     @abstractmethod
     def is_valid(self, signature: bytes) -> bool:
@@ -120,6 +125,17 @@ class ProxyProtocol(ABC):
         return self.is_valid(bytes(data[: spec.TELLING_LENGTH]))
 
 
+def check_for_streams(codec: ProxyProtocol) -> None:
+    """Reject a codec that a connection cannot use.
+
+    Raises:
+        ValueError: It is only for datagrams.
+    """
+    if codec.for_datagrams is True:  # a mock in a test has every attribute
+        name = type(codec).__name__
+        raise ValueError(f"{name} is only for datagrams: for connections, use pp=ProxyProtocolV2() or leave out pp=")
+
+
 def check_signature(data: bytes | bytearray, *signatures: bytes) -> bool:
     """Return whether *data* starts with one of *signatures*; False if it is still too short to know.
 
@@ -130,11 +146,14 @@ def check_signature(data: bytes | bytearray, *signatures: bytes) -> bool:
         return True
     if signature_begins(data, *signatures) is False:
         at = next(at for at in range(len(data)) if signature_begins(data[: at + 1], *signatures) is False)
-        for number, signature in ((1, spec.V1_SIGNATURE), (2, spec.V2_SIGNATURE)):
+        for signature in (spec.V1_SIGNATURE, spec.V2_SIGNATURE):
             if data.startswith(signature):
-                reason = f"A version {number} header came, but only version {3 - number} is accepted here"
+                came, accepted = _FORMATS[signature], _FORMATS[signatures[0]]
+                reason = f"A {came} header came, but only {accepted} is accepted here"
                 raise ProxyProtocolSyntaxError(reason, at, RefusalCode.VERSION)
         hint = ": this is TLS, which must come after the header" if data[0] == _TLS_HANDSHAKE else ""
+        if data.startswith(spec.SPP_SIGNATURE):
+            hint = ": it may be the Simple Proxy Protocol, which ProxyProtocolSPP() reads from datagrams"
         reason = f"There is no PROXY protocol header: the data begins with {bytes(data[:_SHOWN])!r}{hint}"
         raise ProxyProtocolSyntaxError(reason, at, RefusalCode.NO_HEADER)
     return False

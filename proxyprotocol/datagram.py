@@ -1,8 +1,9 @@
 """One header at the start of each datagram (section 2 of the 2026 edition).
 
-A datagram is a whole stream: there is nothing to buffer and nothing to wait for, and only version 2 exists. Unlike a
+A datagram is a whole stream: there is nothing to buffer and nothing to wait for, and there is no version 1. Unlike a
 stream it has no way back: the application answers the client, but the answer must go to the proxy that relays for this
-client. It goes without a header, as dnsdist expects: the proxy knows which client it asked for.
+client. After version 2 it goes without a header, as dnsdist expects: the proxy knows which client it asked for. After
+the Simple Proxy Protocol it begins with the same header, byte for byte: Cloudflare finds the client by it.
 """
 
 from __future__ import annotations
@@ -46,40 +47,43 @@ DEFAULT_MAX_CLIENTS: Final = 10_000
 DEFAULT_CLIENT_TIMEOUT: Final = 120.0
 
 
-def unpack_datagram(data: bytes) -> tuple[ProxyResult, bytes]:
+def unpack_datagram(data: bytes, pp: ProxyProtocol | None = None) -> tuple[ProxyResult, bytes]:
     """Split a datagram into what its header says and what the client sent.
 
     Args:
         data: A whole datagram.
+        pp: The codec, such as :class:`.ProxyProtocolSPP`; by default version 2.
 
     Returns:
         The result and the payload.
 
     Raises:
-        ProxyProtocolSyntaxError: There is no header of version 2, or it is not complete.
+        ProxyProtocolSyntaxError: There is no header of this format, or it is not complete.
         ProxyProtocolChecksumError: The header's CRC32C is wrong.
     """
     data = bytes(data)
     _refuse_version_1(data)
-    found = _CODEC.parse(data)
+    found = (pp or _CODEC).parse(data)
     if isinstance(found, int):
         raise _cut(data, found)
     return found[0], data[found[1] :]
 
 
-def pack_datagram(result: ProxyResult, payload: bytes) -> bytes:
+def pack_datagram(result: ProxyResult, payload: bytes, pp: ProxyProtocol | None = None) -> bytes:
     """Write a header, followed by a payload.
 
     Args:
         result: What the header says. If it names no protocol, DGRAM is sent.
         payload: What the client sent.
+        pp: The codec, such as :class:`.ProxyProtocolSPP`; by default version 2.
 
     Raises:
-        ValueError: A UNIX path is longer than 108 bytes, or a receiver would reject the TLVs.
+        ValueError: A UNIX path is longer than 108 bytes, a receiver would reject the TLVs, or the format cannot express
+            the result.
     """
     if result.protocol is None and result.family_number:
         result = result.replace(protocol=SOCK_DGRAM)
-    return _CODEC.pack(result) + payload
+    return (pp or _CODEC).pack(result) + payload
 
 
 def _refuse_version_1(data: bytes) -> None:
@@ -115,7 +119,7 @@ class DatagramReceiver:
     """Decides what to do with the datagrams of one socket, and where the application's answers go.
 
     For each datagram call :meth:`receive`, then the application inside :meth:`answering`. If :meth:`receive` raises,
-    drop the datagram and log a refusal. For each answer call :meth:`reply_to`.
+    drop the datagram and log a refusal. Send what :meth:`reply` makes of each answer.
 
     A datagram with a header tells which proxy relays for its client; the newest one wins. A datagram without a header
     changes nothing: its sender is easily forged. The number of remembered clients is limited: the client that has been
@@ -132,7 +136,8 @@ class DatagramReceiver:
 
     Raises:
         TypeError: A number has the wrong type.
-        ValueError: The codec is that of version 1, *max_clients* is less than 1, or *client_timeout* is not above 0.
+        ValueError: The codec is that of version 1, *max_clients* is less than 1, *client_timeout* is not above 0, or
+            the policy is OPTIONAL with a codec that cannot be detected.
     """
 
     def __init__(
@@ -157,6 +162,13 @@ class DatagramReceiver:
             if not others:
                 raise ValueError(f"Version 1 is only for streams: use pp=ProxyProtocolV2(), not {receiver.pp!r}")
             self._codec = others[0] if len(others) == 1 else ProxyProtocolDetect(*others)
+        policies = [getattr(receiver.policy, name, receiver.policy) for name in ("trusted", "otherwise")]
+        if self._codec.for_datagrams and HeaderPolicy.OPTIONAL in policies:
+            # one in 65,536 DNS queries, for example, has the magic number of the Simple Proxy Protocol as its id
+            raise ValueError(
+                f"{type(self._codec).__name__} cannot tell a header from data, as {receiver.spell('policy')} OPTIONAL "
+                "demands: use REQUIRE, and otherwise=SKIP for clients that come directly"
+            )
         #: The rules, with the codec for datagrams. An adapter replaces them when it knows the listener's name.
         self.receiver: Receiver = replace(receiver, pp=self._codec)
         # whether clients may come without a header
@@ -231,10 +243,32 @@ class DatagramReceiver:
             header, otherwise None, because a forger may have put this address into a header. None too if the proxy is
             on an unnamed UNIX socket. Send nothing to None.
         """
+        return self.reply(b"", client, now)[1]
+
+    def reply(self, data: bytes, client: SockAddr, now: float) -> tuple[bytes, SockAddr]:
+        """Return an answer as it goes on the wire, with the header that its proxy demands, and where to send it.
+
+        Args:
+            data: The answer.
+            client: The client's address, as the application got it; None for the peer of a connected socket.
+            now: The time in seconds.
+
+        Returns:
+            The datagram, and its address as from :meth:`reply_to`.
+
+        Raises:
+            ValueError: There is no client, and the header must name one.
+        """
+        if client is None:
+            if self._codec.for_datagrams:
+                raise ValueError(f"An answer after {type(self._codec).__name__} needs the address of its client")
+            return data, None
         known = self._find(client, now)
         if known is None:
-            return client if self._direct else None
-        return known.sender
+            return data, client if self._direct else None
+        if self._codec.for_datagrams and known.result is not None:
+            data = self._codec.pack(known.result) + data
+        return data, known.sender
 
     def result_for(self, client: SockAddr, now: float) -> ProxyResult | None:
         """Return the result of a client's newest header; None if it had none, or if it is forgotten.

@@ -28,6 +28,9 @@ class ProxyProtocolDetect(ProxyProtocol):
     Args:
         versions: The codecs, versions 2 and 1 by default. The first one with :meth:`.ProxyProtocol.is_valid` reads a
             header, and the first one that can express a result writes it.
+
+    Raises:
+        ValueError: One of them is only for datagrams.
     """
 
     __slots__ = ("_by_first_byte", "versions")
@@ -36,6 +39,10 @@ class ProxyProtocolDetect(ProxyProtocol):
 
     def __init__(self, *versions: ProxyProtocol) -> None:
         self.versions = versions or [ProxyProtocolV2(), ProxyProtocolV1()]
+        for version in self.versions:
+            # its few bytes could as well be an application's; "is True", because a mock has every attribute
+            if version.for_datagrams is True:
+                raise ValueError(f"{type(version).__name__} cannot be detected: use it alone, as pp=")
         # The first byte distinguishes versions 1 and 2. Other codecs answer is_valid().
         known = {_FIRST_BYTES.get(type(version), -1): version for version in self.versions}
         self._by_first_byte = known if known.keys() == set(_FIRST_BYTES.values()) and len(self.versions) == 2 else {}

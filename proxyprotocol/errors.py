@@ -239,7 +239,7 @@ class ProxyProtocolHandshakeError(ProxyProtocolError):
 
 
 class ProxyProtocolHookError(ProxyProtocolError):
-    """One of the server's own functions raised an exception: a hook of its :class:`.Receiver`.
+    """One of the server's own functions raised an exception: a hook of its :class:`.Receiver`, or its policy.
 
     Args:
         hook: The name of the hook.

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Mapping
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import fields
+from functools import wraps
+from typing import Any, Final, TypeVar
 
 from proxyprotocol.errors import ProxyProtocolError, RefusalCode, drop_tracebacks
 from proxyprotocol.result import describe_address
 from proxyprotocol.typing import SockAddr
 
-__all__ = ["describe_refusal", "describe_unknown", "spell_keyword"]
+__all__ = [
+    "check_keywords",
+    "describe_refusal",
+    "describe_unknown",
+    "find_similar",
+    "names_unknown_keywords",
+    "spell_keyword",
+]
+
+_T = TypeVar("_T")
 
 # What to do about a refusal. The braces hold names of options, to be spelled as the user wrote them.
 _REMEDIES: Final[Mapping[RefusalCode, str]] = {
@@ -52,6 +63,17 @@ def describe_refusal(
     return f"Refused {what} from {describe_address(peer)}{where}: {error}{remedy and '; '}{remedy}"
 
 
+def find_similar(name: str, known: Collection[str], prefix: str = "") -> str | None:
+    """Return the known name that is most similar to *name*, from the arguments of :func:`describe_unknown`."""
+
+    def plain(text: str) -> str:
+        return text.lower().replace("_", "").removeprefix(prefix)
+
+    names = {plain(entry): entry for entry in known}
+    similar = difflib.get_close_matches(plain(name), names, 1)
+    return names[similar[0]] if similar else None
+
+
 def describe_unknown(what: str, name: str, known: Collection[str], prefix: str = "") -> str:
     """Return the sentence for an unknown name, with the most similar known one, or with all of them.
 
@@ -61,12 +83,26 @@ def describe_unknown(what: str, name: str, known: Collection[str], prefix: str =
         known: The known names.
         prefix: What all names begin with; it makes no name more similar to another.
     """
+    similar = find_similar(name, known, prefix)
+    return f"unknown {what} {name}; " + (f"did you mean {similar}?" if similar else f"known are {', '.join(known)}")
 
-    def plain(text: str) -> str:
-        return text.lower().replace("_", "").removeprefix(prefix)
 
-    names = {plain(entry): entry for entry in known}
-    similar = difflib.get_close_matches(plain(name), names, 1)
-    return f"unknown {what} {name}; " + (
-        f"did you mean {names[similar[0]]}?" if similar else f"known are {', '.join(known)}"
-    )
+def check_keywords(kind: Any, keywords: Iterable[str], others: Iterable[str] = ()) -> None:
+    """Raise TypeError for a keyword that neither the constructor of a dataclass takes, nor its caller."""
+    names = [entry.name for entry in fields(kind) if entry.init]
+    for name in keywords:
+        if name not in names:
+            raise TypeError(describe_unknown("keyword", name, [*names, *others]))
+
+
+def names_unknown_keywords(kind: type[_T]) -> type[_T]:
+    """Let the constructor of a dataclass say which keyword was probably meant."""
+    construct: Any = kind.__init__
+
+    @wraps(construct)
+    def checked(self: Any, *arguments: Any, **keywords: Any) -> None:
+        check_keywords(kind, keywords)
+        construct(self, *arguments, **keywords)
+
+    kind.__init__ = checked  # type: ignore[method-assign]
+    return kind

@@ -22,13 +22,13 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from proxyprotocol._wire import spec
 from proxyprotocol.errors import RefusalCode
 
-__all__ = ["ProxyProtocolMetrics", "addresses", "serve_metrics"]
+__all__ = ["ProxyProtocolMetrics", "addresses", "parse_address", "serve_metrics"]
 
 _log = logging.getLogger("proxyprotocol.metrics")
 _MULTIPROC: Final = "PROMETHEUS_MULTIPROC_DIR"
 _ADDRESS: Final = re.compile(r"(?:(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[^][:]+)):)?(?P<port>[1-9][0-9]{0,4})")
 
-#: Where this process answers Prometheus: these listeners read no headers.
+#: The hosts and ports where this process answers Prometheus: these listeners read no headers.
 addresses: set[Any] = set()
 
 # seconds: a header in the first packet takes less than a millisecond; the default limit is 5
@@ -106,6 +106,15 @@ def _of_this_process() -> ProxyProtocolMetrics:
     return ProxyProtocolMetrics()
 
 
+def parse_address(where: str, option: str = "metrics") -> tuple[int, str, int]:
+    """Return the family, host and port of an address for :func:`serve_metrics`. Raises ValueError if it is wrong."""
+    parts = _ADDRESS.fullmatch(where)
+    if parts is None or int(parts["port"]) > spec.MAX_PORT:
+        raise ValueError(f"{option} takes PORT, HOST:PORT or [IPV6]:PORT, not {where!r}")
+    family = socket.AF_INET6 if parts["ipv6"] else socket.AF_INET
+    return family, parts["ipv6"] or parts["host"] or "127.0.0.1", int(parts["port"])
+
+
 @functools.cache
 def serve_metrics(where: str, option: str = "metrics") -> ProxyProtocolMetrics:
     """Return the counters of this process, and answer Prometheus with them.
@@ -120,19 +129,16 @@ def serve_metrics(where: str, option: str = "metrics") -> ProxyProtocolMetrics:
     Raises:
         ValueError: There can be no server at this address.
     """
-    parts = _ADDRESS.fullmatch(where)
-    if parts is None or int(parts["port"]) > spec.MAX_PORT:
-        raise ValueError(f"{option} takes PORT, HOST:PORT or [IPV6]:PORT, not {where!r}")
-    host, port = parts["ipv6"] or parts["host"] or "127.0.0.1", int(parts["port"])
+    family, host, port = parse_address(where, option)
     shared, registry = _MULTIPROC in os.environ, REGISTRY
     try:
         # from Python 3.14 http.server sets SO_REUSEPORT, and every process would answer for itself
-        with socket.create_server((host, port), family=socket.AF_INET6 if parts["ipv6"] else socket.AF_INET) as probe:
-            address = probe.getsockname()
+        with socket.create_server((host, port), family=family) as probe:
+            address = probe.getsockname()[:2]
         if shared:
             MultiProcessCollector(registry := CollectorRegistry())  # type: ignore[no-untyped-call]
+        addresses.add(address)  # at once: its server may be one of those that we hook into
         start_http_server(port, host, registry)
-        addresses.add(address)
     except (OSError, ValueError) as error:
         if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
             raise ValueError(f"{option}={where} cannot be served: {error}") from None

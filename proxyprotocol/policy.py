@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Final, TypeAlias
 
+from proxyprotocol._wire import spec
 from proxyprotocol.typing import SockAddr
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "describe_networks",
     "lets_plain_in",
     "parse_network",
+    "trusts_all",
 ]
 
 #: The value of ``trusted`` options that trusts everybody who can connect.
@@ -34,7 +36,6 @@ Network: TypeAlias = (
 _Networks: TypeAlias = "dict[int, dict[int, set[int]]]"
 
 _SHOWN: Final = 5  # networks in a log line
-_IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class HeaderPolicy(Enum):
@@ -121,7 +122,7 @@ class TrustedProxies:
                 continue
             network = parse_network(text)
             # a network inside ::ffff:0:0/96 has at least its prefix length, for it has no host bits
-            packed = network.network_address.packed.removeprefix(_IPV4_MAPPED)
+            packed = network.network_address.packed.removeprefix(spec.IPV4_MAPPED)
             shift = network.max_prefixlen - network.prefixlen
             members = (excluded if text.startswith("!") else included)[len(packed)].setdefault(shift, set())
             members.add(int.from_bytes(packed, "big") >> shift)
@@ -151,7 +152,7 @@ class TrustedProxies:
             packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
         except (OSError, ValueError):
             return False
-        packed = packed.removeprefix(_IPV4_MAPPED)
+        packed = packed.removeprefix(spec.IPV4_MAPPED)
         number = int.from_bytes(packed, "big")
         for shift, members in self._excluded[len(packed)].items():
             if number >> shift in members:
@@ -174,7 +175,7 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """
     sign, plain = ("!", text[1:].lstrip()) if text.startswith("!") else ("", text)
     try:
-        if text == ANY:
+        if trusts_all(text):
             raise ValueError("it means everybody, and stands alone")
         if text.startswith("@"):
             raise ValueError("for a list in a file, use policy=TrustedProxiesFile(path)")
@@ -190,6 +191,11 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
             f"A trusted proxy is an address, a network without host bits, or 'unix', not {text!a} ({error})"
         ) from None
     return network
+
+
+def trusts_all(networks: object) -> bool:
+    """Return whether a value of ``trusted`` is the word that trusts everybody."""
+    return isinstance(networks, str) and networks.strip().lower() == ANY
 
 
 def describe_networks(networks: Sequence[str]) -> str:

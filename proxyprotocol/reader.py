@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 
 # bytes: asyncio's default for the longest line. A stream does not show the limit that its server has set.
 _LEAST_LIMIT = 2**16
+_SIGNATURES = (spec.V1_SIGNATURE, spec.V2_SIGNATURE)
 
 
 class ProxyProtocolReader:
@@ -117,7 +118,7 @@ class ProxyProtocolReader:
             peer: SockAddr = extra_info(writer, "peername")
             local: SockAddr = extra_info(writer, "sockname")
             try:
-                connection = receiver.connection(peer, local)
+                connection = (listener.at(local) if listener.asks else listener.receiver).connection(peer, local)
                 if not await in_time(_read_header(connection, reader), receiver.timeout):
                     connection.timed_out()
             except BaseException as error:
@@ -127,9 +128,12 @@ class ProxyProtocolReader:
                 # Mostly asyncio.run() ends and cancels us. CPython 3.11 and 3.12 would log a traceback for each
                 # half-open connection if we raised again.
                 elif not isinstance(error, asyncio.CancelledError):
-                    raise  # the policy function raised
+                    raise
                 return
             stream = _give_back(reader, connection.trailing) if connection.trailing else reader
+            # Not public: the stream has no other way to look at bytes without taking them.
+            if connection.result is not None and getattr(stream, "_buffer", b"").startswith(_SIGNATURES):
+                listener.warn_of_second_header(peer, local)
             info = SocketInfo.get(writer, connection.believed, unique_id=uuid.uuid4().bytes, header=connection.result)
             try:
                 outcome = callback(stream, writer, info)

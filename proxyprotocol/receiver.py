@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, field, fields
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NoReturn, Protocol, TypedDict
 
 from proxyprotocol._wire import spec
-from proxyprotocol.codec import ProxyProtocol, signature_begins
+from proxyprotocol.codec import ProxyProtocol, check_for_streams, signature_begins
 from proxyprotocol.errors import (
     ProxyProtocolError,
     ProxyProtocolHookError,
@@ -20,9 +20,9 @@ from proxyprotocol.errors import (
     ProxyProtocolWantRead,
     RefusalCode,
 )
-from proxyprotocol.messages import describe_unknown, spell_keyword
+from proxyprotocol.messages import check_keywords, names_unknown_keywords, spell_keyword
 from proxyprotocol.parser import DETECT, HeaderParser
-from proxyprotocol.policy import ANY, HeaderPolicy, Network, PolicyCallable, TrustedProxies
+from proxyprotocol.policy import ANY, HeaderPolicy, Network, PolicyCallable, TrustedProxies, trusts_all
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
@@ -46,7 +46,7 @@ class Observation(Protocol):
     """What :class:`Metrics` count about one connection."""
 
     def accepted(self, version: str | None) -> object:
-        """Count an accepted connection: the version of its header, ``"v1"`` or ``"v2"``; None without a header."""
+        """Count an accepted connection: the version of its header (``"v1"``, ``"v2"``, ``"spp"``), or None."""
 
     def refused(self, code: RefusalCode) -> object:
         """Count a refusal."""
@@ -81,6 +81,7 @@ class ReceiverKeywords(LimitKeywords, total=False):
     pp: ProxyProtocol | None
 
 
+@names_unknown_keywords
 @dataclass(frozen=True)
 class Receiver:
     """The rules for headers: codec, policy and limits. One object serves all connections of a server.
@@ -136,8 +137,12 @@ class Receiver:
         if self.pp is not None and not isinstance(self.pp, ProxyProtocol):
             raise TypeError(f"pp must be a codec, such as ProxyProtocolV2(), not {self.pp!r}")
         if isinstance(self.policy, type) or not (isinstance(self.policy, HeaderPolicy) or callable(self.policy)):
-            networks = isinstance(self.policy, (list, tuple, set, frozenset))
-            hint = f"; give networks as trusted={self.policy!r}" if networks else ""
+            hint = ""
+            if isinstance(self.policy, str) and self.policy.upper() in HeaderPolicy.__members__:
+                hint = f"; did you mean HeaderPolicy.{self.policy.upper()}?"
+            elif isinstance(self.policy, Iterable) and not isinstance(self.policy, type):
+                shown = repr(self.policy) if isinstance(self.policy, (str, Collection)) else "[...]"
+                hint = f"; give networks as trusted={shown}"
             raise TypeError(f"policy must be a HeaderPolicy or a function that returns one, not {self.policy!r}{hint}")
         if type(self.timeout) not in (int, float, type(None)):
             raise TypeError(f"timeout must be a number of seconds or None, not {self.timeout!r}")
@@ -156,11 +161,11 @@ class Receiver:
         if self.trusted is not None:
             if not isinstance(self.policy, HeaderPolicy):
                 raise TypeError("trusted= and a policy function both decide whom to trust: give one of the two")
-            if not (isinstance(self.trusted, str) and self.trusted.strip().lower() == ANY):
+            if trusts_all(self.trusted):
+                object.__setattr__(self, "trusted", ANY)
+            else:
                 object.__setattr__(self, "policy", TrustedProxies(self.trusted, trusted=self.policy))
                 object.__setattr__(self, "trusted", None)
-            else:
-                object.__setattr__(self, "trusted", ANY)
         parser = HeaderParser(self.pp, max_header=self.max_header)  # checks max_header
         watched = self.metrics is not None or any(hooks.values())
         # computed once, because every connection needs them
@@ -171,27 +176,36 @@ class Receiver:
         object.__setattr__(self, "min_header", parser.needed)
 
     @classmethod
-    def of(cls, receiver: Receiver | None, keywords: Mapping[str, Any], others: Iterable[str] = ()) -> Receiver:
+    def of(
+        cls,
+        receiver: Receiver | None,
+        keywords: Mapping[str, Any],
+        others: Iterable[str] = (),
+        *,
+        datagrams: bool = False,
+    ) -> Receiver:
         """Return the receiver of an adapter, which takes either ``receiver=`` or the keywords of this class.
 
         Args:
             receiver: The value of ``receiver=``; None if it was not given.
             keywords: The keywords for the receiver.
             others: The names of the adapter's own keywords, which an unknown keyword may mean.
+            datagrams: Whether the adapter receives datagrams rather than connections.
 
         Raises:
             TypeError: Both were given, or a keyword is unknown.
+            ValueError: The codec is only for datagrams, and the adapter is for connections.
         """
         if receiver is not None:
             if keywords:
                 given = ", ".join(f"{name}=" for name in sorted(keywords))
                 raise TypeError(f"receiver= already has all the rules: {given} cannot be given with it")
-            return receiver
-        names = [entry.name for entry in fields(cls) if entry.init]
-        for name in keywords:
-            if name not in names:
-                raise TypeError(describe_unknown("keyword", name, [*names, *others]))
-        return cls(**keywords)
+        else:
+            check_keywords(cls, keywords, others)
+            receiver = cls(**keywords)
+        if not datagrams:
+            check_for_streams(receiver.codec)
+        return receiver
 
     def connection(self, peer: SockAddr, local: SockAddr) -> ReceiverConnection:
         """Start a connection.
@@ -202,15 +216,20 @@ class Receiver:
 
         Raises:
             ProxyProtocolUntrustedError: The policy is REJECT: drop the connection, read nothing.
-            TypeError: The policy function did not return a policy.
+            ProxyProtocolHookError: The policy function raised an exception, or did not return a policy.
         """
         # an __init__ would cost a twelfth of what a header costs on CPython 3.11
         connection = _WatchedConnection(self, peer) if self.watched else ReceiverConnection()
         policy: Any = self.policy
         if self._asks:  # isinstance() would cost more
-            policy = policy(peer, local)
-            if not isinstance(policy, HeaderPolicy):
-                raise TypeError(f"The policy function must return a HeaderPolicy, not {policy!r}")
+            try:
+                policy = policy(peer, local)
+                if not isinstance(policy, HeaderPolicy):
+                    raise TypeError(f"it must return a HeaderPolicy, not {policy!r}")
+            except Exception as error:
+                connection.refuse(
+                    error if isinstance(error, ProxyProtocolError) else ProxyProtocolHookError("policy", error)
+                )
         if policy is _REJECT:
             connection.refuse(ProxyProtocolUntrustedError(peer))
         connection._receiver = self
@@ -412,6 +431,7 @@ class _WatchedConnection(ReceiverConnection):
             hook = "metrics"
             if self._observation is not None:
                 version = "v1" if spec.V1_SIGNATURE.startswith(self._first) else "v2"
+                version = "spp" if receiver.codec.for_datagrams else version
                 self._observation.accepted(None if result is None else version)
         except Exception as error:
             self.refuse(error if isinstance(error, ProxyProtocolError) else ProxyProtocolHookError(hook, error))

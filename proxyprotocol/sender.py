@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeAlias
 
-from proxyprotocol.codec import ProxyProtocol
+from proxyprotocol.codec import ProxyProtocol, check_for_streams
 from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, ProxyResultLocal, ProxyResultUnknown
 from proxyprotocol.typing import SockAddr
 from proxyprotocol.v2 import ProxyProtocolV2
@@ -33,6 +33,7 @@ class Sender:
 
     Raises:
         TypeError: An argument has the wrong type.
+        ValueError: The codec is only for datagrams.
     """
 
     result: ResultSource = None
@@ -42,6 +43,8 @@ class Sender:
     def __post_init__(self) -> None:
         if self.pp is not None and not isinstance(self.pp, ProxyProtocol):
             raise TypeError(f"pp must be a codec, such as ProxyProtocolV2(), not {self.pp!r}")
+        if self.pp is not None:
+            check_for_streams(self.pp)
         if self.result is not None and not isinstance(self.result, ProxyResult) and not callable(self.result):
             raise TypeError(f"result must be a ProxyResult or a function that returns one, not {self.result!r}")
 

@@ -236,9 +236,6 @@ class ProxyProtocolMixIn(BaseServer):
         except ProxyProtocolError as error:
             self._in_this_process().refuse(error, client_address)
             return False
-        except Exception:  # from the policy function; socketserver would let it end the server
-            self.handle_error(request, client_address)
-            return False
         return super().verify_request(request, client_address)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
@@ -274,7 +271,7 @@ class ProxyProtocolMixIn(BaseServer):
 
     def _renew_listener(self) -> None:
         self._pid = os.getpid()
-        self._listener = Listener(self.receiver, logging_to(_log), ThreadClock())
+        self._listener = Listener(Receiver.of(self.receiver, {}), logging_to(_log), ThreadClock())
 
     def _in_this_process(self) -> Listener:
         """Return the listener, a new one after a fork: the old one waits for threads that only the parent has."""

@@ -30,7 +30,6 @@ _LAST_FIELD: Final = len(_FIELDS) - 1
 # the shortest fields after each protocol
 _SHORTEST: Final = {spec.V1_UNKNOWN: b"", spec.V1_TCP6: b" :: :: 0 0", spec.V1_TCP4: b" 0.0.0.0 0.0.0.0 0 0"}
 _TCP: Final = (SOCK_STREAM, None)  # protocols that a line can carry; None: not known
-_IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _MIXED_HINT: Final = (
     ": nginx with set_real_ip_from writes IPv4 into TCP6 lines. To accept them, set "
     "ProxyProtocolV1(ipv4_in_tcp6=True), ppIPv4InTCP6=yes, PROXYPROTOCOL_IPV4_IN_TCP6=yes or ipv4_in_tcp6=yes"
@@ -228,7 +227,7 @@ def _parse_fields(name: bytes, rest: bytes, mixed: bool, end: int) -> ProxyResul
         return missing + sum(1 + len(field) for field in _SHORTEST[name].split()[len(fields) :]) + len(spec.V1_CRLF)
     if len(values) < len(_FIELDS):
         raise ProxyProtocolSyntaxError(f"The line ends where its {_FIELDS[len(values)]} must come", end)
-    source, dest = (_IPV4_MAPPED + host if len(host) == 4 else host for host in values[:2])
+    source, dest = (spec.IPV4_MAPPED + host if len(host) == 4 else host for host in values[:2])
     return _ipv6(_pack_ipv6(source, dest, *values[2:]), SOCK_STREAM, b"")
 
 

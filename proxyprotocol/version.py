@@ -15,7 +15,7 @@ __all__ = ["ProxyProtocolVersion"]
 
 
 class ProxyProtocolVersion(Enum):
-    """Every codec of this package by name."""
+    """Every codec for connections by name."""
 
     NOOP = ProxyProtocolNoop()
     DETECT = ProxyProtocolDetect()

@@ -25,12 +25,14 @@ from proxyprotocol.messages import describe_refusal, spell_keyword
 from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies, describe_networks
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.result import describe_address
+from proxyprotocol.spp import ProxyProtocolSPP
 from proxyprotocol.typing import SockAddr
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
 _BURST: Final = 10  # refusals of a listener that have a line of their own within _PERIOD; a person reads no more
 _PERIOD: Final = 1.0  # seconds; all further refusals within it share one line
+_PLACES: Final = 8  # addresses that a listener without a name gets to know: a transparent one accepts on any address
 _REPEATED: Final = "repeated"  # the reason of a warning that refuses nothing
 
 
@@ -83,12 +85,18 @@ class Listener:
         self._since = -_PERIOD
         self._shown = 0
         self._hidden: Counter[str] = Counter()
+        self._hidden_on: set[str] = set()  # where they were hidden
         self._timer: Any = None
         self._what = what
+        #: Whether the next connection must ask :meth:`at` for its receiver, because nobody has named this listener.
+        self.asks: bool = not receiver.listener
+        self._started = False
+        self._places: dict[SockAddr, Receiver] = {}
 
     def name(self, *addresses: SockAddr) -> None:
         """Name this listener by the addresses of its sockets. Call this before the first connection."""
         self.receiver = replace(self.receiver, listener=" and ".join(map(describe_address, addresses)))
+        self.asks = False
 
     def start(self, *addresses: SockAddr) -> None:
         """Log what this listener reads and from whom; that is a warning if it is everybody.
@@ -98,8 +106,26 @@ class Listener:
         """
         if addresses:
             self.name(*addresses)
-        level, text = describe_start(self.receiver)
-        self._emit(level, text, {"listener": self.receiver.listener})
+        self._start(self.receiver)
+
+    def at(self, local: SockAddr) -> Receiver:
+        """Return the receiver of a connection to *local*, and log its start line if this address is new.
+
+        This is for listeners that nobody has named. The first connection asks, and later ones only for their counters.
+        """
+        receiver = self._places.get(local, self.receiver)
+        self.asks = receiver.watched
+        if not receiver.listener and local and len(self._places) < _PLACES:
+            receiver = self._places[local] = replace(receiver, listener=describe_address(local))
+            self._start(receiver)
+        elif not self._started:
+            self._start(receiver)
+        return receiver
+
+    def _start(self, receiver: Receiver) -> None:
+        level, text = describe_start(receiver)
+        self._emit(logging.INFO if self._started else level, text, {"listener": receiver.listener})
+        self._started = True
 
     def refuse(self, error: ProxyProtocolError, peer: SockAddr, local: SockAddr = None) -> None:
         """Log that a connection or a datagram was refused.
@@ -115,37 +141,38 @@ class Listener:
         """
         cause = error.error if isinstance(error, ProxyProtocolHookError) else None
         trace = None if cause is None else cause.__traceback__
-        listener = self.receiver.listener or (describe_address(local) if local else "")
+        listener = self._name(local)
         # always, because this also drops the error's tracebacks
         text = describe_refusal(error, peer, f"a {self._what}", listener=listener, spell=self.receiver.spell)
         level = logging.DEBUG if error.routine else logging.WARNING if cause is None else logging.ERROR
-        self.tell(level, error.code.value, text, peer, error=cause and cause.with_traceback(trace), listener=listener)
+        self.tell(level, error.code.value, text, peer, local, error=cause and cause.with_traceback(trace))
         if cause is not None:
             drop_tracebacks(cause)
 
-    def refuse_handshake(self, error: BaseException, client: SockAddr, peer: SockAddr) -> None:
+    def refuse_handshake(self, error: BaseException, client: SockAddr, peer: SockAddr, local: SockAddr = None) -> None:
         """Log that the TLS handshake after the header failed; at debug level if the client only went away."""
         failed = isinstance(error, (ssl.SSLError, TimeoutError)) or not isinstance(error, OSError)
         level = logging.WARNING if failed and not isinstance(error, ssl.SSLEOFError) else logging.DEBUG
-        text = describe_no_handshake(str(error), client, peer, self.receiver.listener)
+        text = describe_no_handshake(str(error), client, peer, self._name(local))
         receiver, refusal = self.receiver, ProxyProtocolHandshakeError(str(error) or "the connection was lost")
         try:
             if receiver.metrics is not None:
-                receiver.metrics.handshake_failed(receiver.listener)
+                known = not local or local in self._places  # no label for any address that a peer may choose
+                receiver.metrics.handshake_failed(self._name(local) if known else receiver.listener)
             if receiver.on_refused is not None:
                 receiver.on_refused(refusal, peer)
         except Exception as raised:  # the connection is refused in any case
-            self.tell(logging.ERROR, RefusalCode.HOOK.value, f"A hook raised {raised!r}", peer, error=raised)
-        self.tell(level, RefusalCode.TLS.value, text, peer, **address_fields("client", client))
+            self.tell(logging.ERROR, RefusalCode.HOOK.value, f"A hook raised {raised!r}", peer, local, error=raised)
+        self.tell(level, RefusalCode.TLS.value, text, peer, local, **address_fields("client", client))
 
-    def warn_of_second_header(self, peer: SockAddr) -> None:
+    def warn_of_second_header(self, peer: SockAddr, local: SockAddr = None) -> None:
         """Log that a second header follows the first: the application will take it for the client's data."""
-        where = f" on {self.receiver.listener}" if self.receiver.listener else ""
+        where = f" on {name}" if (name := self._name(local)) else ""
         text = (
             f"A second PROXY protocol header follows the first from {describe_address(peer)}{where}, and the "
             "application gets it as data: probably two proxies in a chain send one each; let only one of them do it"
         )
-        self.tell(logging.WARNING, _REPEATED, text, peer)
+        self.tell(logging.WARNING, _REPEATED, text, peer, local)
 
     def tell(
         self,
@@ -153,15 +180,23 @@ class Listener:
         reason: str,
         text: str,
         peer: SockAddr,
+        local: SockAddr = None,
         error: BaseException | None = None,
         **fields: Any,
     ) -> None:
         """Log one line about a connection; from a warning on, ten lines of a second, and one for the rest."""
-        if level < logging.WARNING or self._may_show(reason):
-            common = {"listener": self.receiver.listener, "reason": reason, **address_fields("network_peer", peer)}
+        listener = self._name(local)
+        if level < logging.WARNING or self._may_show(reason, listener):
+            common = {"listener": listener, "reason": reason, **address_fields("network_peer", peer)}
             self._emit(level, text, common | fields, error)
 
-    def _may_show(self, reason: str) -> bool:
+    def _name(self, local: SockAddr) -> str:
+        """Return the name of this listener; one without a name is called after the connection's own address."""
+        if self.receiver.listener or not local:  # a lost connection may not know its address any more
+            return self.receiver.listener or (describe_address(*self._places) if len(self._places) == 1 else "")
+        return describe_address(local)
+
+    def _may_show(self, reason: str, listener: str) -> bool:
         with self._lock:
             now = self._clock.time()
             if now - self._since >= _PERIOD:
@@ -172,6 +207,8 @@ class Listener:
             if reason == _REPEATED:
                 return False  # the connection was served: the summary is about refusals
             self._hidden[reason] += 1
+            if listener and len(self._hidden_on) < _PLACES:
+                self._hidden_on.add(listener)
             if self._timer is None:
                 self._timer = self._clock.call_later(self._since + _PERIOD - now, self.stop)
             return False
@@ -180,14 +217,15 @@ class Listener:
         """Log how many refusals have no line of their own so far, if there are any."""
         with self._lock:
             hidden, self._hidden = self._hidden, Counter()
+            listener, self._hidden_on = " and ".join(sorted(self._hidden_on)), set()
             timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
         if hidden:
-            where = f" on {self.receiver.listener}" if self.receiver.listener else ""
+            where = f" on {listener}" if listener else ""
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in hidden.most_common())
             text = f"Refused {hidden.total():,} more {self._what}s within a second{where}: {reasons}"
-            self._emit(logging.WARNING, text, {"listener": self.receiver.listener, "refusals": dict(hidden)})
+            self._emit(logging.WARNING, text, {"listener": listener, "refusals": dict(hidden)})
 
 
 def address_fields(prefix: str, address: SockAddr) -> dict[str, Any]:
@@ -233,6 +271,8 @@ def describe_start(receiver: Receiver) -> tuple[int, str]:
 def _describe_codec(receiver: Receiver) -> str:
     codec = receiver.codec
     codecs = codec.versions if isinstance(codec, ProxyProtocolDetect) else [codec]
+    if isinstance(codec, ProxyProtocolSPP):
+        return "Simple Proxy Protocol"
     numbers = {ProxyProtocolV1: "1", ProxyProtocolV2: "2"}
     known = sorted({numbers[kind] for kind in map(type, codecs) if kind in numbers})
     return f"version {' and '.join(known)}" if known else f"{type(codec).__name__}"

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -19,7 +20,7 @@ from proxyprotocol.receiver import Receiver
 
 # gunicorn's and uvicorn's workers exit with this status to say that the next worker would fail too. After any other
 # status they are started again and again.
-_STARTUP_FAILURE: Final = 3
+STARTUP_FAILURE: Final = 3
 
 UNIX: Final = "unix"  # what names all UNIX sockets among the ports
 # without leading zeros: ports are compared as text, and a listener's own number has none
@@ -112,9 +113,17 @@ def read_settings() -> Settings:
         raise startup_failure(str(error)) from None
 
 
+def is_for_metrics(address: Any) -> bool:
+    """Return whether this process answers Prometheus at an address: no proxy connects there."""
+    metrics = sys.modules.get("proxyprotocol.metrics")
+    return metrics is not None and not isinstance(address, (str, bytes)) and address[:2] in metrics.addresses
+
+
 def startup_failure(sentence: str) -> SystemExit:
     """Print why a server cannot start, and return the exception: no server catches it to show a traceback."""
     print(sentence, file=sys.stderr)
+    # uvicorn and asyncio.run() have made the server's coroutine before they ask for a loop, and nobody runs it now
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
     stop = SystemExit(sentence)
-    stop.code = _STARTUP_FAILURE  # otherwise Python would print the sentence again, and exit with status 1
+    stop.code = STARTUP_FAILURE  # otherwise Python would print the sentence again, and exit with status 1
     return stop

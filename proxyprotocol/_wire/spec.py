@@ -69,6 +69,13 @@ UNIQUE_ID_MAX_LENGTH: Final = 128
 TYPE_SSL: Final = 0x20
 SSL_HEAD_LENGTH: Final = 5
 
+# The Simple Proxy Protocol of Cloudflare Spectrum: the magic number, two addresses of 16 bytes, two ports
+
+SPP_SIGNATURE: Final = b"\x56\xec"
+SPP_LENGTH: Final = 2 + 2 * 16 + 2 * 2
+# RFC 4291, section 2.5.5.2: the first bytes of an IPv4-mapped IPv6 address
+IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
+
 # The default limit of a receiver: a version 2 header with one client certificate (one to two KiB of DER) fits, and a
 # thousand peers that each send half a header hold at most 4 MiB.
 DEFAULT_MAX_HEADER: Final = 4096

@@ -42,9 +42,9 @@ async def create_datagram_endpoint(
     """Open a datagram socket as ``loop.create_datagram_endpoint`` does, and read a header in each datagram.
 
     The application's ``datagram_received`` gets the payload and the client's address. ``transport.sendto(data, addr)``
-    sends *data* without a header to the proxy that last spoke for that client. If no proxy did, it sends directly to
-    the client, provided that the policy accepts clients without a header; otherwise the answer is lost. A refused
-    datagram is dropped and logged.
+    sends *data* to the proxy that last spoke for that client, without a header after version 2. If no proxy did, it
+    sends directly to the client, provided that the policy accepts clients without a header; otherwise the answer is
+    lost. A refused datagram is dropped and logged.
 
     Args:
         protocol_factory: Makes the application's protocol.
@@ -53,8 +53,9 @@ async def create_datagram_endpoint(
         max_clients: How many clients are remembered for answers; see :class:`.DatagramReceiver`.
         client_timeout: Seconds that a client is remembered after its last datagram.
         receiver: The rules for the header, in place of the keywords of :class:`.Receiver`.
-        keywords: ``pp``, ``policy``, ``max_header`` (bytes), as :class:`.Receiver` takes them, and all others of
-            ``loop.create_datagram_endpoint``. ``timeout`` is accepted and ignored: a datagram comes as a whole.
+        keywords: ``pp`` (:class:`.ProxyProtocolSPP` for Cloudflare Spectrum), ``policy``, ``max_header`` (bytes), as
+            :class:`.Receiver` takes them, and all others of ``loop.create_datagram_endpoint``. ``timeout`` is accepted
+            and ignored: a datagram comes as a whole.
 
     Returns:
         The application's transport and its protocol.
@@ -66,7 +67,9 @@ async def create_datagram_endpoint(
     rest: dict[str, Any] = {**keywords}
     names = ReceiverKeywords.__optional_keys__
     own = {name: rest.pop(name) for name in names & rest.keys()}
-    datagrams = DatagramReceiver(Receiver.of(receiver, own), max_clients=max_clients, client_timeout=client_timeout)
+    datagrams = DatagramReceiver(
+        Receiver.of(receiver, own, datagrams=True), max_clients=max_clients, client_timeout=client_timeout
+    )
     loop: Any = asyncio.get_running_loop()
     _, endpoint = await call_loop(
         loop.create_datagram_endpoint,
@@ -149,12 +152,13 @@ class ProxyProtocolDatagramTransport(Overlay, asyncio.DatagramTransport):
 
         Args:
             data: The datagram.
-            addr: The client's address; None for the address that the endpoint is connected to. If no proxy speaks for
+            addr: The client's address; None for the address that the endpoint is connected to, which is an error if the
+                answer's header must name the client. If no proxy speaks for
                 this client any more and the policy demands a header, the datagram is lost and a debug line says so. If
                 the policy does not, but the socket has another family, ``error_received`` is called.
         """
         endpoint = self._endpoint
-        to = addr if addr is None else endpoint.datagrams.reply_to(addr, endpoint.now())
+        data, to = endpoint.datagrams.reply(data, addr, endpoint.now())
         lost = None if addr is None else describe_lost_answer(addr, to, endpoint.family)
         if lost is None:
             self._below.sendto(data, to)

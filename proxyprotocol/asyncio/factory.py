@@ -35,8 +35,8 @@ class ProxyProtocolFactory:
     """A protocol factory that reads a header before it calls another one, for servers that you open yourself.
 
     Give it to ``loop.create_server`` without ``ssl``: a balancer sends its header before TLS, so this factory takes the
-    context. When that server closes, call :meth:`close`. The log says at once what this factory reads and from whom; it
-    cannot say where, because it does not know your server.
+    context. When that server closes, call :meth:`close`. The log says at once what this factory reads and from whom. It
+    says where at the first connection: this factory does not know your server.
 
     Args:
         protocol_factory: Makes the application's protocols. It is called after each accepted header.
@@ -139,21 +139,20 @@ class _Pending(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         factory = self._factory
-        self._transport = transport
+        receiver, self._transport = factory._receiver, transport
         if factory._closed:
             transport.abort()
             return
         # at once: uvloop asks the socket, which forgets its peer when the peer is gone
         self._peer = extra_info(transport, "peername")
-        local = extra_info(transport, "sockname") if factory._receiver.needs_addresses else None
+        local = extra_info(transport, "sockname") if receiver.needs_addresses else None
+        if factory._listener.asks:
+            receiver = factory._listener.at(self._local())
         try:
-            self._connection = connection = factory._receiver.connection(self._peer, local)
+            self._connection = connection = receiver.connection(self._peer, local)
         except ProxyProtocolError as error:
             self._refuse(error)
             self.abort()
-        except BaseException:  # the policy function raised; the loop logs it
-            transport.abort()
-            raise
         else:
             if connection.begun:  # the policy or the codec expects no header
                 self._advance(connection.eof)
@@ -187,12 +186,12 @@ class _Pending(asyncio.Protocol):
             self._advance(connection.timed_out)
         except Exception as error:
             # The header was optional: the application began, and raised. A deadline must not raise.
-            context = {"message": "An application has raised as it began", "exception": error}
+            context = {"message": "The application raised an exception when its connection started", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
     def handshake_late(self) -> None:
         late = TimeoutError(describe_late_handshake(self._factory._tls_timeout))
-        self._factory._listener.refuse_handshake(late, self._overlay.get_extra_info("peername"), self._peer)
+        self._refuse_handshake(late)
         self._transport.abort()
 
     def abort(self) -> None:
@@ -215,7 +214,7 @@ class _Pending(asyncio.Protocol):
         factory, transport, self._connection = self._factory, self._transport, None
         factory._headers.discard(self)
         if connection.trailing and connection.repeated:
-            factory._listener.warn_of_second_header(self._peer)
+            factory._listener.warn_of_second_header(self._peer, self._local())
         overlay = ProxyProtocolTransport(connection, self._peer)
         try:
             if factory._tls is None:
@@ -231,9 +230,12 @@ class _Pending(asyncio.Protocol):
         return True
 
     def _refuse(self, error: ProxyProtocolError) -> None:
-        # getsockname() is for a listener without a name
-        local = None if self._factory._knows_server else extra_info(self._transport, "sockname")
-        self._factory._listener.refuse(error, self._peer, local)
+        self._factory._listener.refuse(error, self._peer, self._local())
+
+    def _local(self) -> SockAddr:
+        """Return our address, for a listener without a name."""
+        local: SockAddr = None if self._factory._knows_server else extra_info(self._transport, "sockname")
+        return local
 
     def _handshake_done(self, transport: asyncio.Transport) -> None:
         self._factory._handshakes.discard(self)
@@ -245,5 +247,9 @@ class _Pending(asyncio.Protocol):
 
     def _handshake_lost(self, error: BaseException | None) -> None:
         if self in self._factory._handshakes and error is not None:
-            self._factory._listener.refuse_handshake(error, self._overlay.get_extra_info("peername"), self._peer)
+            self._refuse_handshake(error)
         self._factory._handshakes.discard(self)
+
+    def _refuse_handshake(self, error: BaseException) -> None:
+        client = self._overlay.get_extra_info("peername")
+        self._factory._listener.refuse_handshake(error, client, self._peer, self._local())

@@ -36,7 +36,7 @@ from proxyprotocol.result import describe_address
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["LoopKeywords", "hook_loops", "new_event_loop", "new_uvloop_event_loop"]
+__all__ = ["LoopKeywords", "new_event_loop", "new_uvloop_event_loop", "read_headers"]
 
 _UNREAD = (
     "The event loop reads no PROXY protocol header on %s: the application watches this listening socket with "
@@ -66,9 +66,8 @@ class _State:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        # For connections that were accepted elsewhere. It has no name: we see only the addresses of connections.
+        # For connections that were accepted elsewhere. The first of them names it and logs its start line.
         self.elsewhere = Listener(settings.receiver, logging_to(_log), LoopClock)
-        self._started_elsewhere = False
         # For applications that call sock_accept(): the log of each listener; its connections whose header has arrived,
         # or the error of accept(); the later transport of each connection; the tasks that read headers.
         self.listeners: MutableMapping[socket.socket, Listener] = WeakKeyDictionary()
@@ -76,12 +75,6 @@ class _State:
         self.overlays: MutableMapping[socket.socket, ProxyProtocolTransport] = WeakKeyDictionary()
         self.headers: set[asyncio.Task[None]] = set()
         self.warned: set[str] = set()  # the listeners that a warning has named
-
-    def start_elsewhere(self) -> None:
-        """Log once what is read from connections that were accepted elsewhere."""
-        if not self._started_elsewhere:
-            self._started_elsewhere = True
-            self.elsewhere.start()
 
 
 if TYPE_CHECKING:
@@ -174,7 +167,6 @@ class _HeaderLoop(_AnyLoop):
             if not self._reads(sock) or isinstance(protocol_factory, ProxyProtocolFactory):
                 return await super().connect_accepted_socket(protocol_factory, sock, **keywords)
             peer = sock.getpeername()
-            self._state.start_elsewhere()
             begun = await receive_header(sock, peer, self._state.elsewhere)
             if begun is None:
                 address = describe_address(peer)
@@ -277,30 +269,17 @@ def _new_loop(base: type, keywords: Mapping[str, Any]) -> asyncio.AbstractEventL
     return loop  # type: ignore[no-any-return]
 
 
-def hook_loops(kind: Any) -> None:
-    """Let each later loop of a class, and of the classes derived from it, read headers on its listeners.
+def read_headers(loop: Any) -> None:
+    """Let a loop that somebody else has just made read headers on its listeners.
 
-    The environment variables of :func:`new_event_loop` configure them.
+    The environment variables of :func:`new_event_loop` configure it, once for all loops of the process.
     """
-    if kind in _hooked:
-        return
-    _hooked.add(kind)
-    begin = kind.__init__
-
-    @functools.wraps(begin)
-    def init(loop: Any, *args: Any, **keywords: Any) -> None:
-        begin(loop, *args, **keywords)
-        if not isinstance(loop, _HeaderLoop):
-            made: Any = type(loop)
-            loop.__class__ = _read_headers(made)
-            loop.configure(process_settings())
-
-    kind.__init__ = init
-
-
-_hooked: set[Any] = set()
+    if not isinstance(loop, _HeaderLoop):
+        made: Any = type(loop)
+        loop.__class__ = _derive(made)
+        loop.configure(process_settings())
 
 
 @functools.cache
-def _read_headers(kind: Any) -> Any:
+def _derive(kind: Any) -> Any:
     return type(kind.__name__, (_HeaderLoop, kind), {})

@@ -70,11 +70,16 @@ class Acceptor:
 
     def stop(self) -> None:
         """Stop accepting, after the connections that wait in the system's queue."""
-        listeners = self._listeners
-        self.close()
-        for sock, (backlog, begin) in listeners.items():
-            # the queue has one place more than backlog says; do not wait for later connections
-            self._accept(sock, begin, backlog + 1)
+        self._ignore()
+        for sock in list(self._listeners):
+            self.stop_one(sock)
+
+    def stop_one(self, sock: socket.socket) -> None:
+        """Stop accepting on one socket, after the connections that wait in its queue."""
+        backlog, begin = self._listeners.pop(sock)
+        self._loop.remove_reader(sock)
+        # the queue has one place more than backlog says; do not wait for later connections
+        self._accept(sock, begin, backlog + 1)
 
     def close(self) -> None:
         """Stop accepting at once."""
@@ -156,11 +161,11 @@ async def receive_header(sock: socket.socket, peer: SockAddr, listener: Listener
     try:
         sock.setblocking(False)
         local = sock.getsockname()
-        connection = receiver.connection(peer, local)
+        connection = (listener.at(local) if listener.asks else receiver).connection(peer, local)
         if not await in_time(read(), receiver.timeout):
             connection.timed_out()
         if connection.trailing and connection.repeated:
-            listener.warn_of_second_header(peer)
+            listener.warn_of_second_header(peer, local)
         return connection
     except BaseException as error:
         sock.close()
@@ -169,5 +174,5 @@ async def receive_header(sock: socket.socket, peer: SockAddr, listener: Listener
         elif isinstance(error, OSError):
             _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
         else:
-            raise  # the policy function raised, or this task was cancelled
+            raise  # this task was cancelled
     return None

@@ -45,6 +45,10 @@ _HEX_HELP: Final = (
     "the input is text: pairs of hexadecimal digits, with or without separators; a dump by xxd or hexdump -C; or text "
     "with the escapes of C and Python, such as \\x0d\\x0a or \\r\\n"
 )
+_SPP_HELP: Final = (
+    "the header is that of the Simple Proxy Protocol (Cloudflare Spectrum); in a capture, look for it at the start of "
+    "each datagram too"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     file: Any = parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="the file (standard input)")
     file.complete = FILE
     parser.add_argument("--hex", action="store_true", help=_HEX_HELP)
+    parser.add_argument("--spp", action="store_true", help=_SPP_HELP)
     parser.add_argument("--json", action="store_true", help="one line of JSON for each header")
 
 
@@ -88,17 +93,19 @@ def _decode(file: Input, options: argparse.Namespace) -> int:
     else:
         data = file.read(spec.V2_FIXED_LENGTH)
         if data.startswith(_CAPTURES):
-            return _decode_capture(data, file, options.json)
+            return _decode_capture(data, file, options)
         # as much as a header can have; the rest needs only a count
         data += file.read(spec.V2_MAX_LENGTH - len(data))
         while chunk := file.read(_CHUNK):
             following += len(chunk)
     if file.interrupted and not data:
         return BAD_ANSWER
-    described = describe(data, following)
+    described = describe(data, following, is_spp=options.spp)
     _print(described, data, options.json)
     if not described["ok"] and not options.hex and looks_like_hex(data):
         print("This looks like a header as text: try --hex.", file=sys.stderr)
+    if not options.spp and data.startswith(spec.SPP_SIGNATURE):
+        print("This looks like a header of the Simple Proxy Protocol: try --spp.", file=sys.stderr)
     return 0 if described["ok"] else BAD_ANSWER
 
 
@@ -114,19 +121,19 @@ def _read_text(file: Input) -> bytes:
         raise ProgramError(f"byte {error.start} is not text: leave out --hex to read raw bytes") from None
 
 
-def _decode_capture(first: bytes, file: Input, as_json: bool) -> int:
+def _decode_capture(first: bytes, file: Input, options: argparse.Namespace) -> int:
     try:
         from proxyprotocol.cli._decode.capture import Capture
     except ImportError as error:
         raise ProgramError(
             f"Scapy, which reads captures, is not installed ({error}): pip install 'proxyprotocol[pcap]'"
         ) from None
-    capture = Capture(first, file)
+    capture = Capture(first, file, options.spp)
     are_good = []
     for described, data in capture:
         are_good.append(described["ok"])
-        _print(described, data, as_json)
-        if not as_json:
+        _print(described, data, options.json)
+        if not options.json:
             print(flush=True)
     if not are_good:
         print(f"No header in {capture.packets} packets: {capture.summary}.", file=sys.stderr)

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from proxyprotocol._wire import fields, walk
 from proxyprotocol.errors import ProxyProtocolSyntaxError
-from proxyprotocol.messages import describe_unknown
-from proxyprotocol.options import parse_sender
+from proxyprotocol.options import parse_sender, parse_tlv
 from proxyprotocol.result import ProxyResult, ProxyResultLocal, ProxyResultUnix, ProxyResultUnknown
 from proxyprotocol.server._process.program import FILE, ProgramError, describe_error
-from proxyprotocol.tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
+from proxyprotocol.spp import ProxyProtocolSPP
+from proxyprotocol.tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
@@ -33,14 +33,12 @@ examples:
   %(prog)s --source unix:/run/client --dest unix:/run/app.sock --hex
   %(prog)s --local | nc app 443
   %(prog)s --v1 --unknown
+  %(prog)s --spp --source 192.0.2.7:5678 --dest 192.0.2.9:53 --hex
   %(prog)s --unknown --alpn h2 --tlv 0xE2=text --hex
 """
 _UNIX: Final = "unix:"
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _DER_SEQUENCE: Final = b"\x30"
-# for options like --tlv netns=blue: the names in Type without PP2_TYPE_, and the labels of the rows
-_TYPE_NAMES: Final = {name[9:].lower(): int(kind) for name, kind in Type.__members__.items() if name[:9] == "PP2_TYPE_"}
-_TYPE_NAMES.update({field.label.lower(): field.number for field in fields.rows(ProxyProtocolTLV).values()})
 _HEADER_OPTIONS: Final = {name: field for name, field in fields.rows(ProxyProtocolTLV).items() if field.metavar}
 # the fields of PP2_TYPE_SSL with text; --client-cert reads the certificate from a file
 _SSL_OPTIONS: Final = {
@@ -55,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     header = parser.add_mutually_exclusive_group()
     header.add_argument("--v1", dest="header", action="store_const", const="v1", help="write a header of version 1")
     header.add_argument("--v2", dest="header", action="store_const", const="v2", help="of version 2, the default")
+    header.add_argument(
+        "--spp",
+        dest="header",
+        action="store_const",
+        const="spp",
+        help="the Simple Proxy Protocol of Cloudflare Spectrum, for datagrams",
+    )
     parser.add_argument("--source", metavar="ADDR:PORT", help="the client's address: 203.0.113.7:5678, unix:/path, ...")
     parser.add_argument(
         "--dest", metavar="ADDR:PORT", help="the address that the client connected to, of the same kind"
@@ -108,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
     if options.hex:
         print(header.hex())
         return 0
-    if options.header == "v2" and sys.stdout.isatty():
+    if options.header != "v1" and sys.stdout.isatty():
         raise ProgramError("this header is binary and standard output is a terminal: redirect it, or add --hex")
     sys.stdout.buffer.write(header)
     sys.stdout.buffer.flush()
@@ -120,6 +125,8 @@ def _pack(options: argparse.Namespace) -> bytes:
     tlv = ProxyProtocolTLV(b"".join(options.tlv), ssl=_ssl(options), **given)
     if options.header == "v1" and (tlv or options.dgram):
         raise ProgramError("version 1 has no place for TLVs or datagrams: leave them out, or leave out --v1")
+    if options.header == "spp" and tlv:
+        raise ProgramError("the Simple Proxy Protocol has no place for TLVs: leave them out, or leave out --spp")
     if bool(options.source or options.dest) + options.local + options.unknown != 1:
         raise ProgramError("name the client with --source and --dest, or give one of --local and --unknown")
     ends = {name: value for name in ("source", "dest") if (value := getattr(options, name)) is not None}
@@ -136,10 +143,14 @@ def _pack(options: argparse.Namespace) -> bytes:
     else:
         _, result = parse_sender(ends, "--{}".format)
         assert result is not None  # at least one of the two was given
-    if options.dgram and result.source is not None:
+    if (options.dgram or options.header == "spp") and result.source is not None:
         result = result.replace(protocol=SOCK_DGRAM)
-    codec = ProxyProtocolV1() if options.header == "v1" else ProxyProtocolV2(checksum=not options.no_checksum)
-    return codec.pack(result.replace(tlv=tlv))
+    codecs = {
+        "v1": ProxyProtocolV1(),
+        "v2": ProxyProtocolV2(checksum=not options.no_checksum),
+        "spp": ProxyProtocolSPP(),
+    }
+    return codecs[options.header].pack(result.replace(tlv=tlv))
 
 
 def _ssl(options: argparse.Namespace) -> ProxyProtocolSSLTLV | None:
@@ -173,20 +184,7 @@ def _tlv(text: str) -> bytes:
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"expected TYPE=VALUE, such as 0xE2=text or netns=blue, not {text!r}")
-    kind = _TYPE_NAMES.get(name.lower().replace("-", "_"))
     try:
-        kind = fields.number(8).parse(name) if kind is None else kind
-    except ValueError:
-        sentence = describe_unknown("type", name, _TYPE_NAMES).partition("; known")[0]
-        raise argparse.ArgumentTypeError(
-            f"expected a number of 0 to 255, such as 0xE2, or a name: {sentence}"
-        ) from None
-    try:
-        data = bytes.fromhex(value[2:]) if value.startswith("0x") else value.encode()
-    except ValueError:
-        wrong = f"expected pairs of hexadecimal digits after 0x, not {value[2:]!r}"
-        raise argparse.ArgumentTypeError(wrong) from None
-    try:
-        return walk.vector(kind, data)
+        return walk.vector(*parse_tlv(name, value))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
     BaseController = object  # the mix-in is not a controller itself; the class that uses it is
 
-__all__ = ["ProxyProtocolMixIn"]
+__all__ = ["ProxyProtocolMixIn", "switch_on"]
 
 
 class ProxyProtocolMixIn(BaseController):
@@ -47,3 +47,12 @@ class ProxyProtocolMixIn(BaseController):
         # A controller tries at its start whether it can make an SMTP server. aiosmtpd connects to its own port for
         # that: without a header, and from an address that the policy may not trust. This needs no connection.
         self.loop.call_soon_threadsafe(self._factory_invoker)
+
+
+def switch_on() -> None:
+    """Let no controller connect to its own port, for ``proxyprotocol run``; the listeners are the loop's."""
+    from aiosmtpd.controller import InetMixin, UnixSocketMixin
+
+    kinds: list[Any] = [InetMixin, UnixSocketMixin]
+    for kind in kinds:
+        kind._trigger_server = ProxyProtocolMixIn._trigger_server

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, TaskGroup
+from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskGroup
 from anyio.abc import Listener as AnyListener
 
-from proxyprotocol._adapters.deadlines import LoopClock, in_time
-from proxyprotocol._adapters.listener import Listener, logging_to
+from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
+from proxyprotocol._adapters.lookahead import REST
 from proxyprotocol._adapters.overlay import ClientSocket, Overlay
-from proxyprotocol._adapters.settings import covered
+from proxyprotocol._adapters.settings import covered, process_settings
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
@@ -22,7 +24,7 @@ from proxyprotocol.result import ProxyResult
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["ProxyProtocolListener", "ProxyProtocolStream"]
+__all__ = ["ProxyProtocolListener", "ProxyProtocolStream", "switch_on"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
@@ -30,8 +32,8 @@ _log = logging.getLogger("proxyprotocol.asyncio")
 class ProxyProtocolListener(Overlay, AnyListener[ByteStream]):
     """Listens as another anyio listener does, and reads a header at the start of every connection.
 
-    It takes what ``anyio.create_tcp_listener`` and ``create_unix_listener`` return, on asyncio and uvloop. TLS comes
-    after the header: wrap this listener in a ``TLSListener``.
+    It takes what ``anyio.create_tcp_listener`` and ``create_unix_listener`` return, on asyncio, uvloop and trio. TLS
+    comes after the header: wrap this listener in a ``TLSListener``.
 
     Args:
         listener: The other listener.
@@ -49,7 +51,7 @@ class ProxyProtocolListener(Overlay, AnyListener[ByteStream]):
         self, listener: Any, *, receiver: Receiver | None = None, **keywords: Unpack[ReceiverKeywords]
     ) -> None:
         self._below = listener
-        self._listener = Listener(Receiver.of(receiver, keywords, ["receiver"]), logging_to(_log), LoopClock)
+        self._listener = Listener(Receiver.of(receiver, keywords, ["receiver"]), logging_to(_log), ThreadClock())
         self._sockets = [_raw_socket(one) for one in getattr(listener, "listeners", [listener])]
         covered.update(self._sockets)
 
@@ -69,13 +71,16 @@ class ProxyProtocolListener(Overlay, AnyListener[ByteStream]):
                 peer = sock.getpeername()
             try:
                 connection = receiver.connection(peer, sock.getsockname())
-                if not await in_time(read(), receiver.timeout):
+                # the second time, if the process was stopped: what has arrived meanwhile is not late
+                for seconds in (math.inf if receiver.timeout is None else receiver.timeout, REST):
+                    with anyio.move_on_after(seconds):
+                        await read()
+                    if connection.begun:
+                        break
+                else:
                     connection.timed_out()
             except ProxyProtocolError as error:
                 self._listener.refuse(error, peer)
-                await anyio.aclose_forcefully(stream)
-            except Exception:  # the policy function raised; it must not end the other connections
-                _log.exception("The policy of %s raised an exception", self._listener.receiver.listener)
                 await anyio.aclose_forcefully(stream)
             else:
                 if connection.trailing and connection.repeated:
@@ -136,6 +141,26 @@ class ProxyProtocolStream(Overlay, ByteStream):
                 facts[address_name] = address
                 others.pop(port_name, None)
         return others | {name: lambda fact=fact: fact for name, fact in facts.items()}
+
+
+@functools.cache
+def switch_on() -> None:
+    """Let every listener for TCP and UNIX sockets read headers, by the variables ``PROXYPROTOCOL_*``.
+
+    Listeners inside a :class:`ProxyProtocolListener` keep their own rules.
+    """
+    settings, kind = process_settings(), cast(Any, SocketListener)
+    below = kind.serve
+
+    @functools.wraps(below)
+    async def serve(listener: Any, handler: Any, task_group: TaskGroup | None = None) -> None:
+        sock = _raw_socket(listener)
+        if sock not in covered and settings.covers(sock):
+            await ProxyProtocolListener(listener, receiver=settings.receiver).serve(handler, task_group)
+        else:
+            await below(listener, handler, task_group)
+
+    kind.serve = serve
 
 
 def _raw_socket(provider: Any) -> Any:

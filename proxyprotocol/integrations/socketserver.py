@@ -14,7 +14,7 @@ from socketserver import BaseServer, TCPServer
 from typing import TYPE_CHECKING, Any
 
 from proxyprotocol._adapters.environ import telling
-from proxyprotocol._adapters.settings import Settings, covered, process_settings
+from proxyprotocol._adapters.settings import Settings, covered, is_for_metrics, process_settings
 from proxyprotocol._wire import spec
 from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
@@ -102,14 +102,13 @@ def switch_on() -> None:
 
     A server with :class:`.ProxyProtocolMixIn` keeps its own rules.
     """
-    settings = process_settings()  # may start a server of its own, for the metrics
     initialise = BaseServer.__init__
 
     @functools.wraps(initialise)
     def cover(self: Any, *arguments: Any, **keywords: Any) -> None:
         initialise(self, *arguments, **keywords)
-        if _can_be_covered(self):
-            _cover(self, settings)
+        if _can_be_covered(self) and not is_for_metrics(self.server_address):
+            _cover(self, process_settings())
 
     BaseServer.__init__ = cover  # type: ignore[method-assign]
 

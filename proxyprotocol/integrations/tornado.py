@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from tornado import tcpserver
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import add_accept_handler, ssl_wrap_socket
@@ -18,7 +21,7 @@ from proxyprotocol._adapters.deadlines import LoopClock, check_seconds, in_time
 from proxyprotocol._adapters.listener import Listener, logging_to
 from proxyprotocol._adapters.overlay import ClientSocket
 from proxyprotocol._adapters.refusals import describe_late_handshake
-from proxyprotocol._adapters.settings import covered
+from proxyprotocol._adapters.settings import covered, process_settings
 from proxyprotocol._wire import spec
 from proxyprotocol.asyncio.sockets import receive_header
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
@@ -28,7 +31,7 @@ from proxyprotocol.typing import SockAddr
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["add_sockets", "proxy_result"]
+__all__ = ["add_sockets", "proxy_result", "switch_on"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
@@ -99,6 +102,24 @@ def proxy_result(stream: IOStream) -> ProxyResult | None:
     return _results.get(stream)
 
 
+@functools.cache
+def switch_on() -> None:
+    """Let every later server of this process read headers, by the variables ``PROXYPROTOCOL_*``.
+
+    It is for programs that make their server themselves: call it in the configuration file of Jupyter Server. Sockets
+    that :func:`add_sockets` gets keep their own rules.
+    """
+    settings, below = process_settings(), add_accept_handler
+
+    def accept_for(sock: socket.socket, callback: Any) -> Callable[[], None]:
+        if not settings.covers(sock):
+            return below(sock, callback)
+        server: TCPServer = callback.__self__
+        return add_sockets(server, [sock], tls_timeout=settings.tls_timeout, receiver=settings.receiver)
+
+    tcpserver.add_accept_handler = accept_for  # type: ignore[attr-defined]
+
+
 async def _serve(
     server: TCPServer, sock: Any, peer: SockAddr, listener: Listener, tls_timeout: float, pending: set[Any]
 ) -> None:
@@ -109,27 +130,49 @@ async def _serve(
         return
     effective = connection.effective
     client: Any = peer if effective is None else effective.peername
-    kind, closing = IOStream, sock
+    kind: type[IOStream] = IOStream
+    closing = sock
     try:
         if server.ssl_options is not None:
             sock.getpeername()  # if the peer is gone wrapping would raise too, but leave the socket open
             sock = ssl_wrap_socket(sock, server.ssl_options, server_side=True, do_handshake_on_connect=False)
-            kind = SSLIOStream
+            kind, closing = SSLIOStream, sock
+            # before there is a stream, which would log each failure itself
+            if not await in_time(_shake_hands(sock), tls_timeout):
+                raise TimeoutError(describe_late_handshake(tls_timeout))
         if effective is not None:
             sock = ClientSocket(sock, effective)
-        stream = closing = kind(sock, server.max_buffer_size, server.read_chunk_size)
-        if isinstance(stream, SSLIOStream) and not await in_time(stream.wait_for_handshake(), tls_timeout):
-            listener.refuse_handshake(TimeoutError(describe_late_handshake(tls_timeout)), client, peer)
-            stream.close()
-            return
+        stream = kind(sock, server.max_buffer_size, server.read_chunk_size)
     except BaseException as error:
         closing.close()
         if not isinstance(error, OSError):
             raise  # such as the CancelledError of stop()
-        # the peer is gone, or its handshake has failed: tornado has logged what was wrong with TLS
-        _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
+        if server.ssl_options is None:
+            _log.debug("The connection from %s was lost: %s", describe_address(peer), error)
+        else:
+            listener.refuse_handshake(error, client, peer)
         return
     _results[stream] = connection.result
     pending.discard(asyncio.current_task())  # stop() leaves it alone from now on: it is the server's
     if (served := server.handle_stream(stream, client)) is not None:
         await served
+
+
+async def _shake_hands(sock: ssl.SSLSocket) -> None:
+    """Do the TLS handshake of a server on a non-blocking socket."""
+    loop = asyncio.get_running_loop()
+    while True:
+        ready = asyncio.Event()
+        try:
+            sock.do_handshake()
+        except ssl.SSLWantReadError:
+            loop.add_reader(sock, ready.set)
+        except ssl.SSLWantWriteError:
+            loop.add_writer(sock, ready.set)
+        else:
+            return
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(sock)
+            loop.remove_writer(sock)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from proxyprotocol._adapters.asgi import extended
+
 if TYPE_CHECKING:
     from uvicorn.config import Config
 
@@ -37,14 +39,8 @@ class _Beginning(asyncio.Protocol):
 
         config, result = self._config, transport.get_extra_info("proxy_protocol")
         if result is not None:
-            application = config.loaded_app
-
-            async def extended(scope: Any, receive: Any, send: Any) -> None:
-                extensions = {**scope.get("extensions", {}), "proxy_protocol": {"result": result}}
-                await application({**scope, "extensions": extensions}, receive, send)
-
             config = copy.copy(config)
-            config.loaded_app = extended
+            config.loaded_app = extended(config.loaded_app, result)
         kind = self._protocol
         make = import_from_string(f"uvicorn.protocols.http.{kind}") if isinstance(kind, str) else kind
         protocol = make(config=config, **self._keywords)

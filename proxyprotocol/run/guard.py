@@ -7,10 +7,11 @@ import logging
 import os
 import socket
 import sys
+from os import close  # gevent replaces it in the module, by one that closes later
 from typing import Any
 from weakref import WeakSet
 
-from proxyprotocol._adapters.settings import covered, process_settings, self_reading
+from proxyprotocol._adapters.settings import covered, is_for_metrics, process_settings, self_reading
 from proxyprotocol.options import spell_variable
 from proxyprotocol.result import describe_address
 
@@ -31,7 +32,7 @@ _told: WeakSet[Any] = WeakSet()
 
 def watch(kind: Any) -> None:
     """Let a class of sockets accept no connection for a listening socket on which nothing reads headers."""
-    begin = kind._accept  # not accept(): gevent's servers call this
+    begin = kind._accept  # not accept(): gevent's servers call this, of the socket inside gevent's
 
     @functools.wraps(begin)
     def _accept(sock: Any) -> Any:
@@ -41,7 +42,7 @@ def watch(kind: Any) -> None:
             accepted = begin(sock)
             if allowed or sock in covered:
                 return accepted
-            os.close(accepted[0])
+            close(accepted[0])
 
     kind._accept = _accept
 
@@ -66,8 +67,7 @@ def _is_our_own(sock: Any) -> bool:
     if sock.family == socket.AF_UNIX:
         frame: Any = sys._getframe(4)  # the caller of accept(), which has called _accept()
         return frame.f_globals.get("__name__", "").partition(".")[0] in _INTERNAL
-    metrics = sys.modules.get("proxyprotocol.metrics")
-    return metrics is not None and sock.getsockname() in metrics.addresses
+    return is_for_metrics(sock.getsockname())
 
 
 def _is_duplicate(sock: Any) -> bool:

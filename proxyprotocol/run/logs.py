@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
+from typing import Any
 
-__all__ = ["show_logs"]
+__all__ = ["keep_logs", "show_logs", "show_twisted_logs"]
 
 _NAME = "proxyprotocol"
-
-
-class _Logger(logging.Logger):
-    """A logger that ``disable_existing_loggers`` does not disable: nobody means ours with that."""
-
-    @property
-    def disabled(self) -> bool:
-        """Never."""
-        return False
-
-    @disabled.setter
-    def disabled(self, value: bool) -> None:
-        pass
 
 
 class _Fallback(logging.Handler):
@@ -28,14 +17,44 @@ class _Fallback(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger().handlers:
-            sys.stderr.write(f"{_NAME}: {record.getMessage()}\n")
-            sys.stderr.flush()
+            _write(record.getMessage())
+
+
+def _write(line: str) -> None:
+    if sys.stderr is not None:
+        print(f"{_NAME}: {line}", file=sys.stderr, flush=True)
 
 
 def show_logs() -> None:
     """Make the lines of this package visible."""
-    for name in ("", ".asyncio", ".metrics", ".run", ".server", ".sync", ".trustfile", ".twisted"):
-        logging.getLogger(_NAME + name).__class__ = _Logger
     logger = logging.getLogger(_NAME)
     logger.setLevel(logging.INFO)
     logger.addHandler(_Fallback())
+
+
+def keep_logs(module: Any) -> None:
+    """Let the functions of the module ``logging.config`` disable no logger of this package, as they do by default."""
+
+    def keep(configure: Any) -> Any:
+        @functools.wraps(configure)
+        def configured(*args: Any, **keywords: Any) -> None:
+            configure(*args, **keywords)
+            for name, logger in logging.root.manager.loggerDict.copy().items():
+                if name.partition(".")[0] == _NAME and isinstance(logger, logging.Logger):
+                    logger.disabled = False
+
+        return configured
+
+    module.dictConfig, module.fileConfig = keep(module.dictConfig), keep(module.fileConfig)
+
+
+def show_twisted_logs(module: Any) -> None:
+    """Do the same for Twisted's log, given the module ``twisted.logger``: it holds back all lines until it begins."""
+
+    def show(event: Any) -> None:
+        ours = str(event.get("log_namespace", "")).startswith(_NAME)
+        waiting = module.globalLogBeginner._temporaryObserver is not None  # nothing public tells
+        if ours and waiting and event["log_level"] >= module.LogLevel.info:
+            _write(module.formatEvent(event))
+
+    module.globalLogPublisher.addObserver(show)

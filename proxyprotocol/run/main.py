@@ -65,17 +65,22 @@ def run(options: argparse.Namespace) -> int:
         Settings(receiver, parse_tls_timeout(values, spell_option), values.get("ports"))
         if values.get("uncovered", "refuse") not in ("refuse", "allow"):
             raise ValueError(f"--uncovered takes refuse or allow, not {values['uncovered']!r}")
+        if "metrics" in values:
+            from proxyprotocol.metrics import parse_address
+
+            parse_address(values["metrics"], "--metrics")
+        import wrapt  # noqa: F401
+
         file = check_program(options.command)
     except CommandError as problem:
         raise ProgramError(str(problem), problem.status) from None
     except ValueError as error:
         raise ProgramError(str(error)) from None
-    try:
-        import wrapt  # noqa: F401
     except ImportError as error:
-        raise ProgramError(f"run needs wrapt ({error}): pip install 'proxyprotocol[run]'") from None
+        extra = "run" if error.name == "wrapt" else "metrics"
+        raise ProgramError(f"{error}: pip install 'proxyprotocol[{extra}]'") from None
     put_first(environment)
-    environment[spell_variable("run")] = str(os.getpid())
+    environment[spell_variable("run")] = "on"
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(file, options.command, environment)  # noqa: S606

@@ -10,6 +10,9 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from proxyprotocol._adapters.settings import startup_failure
+from proxyprotocol.options import PREFIX, spell_variable
+
 __all__ = ["CommandError", "check_program", "put_first", "watch_exec"]
 
 _SITE: Final = str(Path(__file__).parent / "_site")
@@ -109,12 +112,14 @@ def watch_exec() -> None:
     execv, execve, server = os.execv, os.execve, os.getpid()
 
     def check(file: Any, words: Any, environment: MutableMapping[str, str]) -> None:
-        if os.getpid() == server:  # else it is a child that becomes a tool
+        if os.getpid() == server and os.path.exists(file):  # execvp() tries one folder after the other
             try:
                 check_program([os.fsdecode(file), *map(os.fsdecode, words[1:])])
             except CommandError as problem:
-                raise SystemExit(f"proxyprotocol run: {problem}") from None
-        put_first(environment)
+                raise startup_failure(f"proxyprotocol run: {problem}") from None
+            environment.update({name: value for name, value in os.environ.items() if name.startswith(PREFIX)})
+        if spell_variable("run") in environment:  # a child that becomes a tool may have another environment
+            put_first(environment)
 
     def our_execv(path: Any, argv: Any, /) -> Any:
         check(path, argv, os.environ)

@@ -11,13 +11,14 @@ import re
 import sys
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import wrapt
 
 from proxyprotocol._adapters.settings import startup_failure
+from proxyprotocol.options import spell_variable
 from proxyprotocol.run.guard import watch
-from proxyprotocol.run.logs import show_logs
+from proxyprotocol.run.logs import keep_logs, show_logs, show_twisted_logs
 from proxyprotocol.run.programs import watch_exec
 from proxyprotocol.run.table import INTEGRATIONS, NATIVE, SOCKETS, Integration, Native
 
@@ -25,11 +26,17 @@ __all__ = ["run_next", "switch_on"]
 
 _log = logging.getLogger("proxyprotocol.run")
 
+_RUN: Final = spell_variable("run")
+
 
 def switch_on() -> None:
     """Prepare this process, before it runs its program."""
+    if _RUN not in os.environ:
+        raise RuntimeError("PYTHONPATH names our folder, but the variables PROXYPROTOCOL_* are not there")
     register = wrapt.register_post_import_hook
     show_logs()
+    register(keep_logs, "logging.config")
+    register(show_twisted_logs, "twisted.logger")
     watch_exec()
     for module, name in SOCKETS:
         register(functools.partial(_watch, name), module)
@@ -57,34 +64,39 @@ def _begin(integration: Integration, _: Any) -> None:
     try:
         importlib.import_module(f"proxyprotocol.integrations.{integration.name}").switch_on()
     except Exception as error:
-        what = _describe(integration)
         raise startup_failure(
-            f"proxyprotocol run: {what} lacks what the integration needs ({type(error).__name__}: {error}). Install a "
-            "version that was tested, or put proxyprotocol-server before the server, with ?transparent=yes"
+            f"proxyprotocol run: {_name(integration)} lacks what the integration needs ({type(error).__name__}: "
+            f"{error}). It was tested with {_tested(integration)}. Install one of these, or put the relay before the "
+            "server: proxyprotocol-server with ?transparent=yes on the destination"
         ) from error
-    _log.debug("Switched on the integration %s", integration.name)
-    if integration.distribution and not _tested(integration):
-        _log.warning("%s works so far: look at the addresses in the server's log", _describe(integration))
+    said = os.environ[_RUN].split(",")  # by this process, and by those that have started it
+    if integration.name in said:
+        return
+    os.environ[_RUN] = ",".join([*said, integration.name])
+    _log.info("Switched on for %s", _name(integration))
+    oldest, newest, found = map(_numbers, (integration.oldest, integration.newest, _version(integration.distribution)))
+    if found and not (oldest <= found and found[: len(newest)] <= newest):
+        text = "%s was not tested: the integration was with %s. Look whether the server shows its clients' addresses"
+        _log.warning(text, _name(integration), _tested(integration))
 
 
-def _describe(integration: Integration) -> str:
-    name, oldest, newest = integration.distribution, integration.oldest, integration.newest
-    return f"{name} {_version(name)} (tested: {oldest} to {newest})" if name else f"Python's own {integration.trigger}"
+def _name(integration: Integration) -> str:
+    return f"{integration.distribution or integration.name} {_version(integration.distribution)}".strip()
+
+
+def _tested(integration: Integration) -> str:
+    return f"{integration.oldest} to {integration.newest}" if integration.oldest else "the Pythons that we support"
 
 
 def _version(distribution: str) -> str:
     try:
-        return importlib.metadata.version(distribution)
+        return importlib.metadata.version(distribution) if distribution else ""
     except importlib.metadata.PackageNotFoundError:
         return "of an unknown version"
 
 
-def _tested(integration: Integration) -> bool:
-    found, oldest, newest = (
-        [int(number) for number in re.findall("[0-9]+", text)]
-        for text in (_version(integration.distribution), integration.oldest, integration.newest)
-    )
-    return oldest <= found and found[: len(newest)] <= newest
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall("[0-9]+", version)]
 
 
 def _forbid(native: Native, module: Any) -> None:

@@ -40,19 +40,31 @@ class Native(NamedTuple):
 
 
 INTEGRATIONS: Final = (
+    Integration("aiosmtpd.controller", "aiosmtpd", "aiosmtpd", "1.4.4", "1.4"),
+    Integration("anyio", "anyio", "anyio", "4.4", "4.16"),
     Integration("asyncio", "asyncio"),
-    Integration("socketserver", "socketserver"),
     Integration("cheroot.server", "cheroot", "cheroot", "11.1", "11.1"),
+    Integration("daphne.server", "daphne", "daphne", "4.0", "4.2"),
     Integration("eventlet", "eventlet", "eventlet", "0.41", "0.41"),
     Integration("gevent.server", "gevent", "gevent", "26.9", "26.9"),
+    Integration("gunicorn.config", "gunicorn", "gunicorn", "21.2", "27.0"),
+    Integration("hypercorn.protocol", "hypercorn", "hypercorn", "0.14", "0.18"),
     Integration("pyftpdlib.servers", "pyftpdlib", "pyftpdlib", "2.2", "2.2"),
-    Integration("waitress.server", "waitress", "waitress", "3.0", "3.0"),
+    Integration("socketserver", "socketserver"),
+    Integration("tornado.tcpserver", "tornado", "tornado", "6.2", "6.6"),
+    Integration("trio", "trio", "trio", "0.22", "0.35"),
+    Integration("twisted.internet.posixbase", "twisted", "Twisted", "22.4", "26.10"),
     Integration("uvicorn.config", "uvicorn", "uvicorn", "0.30", "0.54"),
     Integration("uvloop", "uvloop", "uvloop", "0.17", "0.23"),
+    Integration("waitress.server", "waitress", "waitress", "3.0", "3.0"),
 )
 
 #: The classes of sockets that accept connections in Python: module and name.
-SOCKETS: Final = (("socket", "socket"), ("gevent._socket3", "socket"), ("eventlet.greenio.base", "_original_socket"))
+SOCKETS: Final = (
+    ("socket", "socket"),
+    ("gevent._socket3", "_wrefsocket"),
+    ("eventlet.greenio.base", "_original_socket"),
+)
 
 NATIVE: Final = (
     Native("bjoern", "listen", "bjoern"),

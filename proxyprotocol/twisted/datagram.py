@@ -47,9 +47,9 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
 
     Use it in place of the application's protocol: ``reactor.listenUDP(53, ProxyProtocolDatagramWrapper(protocol))``.
     The application's ``datagramReceived`` gets the client's data and the client's address. Its ``transport.write(data,
-    addr)`` sends to the last proxy that forwarded a datagram for that address, without a header. If no proxy did, it
-    sends directly if the policy allows clients without a header; otherwise it drops the answer. Everything else on the
-    transport is forwarded to the real one. The wrapper drops a refused datagram and logs it.
+    addr)`` sends to the last proxy that forwarded a datagram for that address, without a header after version 2.
+    If no proxy did, it sends directly if the policy allows clients without a header; otherwise it drops the answer.
+    Everything else on the transport is forwarded to the real one. The wrapper drops a refused datagram and logs it.
 
     Args:
         wrapped_protocol: The application's protocol.
@@ -83,7 +83,7 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         if isinstance(wrapped_protocol, ProxyProtocolDatagramWrapper):
             raise TypeError(describe_second_header("The protocol", unit="datagram"))
         self.wrappedProtocol: Any = wrapped_protocol
-        rules = Receiver.of(receiver, keywords, ("client_timeout", "clock", "max_clients"))
+        rules = Receiver.of(receiver, keywords, ("client_timeout", "clock", "max_clients"), datagrams=True)
         self._datagrams = DatagramReceiver(rules, max_clients=max_clients, client_timeout=client_timeout)
         self._clock = Clock(clock)
         self._listener = Listener(self._datagrams.receiver, emit, self._clock, "datagram")
@@ -130,9 +130,8 @@ class _Transport:
 
     def write(self, datagram: bytes, addr: Any = None) -> None:
         """Send a datagram to the client's proxy, or directly if the policy allows clients without a header."""
-        to = addr
+        datagram, to = self._datagrams.reply(datagram, addr, self._clock.time())
         if addr is not None:
-            to = self._datagrams.reply_to(addr, self._clock.time())
             lost = describe_lost_answer(addr, to, self._family)
             if lost is not None:
                 # drop it: datagrams may get lost anyway, and for another family Twisted's port would raise an error

@@ -18,7 +18,7 @@ from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from proxyprotocol._adapters.refusals import describe_second_header
-from proxyprotocol.messages import describe_unknown
+from proxyprotocol.messages import describe_unknown, find_similar
 from proxyprotocol.options import (
     OPTIONS,
     SENDER_OPTIONS,
@@ -53,8 +53,8 @@ def _names(options: Iterable[str]) -> dict[str, str]:
 # option of Twisted endpoints only
 _SERVER_OPTIONS = _names([*OPTIONS, "inside_tls"])
 _CLIENT_OPTIONS = _names(SENDER_OPTIONS)
-# the options that take IPv6 addresses: a colon without a backslash cuts the value short
-_WITH_COLONS = tuple(_names(["trusted", "source", "dest"]))
+# the options that take addresses and ports: a colon without a backslash cuts the value short
+_CUT = re.compile(rf"(?<!\\):({'|'.join(_names(['trusted', 'source', 'dest']))})=[^:=]*:[0-9A-Fa-f./\]]*(?=[:,]|$)")
 
 _OPTION = re.compile(rf"(?<!\\):({_PREFIX}\w*)=")
 
@@ -90,8 +90,12 @@ class _StringParser:
     _with_header: tuple[str, ...]
     _act: str
 
-    def _make(self, reactor: Any, args: tuple[str, ...], kwargs: Mapping[str, str]) -> Any:
-        """Make an endpoint from the parts of a string after its prefix; raise ValueError for whatever goes wrong."""
+    def parse(self, reactor: Any, *args: Any, **kwargs: Any) -> Any:
+        """Make an endpoint from the parts of a string after its prefix.
+
+        Raises:
+            ValueError: An option, its value or the description of the wrapped endpoint is wrong.
+        """
         for part in args:
             if part in _SERVER_OPTIONS or part in _CLIENT_OPTIONS:
                 raise ValueError(f"{part} takes a value: {part}=...")
@@ -104,14 +108,15 @@ class _StringParser:
         # Twisted passes the last of two options with the same name, and drops the first without a word. Only the
         # function that called the parser, serverFromString or clientFromString, has the whole string.
         frame: Any = inspect.currentframe()
-        given = _OPTION.findall(str(frame.f_back.f_back.f_locals.get("description")))
+        whole = str(frame.f_back.f_locals.get("description"))
+        given = _OPTION.findall(whole)
         for name in ours:
             if given.count(name) > 1:
                 raise ValueError(f"{name} is given twice: give it once")
         try:
             wrapper = self._parse({self._options[name]: value for name, value in ours.items()})
         except ValueError as error:
-            if not any(name in str(error) for name in _WITH_COLONS):
+            if not any(name in str(error) for name in _CUT.findall(whole)):
                 raise
             raise ValueError(f"{error} (a colon in a value is written \\:)") from None
 
@@ -123,7 +128,10 @@ class _StringParser:
         try:
             endpoint = self._from_string(reactor, description)
         except (TypeError, ValueError) as error:  # TypeError: a part is missing, or an option is unknown
-            hint = f"{error}; the options of {_NAME}: begin with {_PREFIX}"
+            unknown = (name for name in kwargs if f"'{name}'" in str(error))
+            similar = next((find_similar(name, self._options, _PREFIX) for name in unknown), None)
+            hint = f"did you mean {similar}?" if similar else f"the options of {_NAME}: begin with {_PREFIX}"
+            hint = f"{error}; {hint}"
             raise ValueError(f"{description} does not describe an endpoint: {hint}") from error
         except LookupError as error:
             hint = "systemd did not pass this socket"
@@ -152,14 +160,7 @@ class ServerStringParser(_StringParser):
     _with_header = (_NAME, "haproxy")
     _act = "reads"
 
-    def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> interfaces.IStreamServerEndpoint:
-        """Make a server endpoint from the parts of a string after its prefix.
-
-        Raises:
-            ValueError: An option, its value or the description of the wrapped endpoint is wrong.
-        """
-        endpoint: interfaces.IStreamServerEndpoint = self._make(reactor, args, kwargs)
-        return endpoint
+    parseStreamServer: Callable[..., interfaces.IStreamServerEndpoint] = _StringParser.parse
 
 
 @implementer(IPlugin, interfaces.IStreamClientEndpointStringParserWithReactor)
@@ -173,7 +174,4 @@ class ClientStringParser(_StringParser):
     _with_header = (_NAME,)
     _act = "sends"
 
-    def parseStreamClient(self, reactor: Any, *args: Any, **kwargs: Any) -> interfaces.IStreamClientEndpoint:
-        """Make a client endpoint; see :meth:`ServerStringParser.parseStreamServer`."""
-        endpoint: interfaces.IStreamClientEndpoint = self._make(reactor, args, kwargs)
-        return endpoint
+    parseStreamClient: Callable[..., interfaces.IStreamClientEndpoint] = _StringParser.parse

@@ -227,6 +227,30 @@ def test_an_exception_in_a_hook_is_an_error_with_its_traceback(hook: str, caplog
     assert raised.value.error.__traceback__ is None  # its frames hold the connection
 
 
+def test_a_listener_without_a_name_gets_to_know_eight_addresses() -> None:
+    """A transparent listener accepts on any address, and each name costs a line and counters."""
+    lines, counters = Lines(), ProxyProtocolMetrics(registry := CollectorRegistry())
+    listener = Listener(Receiver(trusted="any", metrics=counters), lines, Clock())
+    names = [listener.at((f"192.0.2.{n % 10}", 80)).listener for n in range(20)]
+    assert names == [*[f"192.0.2.{n}:80" for n in range(8)], "", ""] * 2
+    assert len(lines) == 8
+    for n in (3, 9):
+        listener.refuse_handshake(TimeoutError("late"), PEER, PEER, (f"192.0.2.{n}", 80))
+    for label in ("192.0.2.3:80", ""):
+        labels = {"listener": label, "reason": "tls"}
+        assert registry.get_sample_value("proxyprotocol_refusals_total", labels) == 1
+    assert " on 192.0.2.9:80: the TLS handshake failed" in lines[-1]
+
+
+def test_only_the_first_connection_asks_for_its_name_without_counters() -> None:
+    listener = Listener(Receiver(trusted="any"), Lines(), Clock())
+    assert listener.asks
+    listener.at(("192.0.2.1", 80))
+    assert not listener.asks
+    listener.name(("192.0.2.1", 80))
+    assert not listener.asks
+
+
 def test_a_second_header_is_warned_of() -> None:
     lines = Lines()
     Listener(Receiver(), lines, Clock()).warn_of_second_header(PEER)

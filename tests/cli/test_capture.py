@@ -23,6 +23,7 @@ from scapy.utils import PcapNgWriter, PcapWriter, rdpcap
 
 from proxyprotocol.cli._decode.streams import MAX_EARLY, MAX_STREAMS, Segment, StreamHeaders
 from tests.cli.commands import Ran, run
+from tests.core.test_spp import SPP, SPP6
 from tests.vectors import IPV4_BLOCK, PROXY, SIGNATURE, tlv, v2
 
 CAPTURES = Path(__file__).parent.parent / "captures"
@@ -309,3 +310,19 @@ def test_without_scapy_the_extra_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "pip install 'proxyprotocol[pcap]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_simple_proxy_protocol_is_found_in_questions_and_answers_if_asked_for() -> None:
+    ends = ("10.0.0.1", 4000), ("10.0.0.2", 53)
+    packets = [
+        Ether() / IP(src=source[0], dst=dest[0]) / UDP(sport=source[1], dport=dest[1]) / Raw(data)
+        for source, dest, data in ((*ends, SPP + b"query"), (*ends[::-1], SPP + b"answer"), (*ends, SPP6[:20]))
+    ]
+    ran = run("decode", "--json", "--spp", stdin=written([segment(0, SPP), *packets]))
+    question, answer, cut = (json.loads(line) for line in ran.text.splitlines())
+    assert ran.status == 1
+    assert [each["version"] for each in (question, answer)] == ["spp", "spp"]
+    assert (question["from"], answer["from"]) == ("10.0.0.1:4000", "10.0.0.2:53")
+    assert question["source"] == answer["source"] == {"address": "203.0.113.7", "port": 5678}
+    assert cut["error"]["reason"] == "The datagram has 20 bytes, but its header needs at least 38"
+    assert decode(packets)[1] == []

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from proxyprotocol import ProxyProtocolExtTLV, ProxyProtocolTLV, ProxyProtocolV2, ProxyResultIPv4, ProxyResultType
 from tests.cli.commands import run
+from tests.core.test_spp import MIXED, SPP, SPP6
 from tests.vectors import IPV4, IPV4_BLOCK, LOCAL, PROXY, SIGNATURE, VECTORS, Vector, tlv, v2
 
 LINE = b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n"
@@ -374,3 +375,43 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     assert (ran.status, ran.output) == (2, b"")
     assert ran.errors.startswith(f"proxyprotocol: {path}: ")
     assert len(ran.errors.splitlines()) == 1
+
+
+# The Simple Proxy Protocol
+
+
+def test_the_simple_proxy_protocol_is_decoded_if_asked_for() -> None:
+    described = decode(SPP + b"query", "--spp")
+    assert described == {
+        "ok": True,
+        "version": "spp",
+        "length": 38,
+        "command": "PROXY",
+        "family": "INET",
+        "protocol": "DGRAM",
+        "source": {"address": "203.0.113.7", "port": 5678},
+        "destination": {"address": "198.51.100.9", "port": 53},
+        "ignored": 0,
+        "tlvs": [],
+        "following": 5,
+        "error": None,
+        "hex": SPP.hex(),
+    }
+    assert [decode(header, "--spp")["family"] for header in (SPP6, MIXED)] == ["INET6", "INET6"]
+    assert run("decode", "--spp", "--hex", stdin=SPP6.hex().encode()).text.splitlines()[0::3] == [
+        "Simple Proxy Protocol, 38 bytes",
+        "  source                  [2001:db8::7]:5678",
+    ]
+
+
+def test_a_wrong_header_of_the_simple_proxy_protocol_is_shown_with_its_byte() -> None:
+    cut = decode(SPP[:37], "--spp")["error"]
+    assert (cut["kind"], cut["offset"]) == ("ProxyProtocolIncompleteError", 37)
+    wrong = decode(b"\x56\xed" + SPP[2:], "--spp")["error"]
+    assert (wrong["kind"], wrong["offset"]) == ("ProxyProtocolSyntaxError", 1)
+
+
+def test_the_simple_proxy_protocol_is_not_guessed() -> None:
+    ran = run("decode", stdin=SPP)
+    assert ran.status == 1
+    assert ran.errors == "This looks like a header of the Simple Proxy Protocol: try --spp.\n"

@@ -21,6 +21,7 @@ from proxyprotocol import (
     ProxyResultUnknown,
 )
 from tests.cli.commands import run
+from tests.core.test_spp import SPP, SPP6
 from tests.vectors import tlv
 
 ADDRESSES = ("--source", "192.0.2.1:1000", "--dest", "198.51.100.2:2000")
@@ -203,3 +204,33 @@ def test_a_file_without_a_certificate_is_named(tmp_path: Path, content: bytes) -
     ran = run("encode", *ADDRESSES, "--client-cert", str(path))
     assert (ran.status, ran.output) == (2, b"")
     assert ran.errors == f"proxyprotocol: --client-cert takes a certificate in PEM or DER, and {path} has none\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "dest", "header"),
+    [
+        ("203.0.113.7:5678", "198.51.100.9:53", SPP),
+        ("[2001:db8::7]:5678", "[2001:db8:ffff::9]:443", SPP6),
+    ],
+)
+def test_the_simple_proxy_protocol_names_the_client(source: str, dest: str, header: bytes) -> None:
+    assert encode("--spp", "--source", source, "--dest", dest) == header
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ("--local",),
+            "The Simple Proxy Protocol names IPv4 and IPv6 clients of UDP, it cannot say ProxyResultLocal()",
+        ),
+        (("--source", "unix:/c", "--dest", "unix:/s"), "it cannot say ProxyResultUnix('/c', '/s'"),
+        ((*ADDRESSES, "--alpn", "h2"), "the Simple Proxy Protocol has no place for TLVs: leave them out, or"),
+        ((*ADDRESSES, "--v1"), "--v1 excludes --spp"),
+    ],
+)
+def test_what_the_simple_proxy_protocol_cannot_say_is_one_sentence(arguments: tuple[str, ...], says: str) -> None:
+    ran = run("encode", "--spp", *arguments)
+    assert (ran.status, ran.output) == (2, b"")
+    assert says in ran.errors
+    assert ran.errors.count("\n") == 1

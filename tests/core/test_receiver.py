@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,7 @@ from proxyprotocol import (
     is_local,
     is_unknown,
 )
+from proxyprotocol.errors import ProxyProtocolHookError, RefusalCode
 from proxyprotocol.messages import describe_refusal
 from proxyprotocol.result import describe_address
 from tests.vectors import (
@@ -306,10 +308,14 @@ def test_a_policy_function_that_raises_or_returns_no_policy_lets_no_peer_in() ->
     def broken(peer: Any, local: Any) -> HeaderPolicy:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        Receiver(policy=broken).connection(PEER, LOCAL)
+    told: list[Any] = []
+    with pytest.raises(ProxyProtocolHookError, match=r"The server's policy function raised ZeroDivisionError\(\)"):
+        Receiver(policy=broken, on_refused=lambda error, peer: told.append((error, peer))).connection(PEER, LOCAL)
+    assert [(error.code, type(error.error), peer) for error, peer in told] == [
+        (RefusalCode.HOOK, ZeroDivisionError, PEER)
+    ]
     for answer in (None, True, "skip"):
-        with pytest.raises(TypeError, match="must return a HeaderPolicy, not"):
+        with pytest.raises(ProxyProtocolHookError, match="must return a HeaderPolicy, not"):
             Receiver(policy=lambda peer, local, answer=answer: answer).connection(PEER, LOCAL)  # type: ignore[misc]
 
 
@@ -430,3 +436,37 @@ def test_a_connection_refused_while_undecided_stays_refused(end: str) -> None:
             connection.feed(late)
         assert again.value is refused.value
     assert (connection.begun, connection.trailing, connection.needed) == (False, b"", 0)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "meant"), [("trust", "trusted"), ("timout", "timeout"), ("onRefused", "on_refused")]
+)
+def test_a_misspelt_keyword_is_named(keyword: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=rf"^unknown keyword {keyword}; did you mean {meant}\?$"):
+        Receiver(**{keyword: None})  # type: ignore[arg-type]
+    assert list(inspect.signature(Receiver).parameters)[:3] == ["pp", "policy", "trusted"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "hint"),
+    [
+        ("10.0.0.0/8", "'10.0.0.0/8'; give networks as trusted='10.0.0.0/8'"),
+        ("require", "'require'; did you mean HeaderPolicy.REQUIRE?"),
+        (["::1"], "['::1']; give networks as trusted=['::1']"),
+        (iter(["::1"]), ">; give networks as trusted=[...]"),
+        (3, "3"),
+        (HeaderPolicy, "<enum 'HeaderPolicy'>"),
+    ],
+)
+def test_a_wrong_policy_gets_a_hint(policy: Any, hint: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        Receiver(policy=policy)
+    assert str(caught.value).startswith("policy must be a HeaderPolicy or a function that returns one, not ")
+    assert str(caught.value).endswith(hint)
+
+
+def test_the_word_any_stands_alone_in_any_case() -> None:
+    assert Receiver(trusted=" Any ").trusted == "any"
+    assert Receiver(trusted="::1").trusted is None
+    with pytest.raises(ValueError, match="it means everybody, and stands alone"):
+        Receiver(trusted=["Any"])

@@ -20,6 +20,7 @@ from tornado.web import Application, RequestHandler
 
 from proxyprotocol import HeaderPolicy, TrustedProxies
 from proxyprotocol.asyncio import new_event_loop, new_uvloop_event_loop
+from proxyprotocol.errors import RefusalCode
 from proxyprotocol.integrations.tornado import add_sockets, proxy_result
 from proxyprotocol.result import describe_address
 from tests.on_asyncio.loops import CLIENT, HEADER, PATIENCE, Log, Run, Security, connected, until
@@ -188,6 +189,32 @@ def test_tornado_ends_a_late_handshake(run: Run, log: Log, certificates: Certifi
             await until(lambda: log.lines)
         reason = "the TLS handshake failed: it was not done within 0.05 seconds"
         assert log.lines == [("WARNING", f"Refused a connection from {who}: {reason}")]
+
+    run(story)
+
+
+def test_a_failed_handshake_of_tornado_is_one_bounded_line(run: Run, log: Log, certificates: Certificates) -> None:
+    refused: list[RefusalCode] = []
+
+    async def story() -> None:
+        hook: dict[str, Any] = {"on_refused": lambda error, peer: refused.append(error.code)}
+        async with tornado(ssl=certificates.server_context(), trusted="any", **hook) as (address, _):
+            for _ in range(12):
+                async with connected(address) as peer:
+                    await peer.send(HEADER + REQUEST)
+                    with contextlib.suppress(OSError):  # an alert or a reset
+                        await asyncio.wait_for(peer.hear_all(), PATIENCE)
+                    who = describe_address(peer.sock.getsockname())
+                if len(refused) == 1:
+                    ((level, line),) = log.lines
+                    assert level == "WARNING"
+                    start = f"Refused a connection from 192.0.2.1:1000, relayed by {who} on {describe_address(address)}"
+                    assert line.startswith(f"{start}: the TLS handshake failed: [SSL: ")
+        assert refused == [RefusalCode.TLS] * 12
+        assert [line for _, line in log.lines[10:]] == [
+            f"Refused 2 more connections within a second on {describe_address(address)}: 2 tls"
+        ]
+        assert [record for record in log.records if record.name.startswith("tornado")] == []
 
     run(story)
 

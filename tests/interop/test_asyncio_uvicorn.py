@@ -231,6 +231,7 @@ def test_a_wrong_value_stops_the_start_with_a_sentence(
         assert "failed to start, stopping the parent process" in ended.stderr
     else:
         assert ended.returncode == 3
+        assert ended.stderr.count("\n") == 1  # Python says nothing of a coroutine that was never awaited
     assert (
         "PROXYPROTOCOL_TRUSTED takes networks, addresses and unix, with commas between them, @FILE, or any: "
         in ended.stderr

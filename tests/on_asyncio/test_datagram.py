@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from proxyprotocol import HeaderPolicy, ProxyProtocolV1, ProxyProtocolV2, Receiver, TrustedProxies
+from proxyprotocol import HeaderPolicy, ProxyProtocolSPP, ProxyProtocolV1, ProxyProtocolV2, Receiver, TrustedProxies
 from proxyprotocol.asyncio import create_datagram_endpoint
+from tests.core.test_spp import SPP, SPP6
 from tests.on_asyncio.datagrams import CLIENT, CLIENT6, HEADER, HEADER6, App, Peer, keep_quiet, listening, peer_of
 from tests.on_asyncio.loops import Log, Run, turns, until
 from tests.vectors import IPV4_BLOCK, LOCAL, PROXY, paths, tlv, v2
@@ -43,8 +44,37 @@ def test_an_ipv6_socket_serves_clients_of_either_family(run: Run) -> None:
                 assert await proxy.ask(HEADER6 + b"a", HEADER + b"b") == [b"re: a", b"re: b"]
                 assert await proxy.ask(v2(LOCAL, 0x00) + b"c") == [b"re: c"]
                 assert app.datagrams == [(b"a", CLIENT6), (b"b", CLIENT), (b"c", proxy.sock.getsockname())]
+        async with listening(App(), "::1", pp=ProxyProtocolSPP(), trusted=["::1"]) as here:
+            with peer_of(here) as proxy:
+                assert await proxy.ask(SPP6 + b"a", SPP + b"b") == [SPP6 + b"re: a", SPP + b"re: b"]
 
     run(story)
+
+
+def test_an_answer_to_the_simple_proxy_protocol_begins_with_the_same_header(run: Run, log: Log) -> None:
+    async def story() -> None:
+        app = App()
+        async with listening(app, pp=ProxyProtocolSPP(), trusted=["127.0.0.1"]) as here:
+            with peer_of(here) as proxy:
+                assert await proxy.ask(SPP + b"a", SPP6 + b"b") == [SPP + b"re: a", SPP6 + b"re: b"]
+                app.transport.sendto(bytearray(b"later"), ("203.0.113.7", 5678))
+                assert await proxy.hear() == SPP + b"later"
+                proxy.send(HEADER + b"c", SPP[:37])
+                await until(lambda: len(log.lines) == 2)
+                with pytest.raises(ValueError, match="needs the address of its client"):
+                    app.transport.sendto(b"for nobody")
+                assert proxy.has_heard_nothing()
+        assert app.datagrams == [(b"a", ("203.0.113.7", 5678)), (b"b", ("2001:db8::7", 5678, 0, 0))]
+        assert [result.sockname for result in app.results if result] == [
+            ("198.51.100.9", 53),
+            ("2001:db8:ffff::9", 443, 0, 0),
+        ]
+
+    run(story)
+    assert log.starts[0][1].startswith("Reads Simple Proxy Protocol headers on 127.0.0.1:")
+    (_, version), (_, short) = log.lines
+    assert "A version 2 header came, but only SPP is accepted here (at byte 0); see pp" in version
+    assert short.endswith("The datagram has 37 bytes, but its header needs at least 38")
 
 
 @pytest.mark.parametrize("header", [v2(LOCAL, 0x00), v2(PROXY, 0x00), v2(LOCAL, 0x12, IPV4_BLOCK)])

@@ -128,11 +128,36 @@ def test_a_factory_used_by_hand_speaks_when_it_is_made(run: Run, log: Log) -> No
             await peer.hear_all()
             client = describe_address(peer.sock.getsockname())
             assert log.lines[0][1].startswith(f"Refused a connection from {client} on {place(server)}: There is no ")
+        assert log.starts[1:] == [("INFO", f"Reads version 1 and 2 headers on {place(server)} {EVERYBODY}")]
         server.close()
         await server.wait_closed()
         factory.close()
 
     run(story)
+
+
+def test_a_factory_used_by_hand_names_each_address_for_its_counters_and_lines(run: Run, log: Log) -> None:
+    counters = Counters()
+    factory: Any = wrap_protocol_factory(Apps(), metrics=counters, trusted="any")
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(factory, "127.0.0.1", 0) for _ in range(2)]
+        for server in [*servers, *servers]:
+            async with connected(server) as peer:
+                await peer.send(b"?")
+                await peer.hear_all()
+        places = [place(server) for server in servers]
+        for server in servers:
+            server.close()
+        everybody = "from everybody, as trusted says"
+        named = [("INFO", f"Reads version 1 and 2 headers on {one} {everybody}") for one in places]
+        assert log.starts == [("INFO", f"Reads version 1 and 2 headers {everybody}"), *named]
+        assert counters.listeners == [*places, *places]
+        assert [line.split(" on ")[1].split(": ")[0] for _, line in log.lines] == [*places, *places]
+
+    run(story)
+    factory.close()
 
 
 def test_the_end_of_a_factory_tells_what_has_no_line_yet(run: Run, log: Log) -> None:
@@ -144,7 +169,9 @@ def test_the_end_of_a_factory_tells_what_has_no_line_yet(run: Run, log: Log) -> 
             protocol.data_received(b"?")
         assert len(log.lines) == 10
         factory.close()
-        assert log.lines[10:] == [("WARNING", "Refused 2 more connections within a second: 2 no_header")]
+        assert log.lines[10:] == [
+            ("WARNING", "Refused 2 more connections within a second on 192.0.2.1:80: 2 no_header")
+        ]
 
     run(story)
 
@@ -234,6 +261,23 @@ def test_our_loops_say_it_of_each_listener(new_loop: Any, log: Log, monkeypatch:
         assert log.starts == [("INFO", f"Reads version 1 and 2 headers {everybody}")]
 
     Run(new_loop)(story)
+
+
+@our_loops
+def test_connections_that_were_accepted_elsewhere_name_their_listener(new_loop: Any, log: Log) -> None:
+    async def story() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            where = describe_address(sock.getsockname())
+            for data in (HEADER, b"?"):
+                with socket.create_connection(sock.getsockname()) as client:
+                    client.sendall(data)
+                    with contextlib.suppress(ConnectionAbortedError):
+                        connecting = asyncio.get_running_loop().connect_accepted_socket(App, sock.accept()[0])
+                        (await connecting)[0].abort()
+        assert log.starts == [("INFO", f"Reads version 1 and 2 headers on {where} from everybody, as trusted says")]
+        assert f" on {where}: " in log.lines[0][1]
+
+    Run(lambda: new_loop(trusted="any"))(story)
 
 
 @our_loops

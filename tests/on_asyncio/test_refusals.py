@@ -432,8 +432,21 @@ MISTAKES: dict[str, tuple[Any, dict[str, Any]]] = {
         lambda: Apps(begin=raise_error),
         {"policy": HeaderPolicy.OPTIONAL, "timeout": 0.01},
     ),
-    "the policy": (Apps, {"policy": broken_policy}),
 }
+
+
+def test_a_policy_that_raises_costs_ten_tracebacks_a_second(run: Run, log: Log) -> None:
+    async def story() -> None:
+        async with listening(Apps(), policy=broken_policy) as server:
+            for _ in range(12):
+                async with connected(server) as peer:
+                    assert await peer.hear_all() == b""
+        assert len(log.take_tracebacks()) == 10
+        _, line = log.lines[0]
+        assert line.endswith(": The server's policy function raised ZeroDivisionError('in the policy')")
+
+    run(story)
+    assert log.lines[-1][1].endswith(": 2 hook")
 
 
 @pytest.mark.parametrize(("new_apps", "keywords"), MISTAKES.values(), ids=MISTAKES)
@@ -459,6 +472,9 @@ def test_a_server_goes_on_after_a_mistake_of_the_application(
             assert app.received == b""
             # asyncio's TLS forgets it in Python 3.10
             assert len(app.lost) == 1 or (security and sys.version_info < (3, 11))
+        if "timeout" in keywords and not security:
+            message = "The application raised an exception when its connection started"
+            assert [context["message"] for context in run.complaints] == [message] * 2
         assert run.take_mistakes(ZeroDivisionError) == 2
 
     run(story)

@@ -12,8 +12,9 @@ from twisted.internet.interfaces import IMulticastTransport, IUDPTransport
 from twisted.internet.protocol import AbstractDatagramProtocol
 from twisted.internet.task import Clock
 
-from proxyprotocol import HeaderPolicy, ProxyProtocolV1, ProxyProtocolV2, Receiver, TrustedProxies
+from proxyprotocol import HeaderPolicy, ProxyProtocolSPP, ProxyProtocolV1, ProxyProtocolV2, Receiver, TrustedProxies
 from proxyprotocol.twisted import IProxiedDatagramTransport, ProxyProtocolDatagramWrapper
+from tests.core.test_spp import SPP, SPP6
 from tests.on_twisted.datagrams import CLIENT, HEADER, App, Peer, ask, keep_quiet, listen, peer_of
 from tests.on_twisted.reactors import Log, run, turns, until
 from tests.vectors import IPV4_BLOCK, IPV6_BLOCK, LOCAL, PROXY, paths, tlv, v2
@@ -40,6 +41,26 @@ def test_the_application_sees_the_client_and_its_answer_goes_to_the_proxy(reacto
     run(reactor, scenario())
 
 
+def test_an_answer_to_the_simple_proxy_protocol_begins_with_the_same_header(reactor: Any, log: Log) -> None:
+    async def scenario() -> None:
+        app = App()
+        port = listen(reactor, app, pp=ProxyProtocolSPP(), trusted=["127.0.0.1"])
+        proxy = peer_of(reactor, port)
+        assert await ask(reactor, proxy, SPP + b"a", SPP6 + b"b") == [SPP + b"re: a", SPP6 + b"re: b"]
+        app.transport.writeSequence([b"la", b"ter"], ("203.0.113.7", 5678))
+        await until(reactor, lambda: proxy.received[2:] == [SPP + b"later"])
+        assert app.datagrams == [(b"a", ("203.0.113.7", 5678)), (b"b", ("2001:db8::7", 5678))]
+        with pytest.raises(ValueError, match="needs the address of its client"):
+            app.transport.write(b"for nobody")
+        proxy.transport.write(SPP[:37])
+        await until(reactor, lambda: len(log.lines) == 1)
+        await port.stopListening()
+
+    run(reactor, scenario())
+    assert log.starts[0][1].startswith("Reads Simple Proxy Protocol headers on 127.0.0.1:")
+    assert log.lines[0][1].endswith("The datagram has 37 bytes, but its header needs at least 38")
+
+
 @pytest.fixture
 def ipv6() -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as trial:
@@ -57,6 +78,8 @@ def test_an_ipv6_port_serves_clients_of_both_families(reactor: Any) -> None:
         # Twisted's own write() from this port to the second client would raise an error
         assert await ask(reactor, proxy, HEADER6 + b"a", HEADER + b"b") == [b"re: a", b"re: b"]
         assert app.datagrams == [(b"a", CLIENT6), (b"b", CLIENT)]
+        proxy = peer_of(reactor, listen(reactor, App(), "::1", pp=ProxyProtocolSPP(), trusted=["::1"]))
+        assert await ask(reactor, proxy, SPP6 + b"a", SPP + b"b") == [SPP6 + b"re: a", SPP + b"re: b"]
 
     run(reactor, scenario())
 

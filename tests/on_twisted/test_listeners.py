@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from twisted.internet import defer
 from twisted.internet.endpoints import TCP4ServerEndpoint, serverFromString
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 
+from proxyprotocol.metrics import ProxyProtocolMetrics
 from proxyprotocol.trustfile import TrustedProxiesFile
 from proxyprotocol.twisted import ProxyProtocolServerEndpoint
 from tests.on_twisted import datagrams, tls
@@ -143,6 +145,27 @@ def test_a_factory_on_two_ports_says_it_once(reactor: Any, log: Log) -> None:
     assert log.all_lines == [("info", "Reads version 1 and 2 headers from ::1")]
 
 
+def test_the_first_connection_says_where_a_factory_listens(reactor: Any, log: Log) -> None:
+    counters, clients = ProxyProtocolMetrics(registry := CollectorRegistry()), list[Any]()
+
+    async def scenario() -> None:
+        wrapping = wrap(AppFactory(), clock=reactor, trusted="::1", metrics=counters)
+        ports = [listen(reactor, wrapping) for _ in range(2)]
+        for port in ports + ports:
+            clients.append(await connect(reactor, port))
+            await until(reactor, lambda: clients[-1].lost)
+        places = [f"127.0.0.1:{port.getHost().port}" for port in ports]
+        text = "Reads version 1 and 2 headers on {} from ::1"
+        assert log.starts[1:] == [("info", text.format(place)) for place in places]
+        assert [f" on {place}: " in line for place, (_, line) in zip(places + places, log.lines, strict=True)] == [
+            True
+        ] * 4
+        for place in places:
+            assert registry.get_sample_value("proxyprotocol_connections_total", {"listener": place}) == 2
+
+    run(reactor, scenario())
+
+
 def test_a_string_can_name_a_file(log: Log, tmp_path: Path) -> None:
     (tmp_path / "proxies").write_text("10.0.0.0/8  # the balancers\n")
     reactor = MemoryReactorClock()
@@ -249,8 +272,9 @@ def test_no_more_than_ten_lines_a_second_and_a_summary(clock: Clock, log: Log) -
         accept(wrapping).receive(b"GET / HTTP/1.0\r\n\r\n")
     assert len(log.lines) == 10
     clock.advance(1)
-    assert log.lines[10:] == [("warn", "Refused 9,990 more connections within a second: 9,990 no_header")]
-    assert log.fields == {"listener": "", "refusals": {"no_header": 9990}}
+    text = "Refused 9,990 more connections within a second on 10.9.8.7:8080: 9,990 no_header"
+    assert log.lines[10:] == [("warn", text)]
+    assert log.fields == {"listener": "10.9.8.7:8080", "refusals": {"no_header": 9990}}
     accept(wrapping).receive(b"?")
     assert (len(log.lines), clock.getDelayedCalls()) == (12, [])  # no timer is left
 
@@ -261,7 +285,7 @@ def test_the_last_summary_comes_when_the_port_stops(clock: Clock, log: Log) -> N
     for _ in range(12):
         accept(wrapping).receive(b"?")
     wrapping.doStop()
-    assert log.lines[10:] == [("warn", "Refused 2 more connections within a second: 2 no_header")]
+    assert log.lines[10:] == [("warn", "Refused 2 more connections within a second on 10.9.8.7:8080: 2 no_header")]
     assert clock.getDelayedCalls() == []
 
 

@@ -263,12 +263,12 @@ def test_an_error_of_the_application_under_skip_drops_the_connection(broken: Any
 
 
 @pytest.mark.parametrize("given", [None, "require"])
-def test_a_policy_function_with_a_wrong_return_value_drops_the_connection(given: Any) -> None:
+def test_a_policy_function_with_a_wrong_return_value_drops_the_connection(given: Any, log: Log) -> None:
     transport = MemoryTransport()
-    with pytest.raises(TypeError, match="HeaderPolicy"):
-        accept(wrap(AppFactory(), policy=lambda peer, local: given), transport)
-
+    accept(wrap(AppFactory(), policy=lambda peer, local: given), transport)
     assert transport.aborts == 1
+    assert f"it must return a HeaderPolicy, not {given!r}" in log.lines[0][1]
+    assert log.flush(TypeError) == 1
 
 
 def broken_policy(peer: SockAddr, local: SockAddr) -> HeaderPolicy:

@@ -347,11 +347,31 @@ def test_an_ipv6_network_with_bare_colons_gets_the_hint_about_colons() -> None:
         serverFromString(MemoryReactorClock(), "proxyprotocol:tcp:0:ppTrusted=2001:db8::/32")
 
 
-@pytest.mark.parametrize("options", ["ppTimeout=soon", "ppVersion=v3", "ppMaxHeader=15", "ppUntrusted=direct"])
-def test_the_hint_about_colons_appears_only_for_options_that_take_addresses(options: str) -> None:
+@pytest.mark.parametrize(
+    "description",
+    [
+        *("tcp:0:ppTimeout=soon", "tcp:0:ppVersion=v3", "tcp:0:ppMaxHeader=15", "tcp:0:ppUntrusted=direct"),
+        *("tcp:0:ppTrusted=10.0.0.1/8", "tcp:0:ppTrusted=bad:backlog=3", "ppTrusted=bad:tcp:0"),
+        r"tcp:0:ppTrusted=2001\:db8\:\:1/32",
+    ],
+)
+def test_the_hint_about_colons_appears_only_if_a_colon_cuts_the_value(description: str) -> None:
     with pytest.raises(ValueError, match=r"^pp\w+ (takes|needs)") as caught:
-        serverFromString(MemoryReactorClock(), f"proxyprotocol:tcp:0:{options}")
-    assert ("colon" in str(caught.value)) is ("ppTrusted" in str(caught.value))
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:{description}")
+    assert "colon" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("trusted=any", "did you mean ppTrusted?"),
+        ("tls_timeout=3", "did you mean ppTLSTimeout?"),
+        ("interfac=1", "the options of proxyprotocol: begin with pp"),
+    ],
+)
+def test_an_option_without_our_prefix_is_named(option: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=f"unexpected keyword argument '[a-z_]+'; {re.escape(hint)}$"):
+        serverFromString(MemoryReactorClock(), f"proxyprotocol:tcp:0:{option}")
 
 
 BAD_FILES = {

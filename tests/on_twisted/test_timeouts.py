@@ -274,6 +274,8 @@ def test_an_error_of_the_application_at_the_deadline_does_not_affect_the_others(
     clock.advance(5)
 
     assert [transport.aborts for transport in transports] == [1, 1, 1]
+    text = "The application raised an exception when its connection started"
+    assert [line for level, line in log.all_lines if level == "critical"] == [text] * 2
     assert log.flush(ZeroDivisionError) == 2
     assert [level for level, line in log.lines] == ["warn"]
 

@@ -25,7 +25,7 @@ SOURCE = Path(__file__).parent.parent.parent / PACKAGE
 # new module needs a place here first.
 LAYERS = {
     "values": ("errors", "typing", "checksum", "_wire", "tlv", "result"),
-    "codecs": ("codec", "v1", "v2", "noop", "detect", "version"),
+    "codecs": ("codec", "v1", "v2", "spp", "noop", "detect", "version"),
     "decisions": ("parser", "policy", "messages", "receiver", "sender", "datagram"),
     "files": ("release", "trustfile", "options", "metrics"),
     "sockets": ("_adapters", "build", "sock"),
@@ -189,9 +189,13 @@ FOREIGN = {
     "asyncio.transport": {"_FlowControlMixin"},
     "cli.encode": {"_ArgumentGroup"},
     "integrations.aiosmtpd": {"_factory_invoker"},
+    "integrations.daphne": {"_conn"},
     "integrations.gevent": {"_handle"},
+    "integrations.gunicorn": {"_serve"},
+    "reader": {"_buffer"},
     "run._site.sitecustomize": {"_exit"},
     "run.guard": {"_accept", "_getframe"},
+    "run.logs": {"_temporaryObserver"},
     "server.main": {"_exit"},
     "twisted.client": {"_wrappedProtocol"},
     "twisted.factory": {"_wrapper"},

@@ -22,7 +22,7 @@ from tests.project.environment import Environment
 pytestmark = pytest.mark.xdist_group("typing")
 
 # What the integrations and the examples import.
-OTHERS = ("aiohttp", "aiosmtpd", "anyio", "tornado", "treq", "urllib3", "uvicorn")
+OTHERS = ("aiohttp", "aiosmtpd", "anyio", "tornado", "treq", "trio", "urllib3", "uvicorn")
 
 #: Checks files, and returns what is wrong as (file, line, message).
 Check: TypeAlias = Callable[[Environment, "list[str]"], "list[tuple[str, int, str]]"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,6 +71,9 @@ else:
     import uvloop
     uvloop.run(main())
 """
+# Seconds. sanic's manager, without us too, spins for ever if it is ended before it has seen that its worker is ready.
+# It looks ten times a second.
+REST_OF_SANIC = 0.5
 PROGRAMS = {"api.py": FASTAPI, "fast.py": SANIC, "web.py": AIOHTTP, "streams.py": STREAMS}
 
 # each with whether the application gets the header too
@@ -79,8 +83,8 @@ COMMANDS = {
     "uvicorn-workers": (["uvicorn", "--port", "{port}", "--workers", "2", "whoami:asgi"], True),
     "uvicorn-reload": (["uvicorn", "--port", "{port}", "--reload", "whoami:asgi"], True),
     "fastapi-run": (["fastapi", "run", "--host", "127.0.0.1", "--port", "{port}", "api.py"], True),
-    "hypercorn": (["hypercorn", "--bind", "127.0.0.1:{port}", "whoami:asgi"], False),
-    "hypercorn-uvloop": (["hypercorn", "-k", "uvloop", "--bind", "127.0.0.1:{port}", "whoami:asgi"], False),
+    "hypercorn": (["hypercorn", "--bind", "127.0.0.1:{port}", "whoami:asgi"], True),
+    "hypercorn-uvloop": (["hypercorn", "-k", "uvloop", "--bind", "127.0.0.1:{port}", "whoami:asgi"], True),
     "sanic": (["sanic", "fast:app", "--host", "127.0.0.1", "--port", "{port}"], False),
     "aiohttp": (["python", "-m", "aiohttp.web", "-H", "127.0.0.1", "-P", "{port}", "web:make"], True),
     "asyncio-run": (["python", "streams.py", "{port}", "run"], False),
@@ -90,7 +94,7 @@ COMMANDS = {
 TLS = {
     "uvicorn": (["--ssl-certfile", "{pem}", "--ssl-keyfile", "{pem}"], True),
     "uvicorn-asyncio-h11": (["--ssl-certfile", "{pem}", "--ssl-keyfile", "{pem}"], True),
-    "hypercorn": (["--certfile", "{pem}", "--keyfile", "{pem}"], False),
+    "hypercorn": (["--certfile", "{pem}", "--keyfile", "{pem}"], True),
     "sanic": (["--cert", "{pem}", "--key", "{pem}"], False),
 }
 
@@ -106,6 +110,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     command, extension = COMMANDS[request.param]
     with start(command, prepare(tmp_path_factory.mktemp("run")), run=[], extension=extension) as server:
         yield server
+        time.sleep(REST_OF_SANIC if request.param == "sanic" else 0)
 
 
 @every_check
@@ -122,6 +127,7 @@ def tls_server(
     context = certificates.client_context()
     with start(words, prepare(tmp_path_factory.mktemp("run")), run=[], context=context, extension=extension) as server:
         yield server
+        time.sleep(REST_OF_SANIC if request.param == "sanic" else 0)
 
 
 @every_check

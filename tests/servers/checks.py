@@ -31,6 +31,8 @@ V1 = ProxyProtocolV1().pack(CLIENT_RESULT)
 V2 = ProxyProtocolV2().pack(CLIENT_RESULT)
 LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
 UNKNOWN = b"PROXY UNKNOWN\r\n"
+#: Keeps Jupyter Server away from the files of whoever runs the tests.
+ALONE = {f"JUPYTER_{name}_DIR": name.lower() for name in ("CONFIG", "DATA", "RUNTIME")}
 
 
 class Server(NamedTuple):
@@ -86,8 +88,10 @@ class Server(NamedTuple):
     def assert_refused(self, header: bytes, source: str = PROXY) -> None:
         """Send a request that the application must not get, and see that the log has one line for it."""
         before = self.program.errors().count("Refused a connection from")
-        connection = socket.create_connection(self.address, PATIENCE, (source, 0))
-        with connection, contextlib.suppress(ConnectionError):  # a reset is a good answer too
+        with (
+            contextlib.suppress(ConnectionError),  # a reset is a good answer too, and may come at once
+            socket.create_connection(self.address, PATIENCE, (source, 0)) as connection,
+        ):
             connection.sendall(header + b"GET / HTTP/1.1\r\nHost: app\r\n\r\n")
             assert connection.recv(1) == b""
         wait_for(lambda: self.program.errors().count("Refused a connection from") == before + 1)

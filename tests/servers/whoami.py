@@ -27,3 +27,19 @@ async def asgi(scope: dict[str, Any], receive: Any, send: Any) -> None:
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def aiohttp() -> Any:
+    """Make an aiohttp application; any path."""
+    from aiohttp import web
+
+    async def answer(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        host, port = request.transport.get_extra_info("peername")[:2]
+        result = request.transport.get_extra_info("proxy_protocol", "-")
+        assert host == request.remote
+        return web.Response(text=f"{host} {port} {'-' if result is None else result}")
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    return application

@@ -198,7 +198,7 @@ async def test_a_wrong_header_aborts_the_connection_with_one_line_in_the_log(
     peer = await server.connect()
     await peer.send(data)
     assert peer.transport.aborted
-    _, (level, line) = logged(caplog)
+    _, _, (level, line) = logged(caplog)
     assert (level, line.startswith("Refused a connection from 192.0.2.9:40000 on 192.0.2.254:443: ")) == (
         "WARNING",
         True,
@@ -221,7 +221,7 @@ async def test_an_early_close_aborts_the_connection_with_one_line_in_the_log(
         await peer.end()
         assert peer.transport.aborted
     await peer.lose(error)
-    _, (level, line) = logged(caplog)
+    _, _, (level, line) = logged(caplog)
     assert (level, "incomplete" in line) == (("WARNING", True) if beginning else ("DEBUG", False))
     assert server.infos == []
 
@@ -236,7 +236,7 @@ async def test_a_late_header_aborts_the_connection(beginning: bytes, caplog: pyt
     assert not peer.transport.aborted
     await asyncio.sleep(0.02)
     assert peer.transport.aborted
-    _, (level, line) = logged(caplog)
+    _, _, (level, line) = logged(caplog)
     assert (level, line.endswith(f"came within 3 seconds, only {len(beginning)} bytes; see timeout")) == (
         "WARNING",
         True,

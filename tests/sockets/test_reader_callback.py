@@ -70,15 +70,23 @@ async def test_cancelling_the_task_during_the_application_aborts_nothing() -> No
 
 
 @in_a_loop
-async def test_a_policy_function_that_raises_lets_no_peer_in() -> None:
+async def test_a_policy_function_that_raises_lets_no_peer_in(caplog: pytest.LogCaptureFixture) -> None:
     def policy(peer: Any, local: Any) -> HeaderPolicy:
         raise ZeroDivisionError
 
-    reader, writer, transport = streams(fed(HEADER))
-    with pytest.raises(ZeroDivisionError):
-        await ProxyProtocolReader(policy=policy).get_callback(print)(reader, writer)
-    assert transport.aborted
-    assert await reader.read(100) == HEADER
+    callback = ProxyProtocolReader(policy=policy).get_callback(print)
+    for _ in range(12):
+        reader, writer, transport = streams(fed(HEADER))
+        await callback(reader, writer)
+        assert transport.aborted
+        assert await reader.read(100) == HEADER
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 10  # a traceback each
+    assert {record.exc_info and record.exc_info[0] for record in errors} == {ZeroDivisionError}
+    assert errors[0].getMessage() == (
+        "Refused a connection from 192.0.2.9:40000 on 192.0.2.254:443: The server's policy function raised "
+        "ZeroDivisionError()"
+    )
 
 
 @in_a_loop
@@ -127,7 +135,7 @@ async def test_a_reset_while_the_application_reads_is_only_a_debug_line(caplog: 
     await peer.send(v2(LOCAL_COMMAND, 0x00))
     await peer.lose(ConnectionResetError("gone"))
     assert len(server.infos) == 1
-    assert caplog.messages[1:] == ["The connection was lost: gone"]
+    assert caplog.messages[2:] == ["The connection was lost: gone"]
 
 
 @in_a_loop
@@ -146,7 +154,7 @@ async def test_a_reset_while_the_application_writes_is_only_a_debug_line(caplog:
     protocol.connection_made(transport)
     writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
     await ProxyProtocolReader().get_callback(application)(reader, writer)
-    assert caplog.messages[1:] == ["The connection was lost: Connection lost"]
+    assert caplog.messages[2:] == ["The connection was lost: Connection lost"]
 
 
 @in_a_loop
@@ -157,6 +165,37 @@ async def test_every_connection_without_a_unique_id_in_its_header_gets_one() -> 
     names = {info.unique_id for info in server.infos}
     assert {len(name) for name in names} == {16}
     assert len(names) == 2
+
+
+@pytest.mark.parametrize("header", [LINE, HEADER])
+@pytest.mark.parametrize("policy", [HeaderPolicy.REQUIRE, HeaderPolicy.OPTIONAL])
+@in_a_loop
+async def test_a_second_header_is_warned_of(
+    header: bytes, policy: HeaderPolicy, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = []
+
+    async def application(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, info: SocketInfo) -> None:
+        read.append(await reader.read(1000))
+
+    callback = ProxyProtocolReader(policy=policy, trusted="any").get_callback(application)
+    for data in (header + b"data", header * 2 + b"data"):
+        reader, writer, _ = streams(fed(data))
+        await callback(reader, writer)
+        writer.close()
+    assert read == [b"data", header + b"data"]
+    (text,) = [text for text in caplog.messages if not text.startswith("Reads ")]
+    assert text.startswith("A second PROXY protocol header follows the first from 192.0.2.9:40000 on 192.0.2.254:443,")
+
+
+@in_a_loop
+async def test_the_first_connection_says_where_the_callback_reads(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "proxyprotocol")
+    server = Server(ProxyProtocolReader(trusted="any"))
+    for _ in range(2):
+        await (await server.connect()).send(HEADER)
+    reads, everybody = "Reads version 1 and 2 headers", "from everybody, as trusted says"
+    assert caplog.messages == [f"{reads} {everybody}", f"{reads} on 192.0.2.254:443 {everybody}"]
 
 
 def on_loopback(

@@ -82,7 +82,7 @@ async def test_under_optional_a_wrong_or_incomplete_header_is_refused(
     await peer.send(data)
     await peer.end()
     assert peer.transport.aborted
-    assert [level for level, _ in logged(caplog)] == ["WARNING"] * 2
+    assert [level for level, _ in logged(caplog)] == ["WARNING", "INFO", "WARNING"]
     await peer.lose()
     assert server.infos == []
 
@@ -116,7 +116,7 @@ async def test_a_reset_right_after_the_first_bytes_reaches_the_application(
         assert (called, transport.aborted) == ([], True)
     else:
         assert (len(called), transport.is_closing()) == (1, False)
-        assert logged(caplog)[1:] == [("DEBUG", "The connection was lost: gone")]
+        assert logged(caplog)[2:] == [("DEBUG", "The connection was lost: gone")]
         writer.close()
 
 
@@ -139,7 +139,7 @@ async def test_ignore_reads_the_header_and_keeps_the_real_addresses(caplog: pyte
     assert (server.data, type(server.infos[0]), server.infos[0].peername) == ([b"EHLO"], SocketInfoLocal, PEER)
     peer = await server.connect()
     await peer.send(b"EHLO")
-    assert (peer.transport.aborted, len(logged(caplog)), len(server.infos)) == (True, 2, 1)
+    assert (peer.transport.aborted, len(logged(caplog)), len(server.infos)) == (True, 3, 1)
 
 
 @pytest.mark.parametrize("peer", [("203.0.113.1", 1), None, ""])
@@ -150,6 +150,7 @@ async def test_an_untrusted_peer_is_dropped_before_a_byte_is_read(peer: Any, cap
     assert connection.transport.aborted
     assert logged(caplog) == [
         ("INFO", "Reads version 1 and 2 headers from 192.0.2.0/24, unix"),
+        ("INFO", "Reads version 1 and 2 headers on 192.0.2.254:443 from 192.0.2.0/24, unix"),
         (
             "WARNING",
             f"Refused a connection from {describe_address(peer)} on 192.0.2.254:443: The peer is not one of the "

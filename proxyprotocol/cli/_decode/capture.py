@@ -40,12 +40,13 @@ class _Limited:
 
 
 class Capture:
-    """The headers in a capture, of which the *first* bytes were read already.
+    """The headers in a capture, of which the *first* bytes were read already; with *spp*, also those of that protocol.
 
     Iterate once: *packets* counts the packets so far. A damaged file raises :class:`ProgramError`.
     """
 
-    def __init__(self, first: bytes, file: Input) -> None:
+    def __init__(self, first: bytes, file: Input, spp: bool = False) -> None:
+        self._spp = spp
         self.packets = 0
         self._file: Any = _Limited(first, file)
         self._streams = StreamHeaders()
@@ -78,6 +79,8 @@ class Capture:
                 stream = self._streams.add(Segment(self.packets, flow, transport.seq, begins, ends, data))
                 if stream is not None:
                     yield _describe("TCP", stream.packet, stream.flow, stream.data), stream.data
+            elif self._spp and data.startswith(spec.SPP_SIGNATURE):
+                yield _describe("UDP", self.packets, flow, data, is_spp=True), data
             elif data.startswith((spec.V2_SIGNATURE, spec.V1_SIGNATURE)):
                 yield _describe("UDP", self.packets, flow, data), data
             else:
@@ -86,10 +89,10 @@ class Capture:
             yield _describe("TCP", stream.packet, stream.flow, stream.data), stream.data
 
 
-def _describe(transport: str, packet: int, flow: Flow, data: bytes) -> Description:
+def _describe(transport: str, packet: int, flow: Flow, data: bytes, is_spp: bool = False) -> Description:
     sender, receiver = describe_address(flow[:2]), describe_address(flow[2:])
     place = {"packet": packet, "transport": transport, "from": sender, "to": receiver}
-    return place | describe(data, is_datagram=transport == "UDP")
+    return place | describe(data, is_datagram=transport == "UDP", is_spp=is_spp)
 
 
 def _read_packets(file: Any) -> Iterator[tuple[Any, Any] | None]:

@@ -12,6 +12,7 @@ from proxyprotocol._wire import fields, spec, walk
 from proxyprotocol.datagram import unpack_datagram
 from proxyprotocol.errors import ProxyProtocolChecksumError, ProxyProtocolError, ProxyProtocolIncompleteError
 from proxyprotocol.parser import HeaderParser
+from proxyprotocol.spp import ProxyProtocolSPP
 from proxyprotocol.tlv import TLV, ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, SSLClient, Type
 from proxyprotocol.typing import SockAddr
 
@@ -48,14 +49,15 @@ _UNKNOWN: Final[Description] = {
 }
 
 
-def describe(data: bytes, following: int = 0, *, is_datagram: bool = False) -> Description:
+def describe(data: bytes, following: int = 0, *, is_datagram: bool = False, is_spp: bool = False) -> Description:
     """Describe the header at the start of *data*, or what is wrong with it; *following* counts more bytes after it."""
     # the longest possible header, because a receiver's limit does not make a header wrong
-    parser = HeaderParser(max_header=spec.V2_MAX_LENGTH)
+    codec = ProxyProtocolSPP() if is_spp else None
+    parser = HeaderParser(codec, max_header=spec.V2_MAX_LENGTH)
     error = None
     try:
         if is_datagram:
-            unpack_datagram(data)
+            unpack_datagram(data, codec)
         result = parser.feed(data)
         parser.eof()
         size = len(data) - len(parser.trailing)
@@ -74,7 +76,10 @@ def describe(data: bytes, following: int = 0, *, is_datagram: bool = False) -> D
     header = data[:size]
     tlvs = bytes(result.tlv)
     first_tlv = size - len(tlvs)
-    if header.startswith(spec.V1_SIGNATURE):
+    if is_spp:
+        family, protocol = _FAMILIES[result.family_number], "DGRAM"
+        said: Description = {"version": "spp", "command": "PROXY", "family": family, "protocol": protocol}
+    elif header.startswith(spec.V1_SIGNATURE):
         name = header[len(spec.V1_SIGNATURE) :].split()[0]
         is_unknown = name == spec.V1_UNKNOWN
         said = {
@@ -85,14 +90,14 @@ def describe(data: bytes, following: int = 0, *, is_datagram: bool = False) -> D
             "ignored": size - spec.V1_MIN_LENGTH if is_unknown else 0,
         }
     else:
-        family, protocol = divmod(header[spec.V2_FAMILY_AT], 0x10)
-        addresses = 0 if result.source is None else spec.V2_BLOCK_LENGTH[family]
+        number, kind = divmod(header[spec.V2_FAMILY_AT], 0x10)
+        addresses = 0 if result.source is None else spec.V2_BLOCK_LENGTH[number]
         said = {
             "version": 2,
             "command": _COMMANDS[header[spec.V2_COMMAND_AT] & 0xF],
             # a LOCAL header may hold any number here
-            "family": _FAMILIES.get(family, f"{family:#x}"),
-            "protocol": _PROTOCOLS.get(protocol, f"{protocol:#x}"),
+            "family": _FAMILIES.get(number, f"{number:#x}"),
+            "protocol": _PROTOCOLS.get(kind, f"{kind:#x}"),
             "ignored": first_tlv - spec.V2_FIXED_LENGTH - addresses,
         }
     return _UNKNOWN | {

@@ -73,7 +73,9 @@ def _column(index: int) -> int:
 
 
 def _show_header(described: Description, believed: bool) -> Iterator[str]:
-    kind = f"PROXY protocol version {described['version']}, {described['length']} bytes"
+    version = described["version"]
+    name = "Simple Proxy Protocol" if version == "spp" else f"PROXY protocol version {version}"
+    kind = f"{name}, {described['length']} bytes"
     yield bold(kind if believed else f"{kind}, which must not be believed:")
     command, family, protocol = described["command"], described["family"], described["protocol"]
     yield _row("command", "LOCAL: the proxy speaks for itself" if command == "LOCAL" else command)
