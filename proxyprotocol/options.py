@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, TypeAlias, TypeVar
 
-from proxyprotocol._wire import spec
+from proxyprotocol._wire import fields, spec
 from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.messages import describe_unknown
 from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies, trusts_all
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6
+from proxyprotocol.tlv import ProxyProtocolTLV, Type
 from proxyprotocol.trustfile import TrustedProxiesFile
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
@@ -32,6 +33,8 @@ __all__ = [
     "parse_receiver",
     "parse_sender",
     "parse_tls_timeout",
+    "parse_tlv",
+    "parse_tlv_type",
     "read_environment",
     "spell_option",
     "spell_variable",
@@ -50,6 +53,9 @@ _UNTRUSTED = {"reject": HeaderPolicy.REJECT, "direct": HeaderPolicy.SKIP}
 _SECONDS: _Number = (re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?"), float, 1e-9)  # 1e-9 is the least that the pattern allows
 _BYTES: _Number = (re.compile(r"[0-9]{1,9}"), int, spec.V2_FIXED_LENGTH)
 _NUMBERS = {"timeout": _SECONDS, "tls_timeout": _SECONDS, "max_header": _BYTES}
+# For text like netns: the names in Type without PP2_TYPE_, and the labels of the rows.
+_TLV_TYPES = {name[9:].lower(): int(kind) for name, kind in Type.__members__.items() if name[:9] == "PP2_TYPE_"}
+_TLV_TYPES.update({field.label.lower(): field.number for field in fields.rows(ProxyProtocolTLV).values()})
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<ipv4>[0-9.]+)):(?P<port>0|[1-9][0-9]{0,4})")
 
 #: The values of an option that is on or off.
@@ -210,6 +216,37 @@ def parse_sender(
             f"{options['dest']!r}"
         )
     return codec, (ProxyResultIPv4 if IPv4Address in families else ProxyResultIPv6)(*ends)
+
+
+def parse_tlv_type(text: str) -> int:
+    """Return the type of a TLV that *text* names: a number such as ``0xE2``, or a name such as ``netns``.
+
+    Raises:
+        ValueError: There is no such type. The message names the most similar one.
+    """
+    kind = _TLV_TYPES.get(text.lower().replace("-", "_"))
+    try:
+        return fields.number(8).parse(text) if kind is None else kind
+    except ValueError:
+        sentence = describe_unknown("type", text, _TLV_TYPES).partition("; known")[0]
+        raise ValueError(f"expected a number of 0 to 255, such as 0xE2, or a name: {sentence}") from None
+
+
+def parse_tlv(kind: str, value: str) -> tuple[int, bytes]:
+    """Return the type and the bytes of a TLV.
+
+    Args:
+        kind: The type, as for :func:`parse_tlv_type`.
+        value: Text, or ``0x`` and hexadecimal digits.
+
+    Raises:
+        ValueError: One of them is wrong. The message says what it takes.
+    """
+    number = parse_tlv_type(kind)
+    try:
+        return number, bytes.fromhex(value[2:]) if value.startswith("0x") else value.encode()
+    except ValueError:
+        raise ValueError(f"expected pairs of hexadecimal digits after 0x, not {value[2:]!r}") from None
 
 
 def choose(option: str, value: str, choices: Mapping[str, _T]) -> _T:

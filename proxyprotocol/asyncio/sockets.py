@@ -70,11 +70,16 @@ class Acceptor:
 
     def stop(self) -> None:
         """Stop accepting, after the connections that wait in the system's queue."""
-        listeners = self._listeners
-        self.close()
-        for sock, (backlog, begin) in listeners.items():
-            # the queue has one place more than backlog says; do not wait for later connections
-            self._accept(sock, begin, backlog + 1)
+        self._ignore()
+        for sock in list(self._listeners):
+            self.stop_one(sock)
+
+    def stop_one(self, sock: socket.socket) -> None:
+        """Stop accepting on one socket, after the connections that wait in its queue."""
+        backlog, begin = self._listeners.pop(sock)
+        self._loop.remove_reader(sock)
+        # the queue has one place more than backlog says; do not wait for later connections
+        self._accept(sock, begin, backlog + 1)
 
     def close(self) -> None:
         """Stop accepting at once."""

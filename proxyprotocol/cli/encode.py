@@ -12,12 +12,11 @@ from typing import Any, Final
 
 from proxyprotocol._wire import fields, walk
 from proxyprotocol.errors import ProxyProtocolSyntaxError
-from proxyprotocol.messages import describe_unknown
-from proxyprotocol.options import parse_sender
+from proxyprotocol.options import parse_sender, parse_tlv
 from proxyprotocol.result import ProxyResult, ProxyResultLocal, ProxyResultUnix, ProxyResultUnknown
 from proxyprotocol.server._process.program import FILE, ProgramError, describe_error
 from proxyprotocol.spp import ProxyProtocolSPP
-from proxyprotocol.tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
+from proxyprotocol.tlv import ProxyProtocolSSLTLV, ProxyProtocolTLV
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
@@ -40,9 +39,6 @@ examples:
 _UNIX: Final = "unix:"
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _DER_SEQUENCE: Final = b"\x30"
-# for options like --tlv netns=blue: the names in Type without PP2_TYPE_, and the labels of the rows
-_TYPE_NAMES: Final = {name[9:].lower(): int(kind) for name, kind in Type.__members__.items() if name[:9] == "PP2_TYPE_"}
-_TYPE_NAMES.update({field.label.lower(): field.number for field in fields.rows(ProxyProtocolTLV).values()})
 _HEADER_OPTIONS: Final = {name: field for name, field in fields.rows(ProxyProtocolTLV).items() if field.metavar}
 # the fields of PP2_TYPE_SSL with text; --client-cert reads the certificate from a file
 _SSL_OPTIONS: Final = {
@@ -188,20 +184,7 @@ def _tlv(text: str) -> bytes:
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"expected TYPE=VALUE, such as 0xE2=text or netns=blue, not {text!r}")
-    kind = _TYPE_NAMES.get(name.lower().replace("-", "_"))
     try:
-        kind = fields.number(8).parse(name) if kind is None else kind
-    except ValueError:
-        sentence = describe_unknown("type", name, _TYPE_NAMES).partition("; known")[0]
-        raise argparse.ArgumentTypeError(
-            f"expected a number of 0 to 255, such as 0xE2, or a name: {sentence}"
-        ) from None
-    try:
-        data = bytes.fromhex(value[2:]) if value.startswith("0x") else value.encode()
-    except ValueError:
-        wrong = f"expected pairs of hexadecimal digits after 0x, not {value[2:]!r}"
-        raise argparse.ArgumentTypeError(wrong) from None
-    try:
-        return walk.vector(kind, data)
+        return walk.vector(*parse_tlv(name, value))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl as _ssl
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, urlsplit
@@ -17,12 +18,17 @@ __all__ = ["VERSION_OPTIONS", "Address"]
 #: The two names of the option for the version of the header, on either side of a service.
 VERSION_OPTIONS = ("accept", "pp")
 
-_TLS_OPTIONS = ("cert", "key", "verify", "cafile", "capath")
+_TLS_OPTIONS = ("cert", "key", "verify", "cafile", "capath", "alpn")
 
 _CODECS: dict[str, ProxyProtocol] = {codec.name.lower(): codec.value for codec in ProxyProtocolVersion}
 _VERIFY_MODES = {mode.name.lower(): mode for mode in _ssl.VerifyMode}
-_SCHEMES = ("", "ssl", "unix")
-_FORMS = "HOST:PORT, ssl://HOST:PORT or unix:PATH"
+# schemes without a host; the rest of the address is a path or a name
+_PATH_SCHEMES = ("unix", "systemd", "ssl+systemd")
+_SCHEMES = ("", "ssl", *_PATH_SCHEMES)
+_FORMS = {
+    False: "HOST:PORT, ssl://HOST:PORT or unix:PATH",
+    True: "HOST:PORT, ssl://HOST:PORT, unix:PATH or systemd:NAME",
+}
 
 
 class Address:
@@ -31,8 +37,10 @@ class Address:
     * ``HOST:PORT``, with an IPv6 address in brackets
     * ``HOST:PORT?pp=v1``, or ``?accept=v1``, which means the same
     * ``ssl://HOST:PORT``, on the listening side with ``?cert=cert.pem&key=key.pem``
+    * ``ssl://HOST:PORT?cert=cert.pem&alpn=h2,http/1.1``
     * ``ssl://HOST:PORT?cert=cert.pem&verify=CERT_REQUIRED&cafile=authority.pem``
     * ``unix:/run/app.sock``, or ``unix:@name`` for an abstract socket
+    * ``systemd:name``, a socket that systemd passes to the process, or ``ssl+systemd:name?cert=cert.pem``
 
     The constructor accepts any text, as in ``proxy-protocol``. The properties raise ValueError for the parts that they
     need; :meth:`check` checks everything.
@@ -56,19 +64,20 @@ class Address:
     def __init__(self, addr: str, *, server: bool = False) -> None:
         self._text = addr
         self.server = server
-        if addr.startswith("unix:"):
-            path, _, query = addr.removeprefix("unix:").partition("?")
-            self.url = SplitResult("unix", "", path, query, "")
+        scheme, colon, rest = addr.partition(":")
+        if colon and scheme in _PATH_SCHEMES:
+            path, _, query = rest.partition("?")
+            self.url = SplitResult(scheme, "", path, query, "")
         else:
             try:
                 self.url = urlsplit(addr if "://" in addr else f"//{addr}")
             except ValueError as error:  # an open bracket
-                raise ValueError(f"{addr!r} is not an address such as {_FORMS}: {error}") from None
+                raise ValueError(f"{addr!r} is not an address such as {_FORMS[server]}: {error}") from None
         self.query = parse_qs(self.url.query, keep_blank_values=True)
 
     def __str__(self) -> str:
         """Return the text, with host and port before the options."""
-        return f"unix:{self.url.path}" if self.url.scheme == "unix" else self.url.geturl()
+        return f"{self.url.scheme}:{self.url.path}" if self.url.scheme in _PATH_SCHEMES else self.url.geturl()
 
     def option(self, name: str) -> str | None:
         """Return the last value of an option; None without that option."""
@@ -93,9 +102,8 @@ class Address:
         try:
             return self.url.port
         except ValueError:
-            raise ValueError(
-                f"{self._text!r} is not an address such as {_FORMS}: the port is not a number from 0 to 65535"
-            ) from None
+            problem = "the port is not a number from 0 to 65535"
+            raise ValueError(f"{self._text!r} is not an address such as {_FORMS[self.server]}: {problem}") from None
 
     @property
     def path(self) -> str | None:
@@ -104,6 +112,16 @@ class Address:
             return None
         path = self.url.path
         return "\0" + path[1:] if path.startswith("@") else path
+
+    @property
+    def passed(self) -> str | None:
+        """The name of a socket that systemd passes; None for any other address."""
+        return self.url.path if self.url.scheme in ("systemd", "ssl+systemd") else None
+
+    @property
+    def tls(self) -> bool:
+        """Whether connections there use TLS."""
+        return self.url.scheme.startswith("ssl")
 
     @property
     def given(self) -> str:
@@ -115,6 +133,8 @@ class Address:
         """The address without its options, for messages."""
         if self.path is not None:
             return describe_address(self.path)
+        if self.passed is not None:
+            return f"systemd:{self.passed}"
         return describe_address((self.host or "*", self.port))
 
     @property
@@ -133,12 +153,12 @@ class Address:
 
     @property
     def ssl(self) -> _ssl.SSLContext | None:
-        """A TLS context, which each access makes anew from the files; None without ``ssl://``.
+        """A TLS context, which each access makes anew from the files; None without TLS.
 
         Raises:
             ValueError: A file cannot be used, a listening address lacks ``cert=``, or ``verify=`` is wrong.
         """
-        if self.url.scheme != "ssl":
+        if not self.tls:
             return None
         files = {name: path for name in ("cert", "key", "cafile", "capath") if (path := self.option(name)) is not None}
         cert, key, verify = files.pop("cert", None), files.pop("key", None), self.option("verify")
@@ -166,6 +186,12 @@ class Address:
             raise ValueError(f"The {what} cannot be used: {error}") from None
         # with renegotiation, a peer could make a write wait for a read
         context.options |= _ssl.OP_NO_RENEGOTIATION
+        alpn = self.option("alpn")
+        if alpn is not None:
+            names = [name.strip() for name in alpn.split(",")]
+            if not all(name.isascii() and 0 < len(name) < 256 for name in names):
+                raise ValueError(f"alpn= takes names of protocols, such as h2,http/1.1, not {alpn!r}")
+            context.set_alpn_protocols(names)
         if verify is not None:
             mode = choose("verify=", verify, _VERIFY_MODES)
             if mode is _ssl.CERT_NONE:
@@ -187,14 +213,18 @@ class Address:
         Raises:
             ValueError: The address is wrong. The text is a sentence.
         """
-        url, unix = self.url, self.url.scheme == "unix"
+        url, unix = self.url, self.url.scheme in _PATH_SCHEMES
         wrong = url.scheme not in _SCHEMES or url.fragment or "@" in url.netloc
         if wrong or (not unix and (url.path or self.port is None)):
-            raise ValueError(f"{self._text!r} is not an address such as {_FORMS}")
+            raise ValueError(f"{self._text!r} is not an address such as {_FORMS[self.server]}")
+        if self.passed is not None and not self.server:
+            raise ValueError(f"{self._text!r} is a socket to listen on, not to connect to")
+        if self.passed is not None and not re.fullmatch(r"[^:/]+", self.passed):
+            raise ValueError(f"{self._text!r} lacks the name of a socket of systemd: write systemd:web, or systemd:0")
         if unix and not url.path.strip("@"):
             raise ValueError(f"{self._text!r} lacks the path of a UNIX socket: write unix:/run/app.sock")
         tls = (*_TLS_OPTIONS, "tls_timeout" if self.server else "server_name")
-        allowed = (*known, *tls) if url.scheme == "ssl" else known
+        allowed = (*known, *tls) if self.tls else known
         for name, values in self.query.items():
             if name in allowed:
                 if len(values) > 1:

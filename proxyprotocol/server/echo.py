@@ -115,7 +115,8 @@ async def _serve(listening: Listening, sockets: list[socket.socket]) -> None:
         _log.info("Listening on %s", describe_address(sock.getsockname()))
     await ended.wait()
     for sock, server in zip(sockets, servers, strict=True):
-        unlink(sock)
+        if listening.address.passed is None:
+            unlink(sock)
         server.close()
     for client in clients:
         client.cancel()

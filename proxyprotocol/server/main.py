@@ -11,18 +11,19 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 from proxyprotocol.dnsbl import Dnsbl
-from proxyprotocol.server._process.program import ArgumentParser, ProgramError, number, run_program
+from proxyprotocol.server._process.program import ArgumentParser, ProgramError, escape, number, run_program
+from proxyprotocol.server._process.services import Services
 from proxyprotocol.server._process.signals import ENDING, held_back, let_through
-from proxyprotocol.server._process.sockets import listen, listen_at, share, unlink
-from proxyprotocol.server._process.workers import Workers
+from proxyprotocol.server._process.sockets import listen_at
+from proxyprotocol.server._process.workers import Order, Parent, Workers
 from proxyprotocol.server._relay import metrics
 from proxyprotocol.server.address import Address
-from proxyprotocol.server.relay import BUFFER_LENGTH, Relay, Service, parse_service
+from proxyprotocol.server.relay import BUFFER_LENGTH, Relay
 
 __all__ = ["add_arguments", "main", "make_parser", "run"]
 
@@ -31,17 +32,20 @@ _log = logging.getLogger("proxyprotocol.server")
 _NAME: Final = "proxyprotocol-server"
 _DESCRIPTION: Final = """\
 Relay connections, and tell the destination in a PROXY protocol header who the
-client is. An address is HOST:PORT, ssl://HOST:PORT or unix:PATH, with options
-after a question mark: accept=detect&trusted=::1 for a source behind another
-proxy, pp=v1 for a destination that wants version 1, cert=FILE for TLS.
+client is. An address is HOST:PORT, ssl://HOST:PORT or unix:PATH, to listen on
+also systemd:NAME, with options after a question mark: accept=detect&trusted=::1
+for a source behind another proxy, pp=v1 for a destination that wants version 1,
+transparent=yes for one that knows no headers, cert=FILE for TLS.
 """
 _EXAMPLES: Final = """\
 examples:
   %(prog)s --service :80 app.internal:8080
   %(prog)s --service 'ssl://:443?cert=s.pem' 'app:8080?pp=v1'
   %(prog)s --service ':80?accept=detect&trusted=::1' unix:/app
+  %(prog)s --services services.toml --metrics 9100
 """
 _METRICS_BACKLOG: Final = 16
+_AGAIN: Final = 1.0  # seconds until a worker tries again what its parent could do
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("SOURCE:PORT", "DEST:PORT"),
         help="where to listen, and where to connect to; may be repeated",
     )
+    add("--services", metavar="FILE", help="a TOML file with services, each a [[service]]; SIGHUP reads it again")
     length = "most bytes to move at once (%(default)s)"
     add("--buf-len", type=_bytes, default=BUFFER_LENGTH, metavar="BYTES", help=length)
     add("-q", "--quiet", action="store_true", help="log only problems, not every connection")
@@ -87,7 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         add(name, type=kind, default=default, metavar="SECONDS", help=f"{text} (%(default)s)")
     add("--workers", type=_workers, default=1, metavar="N", help="processes that share the work (%(default)s)")
-    add("--metrics", metavar="[HOST:]PORT", help="where to serve metrics for Prometheus; without a host, on 127.0.0.1")
+    metrics_help = "where to serve metrics for Prometheus, and /healthz; without a host, on 127.0.0.1"
+    add("--metrics", metavar="[HOST:]PORT", help=metrics_help)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -96,12 +102,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ProgramError: An argument is wrong, or listening on an address is impossible.
     """
-    if not options.service:
+    if not options.service and options.services is None:
         raise ProgramError("At least one --service is needed: where to listen, and where to connect to")
-    try:
-        services = [parse_service(*addresses) for addresses in options.service]
-    except ValueError as error:
-        raise ProgramError(str(error)) from None
     logging.basicConfig(
         level=logging.WARNING if options.quiet else logging.INFO,
         format="%(asctime)s %(process)d %(message)s" if options.workers > 1 else "%(asctime)s %(message)s",
@@ -113,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
     with contextlib.suppress(OSError, ValueError):  # macOS reports no limit, but has one
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with held_back():
-        return _Program(services, options).run()
+        return _Program(options).run()
 
 
 class _LookUps(ThreadPoolExecutor):
@@ -129,37 +131,48 @@ class _LookUps(ThreadPoolExecutor):
 class _Program:
     """Opens everything before the relay accepts the first connection, so that every error shows at once."""
 
-    def __init__(self, services: list[Service], options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._counters = metrics.Counters(options.workers, [service.source.address.given for service in services])
         self._metrics = _listen_for_metrics(options.metrics)
-        # for each worker, the services with their sockets
-        first = [(service, listen(service.source, reuse_port=options.workers > 1)) for service in services]
-        self._services = [first]
-        for _ in range(1, options.workers):
-            self._services.append(
-                [(service, [share(sock, service.source.backlog) for sock in sockets]) for service, sockets in first]
-            )
+        self._services = Services(options.service, options.services, options.workers)
+        self._counters = metrics.Counters(options.workers, self._services.names)
+        self._listing: list[Any] = []  # the last of the parent
 
     def run(self) -> int:
         if self._options.workers == 1:
-            return self._work(0, -1)
-        return Workers(self._options.workers, self._work, self._stop_listening, self._counters.reset_gauges).run()
+            return self._work(0, None)
+        workers = Workers(
+            self._options.workers, self._work, self._stop_listening, self._counters.reset_gauges, self._reload_in_parent
+        )
+        return workers.run()
 
     def _stop_listening(self) -> None:
-        for worker in range(self._options.workers):
-            for sock in self._sockets(worker):
-                unlink(sock)
-                sock.close()
+        """Close the parent's sockets. A worker that ends closes the last copy of its own, so that none waits there."""
+        self._services.close(remove=True)
+        for sock in self._metrics:
+            sock.close()
 
-    def _sockets(self, worker: int) -> set[socket.socket]:
-        return {sock for _, sockets in self._services[worker] for sock in sockets}
+    def _reload(self) -> bool:
+        """Read the file again, and return whether the services may have changed. If it is wrong, they stay."""
+        if self._options.services is None:
+            return False
+        try:
+            summary = self._services.reload()
+            self._counters.add(self._services.names)
+        except Exception as error:  # whatever it is, the relay goes on; only what nobody expects has a traceback
+            _log.error("The old services stay: %s", escape(str(error)), exc_info=not isinstance(error, ProgramError))
+            return False
+        _log.info("Read %s again: services: %s", self._options.services, summary)
+        return True
 
-    def _work(self, worker: int, parent: int) -> int:
-        """Do the work of one process; it reads signals from the file descriptor *parent*, unless that is -1."""
-        for other in range(self._options.workers):
-            for sock in self._sockets(other) - self._sockets(worker):
-                sock.close()
+    def _reload_in_parent(self) -> Callable[[int], Iterable[tuple[Order, list[int]]]]:
+        if self._reload():
+            self._services.close_unused()
+        return self._services.orders
+
+    def _work(self, worker: int, parent: Parent | None) -> int:
+        """Do the work of one process, which a parent may give orders."""
+        self._services.keep(worker)
         if worker:
             for sock in self._metrics:
                 sock.close()
@@ -173,9 +186,10 @@ class _Program:
             os._exit(0)
         return 0
 
-    async def _serve(self, worker: int, parent: int) -> None:
+    async def _serve(self, worker: int, parent: Parent | None) -> None:
         options = self._options
-        asyncio.get_running_loop().set_default_executor(_LookUps())
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(_LookUps())
         relay = Relay(
             buffer_length=options.buf_len,
             connect_timeout=options.connect_timeout,
@@ -183,51 +197,77 @@ class _Program:
             dnsbl=Dnsbl.load(options.dnsbl, timeout=options.dnsbl_timeout) if options.dnsbl else None,
             counters=self._counters.of(worker),
         )
-        first, second = _watch_signals(relay, parent)
+        ending, at_once, hangup = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        def end() -> None:
+            (at_once if ending.is_set() else ending).set()
+
+        if parent is None:
+            loop.add_signal_handler(signal.SIGHUP, hangup.set)
+            for number in ENDING:
+                loop.add_signal_handler(number, end)
+        else:
+            loop.add_reader(parent, self._obey, parent, relay, worker, end, ending)
+        let_through()
         if self._metrics and not worker:
-            await metrics.serve(self._metrics, self._counters)
-        for service, sockets in self._services[worker]:
-            relay.listen(service, sockets)
-        await first.wait()
+            await metrics.serve(self._metrics, self._counters, lambda: not ending.is_set())
+        relay.serve(self._services.of(worker))
+        reloads = loop.create_task(self._reload_when(hangup, ending, relay))
+        await ending.wait()
+        self._listing = []
         relay.stop_listening()
-        for sock in self._sockets(worker):
-            if options.workers == 1:  # several workers share the path: their parent removes it
-                unlink(sock)
-            sock.close()
-        drained = [asyncio.ensure_future(wait) for wait in (relay.drain(), second.wait())]
+        # several workers share the path of a UNIX socket: their parent removes it
+        self._services.close(remove=parent is None)
+        drained = [asyncio.ensure_future(wait) for wait in (relay.drain(), at_once.wait())]
         _, pending = await asyncio.wait(drained, timeout=options.drain or 0, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
+        for task in (reloads, *pending):
             task.cancel()
         relay.close()
 
+    async def _reload_when(self, hangup: asyncio.Event, ending: asyncio.Event, relay: Relay) -> None:
+        """Read everything again after each SIGHUP, in a thread: files and names of hosts may take their time."""
+        while True:
+            await hangup.wait()
+            hangup.clear()
+            changed = await asyncio.get_running_loop().run_in_executor(None, self._reload)
+            if ending.is_set():
+                self._services.close(remove=True)
+                return
+            if changed:
+                relay.serve(self._services.of(0))
+                self._services.close_unused()
+            relay.reload()
 
-def _watch_signals(relay: Relay, parent: int) -> tuple[asyncio.Event, asyncio.Event]:
-    """Return the events of the first and of the second SIGTERM or SIGINT. SIGHUP reloads.
+    def _obey(self, parent: Parent, relay: Relay, worker: int, end: Callable[[], None], ending: asyncio.Event) -> None:
+        """Follow the orders of the parent, in a worker."""
+        try:
+            for (word, what), descriptors in parent.read():
+                if word == "count":
+                    self._counters.add(what)
+                elif word == "open":
+                    self._services.take(what, descriptors)
+                elif word == "serve":
+                    self._listing = what
+                    self._follow(what, relay, worker)
+                else:
+                    end()
+        except EOFError:  # the parent is gone
+            relay.loop.remove_reader(parent)
+            ending.set()
 
-    A worker does not handle the two itself: it reads them from the file descriptor *parent*; -1 is no worker.
-    """
-    first, second = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def end() -> None:
-        (second if first.is_set() else first).set()
-
-    def read() -> None:
-        told = os.read(parent, 2)
-        for _ in told:
-            end()
-        if not told:  # the parent is gone
-            loop.remove_reader(parent)
-            first.set()
-
-    loop.add_signal_handler(signal.SIGHUP, relay.reload)
-    if parent >= 0:
-        loop.add_reader(parent, read)
-    else:
-        for number in ENDING:
-            loop.add_signal_handler(number, end)
-    let_through()
-    return first, second
+    def _follow(self, listing: list[Any], relay: Relay, worker: int) -> None:
+        """Serve what the parent has listed, unless it has listed something else since."""
+        if listing is not self._listing:
+            return
+        try:
+            self._services.follow(listing)
+        except ValueError as error:  # a file has changed since the parent read it, and may be half-written
+            _log.error("This worker keeps its old services, and tries again: %s", escape(str(error)))
+            relay.loop.call_later(_AGAIN, self._follow, listing, relay, worker)
+        else:
+            relay.serve(self._services.of(worker))
+            self._services.close_unused(remove=False)
+        relay.reload()
 
 
 def _listen_for_metrics(where: str | None) -> list[socket.socket]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -96,10 +96,30 @@ class Relay:
         self.dnsbl = dnsbl
         self._counters = {} if counters is None else counters
         self._acceptor = Acceptor(self.loop, _log, self._full)
-        self._services: list[Service] = []
-        self._listeners: list[Listener] = []
+        self._services: dict[socket.socket, Service] = {}
+        self._listeners: dict[socket.socket, Listener] = {}
         self.connections: set[Connection] = set()
         self._empty = asyncio.Event()
+
+    def serve(self, services: Iterable[tuple[Service, Sequence[socket.socket]]]) -> None:
+        """Serve exactly these services from now on. Connections that are open continue as they began.
+
+        A service that is served already changes nothing. A socket that belonged to another service changes without a
+        gap. The relay stops accepting on the sockets of no service, after the clients that wait there already; then the
+        caller closes them.
+
+        Args:
+            services: Each service, with its listening sockets.
+        """
+        wanted = {sock: service for service, sockets in services for sock in sockets}
+        for sock in self._services.keys() - wanted.keys():
+            self._acceptor.stop_one(sock)
+            del self._services[sock]
+            self._listeners.pop(sock).stop()
+            _log.info("Stopped listening on %s", describe_address(sock.getsockname()))
+        for sock, service in wanted.items():
+            if self._services.get(sock) is not service:
+                self.listen(service, [sock])
 
     def listen(self, service: Service, sockets: Sequence[socket.socket]) -> None:
         """Accept the connections of a service.
@@ -109,13 +129,14 @@ class Relay:
             sockets: Its listening sockets, non-blocking. The caller closes them.
         """
         source, destination = service.source, service.destination
-        places, name = Places(destination.address), source.address.given
+        places, name = Places(destination.address, both=destination.transparent), source.address.given
         values = (self._counters or metrics.Counters(1, [name]).of(0))[name]
         receiver = replace(source.receiver, metrics=metrics.ServiceMetrics(values))
-        self._services.append(service)
         for sock in sockets:
             listener = Listener(receiver, logging_to(_log), self.loop)
-            self._listeners.append(listener)
+            if sock in self._listeners:
+                self._listeners[sock].stop()
+            self._services[sock], self._listeners[sock] = service, listener
             route = Route(source, destination, places, listener, values)
             self._acceptor.listen(sock, source.backlog, partial(Connection, self, route))
             _log.info("Listening on %s for %s", describe_address(sock.getsockname()), destination.address.name)
@@ -141,14 +162,14 @@ class Relay:
         self.stop_listening()
         for connection in list(self.connections):
             connection.abort(reason)
-        for listener in self._listeners:
+        for listener in self._listeners.values():
             listener.stop()
         for queue in self.queues.values():
             queue.close()
 
     def reload(self) -> None:
         """Read the files of TLS again. If one cannot be used, the relay logs that, and the old ones stay in use."""
-        for service in dict.fromkeys(self._services):
+        for service in dict.fromkeys(self._services.values()):
             for end in (service.source, service.destination):
                 try:
                     end.reload()

@@ -38,10 +38,10 @@ def find_program(name: str) -> str:
 class Program:
     """A running program.
 
-    :meth:`line` reads its standard output, and :meth:`errors` its standard error.
+    :meth:`line` reads its standard output, and :meth:`errors` its standard error. It inherits *descriptors*.
     """
 
-    def __init__(self, command: Sequence[str], directory: Path) -> None:
+    def __init__(self, command: Sequence[str], directory: Path, descriptors: Sequence[int] = ()) -> None:
         descriptor, path = tempfile.mkstemp(".log", dir=directory)
         self._error_path = Path(path)
         # The program imports the package that the tests import, installed or not.
@@ -49,7 +49,13 @@ class Program:
         environment = {**os.environ, "PYTHONPATH": package, "PYTHONUNBUFFERED": "1"}
         with open(descriptor, "w") as errors:
             self._process = subprocess.Popen(
-                command, cwd=directory, env=environment, text=True, stdout=subprocess.PIPE, stderr=errors
+                command,
+                cwd=directory,
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                pass_fds=descriptors,
             )
         assert self._process.stdout is not None
         self._lines: queue.Queue[str | None] = queue.Queue()

@@ -11,8 +11,12 @@ from proxyprotocol.server.main import main
 from tests.interop._certificates import Certificates
 from tests.server.relays import Relaying
 
-FORM = "is not an address such as HOST:PORT, ssl://HOST:PORT or unix:PATH"
+FORM = "is not an address such as HOST:PORT, ssl://HOST:PORT, unix:PATH or systemd:NAME"
 HELP = "(see proxyprotocol-server --help)"
+TLV = (
+    "drop, none, pass:TYPE+TYPE, TYPE:VALUE and unique-id, authority, alpn, ssl, client-cert, ext, with commas between "
+    "them"
+)
 UNEXPECTED = "but an address without accept= expects none"
 
 
@@ -26,6 +30,16 @@ UNEXPECTED = "but an address without accept= expects none"
         (["--service", "[::1:80", "b:1"], f"'[::1:80' {FORM}: Invalid IPv6 URL"),
         (["--service", "http://:0", "b:1"], f"'http://:0' {FORM}"),
         (["--service", "unix:", "b:1"], "'unix:' lacks the path of a UNIX socket: write unix:/run/app.sock"),
+        (["--service", "systemd:", "b:1"], "'systemd:' lacks the name of a socket of systemd: write systemd:web, or "),
+        (["--service", ":0", "systemd:x"], "'systemd:x' is a socket to listen on, not to connect to\n"),
+        (
+            ["--service", "systemd:x?cert=y", "b:1"],
+            "'systemd:x?cert=y': cert= is an option for ssl:// addresses\n",
+        ),
+        (
+            ["--service", "systemd:x", "b:1"],
+            "systemd:x needs a socket from systemd, which has passed none: start the relay by its .socket unit\n",
+        ),
         (["--service", ":0", "ssl://.a:1"], "'.a' cannot be the name in a certificate: "),
         (["--service", ":0", ":1"], "':1' lacks the host to connect to"),
         (["--service", ":0", "b:0"], "'b:0' has port 0: write the port to connect to"),
@@ -36,11 +50,56 @@ UNEXPECTED = "but an address without accept= expects none"
         (["--service", ":0", "b:1?pp=v3"], "pp= takes noop, detect, v1 or v2, not 'v3'"),
         (
             ["--service", ":0", "b:1?tlv=x"],
-            "tlv= takes drop, none, or some of unique-id, authority, ssl, client-cert, ext, with commas between ",
+            f"tlv= takes {TLV}, not 'x': unknown word x\n",
+        ),
+        (["--service", ":0", "b:1?tlv=ssl,uniqueid"], f"tlv= takes {TLV}, not 'uniqueid': unknown word uniqueid; did "),
+        (
+            ["--service", ":0", "b:1?tlv=pass:0xEA%2Bawss"],
+            f"tlv= takes {TLV}, not 'pass:0xEA+awss': expected a number of 0 to 255, such as 0xE2, or a name: unknown "
+            "type awss; did you mean aws?\n",
+        ),
+        (
+            ["--service", ":0", "b:1?tlv=0x1E1:x"],
+            f"tlv= takes {TLV}, not '0x1E1:x': expected a number of 0 to 255, such as 0xE2, or a name: unknown type ",
+        ),
+        (
+            ["--service", ":0", "b:1?tlv=0xE1:0x1"],
+            f"tlv= takes {TLV}, not '0xE1:0x1': expected pairs of hexadecimal digits after 0x, not '1'\n",
+        ),
+        (
+            ["--service", ":0", "b:1?tlv=0xE1:a,225:b"],
+            f"tlv= takes {TLV}, not '225:b': the type 0xe1 is there twice; write it once\n",
+        ),
+        (
+            ["--service", ":0", "b:1?tlv=crc32c:0x01020304"],
+            f"tlv= takes {TLV}, not 'crc32c:0x01020304': the relay computes the CRC32C itself\n",
+        ),
+        (
+            ["--service", ":0", "b:1?tlv=ssl:x"],
+            f"tlv= takes {TLV}, not 'ssl:x': The SSL TLV has 1 bytes, fewer than 5",
+        ),
+        (
+            ["--service", ":0", "b:1?tlv=drop,pass:0xEA"],
+            "tlv=drop,pass:0xEA contradicts itself: drop leaves out the TLVs that pass: passes on\n",
+        ),
+        (["--service", ":0", "b:1?tlv=none,0xEA:x"], "tlv=none,0xEA:x contradicts itself: none adds nothing\n"),
+        (
+            ["--service", ":0", "b:1?tlv=0xEA:x&pp=v1"],
+            "tlv=0xEA:x needs version 2 (pp=v2): only its header has TLVs\n",
+        ),
+        (["--service", ":0?alpn=h2", "b:1"], "':0?alpn=h2': alpn= is an option for ssl:// addresses\n"),
+        (
+            ["--service", ":0", "ssl://b:1?alpn=h2,"],
+            "alpn= takes names of protocols, such as h2,http/1.1, not 'h2,'\n",
         ),
         (
             ["--service", ":0", "b:1?tlv=ssl&pp=v1"],
             "tlv=ssl needs version 2 (pp=v2): only its header has TLVs",
+        ),
+        (["--service", ":0", "b:1?transparent=1"], "transparent= takes yes or no, not '1'\n"),
+        (
+            ["--service", ":0", "unix:/x?transparent=yes"],
+            "transparent=yes needs a destination HOST:PORT, not unix:/x\n",
         ),
         (["--service", ":0", "b:1?tlv=client-cert"], "tlv=client-cert is part of ssl: write tlv=ssl,client-cert"),
         (["--service", ":0?accept=v3", "b:1"], "accept= takes noop, detect, v1 or v2, not 'v3'"),
@@ -59,7 +118,7 @@ UNEXPECTED = "but an address without accept= expects none"
             "':0?accept=v2&trusted=::1&trusted=any': trusted= is there 2 times; write it once\n",
         ),
         (["--service", ":0?Accept=v2", "b:1"], "':0?Accept=v2': unknown option Accept; did you mean accept?\n"),
-        (["--service", ":0", "b:1?xyz=1"], "'b:1?xyz=1': unknown option xyz; known are accept, pp, tlv\n"),
+        (["--service", ":0", "b:1?xyz=1"], "'b:1?xyz=1': unknown option xyz; known are accept, pp, tlv, transparent\n"),
         (
             ["--service", ":0", "b:1?trusted=::1"],
             "'b:1?trusted=::1': trusted= is an option for the address to listen on\n",
@@ -167,3 +226,13 @@ def test_metrics_without_their_library_are_refused(
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     assert main(["--metrics", "0", "--service", "127.0.0.1:0", "b:1"]) == 2
     assert "the extra proxyprotocol[metrics] installs it" in capsys.readouterr().err
+
+
+def test_a_system_without_transparent_sockets_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert main(["--service", ":0", "b:1?transparent=yes"]) == 2
+    assert capsys.readouterr().err == (
+        "proxyprotocol-server: transparent=yes needs Linux and its IP_TRANSPARENT, which darwin does not have\n"
+    )

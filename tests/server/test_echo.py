@@ -167,7 +167,7 @@ def test_a_client_that_does_not_read_its_echo_is_given_up(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        ("a", "'a' is not an address such as HOST:PORT, ssl://HOST:PORT or unix:PATH"),
+        ("a", "'a' is not an address such as HOST:PORT, ssl://HOST:PORT, unix:PATH or systemd:NAME"),
         (":0?pp=v3", "pp= takes noop, detect, v1 or v2, not 'v3'"),
         ("192.0.2.1:1", "Cannot listen on 192.0.2.1:1: Cannot assign requested address"),
     ],

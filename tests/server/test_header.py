@@ -94,6 +94,45 @@ def test_a_checksum_is_computed_again_if_there_was_one(relaying: Relaying) -> No
     assert passed.tlv.getall(2) == [b"a", b"b"]
 
 
+@pytest.mark.parametrize("types", ["0xEA+0x01", "234+alpn", "AWS%2BALPN"])
+def test_tlv_pass_passes_on_the_tlvs_of_these_types_only(relaying: Relaying, types: str) -> None:
+    passed = relayed(relaying, ProxyProtocolV2().pack(result(VECTORS)), options=f"?tlv=pass:{types}")
+    assert bytes(passed.tlv) == b"\xea\x00\x05\x01vpce" + b"\x01\x00\x02h2"
+
+
+def test_tlv_pass_keeps_duplicates_and_a_crc32c_and_takes_an_addition(relaying: Relaying) -> None:
+    passed = relayed(relaying, ProxyProtocolV2().pack(result(VECTORS)), options="?tlv=pass:2+crc32c,unique-id")
+    assert set(passed.tlv) == {2, 3, 5}
+    assert passed.tlv.getall(2) == [b"a", b"b"]
+
+
+def test_tlv_pass_alone_adds_what_the_relay_adds_to_a_connection_without_a_header(relaying: Relaying) -> None:
+    pair = relaying.connected(options="?tlv=pass:0xEA")
+    assert pair.result is not None
+    assert len(pair.result.tlv.unique_id) == 16
+
+
+@pytest.mark.parametrize(("came", "added"), [(b"", b"zone a"), (b"\xe1\x00\x01x", b"x")], ids=["missing", "there"])
+def test_a_fixed_tlv_is_added_if_the_header_that_came_in_lacks_it(
+    relaying: Relaying, came: bytes, added: bytes
+) -> None:
+    passed = relayed(relaying, ProxyProtocolV2().pack(result(came)), options="?tlv=0xE1:zone a,netns:0x6162")
+    assert dict(passed.tlv) == {0xE1: added, 0x30: b"ab", 3: passed.tlv[3]}
+
+
+def test_a_fixed_tlv_counts_where_the_others_are_dropped(relaying: Relaying) -> None:
+    header = ProxyProtocolV2().pack(result(b"\xe1\x00\x01x" + VECTORS))
+    assert dict(relayed(relaying, header, options="?tlv=drop,0xE1:mine").tlv) == {0xE1: b"mine"}
+
+
+@pytest.mark.parametrize(("options", "types"), [("0xE1:Me", {0xE1, 3}), ("0xE1:Me,unique-id", {0xE1, 5, 3})])
+def test_a_fixed_tlv_of_a_connection_without_a_header(relaying: Relaying, options: str, types: set[int]) -> None:
+    pair = relaying.connected(options=f"?tlv={options}")
+    assert pair.result is not None
+    assert set(pair.result.tlv) == types
+    assert pair.result.tlv[0xE1] == b"Me"
+
+
 def test_tlv_drop_removes_the_tlvs(relaying: Relaying) -> None:
     assert not relayed(relaying, ProxyProtocolV2().pack(result(VECTORS)), options="?tlv=drop").tlv
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import time
 from importlib.metadata import version
@@ -192,3 +193,45 @@ def test_metrics_are_served_while_many_clients_are_silent(start: Starter) -> Non
         assert silent[0].recv(1) == b""
         assert len(os.listdir(f"/proc/{server.process.pid}/task")) < 20
     assert server.end() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_health_check_is_good_until_the_relay_ends(start: Starter, workers: str) -> None:
+    with reserved_port("127.0.0.1") as port:
+        pass
+    server = start("--metrics", str(port), "--workers", workers)
+    server.wait_for_line("Listening on", int(workers))
+    assert ask(port, b"GET /healthz HTTP/1.1") == (b"HTTP/1.0 200 OK", b"ok\n")
+    assert ask(port, b"HEAD /healthz?probe=1 HTTP/1.1") == (b"HTTP/1.0 200 OK", b"")
+    assert ask(port, b"POST /healthz HTTP/1.1") == (b"HTTP/1.0 405 Method Not Allowed", b"")
+    with server.connect() as client:
+        start.backend.accept()
+        server.process.send_signal(signal.SIGTERM)
+        start.wait_until_refused(client.getpeername())
+        # of several workers the first answers; it ends when it has no connection of its own
+        with contextlib.suppress(*([ConnectionError] if workers == "2" else [])):
+            wait_for(lambda: ask(port, b"GET /healthz HTTP/1.1") == (b"HTTP/1.0 503 Service Unavailable", b"ending\n"))
+            assert ask(port, b"HEAD /healthz HTTP/1.1") == (b"HTTP/1.0 503 Service Unavailable", b"")
+    assert server.end() == 0
+
+
+def ask(port: int, line: bytes) -> tuple[bytes, bytes]:
+    """Send a request, and return the first line of the response and its body."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        client.sendall(line + b"\r\n\r\n")
+        head, _, body = receive_all(client).partition(b"\r\n\r\n")
+    return head.partition(b"\r\n")[0], body
+
+
+def test_services_beyond_the_room_count_together() -> None:
+    counters = Counters(2, ["a"])
+    names = [f":{port}" for port in range(1100)]
+    counters.add(names[:10])
+    counters.add(names)
+    values = counters.of(1)
+    for name in (":9", ":1022", ":1050", ":1099"):
+        ServiceMetrics(values[name]).connected("")
+    told = {
+        sample.labels["service"]: sample.value for sample in samples(counters) if "connections_total" in sample.name
+    }
+    assert {name: value for name, value in told.items() if value} == {":9": 1, ":1022": 1, ":1023": 2}

@@ -98,7 +98,7 @@ module.listen = listen
 def test_a_signal_right_after_listen_ends_the_relay_cleanly(
     start: Starter, short_path: Path, number: signal.Signals, workers: str
 ) -> None:
-    before = AT_ONCE.format(module="proxyprotocol.server.main", number=int(number))
+    before = AT_ONCE.format(module="proxyprotocol.server._process.services", number=int(number))
     server = start("--workers", workers, source=f"unix:{short_path}/front", before=before)
     assert server.process.wait(PATIENCE) == 0
     assert not (short_path / "front").exists()
@@ -113,7 +113,7 @@ def test_a_signal_right_after_listen_ends_the_echo_server_cleanly(start: Starter
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sighup_right_after_listen_does_not_end_the_relay(start: Starter, workers: str) -> None:
-    before = AT_ONCE.format(module="proxyprotocol.server.main", number=int(signal.SIGHUP))
+    before = AT_ONCE.format(module="proxyprotocol.server._process.services", number=int(signal.SIGHUP))
     server = start("--workers", workers, before=before)
     server.wait_for_line("Listening on", int(workers))
     assert server.end() == 0

@@ -41,6 +41,33 @@ def test_tls_that_ends_at_the_relay(relaying: Relaying, certificates: Certificat
     assert accepted.result.tlv.authority is None
 
 
+@pytest.mark.parametrize(
+    ("offered", "agreed"), [(["http/1.1", "h2"], "h2"), (["http/1.1"], "http/1.1"), (["spdy"], None), ([], None)]
+)
+def test_the_relay_takes_its_first_protocol_that_the_client_offers(
+    relaying: Relaying, certificates: Certificates, offered: list[str], agreed: str | None
+) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(backend.address + "?tlv=alpn", source(certificates, "&alpn=h2,http/1.1"))
+    context = certificates.client_context()
+    context.set_alpn_protocols(offered)
+    client = relaying.keep(running.connect_tls(context, SERVER_NAME))
+    assert client.selected_alpn_protocol() == agreed
+    accepted = backend.accept()
+    assert accepted.result is not None
+    assert accepted.result.tlv.alpn == (None if agreed is None else agreed.encode())
+
+
+def test_the_relay_offers_protocols_to_a_destination(relaying: Relaying, certificates: Certificates) -> None:
+    backend = relaying.backend()
+    running = relaying.relay(destination(backend, certificates, "&alpn=h2,http/1.1"))
+    relaying.keep(running.connect())
+    context = certificates.server_context()
+    context.set_alpn_protocols(["http/1.1"])
+    server = Encrypted(backend.accept_exactly().sock, context, server_side=True)
+    assert server.tls.selected_alpn_protocol() == "http/1.1"
+
+
 def test_tls_that_begins_at_the_relay(relaying: Relaying, certificates: Certificates) -> None:
     backend = relaying.backend()
     running = relaying.relay(destination(backend, certificates))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -37,6 +38,23 @@ def test_workers_end_with_their_parent(start: Starter) -> None:
     server.process.kill()
     server.process.wait()
     wait_for(lambda: not any(alive(pid) for pid in workers))
+
+
+def test_workers_drain_on_when_their_parent_is_killed_while_it_ends(start: Starter) -> None:
+    server = start("--workers", "2")
+    server.wait_for_line("Listening on", 2)
+    with server.connect() as client:
+        behind = start.backend.accept().sock
+        server.process.send_signal(signal.SIGTERM)
+        start.wait_until_refused(client.getpeername())
+        left = children(server)
+        server.process.kill()
+        server.process.wait()
+        time.sleep(0.2)  # a worker that ended would do it now
+        client.sendall(b"still")
+        assert behind.recv(10) == b"still"
+    behind.close()
+    wait_for(lambda: not any(alive(pid) for pid in left))
 
 
 def test_workers_drain_and_a_second_signal_ends_them(start: Starter) -> None:

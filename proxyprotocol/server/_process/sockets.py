@@ -11,6 +11,7 @@ from pathlib import Path
 
 from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol.result import describe_address
+from proxyprotocol.server._process import systemd
 from proxyprotocol.server._process.program import ProgramError, describe_error
 from proxyprotocol.server._relay.options import Listening
 from proxyprotocol.server.address import Address
@@ -22,6 +23,8 @@ def listen(listening: Listening, *, reuse_port: bool = False) -> list[socket.soc
     Raises:
         ProgramError: Listening there is impossible.
     """
+    if listening.address.passed is not None:
+        return [_prepare(sock) for sock in systemd.take(listening.address.passed)]
     if listening.address.path is not None:
         return [_listen_unix(listening.address.path, listening.backlog)]
     return listen_at(listening.address, listening.backlog, reuse_port or listening.reuse_port)
@@ -64,9 +67,14 @@ def _open(family: int, address: tuple[object, ...], backlog: int, reuse_port: bo
         if error.errno == errno.EAFNOSUPPORT:
             return None
         raise ProgramError(f"Cannot listen on {describe_address(address)}: {os.strerror(error.errno or 0)}") from None
+    return _prepare(sock)
+
+
+def _prepare(sock: socket.socket) -> socket.socket:
     sock.setblocking(False)
-    # accepted sockets inherit this: the relay passes small pieces on at once
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if sock.family != AF_UNIX:
+        # accepted sockets inherit this: the relay passes small pieces on at once
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
 

@@ -28,6 +28,7 @@ from proxyprotocol.server._relay.options import Destination, Listening, NamedTLS
 from proxyprotocol.server._relay.outgoing import Incoming
 from proxyprotocol.server._relay.places import Places
 from proxyprotocol.server._relay.tls import TLSStream
+from proxyprotocol.server._relay.transparent import PORT_ERRORS, Origin, bind_to, find_origin
 from proxyprotocol.sock import SocketInfo
 from proxyprotocol.typing import SockAddr
 
@@ -69,6 +70,7 @@ class Connection(Timed):
         self._link: Link | None = None
         self._task: asyncio.Task[None] | asyncio.TimerHandle | None = None
         self._to: tuple[int, Any] = (0, None)  # the family and the address of the server
+        self._origin: Origin | None = None  # where to connect from; None for this machine
         self._dnsbl: str | None = None
         self._header = b""  # as it came in
         relay.connections.add(self)
@@ -185,6 +187,12 @@ class Connection(Timed):
         relay, places, sock = self._relay, self.route.places, self._sock
         tls = self._client.tls if isinstance(self._client, TLSStream) else None
         self._incoming = Incoming(socket=sock, peername=self._peer, sockname=sock.getsockname(), ssl_object=tls)
+        if self.route.destination.transparent:
+            try:
+                self._origin = find_origin(self._client_address)
+            except ValueError as problem:
+                self._fail(str(problem))
+                return
         if relay.dnsbl is None and relay.loop.time() < places.fresh_until:
             self._remaining = iter(places.found)
             self._try_next("it has no address")
@@ -219,31 +227,48 @@ class Connection(Timed):
                 self._to, self._late = place, Connection._connect_late
                 self.wait(relay.queues[relay.connect_timeout])
             family, address = place
-            try:
-                self._server = server = socket.socket(family, socket.SOCK_STREAM)
-                server.setblocking(False)
-                if family != AF_UNIX:
-                    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                error = server.connect_ex(address)
-            except OSError as failure:
-                self._drop_server()
-                problem = describe_error(failure)
+            if self._origin is not None and family != self._origin.family:
+                problem = f"{describe_address(address)} is of another family than {self._origin.host}, the client"
                 continue
+            error, problem = self._connect(family, address)
             if error == 0:
                 self._connected()
                 return
             if error == errno.EINPROGRESS:
-                relay.loop.add_writer(server.fileno(), self._connected)
+                assert self._server is not None
+                relay.loop.add_writer(self._server.fileno(), self._connected)
                 return
             self._drop_server()
-            problem = os.strerror(error)
             if error == errno.EAGAIN:  # a UNIX socket has a full queue, and nothing tells when it has room
                 self._task = relay.loop.call_later(_AGAIN, self._try_next, problem, (place,))
                 return
         self._fail(problem)
 
+    def _connect(self, family: int, address: Any) -> tuple[int, str]:
+        """Begin to connect, and return the number and the text of the error; 0 is none."""
+        origin, error, problem = self._origin, 0, ""
+        for port in (0,) if origin is None else (origin.port, 0):
+            if origin is not None and (origin.host, port) == address[:2]:
+                continue  # TCP would connect the socket to itself if the server is down
+            self._drop_server()
+            try:
+                self._server = server = socket.socket(family, socket.SOCK_STREAM)
+                server.setblocking(False)
+                if family != AF_UNIX:
+                    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if origin is not None:
+                    bind_to(server, origin, port)
+                error = server.connect_ex(address)
+                problem = os.strerror(error)
+            except OSError as failure:
+                error, problem = failure.errno or errno.EIO, describe_error(failure)
+            if error not in PORT_ERRORS:
+                break
+        return error, problem
+
     def _connect_late(self) -> None:
-        self._try_next(f"it did not answer within {self._relay.connect_timeout:g} seconds")
+        hint = "" if self._origin is None else f"; are its answers to {self._origin.host} routed to this machine?"
+        self._try_next(f"it did not answer within {self._relay.connect_timeout:g} seconds{hint}")
 
     def _connected(self) -> None:
         server, destination, received = self._server, self.route.destination, self._received

@@ -53,8 +53,11 @@ _FIRST_BUCKET: Final = _NUMBERS["header_seconds", _BUCKETS[0]]
 _LIMITS: Final = [int(float(limit) * _NANOSECONDS) for limit in _BUCKETS[:-1]]
 _SUM: Final = _NUMBERS["header_seconds", "nanoseconds"]
 _SIZE: Final = 8 * len(_NUMBERS)
+# How many services may come while the relay runs, by new names. Memory must be reserved before the workers are forked.
+_MORE_SERVICES: Final = 1024
 _LONGEST: Final = 10.0  # seconds for one request and its response
 _MOST_REQUESTS: Final = 16  # at once
+_HEALTH: Final = "/healthz"
 
 
 class ServiceMetrics:
@@ -103,11 +106,26 @@ class Counters:
     """
 
     def __init__(self, workers: int, services: Sequence[str]) -> None:
-        self._services = list(dict.fromkeys(services))
-        # anonymous memory, which every process that is forked later shares
-        everything = memoryview(mmap.mmap(-1, workers * len(self._services) * _SIZE))
-        parts = (everything[at : at + _SIZE].cast("q") for at in range(0, len(everything), _SIZE))
-        self._workers = [{service: next(parts) for service in self._services} for _ in range(workers)]
+        self._most = len(services) + _MORE_SERVICES
+        # Anonymous memory, which every process that is forked later shares. The system provides what is used.
+        self._memory = memoryview(mmap.mmap(-1, workers * self._most * _SIZE))
+        self._workers: list[dict[str, memoryview]] = [{} for _ in range(workers)]
+        self._services: list[str] = []
+        self.add(services)
+
+    def add(self, services: Sequence[str]) -> None:
+        """Add services. Each process must do this with the same names in the same order.
+
+        Where there is no room for more, the last name counts for all others too.
+        """
+        for service in services:
+            if service in self._workers[0]:
+                continue
+            if len(self._services) < self._most:
+                self._services.append(service)
+            for worker, counters in enumerate(self._workers):
+                at = (worker * self._most + len(self._services) - 1) * _SIZE
+                counters[service] = self._memory[at : at + _SIZE].cast("q")
 
     def of(self, worker: int) -> dict[str, memoryview]:
         """Return the counters of one worker, from 0, by the names of the services. Only that worker writes them."""
@@ -143,13 +161,22 @@ class Counters:
             yield family
 
 
-async def serve(listeners: list[socket.socket], counters: Counters) -> None:
-    """Answer Prometheus on listening sockets for as long as the loop runs."""
+async def serve(listeners: list[socket.socket], counters: Counters, ready: Callable[[], bool] = lambda: True) -> None:
+    """Answer Prometheus on listening sockets for as long as the loop runs, and health checks by *ready*."""
     from prometheus_client import CollectorRegistry, make_wsgi_app
 
     registry = CollectorRegistry()
     registry.register(counters)
-    application = make_wsgi_app(registry)
+    exporter: Callable[[Any, Any], Iterable[bytes]] = make_wsgi_app(registry)
+
+    def application(environ: Any, start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != _HEALTH:
+            return exporter(environ, start_response)
+        allowed = environ["REQUEST_METHOD"] in ("GET", "HEAD")
+        status = "405 Method Not Allowed" if not allowed else "200 OK" if ready() else "503 Service Unavailable"
+        start_response(status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")])
+        return [b"ok\n" if ready() else b"ending\n"] if environ["REQUEST_METHOD"] == "GET" else []
+
     requests: dict[asyncio.StreamWriter, None] = {}  # the oldest first
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -7,13 +7,25 @@ import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 
+from proxyprotocol.codec import ProxyProtocol
 from proxyprotocol.detect import ProxyProtocolDetect
+from proxyprotocol.messages import describe_unknown
 from proxyprotocol.noop import ProxyProtocolNoop
-from proxyprotocol.options import OPTIONS, YES_NO, choose, parse_receiver, parse_tls_timeout
+from proxyprotocol.options import (
+    OPTIONS,
+    YES_NO,
+    choose,
+    parse_receiver,
+    parse_tls_timeout,
+    parse_tlv,
+    parse_tlv_type,
+)
 from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver
 from proxyprotocol.server._relay.outgoing import ADDITIONS, Outgoing
+from proxyprotocol.server._relay.transparent import check_transparent
 from proxyprotocol.server.address import VERSION_OPTIONS, Address
+from proxyprotocol.tlv import ProxyProtocolTLV, Type
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
@@ -22,8 +34,8 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 # Options for a header. tls_timeout is not among them: TLS also comes without a header.
 _RECEIVER_OPTIONS = tuple(name for name in OPTIONS if name not in ("version", "tls_timeout"))
 _SOURCE_OPTIONS = (*VERSION_OPTIONS, *_RECEIVER_OPTIONS, "backlog", "reuse_port")
-_DESTINATION_OPTIONS = (*VERSION_OPTIONS, "tlv")
-_TLV = f"drop, none, or some of {', '.join(ADDITIONS)}, with commas between them"
+_DESTINATION_OPTIONS = (*VERSION_OPTIONS, "tlv", "transparent")
+_TLV = f"drop, none, pass:TYPE+TYPE, TYPE:VALUE and {', '.join(ADDITIONS)}, with commas between them"
 
 
 class NamedTLS(ssl.SSLObject):
@@ -75,11 +87,15 @@ def _note_name(tls: Any, name: str | None, context: ssl.SSLContext) -> None:
 
 @dataclass(eq=False)
 class Destination:
-    """The address that a service connects to, with what writes its headers, and its TLS context (or None)."""
+    """The address that a service connects to, with what writes its headers, and its TLS context (or None).
+
+    With *transparent*, the connections come from the clients' own addresses.
+    """
 
     address: Address
     outgoing: Outgoing
     tls: ssl.SSLContext | None
+    transparent: bool = False
 
     @property
     def server_name(self) -> str:
@@ -130,6 +146,46 @@ def _receiver(address: Address, plain: str = "") -> Receiver:
     return Receiver(policy=HeaderPolicy.SKIP)
 
 
+def _parse_outgoing(codec: ProxyProtocol, text: str) -> Outgoing:
+    words: set[str] = set()
+    passed: set[int] | None = None
+    fixed: dict[int, bytes] = {}
+    for word in (word.strip() for word in text.split(",")):
+        name, colon, value = word.partition(":")
+        try:
+            if colon and name.lower() == "pass":
+                # the address is a URL, where a plus is a space
+                passed = (passed or set()) | {parse_tlv_type(kind) for kind in re.split("[ +]", value)}
+            elif colon:
+                kind, data = parse_tlv(name, value)
+                if kind in fixed:
+                    raise ValueError(f"the type {kind:#04x} is there twice; write it once")
+                if kind == Type.PP2_TYPE_CRC32C:
+                    raise ValueError("the relay computes the CRC32C itself")
+                fixed[kind] = data
+            elif name.lower() in (*ADDITIONS, "drop", "none"):
+                words.add(name.lower())
+            else:
+                raise ValueError(
+                    describe_unknown("word", name, (*ADDITIONS, "drop", "none", "pass")).partition("; known")[0]
+                )
+            ProxyProtocolTLV(init=fixed).around_crc32c()  # checks the values that have rules of their own
+        except ValueError as error:
+            raise ValueError(f"tlv= takes {_TLV}, not {word!r}: {error}") from None
+    additions = frozenset(words) - {"drop", "none"}
+    if "drop" in words and passed is not None:
+        raise ValueError(f"tlv={text} contradicts itself: drop leaves out the TLVs that pass: passes on")
+    if "none" in words and (additions or fixed):
+        raise ValueError(f"tlv={text} contradicts itself: none adds nothing")
+    if (additions or fixed or passed) and isinstance(codec, (ProxyProtocolV1, ProxyProtocolNoop)):
+        raise ValueError(f"tlv={text} needs version 2 (pp=v2): only its header has TLVs")
+    if "client-cert" in additions and "ssl" not in additions:
+        raise ValueError("tlv=client-cert is part of ssl: write tlv=ssl,client-cert")
+    # drop and pass alone do not say what to add
+    own = additions if additions or fixed or "none" in words else None
+    return Outgoing(codec, own, frozenset(passed or ()) if passed or "drop" in words else None, fixed)
+
+
 def parse_destination(text: str) -> Destination:
     """Parse the address that a service connects to; errors as in :func:`parse_listener`."""
     address = _parse(text, server=False)
@@ -137,20 +193,18 @@ def parse_destination(text: str) -> Destination:
         raise ValueError(f"{text!r} lacks the host to connect to")
     if address.port == 0:
         raise ValueError(f"{text!r} has port 0: write the port to connect to")
+    transparent = choose("transparent=", address.option("transparent") or "no", YES_NO)
+    if transparent and address.path is not None:
+        raise ValueError(f"transparent=yes needs a destination HOST:PORT, not {address}")
+    if transparent:
+        check_transparent()
     tlv = address.option("tlv")
     # detect means version 2 here: a result that does not fit must not be sent as version 1, which has no TLVs
     codec = ProxyProtocolV2() if isinstance(address.pp, ProxyProtocolDetect) else address.pp
-    names = [] if tlv is None else [name.strip().lower() for name in tlv.split(",")]
-    additions = frozenset(names) - {"drop", "none"}
-    if not additions <= set(ADDITIONS) or ("none" in names and additions):
-        raise ValueError(f"tlv= takes {_TLV}, not {tlv!r}")
-    if additions and isinstance(codec, (ProxyProtocolV1, ProxyProtocolNoop)):
-        raise ValueError(f"tlv={tlv} needs version 2 (pp=v2): only its header has TLVs")
-    if "client-cert" in additions and "ssl" not in additions:
-        raise ValueError("tlv=client-cert is part of ssl: write tlv=ssl,client-cert")
-    # drop alone does not say what to add
-    outgoing = Outgoing(codec, None if names in ([], ["drop"]) else additions, "drop" in names)
-    destination = Destination(address, outgoing, address.ssl)
+    if transparent and address.option(address.version_option) is None:
+        codec = ProxyProtocolNoop()  # the server sees the client, and need not know of headers
+    outgoing = Outgoing(codec) if tlv is None else _parse_outgoing(codec, tlv)
+    destination = Destination(address, outgoing, address.ssl, transparent)
     if destination.tls is not None:
         name = destination.server_name
         try:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import socket
 import ssl
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from proxyprotocol._wire import spec
+from proxyprotocol._wire import spec, walk
 from proxyprotocol.build import build_transport_result
 from proxyprotocol.codec import ProxyProtocol
-from proxyprotocol.result import ProxyResult, ProxyResultUnknown, is_local, is_unix
+from proxyprotocol.result import ProxyResult, ProxyResultIPv4, ProxyResultIPv6, ProxyResultUnknown, is_local, is_unix
 from proxyprotocol.sender import name_ends
 from proxyprotocol.tlv import ProxyProtocolExtTLV, ProxyProtocolSSLTLV, ProxyProtocolTLV, Type
 from proxyprotocol.typing import SockAddr
 from proxyprotocol.v1 import ProxyProtocolV1
 from proxyprotocol.v2 import ProxyProtocolV2
 
-#: The values of ``tlv=``, apart from ``none`` and ``drop``.
-ADDITIONS: Final = ("unique-id", "authority", "ssl", "client-cert", "ext")
+#: The TLVs that ``tlv=`` can ask the relay for by a word.
+ADDITIONS: Final = ("unique-id", "authority", "alpn", "ssl", "client-cert", "ext")
 # what `proxy-protocol` sends
 _DEFAULT: Final = frozenset({"unique-id", "ssl", "ext"})
 _V2_BEGINS: Final = spec.V2_SIGNATURE[0]
@@ -35,15 +36,17 @@ class Incoming(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Outgoing:
-    """Writes the headers for a destination. *drop* leaves out the TLVs of the header that came in.
+    """Writes the headers for a destination.
 
     *additions* are what a header says beside the addresses. With None it says what ``proxy-protocol`` says, and nothing
-    if the connection came in with a header.
+    if the connection came in with a header. *passed* are the types of the TLVs that go on from a header that came in;
+    None are all. *fixed* are TLVs that all headers say, unless one that came in says another.
     """
 
     codec: ProxyProtocol
     additions: frozenset[str] | None = None
-    drop: bool = False
+    passed: frozenset[int] | None = None
+    fixed: Mapping[int, bytes] = field(default_factory=dict)
 
     def header(
         self,
@@ -61,22 +64,24 @@ class Outgoing:
         that the client asked for in TLS. *server* is the socket to the destination, connected to *address*.
         """
         codec = self.codec
-        adds = bool(self.additions) or dnsbl is not None
+        adds = bool(self.additions or self.fixed) or dnsbl is not None
         if received is None:
             said = _describe(incoming, _DEFAULT if self.additions is None else self.additions, dnsbl, authority)
+            if self.fixed:
+                said = said.replace(tlv=ProxyProtocolTLV(bytes(said.tlv), self.fixed))
         else:
             version_2 = isinstance(codec, ProxyProtocolV2)
             # not for UNIX: the bytes after the NUL of a path say nothing, and go no further
             same = version_2 and received.family_number and not is_unix(received)
-            if same and wire[0] == _V2_BEGINS and not (adds or self.drop):
+            if same and wire[0] == _V2_BEGINS and not adds and self.passed is None:
                 return wire
-            said, tlv = received, ProxyProtocolTLV() if self.drop else received.tlv
+            said, tlv = received, received.tlv if self.passed is None else _only(received.tlv, self.passed)
             if version_2 and Type.PP2_TYPE_CRC32C not in tlv:
                 codec = _WITHOUT_CHECKSUM  # a CRC32C goes on only if one came in
             if adds:
                 own = _describe(incoming, self.additions or frozenset(), dnsbl, authority).tlv
                 # the first proxy knows more about the client
-                added = {kind: value for kind, value in own.items() if kind not in tlv}
+                added = {kind: value for kind, value in {**own, **self.fixed}.items() if kind not in tlv}
                 tlv = ProxyProtocolTLV(bytes(tlv), added)
             if tlv is not received.tlv:
                 said = received.replace(tlv=tlv)
@@ -88,10 +93,22 @@ class Outgoing:
         return codec.pack(said)
 
 
+def _only(tlv: ProxyProtocolTLV, kinds: frozenset[int]) -> ProxyProtocolTLV:
+    """Return the vectors of these types, in their order."""
+    return ProxyProtocolTLV(
+        b"".join(walk.vector(kind, value) for kind, value in walk.split(bytes(tlv)) if kind in kinds)
+    )
+
+
 def _describe(incoming: Incoming, additions: frozenset[str], dnsbl: str | None, authority: str | None) -> ProxyResult:
     """Return what the relay itself knows about a connection."""
     unique_id = uuid.uuid4().bytes if "unique-id" in additions else None
     result = build_transport_result(incoming, unique_id=unique_id, dnsbl=dnsbl)
+    if isinstance(result, ProxyResultIPv6):
+        source, dest = result.source[0].ipv4_mapped, result.dest[0].ipv4_mapped
+        if source and dest:  # an IPv4 client of a socket of systemd, which takes both families
+            ends = (source, result.source[1]), (dest, result.dest[1])
+            result = ProxyResultIPv4(*ends, protocol=result.protocol, tlv=result.tlv)
     tls: ssl.SSLObject | None = incoming["ssl_object"]
     if tls is None:
         return result
@@ -101,7 +118,9 @@ def _describe(incoming: Incoming, additions: frozenset[str], dnsbl: str | None, 
         names = [value for part in subject for kind, value in part if kind == "commonName"]
         certificate = tls.getpeercert(True) if "client-cert" in additions else None
         facts = ProxyProtocolSSLTLV(init=result.tlv.ssl, cn=names[-1] if names else None, client_cert=certificate)
+    protocol = tls.selected_alpn_protocol() if "alpn" in additions else None
     tlv = ProxyProtocolTLV(
+        alpn=None if protocol is None else protocol.encode(),
         authority=authority if "authority" in additions else None,
         unique_id=unique_id,
         ssl=facts,

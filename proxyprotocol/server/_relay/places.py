@@ -22,12 +22,16 @@ class Places:
     A connection that needs the name starts a look-up if the last answer is ten seconds old. All waiting connections
     share it. If the name server does not answer, the old answer counts.
 
+    Args:
+        address: The destination.
+        both: Whether ``localhost`` always has both of its addresses, whatever the system's own list says.
+
     Attributes:
         found: The family and the address of each place.
         fresh_until: When the caller must use :meth:`find` again, by the loop's time.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, both: bool = False) -> None:
         self._host, self._port = address.host, address.port
         self.found: list[tuple[int, Any]] = []
         self.fresh_until: float = -math.inf
@@ -37,8 +41,10 @@ class Places:
             self._keep([(AF_UNIX, address.path)], math.inf)
         else:
             with contextlib.suppress(OSError, ValueError):  # not an IP address
+                hosts = ("127.0.0.1", "::1") if both and self._host.lower() == "localhost" else (self._host,)
                 numeric = {"type": socket.SOCK_STREAM, "flags": socket.AI_NUMERICHOST}
-                self._keep(socket.getaddrinfo(self._host, self._port, **numeric), math.inf)
+                found = [place for host in hosts for place in socket.getaddrinfo(host, self._port, **numeric)]
+                self._keep(found, math.inf)
 
     async def find(self, timeout: float) -> list[tuple[int, Any]]:
         """Look the name up if necessary, and wait so many seconds for the answer.
