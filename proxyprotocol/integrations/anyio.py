@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, TaskGroup
+from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskGroup
 from anyio.abc import Listener as AnyListener
 
 from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
 from proxyprotocol._adapters.lookahead import REST
 from proxyprotocol._adapters.overlay import ClientSocket, Overlay
-from proxyprotocol._adapters.settings import covered
+from proxyprotocol._adapters.settings import covered, process_settings
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
@@ -23,7 +24,7 @@ from proxyprotocol.result import ProxyResult
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["ProxyProtocolListener", "ProxyProtocolStream"]
+__all__ = ["ProxyProtocolListener", "ProxyProtocolStream", "switch_on"]
 
 _log = logging.getLogger("proxyprotocol.asyncio")
 
@@ -140,6 +141,26 @@ class ProxyProtocolStream(Overlay, ByteStream):
                 facts[address_name] = address
                 others.pop(port_name, None)
         return others | {name: lambda fact=fact: fact for name, fact in facts.items()}
+
+
+@functools.cache
+def switch_on() -> None:
+    """Let every listener for TCP and UNIX sockets read headers, by the variables ``PROXYPROTOCOL_*``.
+
+    Listeners inside a :class:`ProxyProtocolListener` keep their own rules.
+    """
+    settings, kind = process_settings(), cast(Any, SocketListener)
+    below = kind.serve
+
+    @functools.wraps(below)
+    async def serve(listener: Any, handler: Any, task_group: TaskGroup | None = None) -> None:
+        sock = _raw_socket(listener)
+        if sock not in covered and settings.covers(sock):
+            await ProxyProtocolListener(listener, receiver=settings.receiver).serve(handler, task_group)
+        else:
+            await below(listener, handler, task_group)
+
+    kind.serve = serve
 
 
 def _raw_socket(provider: Any) -> Any:

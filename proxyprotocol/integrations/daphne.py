@@ -32,7 +32,9 @@ def add_extension() -> None:
 
     @functools.wraps(begin)
     def create_application(self: Any, protocol: Any, scope: dict[str, Any]) -> Any:
-        return begin(self, protocol, extend(scope, proxy_result(protocol.transport)))
+        # the streams of HTTP/2 have no transport: their connection has it
+        connection = getattr(getattr(protocol, "channel", None), "_conn", protocol)
+        return begin(self, protocol, extend(scope, proxy_result(connection.transport)))
 
     @functools.wraps(run)
     def run_with_log(self: Any) -> None:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from proxyprotocol._adapters.asgi import extended
 from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
 from proxyprotocol._adapters.settings import STARTUP_FAILURE, Settings, covered, process_settings
 from proxyprotocol.asyncio.factory import ProxyProtocolFactory
@@ -90,8 +91,9 @@ class _Worker(_Base):  # type: ignore[misc]
         log = logging.getLogger("proxyprotocol")
         # gunicorn shows only its own logs; leave ours alone if the application has configured it
         if all(type(handler).__module__.startswith("proxyprotocol.") for handler in log.handlers):
-            log.handlers, log.propagate = self.log.error_log.handlers, False
-            log.setLevel(self.log.error_log.level)
+            errors = self.log.error_log
+            log.handlers, log.propagate = errors.handlers, errors.propagate
+            log.setLevel(errors.level)
         settings = process_settings()
         covered.update(getattr(sock, "sock", sock) for sock in self.sockets)  # gevent has made new ones
         self.read_headers(settings, [sock for sock in self.sockets if settings.covers(sock)])
@@ -134,8 +136,8 @@ def _telling(application: Any, result_of: Callable[[Any], ProxyResult | None]) -
     """Return a WSGI application whose environ has the header."""
 
     def with_header(environ: dict[str, Any], start_response: Any) -> Any:
-        result = result_of(environ["gunicorn.socket" if "gunicorn.socket" in environ else "gunicorn.sock"])
-        if result is not None:
+        sock = environ.get("gunicorn.socket") or environ.get("gunicorn.sock")  # the latter with gevent's pywsgi
+        if sock is not None and (result := result_of(sock)) is not None:
             environ["proxy_protocol"] = result
         return application(environ, start_response)
 
@@ -311,15 +313,10 @@ def _with_extension(factory: Any) -> Any:
     def connection_made(transport: Any) -> None:
         result = transport.get_extra_info("proxy_protocol")
         if result is not None:
-
-            async def extended(scope: Any, receive: Any, send: Any) -> None:
-                extensions = {**(scope.get("extensions") or {}), "proxy_protocol": {"result": result}}
-                await application({**scope, "extensions": extensions}, receive, send)
-
-            protocol.app = extended
+            protocol.app = telling = extended(application, result)
             if hasattr(protocol, "config"):  # from which uvicorn takes the application for WebSockets
                 protocol.config = copy.copy(protocol.config)
-                protocol.config.loaded_app = extended
+                protocol.config.loaded_app = telling
         begin(transport)
 
     protocol.connection_made = connection_made
@@ -354,8 +351,8 @@ def _extend(below: type) -> type:
     own: dict[str, Any] = {"__module__": __name__}
     if issubclass(kind, _Blocking):
         _begin_tls_in("gunicorn.sock")
-    if below.__module__ == "gunicorn.workers.geventlet":
-        _begin_tls_in(below.__module__)
+    if kind is _Connections:
+        _begin_tls_in("gunicorn.workers.geventlet")
     if kind is _Gevent:
         own["server_type"] = getattr(below, "server_class", None)
     return type(below.__name__, (kind, below), own)

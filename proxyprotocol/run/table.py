@@ -40,7 +40,8 @@ class Native(NamedTuple):
 
 
 INTEGRATIONS: Final = (
-    Integration("aiosmtpd.controller", "aiosmtpd", "aiosmtpd", "1.4", "1.4"),
+    Integration("aiosmtpd.controller", "aiosmtpd", "aiosmtpd", "1.4.4", "1.4"),
+    Integration("anyio", "anyio", "anyio", "4.4", "4.16"),
     Integration("asyncio", "asyncio"),
     Integration("cheroot.server", "cheroot", "cheroot", "11.1", "11.1"),
     Integration("daphne.server", "daphne", "daphne", "4.0", "4.2"),
@@ -50,7 +51,7 @@ INTEGRATIONS: Final = (
     Integration("hypercorn.protocol", "hypercorn", "hypercorn", "0.14", "0.18"),
     Integration("pyftpdlib.servers", "pyftpdlib", "pyftpdlib", "2.2", "2.2"),
     Integration("socketserver", "socketserver"),
-    Integration("tornado.tcpserver", "tornado", "tornado", "6.1", "6.6"),
+    Integration("tornado.tcpserver", "tornado", "tornado", "6.2", "6.6"),
     Integration("trio", "trio", "trio", "0.22", "0.35"),
     Integration("twisted.internet.posixbase", "twisted", "Twisted", "22.4", "26.10"),
     Integration("uvicorn.config", "uvicorn", "uvicorn", "0.30", "0.54"),

@@ -189,6 +189,7 @@ FOREIGN = {
     "asyncio.transport": {"_FlowControlMixin"},
     "cli.encode": {"_ArgumentGroup"},
     "integrations.aiosmtpd": {"_factory_invoker"},
+    "integrations.daphne": {"_conn"},
     "integrations.gevent": {"_handle"},
     "integrations.gunicorn": {"_serve"},
     "reader": {"_buffer"},

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -75,6 +76,9 @@ else:
     import uvloop
     uvloop.run(main())
 """
+# Seconds. sanic's manager, without us too, spins for ever if it is ended before it has seen that its worker is ready.
+# It looks ten times a second.
+REST_OF_SANIC = 0.5
 PROGRAMS = {"api.py": FASTAPI, "fast.py": SANIC, "web.py": AIOHTTP, "streams.py": STREAMS}
 
 # each with whether the application gets the header too
@@ -111,6 +115,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     command, extension = COMMANDS[request.param]
     with start(command, prepare(tmp_path_factory.mktemp("run")), run=[], extension=extension) as server:
         yield server
+        time.sleep(REST_OF_SANIC if request.param == "sanic" else 0)
 
 
 @every_check
@@ -127,6 +132,7 @@ def tls_server(
     context = certificates.client_context()
     with start(words, prepare(tmp_path_factory.mktemp("run")), run=[], context=context, extension=extension) as server:
         yield server
+        time.sleep(REST_OF_SANIC if request.param == "sanic" else 0)
 
 
 @every_check

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import smtplib
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncssh
+import httpcore
 import pytest
 from websockets.sync.client import connect as connect_websocket
 
-from tests.interop._certificates import Certificates
+from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.interop._programs import PATIENCE
-from tests.servers.checks import ALONE, CLIENT, CLIENT_RESULT, STRANGER, V1, V2, Server, every_check, start
+from tests.servers.checks import ALONE, CLIENT, CLIENT_RESULT, ROOT, STRANGER, V1, V2, Server, every_check, start
+from tests.vectors import IPV4_BLOCK, PROXY, tlv, v2
 
 PEM = ["--certfile", "{pem}", "--keyfile", "{pem}"]
 TORNADO = """
@@ -30,6 +34,30 @@ async def main():
 
 asyncio.run(main())
 """
+ANYIO = """
+import contextlib
+import sys
+import anyio
+from anyio.abc import SocketAttribute
+
+async def answer(stream):
+    host, port = stream.extra(SocketAttribute.remote_address)
+    body = f"{host} {port} {stream.result}".encode()
+    request = b""
+    with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+        async with stream:
+            while True:
+                request += await stream.receive()
+                if request.endswith(b"\\r\\n\\r\\n"):
+                    await stream.send(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%b" % (len(body), body))
+                    request = b""
+
+async def main():
+    options = {"local_host": "127.0.0.1", "local_port": int(sys.argv[2]), "reuse_port": True}
+    await (await anyio.create_tcp_listener(**options)).serve(answer)
+
+anyio.run(main, backend=sys.argv[1])
+"""
 JUPYTER = [
     *("jupyter-server", "--port", "{port}", "--no-browser", "--allow-root"),
     *("--ServerApp.jpserver_extensions", "tests.servers.jupyter_whoami=True"),
@@ -42,7 +70,10 @@ COMMANDS = {
     "hypercorn-workers": (["hypercorn", "--workers", "2", "--bind", "127.0.0.1:{port}", "whoami:asgi"], True),
     "daphne": (["daphne", "-b", "127.0.0.1", "-p", "{port}", "whoami:asgi"], True),
     "daphne-tls": (["daphne", "-e", "ssl:{port}:interface=127.0.0.1:privateKey={pem}", "whoami:asgi"], True),
+    "anyio-asyncio": (["python", "anyio_server.py", "asyncio", "{port}"], True),
+    "anyio-trio": (["python", "anyio_server.py", "trio", "{port}"], True),
     "tornado": (["python", "tornado_server.py", "{port}"], False),
+    "fastapi-dev": (["fastapi", "dev", "--port", "{port}", "fastapi_app.py"], True),
     "jupyter": (JUPYTER, False),
 }
 KINDS = [pytest.param(name, marks=pytest.mark.xdist_group(f"run-{name.partition('-')[0]}")) for name in COMMANDS]
@@ -57,6 +88,8 @@ def server(
     context = certificates.client_context() if words != command else None
     directory = tmp_path_factory.mktemp("run")
     (directory / "tornado_server.py").write_text(TORNADO)
+    (directory / "anyio_server.py").write_text(ANYIO)
+    shutil.copy(ROOT / "examples" / "servers" / "fastapi_app.py", directory)
     with start(words, directory, run=[], context=context, environment=ALONE, ports=ports) as server:
         yield server
 
@@ -64,6 +97,45 @@ def server(
 @every_check
 def test_the_application_sees_the_client(server: Server, check: Callable[[Server], None]) -> None:
     check(server)
+
+
+HYPERCORN = ["hypercorn", "--bind", "127.0.0.1:{port}", *PEM]
+AUTHORITY = v2(PROXY, 0x11, IPV4_BLOCK, tlv(0x02, b"app.example.com"))
+
+
+class HeaderFirst(httpcore.SyncBackend):
+    """Sends a header at the start of each connection of an HTTP client."""
+
+    def connect_tcp(self, *arguments: Any, **keywords: Any) -> httpcore.NetworkStream:
+        stream = super().connect_tcp(*arguments, **keywords)
+        stream.write(AUTHORITY)
+        return stream
+
+
+@pytest.mark.parametrize(
+    "command",
+    [HYPERCORN, [*HYPERCORN, "-k", "trio"], ["daphne", "-e", "ssl:{port}:interface=127.0.0.1:privateKey={pem}"]],
+    ids=["hypercorn", "hypercorn-trio", "daphne"],
+)
+def test_the_scopes_of_http2_and_of_websockets_have_the_header(
+    tmp_path: Path, certificates: Certificates, command: list[str]
+) -> None:
+    words = [word.replace("{pem}", str(certificates.server)) for word in command]
+    application, context = "tests.interop.applications.asgi_told:application", certificates.client_context()
+    with start([*words, application], tmp_path, run=[], context=context) as server:
+        names = {"sni_hostname": SERVER_NAME}
+        with httpcore.ConnectionPool(
+            certificates.client_context(), http1=False, http2=True, network_backend=HeaderFirst()
+        ) as pool:
+            for _ in range(2):
+                answer = pool.request("GET", "https://{}:{}/".format(*server.address), extensions=names)
+                assert (answer.extensions["http_version"], answer.content) == (b"HTTP/2", b"told app.example.com")
+        with (
+            server.connect(AUTHORITY) as connection,
+            connect_websocket("ws://app.example.com/", sock=connection, proxy=None) as websocket,
+        ):
+            websocket.send("?")
+            assert websocket.recv(PATIENCE) == "told app.example.com"
 
 
 WEBSOCKETS = """
@@ -114,10 +186,11 @@ class Handler:
         host, port = session.peer[:2]
         return [*responses[:-1], f"250 {host} {port} {server.transport.get_extra_info('proxy_protocol')}"]
 
-controller = Controller(Handler(), "127.0.0.1", int(sys.argv[1]))
-controller.start()
-signal.sigwait({signal.SIGTERM})
-controller.stop()
+if __name__ == "__main__":
+    controller = Controller(Handler(), "127.0.0.1", int(sys.argv[1]))
+    controller.start()
+    signal.sigwait({signal.SIGTERM})
+    controller.stop()
 """
 TOLD = f"{CLIENT.host} {CLIENT.port} {CLIENT_RESULT}"
 
@@ -153,15 +226,20 @@ def ask_mail(connection: socket.socket) -> str:
 
 
 @pytest.mark.parametrize(
-    ("program", "ask"),
-    [(WEBSOCKETS, ask_websockets), (SSH, ask_ssh), (MAIL, ask_mail)],
-    ids=["websockets", "asyncssh", "aiosmtpd-controller"],
+    ("program", "command", "ask"),
+    [
+        (WEBSOCKETS, "program.py {port}", ask_websockets),
+        (SSH, "program.py {port}", ask_ssh),
+        (MAIL, "program.py {port}", ask_mail),
+        (MAIL, "-m aiosmtpd --nosetuid --listen 127.0.0.1:{port} --class program.Handler", ask_mail),
+    ],
+    ids=["websockets", "asyncssh", "aiosmtpd-controller", "aiosmtpd-command"],
 )
 def test_a_program_of_another_protocol_sees_the_client(
-    tmp_path: Path, program: str, ask: Callable[[socket.socket], str]
+    tmp_path: Path, program: str, command: str, ask: Callable[[socket.socket], str]
 ) -> None:
     (tmp_path / "program.py").write_text(program)
-    with start([sys.executable, "program.py", "{port}"], tmp_path, run=[]) as server:
+    with start([sys.executable, *command.split()], tmp_path, run=[]) as server:
         for header, bytewise in ((V1, False), (V2, False), (V1, True), (V2, True)):
             with server.connect(header, bytewise=bytewise) as connection:
                 assert ask(connection) == TOLD

@@ -4,11 +4,15 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from h2.connection import H2Connection
+from h2.events import DataReceived, StreamEnded
 
+from proxyprotocol.integrations.gunicorn import switch_on
 from tests.interop._certificates import Certificates
 from tests.interop._programs import PATIENCE, Program, connect, reserved_port, wait_for
 
@@ -79,6 +83,12 @@ def test_the_application_sees_the_client(server: Server, check: str) -> None:
         CHECKS[check](server)
 
 
+def test_the_log_says_once_what_is_read_and_from_whom(server: Server) -> None:
+    CHECKS["v2"](server)
+    text = f"Reads version 1 and 2 headers on 127.0.0.1:{server.address.port} from 127.0.0.1\n"
+    assert server.program.errors().count("Reads ") == server.program.errors().count(text) == 1
+
+
 @pytest.mark.parametrize("worker", ["ThreadWorker", "GeventWorker", "ASGIWorker"])
 def test_every_bind_reads_headers_also_after_a_restart(worker: str, tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
@@ -139,9 +149,11 @@ def test_a_port_that_is_not_named_is_served_without_headers(worker: str, tmp_pat
         (["-k", MODULE + "ThreadWorker", "--proxy-protocol"], "Remove --proxy-protocol"),
         (["-k", MODULE + "ThreadWorker", "--proxy-protocol", "v2"], "Remove --proxy-protocol"),
         (["-k", MODULE + "SyncWorker"], "has no SyncWorker, but SerialWorker, "),
+        (["-k", MODULE + "ThreadWorker", "-c", "old.py"], "This gunicorn is too old to read PROXY protocol headers"),
     ],
 )
 def test_gunicorn_does_not_start(words: list[str], sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text("import gunicorn.sock\ndel gunicorn.sock.ssl_wrap_socket\n")
     with reserved_port() as port:
         program = Program([GUNICORN, "-w", "2", "-b", f"127.0.0.1:{port}", *words, "--", "whoami:wsgi"], tmp_path)
         wait_for(lambda: not program.running())
@@ -210,3 +222,72 @@ def test_frameworks_know_the_client_and_gunicorn_compares_it_with_whom_it_trusts
             connection.sendall(b"GET / HTTP/1.1\r\nHost: app\r\nX-Forwarded-Proto: https\r\n\r\n")
             assert server.answer(connection) == f"{client} 5678 {client}:5678 -> 198.51.100.9:443 {scheme}"
         assert server.program.line().startswith(f"{client} - - [")
+
+
+def test_the_time_for_the_header_does_not_count_against_gunicorns_time_out(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time, whoami\ndef app(*a):\n    time.sleep(1.4)\n    return whoami.wsgi(*a)\n"
+    )
+    line = command(MODULE + "SerialWorker", "--timeout", "2", "slow:app")
+    with start(line, tmp_path, environment=TRUSTED) as server, connect(server.address) as connection:
+        time.sleep(1.4)
+        connection.sendall(V1)
+        server.assert_client(server.ask(connection), CLIENT, str(CLIENT_RESULT))
+
+
+def test_our_lines_go_where_gunicorns_go(tmp_path: Path) -> None:
+    (tmp_path / "conf.py").write_text(
+        "logconfig_dict = {'loggers': {'gunicorn.error': {'propagate': True, 'handlers': []}},"
+        " 'root': {'level': 'INFO', 'handlers': ['console']},"
+        " 'handlers': {'console': {'class': 'logging.StreamHandler', 'formatter': 'own'}},"
+        " 'formatters': {'own': {'format': 'OWN %(message)s'}}}"
+    )
+    line = command(MODULE + "ThreadWorker", "-c", "conf.py", "whoami:wsgi")
+    with start(line, tmp_path, environment=TRUSTED) as server:
+        CHECKS["untrusted"](server)
+        assert "OWN Reads version 1 and 2 headers on 127.0.0.1:" in server.program.errors()
+        assert "OWN Refused a connection from 127.0.0.2:" in server.program.errors()
+
+
+def test_switching_on_twice_is_switching_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gunicorn import config
+
+    monkeypatch.setattr(config.Config, "worker_class", config.Config.worker_class)
+    monkeypatch.setattr(config.ControlSocketDisable, "default", False)
+    switch_on()
+    setting = config.Config.worker_class
+    switch_on()
+    assert config.Config.worker_class is setting
+    chosen = config.Config()
+    assert chosen.worker_class.__module__ == "proxyprotocol.integrations.gunicorn"
+    chosen.set("worker_class", chosen.worker_class)
+    assert chosen.worker_class is chosen.worker_class  # our own class stays as it is
+
+
+@pytest.mark.parametrize("worker", ["ThreadWorker", "GeventWorker", "ASGIWorker"])
+def test_every_request_of_an_http2_connection_has_the_client(
+    worker: str, certificates: Certificates, tmp_path: Path
+) -> None:
+    context = certificates.client_context()
+    context.set_alpn_protocols(["h2"])
+    words = ["--certfile", str(certificates.server), "--http-protocols", "h2,h1", *WORKERS[worker]]
+    line = command(MODULE + worker, *words)
+    with (
+        start(line, tmp_path, environment=TRUSTED, context=context) as server,
+        server.connect(V2, bytewise=True) as connection,
+    ):
+        http = H2Connection()
+        http.initiate_connection()
+        for stream in (1, 3):
+            request = {":method": "GET", ":path": "/", ":scheme": "https", ":authority": "app"}
+            http.send_headers(stream, list(request.items()), end_stream=True)
+            connection.sendall(http.data_to_send())
+            answer, ended = b"", False
+            while not ended:
+                data = connection.recv(9999)
+                assert data, server.program.errors()
+                for event in http.receive_data(data):
+                    answer += event.data if isinstance(event, DataReceived) else b""
+                    ended = ended or isinstance(event, StreamEnded)
+                connection.sendall(http.data_to_send())
+            server.assert_client(answer.decode(), CLIENT, str(CLIENT_RESULT))
