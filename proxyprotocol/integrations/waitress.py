@@ -52,10 +52,6 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
             connection = receiver.connection(self._peer, local)
         except ProxyProtocolError as error:
             self._refuse(error)
-        except Exception as raised:  # from the policy function; waitress would close its listening socket
-            text = f"The policy function raised {raised!r}"
-            listener.tell(logging.ERROR, RefusalCode.HOOK.value, text, self._peer, error=raised)
-            self.handle_close()
         else:
             if not connection.begun:
                 self._pending = connection
