@@ -82,7 +82,7 @@ class _Worker(_Base):  # type: ignore[misc]
         if self.cfg.proxy_protocol not in (False, "off"):
             raise HaltServer(
                 "gunicorn's own proxy_protocol is on, and this worker reads the header already: a connection has only "
-                "one. Remove --proxy-protocol, or use gunicorn's own worker class",
+                "one. Remove --proxy-protocol, or proxy_protocol from the configuration file",
                 STARTUP_FAILURE,
             )
         covered.update(sock.sock for sock in self.sockets)
