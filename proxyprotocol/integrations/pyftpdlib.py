@@ -18,7 +18,7 @@ from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
 from proxyprotocol._adapters.lookahead import REST, plan_reads
 from proxyprotocol._adapters.overlay import Overlay
 from proxyprotocol._adapters.settings import covered, process_settings, self_reading
-from proxyprotocol.errors import ProxyProtocolError, RefusalCode
+from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr

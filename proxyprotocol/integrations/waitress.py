@@ -16,7 +16,7 @@ from waitress.task import WSGITask
 from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
 from proxyprotocol._adapters.settings import covered, process_settings
-from proxyprotocol.errors import ProxyProtocolError, RefusalCode
+from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 
 if TYPE_CHECKING:
