@@ -67,7 +67,7 @@ SOCKETS: Final = (
 )
 
 NATIVE: Final = (
-    Native("bjoern", "listen", "bjoern"),
+    Native("bjoern", "server_run", "bjoern"),
     Native("granian.server.common", "AbstractServer.__init__", "granian"),
     Native("grpc", "server", "gRPC"),
     Native("grpc.aio", "server", "gRPC"),
