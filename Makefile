@@ -14,7 +14,7 @@ IS_OLDEST := $(filter .venv-$(OLDEST),$(VENV))
 SETUP := setup.cfg pyproject.toml
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Real programs and the wheel are tried by `make test` only, on one Python: they are what takes long.
-UNIT_TESTS := tests --ignore=tests/interop --ignore=tests/servers --ignore=tests/project/test_packaging.py --ignore=tests/project/test_typing.py
+UNIT_TESTS := tests --ignore=tests/interop --ignore=tests/servers --ignore=tests/run --ignore=tests/project/test_packaging.py --ignore=tests/project/test_typing.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint docs man bench test-pythons test-python clean
