@@ -217,7 +217,8 @@ class ProxyProtocolMixIn(BaseServer):
     def server_close(self) -> None:
         """Close the listening socket."""
         super().server_close()
-        self._in_this_process().stop()
+        if self._pid is not None:  # socketserver also calls this when the start fails
+            self._in_this_process().stop()
 
     def get_request(self) -> Any:
         """Accept a connection. If the system has no resources, pause: socketserver would try again at once for ever."""
@@ -270,8 +271,8 @@ class ProxyProtocolMixIn(BaseServer):
         return self.receiver.connection(peer, request.getsockname() if self.receiver.needs_addresses else None)
 
     def _renew_listener(self) -> None:
-        self._pid = os.getpid()
         self._listener = Listener(Receiver.of(self.receiver, {}), logging_to(_log), ThreadClock())
+        self._pid = os.getpid()
 
     def _in_this_process(self) -> Listener:
         """Return the listener, a new one after a fork: the old one waits for threads that only the parent has."""
