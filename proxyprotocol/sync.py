@@ -288,8 +288,8 @@ class ProxyProtocolMixIn(BaseServer):
         return self.receiver.connection(peer, request.getsockname() if self.receiver.needs_addresses else None)
 
     def _renew_listener(self) -> None:
-        self._pid = os.getpid()
         self._listener = Listener(Receiver.of(self.receiver, {}), logging_to(_log), ThreadClock(), hint=self._hint)
+        self._pid = os.getpid()
 
     def _in_this_process(self) -> Listener:
         """Return the listener, a new one after a fork: the old one waits for threads that only the parent has."""
