@@ -248,7 +248,7 @@ class ProxyProtocolHookError(ProxyProtocolError):
 
     code = RefusalCode.HOOK
 
-    def __init__(self, hook: str, error: Exception) -> None:
+    def __init__(self, hook: str, error: BaseException) -> None:
         super().__init__(hook, error)
         self.hook = hook
         self.error = error

@@ -138,7 +138,7 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
         if trusts_all(trusted):
             keywords["trusted"] = ANY
             if "untrusted" in options:
-                raise ValueError(f"{spell('untrusted')} means nothing with {spell('trusted').removesuffix('=')}={ANY}")
+                raise ValueError(f"{spell('untrusted')} means nothing with {spell('trusted')}={ANY}")
         else:
             kind, networks = (TrustedProxiesFile, trusted[1:]) if trusted.startswith("@") else (TrustedProxies, trusted)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -281,6 +282,11 @@ class ReceiverConnection:
         return self.trailing.startswith(_SIGNATURES) and self.result is not None
 
     @property
+    def refusal(self) -> ProxyProtocolError | None:
+        """Why the hooks and counters refuse the connection; None if they do not."""
+        return None
+
+    @property
     def undecided(self) -> bool:
         """Whether the bytes so far may belong to the application: callers that cannot push bytes back must peek.
 
@@ -391,6 +397,10 @@ class _WatchedConnection(ReceiverConnection):
                 raise ProxyProtocolHookError("metrics", error) from None
         self._waits = True  # neither accepted nor refused yet
 
+    @property
+    def refusal(self) -> ProxyProtocolError | None:
+        return self._error
+
     def __del__(self) -> None:
         if self._waits and self._observation is not None:
             self._observation.refused(RefusalCode.CLOSED)
@@ -435,6 +445,10 @@ class _WatchedConnection(ReceiverConnection):
                 self._observation.accepted(None if result is None else version)
         except Exception as error:
             self.refuse(error if isinstance(error, ProxyProtocolError) else ProxyProtocolHookError(hook, error))
+        except BaseException as error:  # such as SystemExit, which passes; the connection stays refused
+            with contextlib.suppress(ProxyProtocolError):
+                self.refuse(ProxyProtocolHookError(hook, error))
+            raise
         self._waits = False
 
     def refuse(self, error: ProxyProtocolError) -> NoReturn:

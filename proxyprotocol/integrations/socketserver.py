@@ -33,6 +33,7 @@ class _Covered(ProxyProtocolMixIn):
     socket: Any
     _settings: Settings
     _activated = _ready = False
+    _hint = ""  # nobody writes this class
 
     def server_activate(self) -> None:
         self._activated, self.tls_timeout = True, self._settings.tls_timeout

@@ -372,7 +372,7 @@ def test_new_services_are_counted(configured: Configured, relaying: Relaying, wo
     server.wait_for_line(f"Listening on 127.0.0.1:{new}", int(workers))
     for _ in range(6):
         ask(new, backend)
-    name = f'proxyprotocol_bytes_total{{direction="up",service="127.0.0.1:{new}"}}'
+    name = f'proxyprotocol_bytes_total{{direction="up",listener="127.0.0.1:{new}",service="127.0.0.1:{new}"}}'
     wait_for(lambda: scrape(metrics).get(name) == 6 * len(b"hello"))
 
 
