@@ -50,6 +50,11 @@ def check_seconds(name: str, seconds: float | None) -> float:
     return seconds
 
 
+def respite_after(delay: float) -> float:
+    """Return for how many seconds nothing is late yet after a timer that fired with this delay."""
+    return min(delay, _MOST_RESPITE) if delay > _PUNCTUAL else 0.0
+
+
 class Deadlines(Generic[_T]):
     """An ordered queue of waiting objects.
 
@@ -92,8 +97,7 @@ class Deadlines(Generic[_T]):
     def _expire(self, due: float, last: bool) -> None:
         """Handle the deadlines up to now; *last*: this is after a respite."""
         self._timer, now = None, self._clock.time()
-        if now - due > _PUNCTUAL and not last:
-            respite = min(now - due, _MOST_RESPITE)
+        if (respite := respite_after(now - due)) and not last:
             self._start_timer(respite, now + respite, last=True)
             return
         late = []

@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskGroup
 from anyio.abc import Listener as AnyListener
 
+from proxyprotocol._adapters.deadlines import respite_after
 from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
 from proxyprotocol._adapters.overlay import ClientSocket, Overlay
 from proxyprotocol._adapters.settings import covered, process_settings
@@ -69,9 +70,12 @@ class ProxyProtocolListener(Overlay, AnyListener[ByteStream]):
                 peer = sock.getpeername()
             try:
                 connection = receiver.connection(peer, sock.getsockname())
-                # what arrived while the process was stopped is not late: anyio cancels no wait that has ended
                 with anyio.move_on_after(receiver.timeout) as scope:
                     await read()
+                if scope.cancelled_caught:
+                    # what arrived while the process was stopped is not late
+                    with anyio.move_on_after(respite_after(anyio.current_time() - scope.deadline)) as scope:
+                        await read()
                 if scope.cancelled_caught:
                     connection.timed_out()
             except ProxyProtocolError as error:
