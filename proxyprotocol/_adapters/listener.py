@@ -257,7 +257,7 @@ def address_fields(prefix: str, address: SockAddr) -> dict[str, Any]:
 
 def describe_start(receiver: Receiver) -> tuple[int, str]:
     """Return the level and the text of the line that says what a listener reads, and from whom."""
-    policy, trusted = receiver.policy, receiver.spell("trusted").removesuffix("=")
+    policy, trusted = receiver.policy, receiver.spell("trusted")
     where = f" on {receiver.listener}" if receiver.listener else ""
     if not receiver.min_header or policy is HeaderPolicy.SKIP:
         return logging.INFO, f"Reads no PROXY protocol headers{where}"
