@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
+import tracemalloc
 from collections.abc import Iterable
 from ipaddress import IPv4Network, ip_network
 from socket import inet_pton
@@ -165,30 +166,81 @@ def test_an_address_may_be_a_list() -> None:
     assert TrustedProxies("::1").trusts(["::1", 1, 0, 0], LOCAL)  # type: ignore[arg-type]
 
 
-def calls_of_a_look_up(networks: Iterable[str]) -> int:
-    """Count the function calls and the resumed generators of one look-up."""
-    policy, calls = TrustedProxies(networks), 0
+def steps_of_a_look_up(networks: Iterable[str]) -> int:
+    """Count the lines that one look-up runs."""
+    policy, steps = TrustedProxies(networks), 0
 
-    def count(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal calls
-        calls += 1
+    def count(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal steps
+        steps += event == "line"
+        return count
 
-    sys.setprofile(count)
+    before = sys.gettrace()
+    sys.settrace(count)
     try:
         trusted = policy.trusts(("203.0.113.5", 1), LOCAL)
     finally:
-        sys.setprofile(None)
+        sys.settrace(before)
     assert not trusted
-    return calls
+    return steps
 
 
-def test_a_look_up_in_10000_networks_takes_as_many_calls_as_in_ten() -> None:
+def test_a_look_up_in_10000_networks_takes_as_many_steps_as_in_ten() -> None:
     many = [f"10.{number >> 8}.{number & 255}.0/{24 + number % 2}" for number in range(10_000)]
     assert len({ip_network(network) for network in many}) == 10_000
-    few = calls_of_a_look_up(many[:10])
-    assert calls_of_a_look_up(many) == few
-    assert calls_of_a_look_up(many + [f"2001:db8:{number:x}::/48" for number in range(10_000)]) == few
-    assert calls_of_a_look_up([*many, "10.0.0.0/8"]) > few
+    few = steps_of_a_look_up(many[:10])
+    assert steps_of_a_look_up(many) == few
+    assert steps_of_a_look_up(many + [f"2001:db8:{number:x}::/48" for number in range(10_000)]) == few
+    assert steps_of_a_look_up([*many, "10.0.0.0/8"]) > few
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every host that a policy had to parse."""
+    hosts: list[str] = []
+
+    def parse(number: int, host: str) -> bytes:
+        hosts.append(host)
+        return inet_pton(number, host)
+
+    monkeypatch.setattr(socket, "inet_pton", parse)
+    return hosts
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3", "::ffff:10.1.2.3"])
+def test_a_trusted_host_is_remembered_and_an_untrusted_one_is_not(parsed: list[str], host: str) -> None:
+    policy = TrustedProxies(["10.0.0.0/8", "!10.9.0.0/16"])
+    for port in range(3):
+        assert policy.trusts((host, port), LOCAL)
+    assert parsed == [host]
+    for _ in range(2):
+        assert not policy.trusts(("10.9.0.1", 1), LOCAL)
+        assert not policy.trusts(("192.0.2.1", 1), LOCAL)
+    assert parsed[1:] == ["10.9.0.1", "192.0.2.1"] * 2
+
+
+def test_other_networks_other_objects_and_unix_sockets_do_not_share_a_memory() -> None:
+    policy, other = TrustedProxies("10.0.0.0/8"), TrustedProxies("192.0.2.0/24")
+    assert policy.trusts(("10.1.2.3", 1), LOCAL)
+    assert not other.trusts(("10.1.2.3", 1), LOCAL)
+    assert not policy.trusts(("10.1.2.3", 1), "/run/server.sock")
+    policy.replace("10.1.2.4")
+    assert not policy.trusts(("10.1.2.3", 1), LOCAL)
+    policy.replace("10.0.0.0/8,!10.1.2.3")
+    assert not policy.trusts(("10.1.2.3", 1), LOCAL)
+    assert not policy.trusts((["10.1.2.3"], 1), LOCAL)
+
+
+def test_the_memory_of_trusted_hosts_is_bounded() -> None:
+    policy = TrustedProxies(["10.0.0.0/8"])
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            assert policy.trusts((f"10.0.{number >> 8}.{number & 255}", 1), LOCAL)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 200_000
 
 
 def test_all_10000_networks_are_found() -> None:
