@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
+import threading
 import tracemalloc
 from collections.abc import Iterable
 from ipaddress import IPv4Network, ip_network
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from proxyprotocol import HeaderPolicy, TrustedProxies
-from proxyprotocol.policy import lets_plain_in
+from proxyprotocol.policy import lets_plain_in, trusts_a_family
 
 LOCAL = ("192.0.2.254", 443)
 
@@ -309,3 +310,84 @@ def test_trusted_peers_send_headers(trusted: HeaderPolicy) -> None:
 def test_a_wrong_list_says_what_was_probably_meant(networks: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         TrustedProxies(networks)
+
+
+def test_other_threads_never_see_half_of_a_list() -> None:
+    """An excluded address was trusted for a moment: the new networks came before the new exclusions."""
+    policy, stop, found = TrustedProxies("10.0.0.0/8,!10.9.0.0/16"), threading.Event(), []
+    peer = ("10.9.0.1", 1)  # no list trusts it
+
+    def look() -> None:
+        while not stop.is_set():
+            found.extend([True] if policy.trusts(peer, LOCAL) else [])
+
+    thread, interval = threading.Thread(target=look), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        for _ in range(1000):
+            policy.replace("192.0.2.0/24")
+            policy.replace("10.0.0.0/8,!10.9.0.0/16")
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("192.0.2.0/24", "10.0.0.0/8,!10.9.0.0/16"), ("10.0.0.0/8,!10.9.0.0/16", "192.0.2.0/24")],
+)
+def test_a_list_is_swapped_in_one_step(first: str, second: str) -> None:
+    """The same without luck: the list is replaced at each line of a look-up."""
+    for at in range(20):
+        policy, step = TrustedProxies(first), 0
+
+        def swap(frame: FrameType, event: str, argument: object, at: int = at, policy: TrustedProxies = policy) -> Any:
+            nonlocal step
+            step += event == "line"
+            if event == "line" and step == at:
+                policy.replace(second)
+            return swap
+
+        before = sys.gettrace()
+        sys.settrace(swap)
+        try:
+            trusted = policy.trusts(("10.9.0.1", 1), LOCAL)
+        finally:
+            sys.settrace(before)
+        assert not trusted
+
+
+@pytest.mark.parametrize("networks", ["10.0.0.0/8,", "", " ", ["10.0.0.0/8", ""]])
+def test_an_empty_entry_is_told_as_such(networks: Any) -> None:
+    with pytest.raises(ValueError, match=r"not '' \(an entry is empty\)"):
+        TrustedProxies(networks)
+
+
+def test_a_long_entry_is_quoted_in_part() -> None:
+    with pytest.raises(ValueError, match=r"not 'x{60}' \(it has 9,000 characters\)"):
+        TrustedProxies(["x" * 9000])
+    longest = "!" + ":".join(["ffff"] * 6) + ":255.255.255.255/128"
+    assert TrustedProxies(["::/0", longest]).networks == ("::/0", longest)
+
+
+@pytest.mark.parametrize("networks", ["!10.9.0.0/16,10.0.0.0/8", "10.0.0.0/8,!10.9.0.0/16", "10.9.0.1,!10.9.0.0/16"])
+def test_an_exclusion_wins_in_any_order(networks: str) -> None:
+    assert not TrustedProxies(networks).trusts(("10.9.0.1", 1), LOCAL)
+
+
+@pytest.mark.parametrize(
+    ("networks", "everybody"),
+    [
+        (["0.0.0.0/0", "::/0"], True),
+        (["10.0.0.0/8", "::/0"], True),
+        (["0.0.0.0/0.0.0.0"], True),
+        (["10.0.0.0/8", "0.0.0.0", "unix"], False),
+        (["10.0.0.0/8", "!0.0.0.0/0"], False),
+        ([], False),
+    ],
+)
+def test_a_list_that_holds_everybody_is_known(networks: list[str], everybody: bool) -> None:
+    assert trusts_a_family(networks) is everybody
