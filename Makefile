@@ -14,15 +14,16 @@ IS_OLDEST := $(filter .venv-$(OLDEST),$(VENV))
 SETUP := setup.cfg pyproject.toml
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Real programs and the wheel are tried by `make test` only, on one Python: they are what takes long.
-UNIT_TESTS := tests --ignore=tests/interop --ignore=tests/servers --ignore=tests/project/test_packaging.py --ignore=tests/project/test_typing.py
+UNIT_TESTS := tests $(addprefix --ignore=tests/,interop run servers project/test_packaging.py project/test_typing.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs man bench test-pythons test-python clean
+.PHONY: help demo test test-servers lint docs man bench test-pythons test-python clean
 
 help:
 	@echo 'make demo          see it work: a balancer and two echo servers, in under a minute (VERBOSE=1 shows everything,'
 	@echo '                  KEEP=1 leaves the servers running)'
 	@echo 'make test          everything: ruff, mypy, the documentation, all tests with their coverage'
+	@echo 'make test-servers  only the tests with the servers of other projects; make test runs them too'
 	@echo 'make test-pythons  the unit tests on those of Python $(PYTHONS) that are on this machine'
 	@echo 'make lint          ruff and mypy only'
 	@echo 'make docs          the documentation, into docs/_build/html'
@@ -37,6 +38,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	@$(MAKE) --no-print-directory -j2 lint docs
 	@$(BIN)/python -m pytest --cov
+
+test-servers: $(VENV)/.installed-test
+	@$(BIN)/python -m pytest tests/run tests/servers
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check --quiet

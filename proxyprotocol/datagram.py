@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _CODEC: Final = ProxyProtocolV2()
+_SIGNATURES: Final = (spec.V1_SIGNATURE, spec.V2_SIGNATURE)
 
 #: How many clients a :class:`DatagramReceiver` remembers. Each takes about half a KiB, and at most ``max_header`` bytes
 #: more: 5 MiB for all of them, at most 45.
@@ -113,6 +114,11 @@ class Datagram(NamedTuple):
     client: SockAddr
     result: ProxyResult | None
     sender: SockAddr
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a second header follows the first, so that the application gets it as data."""
+        return self.payload.startswith(_SIGNATURES) and self.result is not None
 
 
 class DatagramReceiver:

@@ -147,7 +147,7 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
         if trusts_all(trusted):
             keywords["trusted"] = ANY
             if "untrusted" in options:
-                raise ValueError(f"{spell('untrusted')} means nothing with {spell('trusted').removesuffix('=')}={ANY}")
+                raise ValueError(f"{spell('untrusted')} means nothing with {spell('trusted')}={ANY}")
         else:
             if "@" in trusted and not trusted.startswith("@"):
                 alone = f"{spell('trusted').removesuffix('=')}=@FILE"

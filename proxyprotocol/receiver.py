@@ -270,6 +270,11 @@ class ReceiverConnection:
         return self.trailing.startswith(_SIGNATURES) and self.result is not None
 
     @property
+    def refusal(self) -> ProxyProtocolError | None:
+        """Why the hooks and counters refuse the connection; None if they do not."""
+        return None
+
+    @property
     def undecided(self) -> bool:
         """Whether the bytes so far may belong to the application: callers that cannot push bytes back must peek.
 
@@ -379,6 +384,10 @@ class _WatchedConnection(ReceiverConnection):
             except Exception as error:
                 raise ProxyProtocolHookError("metrics", error) from None
         self._waits = True  # neither accepted nor refused yet
+
+    @property
+    def refusal(self) -> ProxyProtocolError | None:
+        return self._error
 
     def __del__(self) -> None:
         if self._waits and self._observation is not None:

@@ -16,13 +16,14 @@ import selectors
 import socket
 import ssl
 import time
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict
 from weakref import WeakKeyDictionary
 
 from proxyprotocol._adapters import installation  # noqa: F401  # raises if proxy-protocol has overwritten this package
-from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
+from proxyprotocol._adapters.listener import Listener, ThreadClock, describe_start, logging_to
 from proxyprotocol._adapters.lookahead import REST, plan_reads
 from proxyprotocol._adapters.refusals import PAUSE, Shortage
 from proxyprotocol._wire import spec
@@ -46,6 +47,10 @@ _log = logging.getLogger(__name__)
 
 # the private value by which it knows that none was given; setdefaulttimeout() counts then
 _DEFAULT_TIMEOUT: Any = inspect.signature(socket.create_connection).parameters["timeout"].default
+
+
+# keywords that a class of a server may get by mistake; its "timeout" is that of socketserver
+_NOT_HERE = ReceiverKeywords.__optional_keys__ - {"timeout"}
 
 
 class _ConnectKeywords(TypedDict, total=False):
@@ -78,8 +83,16 @@ def read_header(
             socket an :class:`ssl.SSLSocket`, which cannot peek.
         TypeError: There are a receiver and another keyword, or a keyword is unknown.
         OSError: The socket is closed.
+
+    Warns:
+        RuntimeWarning: There is neither a receiver nor ``trusted`` or ``policy``: everybody may name a client.
     """
+    unsaid = receiver is None and "trusted" not in keywords and "policy" not in keywords
     receiver = Receiver.of(receiver, keywords)
+    if unsaid:
+        level, text = describe_start(receiver)
+        if level >= logging.WARNING:
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
     peer = local = None
     if receiver.needs_addresses:
         local = sock.getsockname()
@@ -159,7 +172,8 @@ class ProxyProtocolMixIn(BaseServer):
     one line for it, and when the server starts one that says who is trusted.
 
     Raises:
-        TypeError: The server is one for datagrams.
+        TypeError: The server is one for datagrams, or its class has an attribute that seems meant for the receiver:
+            ``trusted`` or another keyword of :class:`.Receiver`, or a receiver under another name.
 
     Attributes:
         receiver: The rules for the header. Set this class attribute:
@@ -174,12 +188,16 @@ class ProxyProtocolMixIn(BaseServer):
     tls_context: ssl.SSLContext | None = None
     tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT
     _pid: int | None = None  # of the process that has made the listener
+    _hint = " (in the class of the server: receiver = Receiver(trusted=...))"
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         before = cls.__mro__[: cls.__mro__.index(ProxyProtocolMixIn)]
         if any("server_activate" in vars(base) and not issubclass(base, ProxyProtocolMixIn) for base in before):
             raise TypeError(f"{cls.__name__}: ProxyProtocolMixIn must come first among the base classes")
+        for name, value in vars(cls).items():
+            if name in _NOT_HERE or (isinstance(value, Receiver) and name != "receiver"):
+                raise TypeError(f"{cls.__name__}.{name} has no effect: write receiver = Receiver(trusted=...)")
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         if getattr(self, "socket_type", None) == socket.SOCK_DGRAM:
@@ -217,7 +235,8 @@ class ProxyProtocolMixIn(BaseServer):
     def server_close(self) -> None:
         """Close the listening socket."""
         super().server_close()
-        self._in_this_process().stop()
+        if self._pid is not None:  # socketserver also calls this when the start fails
+            self._in_this_process().stop()
 
     def get_request(self) -> Any:
         """Accept a connection. If the system has no resources, pause: socketserver would try again at once for ever."""
@@ -233,8 +252,8 @@ class ProxyProtocolMixIn(BaseServer):
         """Drop a peer that the policy rejects, before it costs a thread or a process."""
         try:
             self._connections[request] = self._connection(request, client_address)
-        except ProxyProtocolError as error:
-            self._in_this_process().refuse(error, client_address)
+        except BaseException as error:
+            self._in_this_process().refuse_raised(error, None, client_address)
             return False
         return super().verify_request(request, client_address)
 
@@ -270,8 +289,8 @@ class ProxyProtocolMixIn(BaseServer):
         return self.receiver.connection(peer, request.getsockname() if self.receiver.needs_addresses else None)
 
     def _renew_listener(self) -> None:
+        self._listener = Listener(Receiver.of(self.receiver, {}), logging_to(_log), ThreadClock(), hint=self._hint)
         self._pid = os.getpid()
-        self._listener = Listener(Receiver.of(self.receiver, {}), logging_to(_log), ThreadClock())
 
     def _in_this_process(self) -> Listener:
         """Return the listener, a new one after a fork: the old one waits for threads that only the parent has."""
@@ -304,7 +323,7 @@ def receive_header(
         peer: The address that connected.
         listener: The log and the receiver of the listening socket.
         connection: What the policy has decided already; None to ask it now.
-        sleep: Waits for seconds, by default in this thread. Give that of a library whose greenlets share a thread.
+        sleep: Waits for seconds, by default in this thread. Where greenlets share a thread, give their library's.
 
     Returns:
         The connection, which has begun; None if it is refused. The log says why, and the caller closes the socket.
@@ -317,8 +336,8 @@ def receive_header(
         if connection is None:
             connection = receiver.connection(peer, sock.getsockname() if receiver.needs_addresses else None)
         _read(sock, connection, receiver.timeout, sleep)
-    except ProxyProtocolError as error:
-        listener.refuse(error, peer)
+    except BaseException as error:
+        listener.refuse_raised(error, connection, peer)
         return None
     if connection.trailing and connection.repeated:
         listener.warn_of_second_header(peer)

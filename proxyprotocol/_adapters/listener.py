@@ -23,7 +23,7 @@ from proxyprotocol.errors import (
 )
 from proxyprotocol.messages import describe_refusal, printable, spell_keyword
 from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies, describe_networks, trusts_a_family
-from proxyprotocol.receiver import Receiver
+from proxyprotocol.receiver import Receiver, ReceiverConnection
 from proxyprotocol.result import describe_address
 from proxyprotocol.spp import ProxyProtocolSPP
 from proxyprotocol.typing import SockAddr
@@ -74,9 +74,10 @@ class Listener:
         emit: Writes a line to the log.
         clock: An object with ``time()`` and ``call_later(seconds, function)``.
         what: What it refuses: a connection or a datagram.
+        hint: Where to write the receiver's keywords; a start line that warns ends with it.
     """
 
-    def __init__(self, receiver: Receiver, emit: Emit, clock: Any, what: str = "connection") -> None:
+    def __init__(self, receiver: Receiver, emit: Emit, clock: Any, what: str = "connection", *, hint: str = "") -> None:
         #: The rules for the header, with the name of this listener once it is known.
         self.receiver: Receiver = receiver
         self._emit: Emit = emit
@@ -87,7 +88,7 @@ class Listener:
         self._hidden: Counter[str] = Counter()
         self._hidden_on: set[str] = set()  # where they were hidden
         self._timer: Any = None
-        self._what = what
+        self._what, self._hint = what, hint
         #: Whether the next connection must ask :meth:`at` for its receiver, because nobody has named this listener.
         self.asks: bool = not receiver.listener
         self._started = False
@@ -124,6 +125,8 @@ class Listener:
 
     def _start(self, receiver: Receiver) -> None:
         level, text = describe_start(receiver)
+        if level == logging.WARNING:
+            text += self._hint
         self._emit(logging.INFO if self._started else level, text, {"listener": receiver.listener})
         self._started = True
 
@@ -148,6 +151,23 @@ class Listener:
         self.tell(level, error.code.value, text, peer, local, error=cause and cause.with_traceback(trace))
         if cause is not None:
             drop_tracebacks(cause)
+
+    def refuse_raised(
+        self, error: BaseException, connection: ReceiverConnection | None, peer: SockAddr, local: SockAddr = None
+    ) -> None:
+        """Log that a step of a connection raised, and the connection is refused; None is one that did not begin.
+
+        An exception that is not about the connection passes, and so does one that ends the program.
+        """
+        refusal = error if isinstance(error, ProxyProtocolError) else None
+        if refusal is None and connection is not None:
+            refusal = connection.refusal
+        elif refusal is None and not isinstance(error, Exception):
+            refusal = ProxyProtocolHookError("policy", error)
+        if refusal is not None:
+            self.refuse(refusal, peer, local)
+        if refusal is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
 
     def refuse_handshake(self, error: BaseException, client: SockAddr, peer: SockAddr, local: SockAddr = None) -> None:
         """Log that the TLS handshake after the header failed; at debug level if the client only went away."""

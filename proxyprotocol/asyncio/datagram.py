@@ -113,6 +113,8 @@ class _Endpoint:
         except ProxyProtocolError as error:
             self.listener.refuse(error, sender)
             return
+        if received.repeated:
+            self.listener.warn_of_second_header(sender)
         with self.datagrams.answering(received):
             self.protocol.datagram_received(received.payload, received.client)
 

@@ -92,10 +92,10 @@ class ProxyProtocolFactory:
         return _Pending(self)
 
     def close(self) -> None:
-        """Abort the connections whose application has not begun, and all that still come.
+        """Abort the connections without an application so far, and all that still come.
 
         Call this when your own server closes. From Python 3.12 its ``wait_closed()`` would otherwise wait for peers
-        that never finish a header or a TLS handshake. Connections whose application has begun stay open.
+        that never finish a header or a TLS handshake. Connections with an application stay open.
         """
         self._closed = True
         for connection in [*self._headers.close(), *self._handshakes.close()]:
@@ -150,9 +150,8 @@ class _Pending(asyncio.Protocol):
             receiver = factory._listener.at(self._local())
         try:
             self._connection = connection = receiver.connection(self._peer, local)
-        except ProxyProtocolError as error:
-            self._refuse(error)
-            self.abort()
+        except BaseException as error:
+            self._drop(error, None)
         else:
             if connection.begun:  # the policy or the codec expects no header
                 self._advance(connection.eof)
@@ -207,9 +206,8 @@ class _Pending(asyncio.Protocol):
         try:
             if not step(*data):
                 return False
-        except ProxyProtocolError as error:
-            self._refuse(error)
-            self.abort()
+        except BaseException as error:
+            self._drop(error, connection)
             return False
         factory, transport, self._connection = self._factory, self._transport, None
         factory._headers.discard(self)
@@ -228,6 +226,13 @@ class _Pending(asyncio.Protocol):
             transport.abort()
             raise
         return True
+
+    def _drop(self, error: BaseException, connection: ReceiverConnection | None) -> None:
+        """Refuse the connection for what its step raised."""
+        try:
+            self._factory._listener.refuse_raised(error, connection, self._peer, self._local())
+        finally:
+            self.abort()
 
     def _refuse(self, error: ProxyProtocolError) -> None:
         self._factory._listener.refuse(error, self._peer, self._local())

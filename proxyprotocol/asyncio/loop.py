@@ -1,4 +1,4 @@
-"""Event loops whose listeners read headers, for servers without an option for that, such as uvicorn's command.
+"""Event loops that read headers on every listener, for servers without an option for that, such as uvicorn's command.
 
 ``uvicorn --loop proxyprotocol.asyncio:new_event_loop app:app`` needs no change to the application. Environment
 variables say how headers are read.
@@ -30,6 +30,7 @@ from proxyprotocol.asyncio.factory import ProxyProtocolFactory
 from proxyprotocol.asyncio.server import listen
 from proxyprotocol.asyncio.sockets import receive_header
 from proxyprotocol.asyncio.transport import LoopOfStreams, ProxyProtocolTransport
+from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import describe_address
 
@@ -68,7 +69,7 @@ class _State:
         self.settings = settings
         # For connections that were accepted elsewhere. The first of them names it and logs its start line.
         self.elsewhere = Listener(settings.receiver, logging_to(_log), LoopClock)
-        # For applications that call sock_accept(): the log of each listener; its connections whose header has arrived,
+        # For applications that call sock_accept(): the log of each listener; its connections after their headers,
         # or the error of accept(); the later transport of each connection; the tasks that read headers.
         self.listeners: MutableMapping[socket.socket, Listener] = WeakKeyDictionary()
         self.ready: MutableMapping[socket.socket, asyncio.Queue[socket.socket | OSError]] = WeakKeyDictionary()
@@ -102,10 +103,18 @@ class _HeaderLoop(_AnyLoop):
     async def _listen(self, begin: Any, protocol_factory: Any, listener: Any, *args: Any, **keywords: Any) -> Any:
         covers = self._covers(listener)
         # the arguments of our own functions override the loop's
-        if isinstance(protocol_factory, ProxyProtocolFactory) or not covers:
+        if isinstance(protocol_factory, ProxyProtocolFactory):
             return await begin(protocol_factory, *args, **keywords)
+        if not covers:
+            server = await begin(protocol_factory, *args, **keywords)
+            self._tell_unread(*(sock.getsockname() for sock in server.sockets))
+            return server
         keywords = {"receiver": self._settings.receiver, "tls_timeout": self._settings.tls_timeout, **keywords}
         return await listen(begin, protocol_factory, *args, **keywords)
+
+    def _tell_unread(self, *addresses: Any) -> None:
+        receiver = Receiver(policy=HeaderPolicy.SKIP)
+        Listener(receiver, logging_to(_log), LoopClock).start(*addresses)
 
     def _covers(self, listener: Any) -> bool:
         if self._settings.ports and not self._settings.heard:
@@ -116,7 +125,7 @@ class _HeaderLoop(_AnyLoop):
         return await LoopOfStreams(super()).start_tls(transport, *args, **keywords)
 
     async def sock_accept(self, sock: Any) -> tuple[socket.socket, Any]:
-        """Return a connection whose header has arrived, and the client's address."""
+        """Return a connection after its header, and the client's address."""
         if not self._reads(sock):
             accepted: tuple[socket.socket, Any] = await super().sock_accept(sock)
             if sock in covered:
@@ -216,7 +225,7 @@ class _Beginning(asyncio.Protocol):
 
 
 def new_event_loop(**keywords: Unpack[LoopKeywords]) -> asyncio.AbstractEventLoop:
-    """Make an asyncio event loop whose listeners read a header at the start of every connection.
+    """Make an asyncio event loop that reads a header at the start of every connection to its listeners.
 
     Without keywords, environment variables configure it. ``PROXYPROTOCOL_VERSION``, ``_TRUSTED``, ``_UNTRUSTED``,
     ``_POLICY``, ``_TIMEOUT``, ``_MAX_HEADER``, ``_IPV4_IN_TCP6`` and ``_TLS_TIMEOUT`` take the same values as the

@@ -87,7 +87,7 @@ async def start_server(
 
     Args:
         client_connected_cb: A function or a coroutine function. It is called with the reader and the writer of each
-            connection whose header was accepted.
+            connection with an accepted header.
         host: Where to listen, as ``loop.create_server`` takes it.
         port: The port to listen on.
         limit: A reader buffers twice as many bytes at most.
@@ -150,7 +150,7 @@ async def listen(
 class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
     """A listening server, with the methods and attributes of :class:`asyncio.Server`, and of uvloop's on uvloop.
 
-    Closing it aborts the connections whose application has not begun. Otherwise :meth:`wait_closed`, which from Python
+    Closing it aborts the connections without an application so far. Otherwise :meth:`wait_closed`, which from Python
     3.12 waits for connections, would wait for peers that never finish a header. :func:`create_server` makes it.
     """
 
@@ -215,7 +215,7 @@ class ProxyProtocolServer(Overlay, asyncio.AbstractServer):
             self._serving = None
 
     def close(self) -> None:
-        """Close the listening sockets, and abort the connections whose application has not begun."""
+        """Close the listening sockets, and abort the connections without an application so far."""
         self._closed = True
         self._acceptor.close()
         for sock in self._listeners:

@@ -22,7 +22,7 @@ class ProxyProtocolTransport(Overlay, _FlowControlMixin, asyncio.Transport):
     """A connection's transport with the client's addresses. Everything else is the real transport's own.
 
     :meth:`get_extra_info` answers ``"peername"`` and ``"sockname"`` from the header, and ``"socket"`` with a socket
-    whose ``getpeername()``, ``getsockname()`` and ``family`` agree. If the header gives no address (LOCAL, UNKNOWN),
+    that agrees in ``getpeername()``, ``getsockname()`` and ``family``. If the header gives no address (LOCAL, UNKNOWN),
     all of them are the real connection's. ``"proxy_protocol"`` is the :class:`.ProxyResult`, or None without a header,
     and ``"proxy_peername"`` the address that really connected.
 

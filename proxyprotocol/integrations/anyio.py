@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +13,6 @@ from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskGroup
 from anyio.abc import Listener as AnyListener
 
 from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
-from proxyprotocol._adapters.lookahead import REST
 from proxyprotocol._adapters.overlay import ClientSocket, Overlay
 from proxyprotocol._adapters.settings import covered, process_settings
 from proxyprotocol.errors import ProxyProtocolError
@@ -71,13 +69,10 @@ class ProxyProtocolListener(Overlay, AnyListener[ByteStream]):
                 peer = sock.getpeername()
             try:
                 connection = receiver.connection(peer, sock.getsockname())
-                # the second time, if the process was stopped: what has arrived meanwhile is not late
-                for seconds in (math.inf if receiver.timeout is None else receiver.timeout, REST):
-                    with anyio.move_on_after(seconds):
-                        await read()
-                    if connection.begun:
-                        break
-                else:
+                # what arrived while the process was stopped is not late: anyio cancels no wait that has ended
+                with anyio.move_on_after(receiver.timeout) as scope:
+                    await read()
+                if scope.cancelled_caught:
                     connection.timed_out()
             except ProxyProtocolError as error:
                 self._listener.refuse(error, peer)

@@ -6,7 +6,6 @@ import functools
 import logging
 import socket
 import ssl
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -55,7 +54,7 @@ def read_headers(
     tls_timeout: float | None = spec.DEFAULT_TLS_TIMEOUT,
     receiver: Receiver | None = None,
     **keywords: Unpack[ReceiverKeywords],
-) -> Callable[[Any, Any], None]:
+) -> type:
     """Return a protocol for ``eventlet.wsgi.server()`` that reads a header in the green thread of the connection.
 
     Give it to the server: ``wsgi.server(sock, app, protocol=read_headers(sock, trusted=["10.0.0.0/8"]))``. TLS that
@@ -74,7 +73,8 @@ def read_headers(
         TypeError, ValueError: As :class:`.Receiver`.
     """
     settings = Settings(Receiver.of(receiver, keywords, ["receiver", "tls_timeout"]), tls_timeout, None)
-    return _protocol(sock, protocol, settings)
+    made: type = _protocol(sock, protocol, settings)
+    return made
 
 
 @functools.cache
@@ -85,7 +85,7 @@ def switch_on() -> None:
     @functools.wraps(initialise)
     def cover(self: Any, sock: Any, *arguments: Any, **keywords: Any) -> None:
         initialise(self, sock, *arguments, **keywords)
-        if settings.covers(sock) and not isinstance(self.protocol, functools.partial):  # of read_headers()
+        if settings.covers(sock) and not hasattr(self.protocol, "header_listener"):
             self.protocol = _protocol(sock, self.protocol, settings)
 
     @functools.wraps(serve)
@@ -114,22 +114,25 @@ def _listener(sock: Any, settings: Settings) -> Listener:
     return listener
 
 
-def _protocol(sock: Any, protocol: Any, settings: Settings) -> Callable[[Any, Any], None]:
+def _protocol(sock: Any, protocol: Any, settings: Settings) -> Any:
+    listener, timeout = _listener(sock, settings), settings.tls_timeout
     protocol = telling(protocol, "get_environ", _result)
-    return functools.partial(_speak, protocol, _listener(sock, settings), settings.tls_timeout)
+
+    class HttpProtocol(protocol):  # type: ignore[misc]
+        header_listener = listener
+
+        def __init__(self, state: list[Any], server: Any) -> None:
+            state[1], context = _plain(state[1])  # the server closes what it finds there
+            begun = _begin(state[1], state[0], listener, context, timeout)
+            if begun is not None:
+                state[1], client = begun
+                super().__init__(_State(state, client), server)
+
+    return HttpProtocol
 
 
 def _result(handler: Any) -> ProxyResult | None:
     return _results.get(handler.request)
-
-
-def _speak(protocol: Any, listener: Listener, tls_timeout: float | None, state: list[Any], server: Any) -> None:
-    """Serve a connection of ``wsgi.server()``, which closes the socket that it finds in *state*."""
-    state[1], context = _plain(state[1])
-    begun = _begin(state[1], state[0], listener, context, tls_timeout)
-    if begun is not None:
-        state[1], client = begun
-        protocol(_State(state, client), server)
 
 
 def _handle(handle: Any, listener: Listener, tls_timeout: float | None, sock: Any, peer: SockAddr) -> None:

@@ -18,7 +18,7 @@ from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
 from proxyprotocol._adapters.lookahead import REST, plan_reads
 from proxyprotocol._adapters.overlay import Overlay
 from proxyprotocol._adapters.settings import covered, process_settings, self_reading
-from proxyprotocol.errors import ProxyProtocolError, RefusalCode
+from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
@@ -144,9 +144,6 @@ def _accept(begin: Any, server: Any, sock: Any, peer: Any) -> None:
         connection = receiver.connection(peer, sock.getsockname() if receiver.needs_addresses else None)
     except ProxyProtocolError as error:
         server.header_listener.refuse(error, peer)
-    except Exception as raised:  # from the policy function; pyftpdlib would close its listening socket
-        text = f"The policy function raised {raised!r}"
-        server.header_listener.tell(logging.ERROR, RefusalCode.HOOK.value, text, peer, error=raised)
     else:
         _Beginning(server, sock, peer, connection, begin)
         return

@@ -33,6 +33,7 @@ class _Covered(ProxyProtocolMixIn):
     socket: Any
     _settings: Settings
     _activated = _ready = False
+    _hint = ""  # nobody writes this class
 
     def server_activate(self) -> None:
         self._activated, self.tls_timeout = True, self._settings.tls_timeout
@@ -76,9 +77,9 @@ def read_headers(
 ) -> None:
     """Let a server that exists already read a header at the start of each connection.
 
-    Call this before ``serve_forever()``. It is what :class:`.ProxyProtocolMixIn` does, and two things more: TLS that
-    the server has put on its listening socket begins *after* the header, and a WSGI application finds the header as
-    ``environ["proxy_protocol"]``.
+    Call this before ``serve_forever()``. It is what :class:`~proxyprotocol.sync.ProxyProtocolMixIn` does, and two
+    things more: TLS that the server has put on its listening socket begins *after* the header, and a WSGI application
+    finds the header as ``environ["proxy_protocol"]``.
 
     Args:
         server: The server, such as one that ``wsgiref.simple_server.make_server()`` or
@@ -100,7 +101,7 @@ def read_headers(
 def switch_on() -> None:
     """Make every stream server of this process read headers, by the variables ``PROXYPROTOCOL_*``.
 
-    A server with :class:`.ProxyProtocolMixIn` keeps its own rules.
+    A server with :class:`~proxyprotocol.sync.ProxyProtocolMixIn` keeps its own rules.
     """
     initialise = BaseServer.__init__
 

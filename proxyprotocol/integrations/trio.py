@@ -12,7 +12,6 @@ from weakref import WeakKeyDictionary
 import trio
 
 from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
-from proxyprotocol._adapters.lookahead import REST
 from proxyprotocol._adapters.overlay import ClientSocket, Overlay
 from proxyprotocol._adapters.settings import covered, process_settings
 from proxyprotocol.errors import ProxyProtocolError
@@ -111,17 +110,16 @@ class ProxyProtocolListener(Overlay, trio.abc.Listener["ProxyProtocolStream"]):
                 stream.socket.close()
 
     async def _read(self, stream: trio.SocketStream, connection: ReceiverConnection, timeout: float) -> None:
-        # the second time, if the program was stopped: what has arrived meanwhile is not late
-        for seconds in (timeout, REST):
-            with trio.move_on_after(seconds):
-                while not connection.begun:
-                    try:
-                        data = await stream.receive_some()
-                        connection.feed(bytes(data)) if data else connection.eof()
-                    except trio.BrokenResourceError:  # a reset counts as the end
-                        connection.eof()
-                return
-        connection.timed_out()
+        # What arrived while the program was stopped is not late: trio reads sockets before it looks at deadlines.
+        with trio.move_on_after(timeout) as scope:
+            while not connection.begun:
+                try:
+                    data = await stream.receive_some()
+                    connection.feed(bytes(data)) if data else connection.eof()
+                except trio.BrokenResourceError:  # a reset counts as the end
+                    connection.eof()
+        if scope.cancelled_caught:
+            connection.timed_out()
 
     async def aclose(self) -> None:
         """Close the listener, and the connections that nobody has accepted."""

@@ -16,7 +16,7 @@ from waitress.task import WSGITask
 from proxyprotocol._adapters.facts import AF_UNIX
 from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
 from proxyprotocol._adapters.settings import covered, process_settings
-from proxyprotocol.errors import ProxyProtocolError, RefusalCode
+from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 
 if TYPE_CHECKING:
@@ -52,10 +52,6 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
             connection = receiver.connection(self._peer, local)
         except ProxyProtocolError as error:
             self._refuse(error)
-        except Exception as raised:  # from the policy function; waitress would close its listening socket
-            text = f"The policy function raised {raised!r}"
-            listener.tell(logging.ERROR, RefusalCode.HOOK.value, text, self._peer, error=raised)
-            self.handle_close()
         else:
             if not connection.begun:
                 self._pending = connection

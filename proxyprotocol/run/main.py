@@ -30,7 +30,7 @@ _EXAMPLES: Final = """\
 examples:
   %(prog)s --trusted 10.0.0.0/8 -- gunicorn app:app
   %(prog)s --trusted 10.0.0.0/8 -- uvicorn app:app --workers 4
-  %(prog)s --trusted @/etc/proxies --ports 8000 -- python manage.py runserver
+  %(prog)s --trusted @/etc/proxies --ports 8000 -- python server.py
 """
 _MORE: Final = {
     "ports": "port numbers and unix, with commas between them: the listeners that read headers; all by default",
@@ -57,6 +57,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ProgramError: An option is wrong, or the command cannot be run.
     """
+    if sys.platform == "win32":
+        raise ProgramError("run needs a system on which a program can replace itself, as Linux, macOS and the BSDs are")
     given = {name: value for name in (*OPTIONS, *_MORE) if (value := getattr(options, name)) is not None}
     environment = {**os.environ, **{spell_variable(name): value for name, value in given.items()}}
     try:

@@ -117,7 +117,9 @@ def watch_exec() -> None:
                 check_program([os.fsdecode(file), *map(os.fsdecode, words[1:])])
             except CommandError as problem:
                 raise startup_failure(f"proxyprotocol run: {problem}") from None
-            environment.update({name: value for name, value in os.environ.items() if name.startswith(PREFIX)})
+            for name in os.environ:
+                if name.startswith(PREFIX):
+                    environment.setdefault(name, os.environ[name])
         if spell_variable("run") in environment:  # a child that becomes a tool may have another environment
             put_first(environment)
 

@@ -43,20 +43,20 @@ INTEGRATIONS: Final = (
     Integration("aiosmtpd.controller", "aiosmtpd", "aiosmtpd", "1.4.4", "1.4"),
     Integration("anyio", "anyio", "anyio", "4.4", "4.16"),
     Integration("asyncio", "asyncio"),
-    Integration("cheroot.server", "cheroot", "cheroot", "11.1", "11.1"),
+    Integration("cheroot.server", "cheroot", "cheroot", "9.0", "11.1"),
     Integration("daphne.server", "daphne", "daphne", "4.0", "4.2"),
-    Integration("eventlet", "eventlet", "eventlet", "0.41", "0.41"),
-    Integration("gevent.server", "gevent", "gevent", "26.9", "26.9"),
+    Integration("eventlet", "eventlet", "eventlet", "0.33.3", "0.41"),
+    Integration("gevent.server", "gevent", "gevent", "22.10", "26.9"),
     Integration("gunicorn.config", "gunicorn", "gunicorn", "21.2", "27.0"),
     Integration("hypercorn.protocol", "hypercorn", "hypercorn", "0.14", "0.18"),
-    Integration("pyftpdlib.servers", "pyftpdlib", "pyftpdlib", "2.2", "2.2"),
+    Integration("pyftpdlib.servers", "pyftpdlib", "pyftpdlib", "1.5.7", "2.2"),
     Integration("socketserver", "socketserver"),
     Integration("tornado.tcpserver", "tornado", "tornado", "6.2", "6.6"),
     Integration("trio", "trio", "trio", "0.22", "0.35"),
     Integration("twisted.internet.posixbase", "twisted", "Twisted", "22.4", "26.10"),
     Integration("uvicorn.config", "uvicorn", "uvicorn", "0.30", "0.54"),
     Integration("uvloop", "uvloop", "uvloop", "0.17", "0.23"),
-    Integration("waitress.server", "waitress", "waitress", "3.0", "3.0"),
+    Integration("waitress.server", "waitress", "waitress", "2.1.2", "3.0"),
 )
 
 #: The classes of sockets that accept connections in Python: module and name.
@@ -67,7 +67,7 @@ SOCKETS: Final = (
 )
 
 NATIVE: Final = (
-    Native("bjoern", "listen", "bjoern"),
+    Native("bjoern", "server_run", "bjoern"),
     Native("granian.server.common", "AbstractServer.__init__", "granian"),
     Native("grpc", "server", "gRPC"),
     Native("grpc.aio", "server", "gRPC"),

@@ -62,7 +62,7 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
 
     Raises:
         TypeError: Both a receiver and its keywords were given, a keyword is unknown, or *wrapped_protocol* is already a
-            wrapper.
+            wrapper, or not a protocol for datagrams.
         ValueError: A keyword is out of range, or *pp* is version 1, which does not support datagrams.
     """
 
@@ -82,6 +82,8 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
     ) -> None:
         if isinstance(wrapped_protocol, ProxyProtocolDatagramWrapper):
             raise TypeError(describe_second_header("The protocol", unit="datagram"))
+        if isinstance(wrapped_protocol, type) or not hasattr(wrapped_protocol, "datagramReceived"):
+            raise TypeError(f"wrapped_protocol must be a DatagramProtocol, not {wrapped_protocol!r}")
         self.wrappedProtocol: Any = wrapped_protocol
         rules = Receiver.of(receiver, keywords, ("client_timeout", "clock", "max_clients"), datagrams=True)
         self._datagrams = DatagramReceiver(rules, max_clients=max_clients, client_timeout=client_timeout)
@@ -110,6 +112,8 @@ class ProxyProtocolDatagramWrapper(DatagramProtocol):
         except ProxyProtocolError as error:
             self._listener.refuse(error, addr)
             return
+        if received.repeated:
+            self._listener.warn_of_second_header(addr)
         client = received.client
         with self._datagrams.answering(received):
             # only host and port: Twisted's IPv6 ports leave out flow and scope as well

@@ -6,7 +6,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet import interfaces
-from twisted.internet.error import ConnectionClosed
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory  # Twisted offers no public name
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -92,8 +91,8 @@ class ProxyProtocolWrapper(Protocol):
             receiver = listener.at(local_address(transport))
         try:
             connection = self._connection = receiver.connection(peer, local)
-        except ProxyProtocolError as error:
-            self.refuse(error)
+        except BaseException as error:
+            self._drop(error)
         else:
             if connection.begun:
                 self._hand_over(connection)
@@ -105,8 +104,8 @@ class ProxyProtocolWrapper(Protocol):
         if connection is not None:
             try:
                 begun = connection.feed(data)
-            except ProxyProtocolError as error:
-                self.refuse(error)
+            except BaseException as error:
+                self._drop(error)
             else:
                 if begun:
                     self._hand_over(connection)
@@ -119,7 +118,8 @@ class ProxyProtocolWrapper(Protocol):
             protocol.connectionLost(reason)
         elif self._connection is not None:
             try:
-                if reason.check(ConnectionClosed) is None:
+                # without pyOpenSSL there is nothing to import, and no TLS
+                if type(reason.value).__module__.partition(".")[0] in ("OpenSSL", "ssl"):
                     self._connection.refuse(self._describe_tls(reason.value))
                 self._connection.eof()
             except ProxyProtocolError as error:
@@ -140,8 +140,8 @@ class ProxyProtocolWrapper(Protocol):
         connection: Any = self._connection  # not None: the deadline ends with the decision
         try:
             connection.timed_out()
-        except ProxyProtocolError as error:
-            self.refuse(error)
+        except BaseException as error:
+            self._drop(error)
         else:
             try:
                 self._hand_over(connection)
@@ -158,6 +158,15 @@ class ProxyProtocolWrapper(Protocol):
         """Log why the connection is refused, and abort it."""
         self._log_refusal(error)
         self.abort()
+
+    def _drop(self, error: BaseException) -> None:
+        """Refuse the connection for what its step raised."""
+        transport = self.transport
+        try:
+            peer, local = to_sockaddr(transport.getPeer()), local_address(transport)
+            self.factory.listener.refuse_raised(error, self._connection, peer, local)
+        finally:
+            self.abort()
 
     def _log_refusal(self, error: ProxyProtocolError) -> None:
         transport = self.transport

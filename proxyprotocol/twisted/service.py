@@ -20,9 +20,13 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from proxyprotocol._adapters.listener import Listener
+from proxyprotocol.policy import HeaderPolicy
+from proxyprotocol.receiver import Receiver
 from proxyprotocol.sender import name_ends
 from proxyprotocol.twisted.client import ProxyProtocolClientEndpoint
-from proxyprotocol.twisted.transport import abort, describe_peer, log, proxy_result, to_sockaddr
+from proxyprotocol.twisted.clock import Clock
+from proxyprotocol.twisted.transport import abort, describe_peer, emit, log, proxy_result, to_sockaddr
 from proxyprotocol.twisted.typing import ClientEndpoint
 
 __all__ = ["EchoFactory", "Options", "RelayFactory", "makeService"]
@@ -93,10 +97,15 @@ class _ListenOrExit:
         self._failed = False
 
     def listen(self, factory: Any) -> Deferred[Any]:
-        listening = maybeDeferred(self._endpoint.listen, factory).addErrback(self._log_failure)
+        listening = maybeDeferred(self._endpoint.listen, factory).addCallbacks(self._tell_start, self._log_failure)
         if self._failed:
             raise SystemExit(1)
         return listening
+
+    def _tell_start(self, port: Any) -> Any:
+        if self._description.partition(":")[0].lower() not in ("proxyprotocol", "haproxy"):  # they read headers
+            Listener(Receiver(policy=HeaderPolicy.SKIP), emit, Clock(None)).start(to_sockaddr(port.getHost()))
+        return port
 
     def _log_failure(self, failure: Failure) -> Failure | None:
         if failure.check(CancelledError) is not None:  # the service was stopped before the endpoint listened

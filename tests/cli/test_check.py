@@ -125,7 +125,7 @@ def greeting(connection: socket.socket) -> None:
 
 
 def greeting_after_a_header(connection: socket.socket) -> None:
-    read_header(connection)
+    read_header(connection, trusted="any")
     greeting(connection)
 
 
@@ -146,7 +146,7 @@ def test_a_server_that_speaks_first_after_a_header_wants_one() -> None:
 
 def has_header(connection: socket.socket) -> bool:
     try:
-        return read_header(connection) is not None
+        return read_header(connection, trusted="any") is not None
     except ProxyProtocolError:
         return False
 
@@ -199,7 +199,7 @@ def test_a_limit_on_connections_does_not_look_like_a_wish_for_headers() -> None:
 def binary(connection: socket.socket) -> None:
     """Greet in binary, take a header if one comes, and drop a wrong one, as MariaDB does."""
     connection.sendall(b"d\0\0\0\n5.5.5\n")
-    read_header(connection)
+    read_header(connection, trusted="any")
     connection.recv(65536)
 
 
@@ -235,7 +235,7 @@ def optional(connection: socket.socket) -> None:
     """Take a header if one comes."""
     begin = connection.recv(1, socket.MSG_PEEK)
     if begin in (b"P", b"\r"):
-        read_header(connection)
+        read_header(connection, trusted="any")
     connection.recv(65536)
     connection.sendall(b"hello\n")
 
@@ -251,7 +251,7 @@ def test_it_warns_of_a_server_that_takes_connections_with_and_without_a_header()
 
 def only_proxied(connection: socket.socket) -> None:
     """Serve only PROXY headers with a client, so health checks get no answer."""
-    result = read_header(connection)
+    result = read_header(connection, trusted="any")
     if result is not None and result.source is not None:
         echo(connection)
 
@@ -374,7 +374,7 @@ def shake_hands(connection: socket.socket, context: ssl.SSLContext) -> None:
 @pytest.mark.usefixtures("silent_at_first")
 def test_it_speaks_tls_after_a_header(tls_context: ssl.SSLContext) -> None:
     def serve(connection: socket.socket) -> None:
-        read_header(connection)
+        read_header(connection, trusted="any")
         shake_hands(connection, tls_context)
 
     with serving(serve) as server:
@@ -453,7 +453,7 @@ def test_a_server_is_asked_over_ipv6() -> None:
     families = set()
 
     def serve(connection: socket.socket) -> None:
-        result = read_header(connection)
+        result = read_header(connection, trusted="any")
         families.add(None if result is None else result.type)
         echo(connection)
 

@@ -103,7 +103,7 @@ def test_without_an_installation_it_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 PARSERS = {parser.prog: parser for parser in (make_parser(), make_relay_parser(), make_echo_parser())}
-HELPS = [*PARSERS, *(f"proxyprotocol {name}" for name in ("decode", "encode", "check", "echo", "relay", "demo"))]
+HELPS = [*PARSERS, *(f"proxyprotocol {name}" for name in ("decode", "encode", "check", "run", "echo", "relay", "demo"))]
 
 
 @pytest.mark.parametrize("command", HELPS)
@@ -115,7 +115,7 @@ def test_every_help_has_examples_that_can_be_typed(
     with pytest.raises(SystemExit, match="0"):
         PARSERS[program].parse_args([*subcommand, "--help"])
     text = capsys.readouterr().out
-    assert text.startswith(f"usage: {command} [-h] [--version]")
+    assert text.startswith(f"usage: {command} [-h] [--version")
     assert max(map(len, text.splitlines())) <= 80
     examples = re.findall(rf"^  .*?\b{command}\b(.*)$", text.partition("\nexamples:\n")[2], re.MULTILINE)
     assert len(examples) >= 2

@@ -75,6 +75,10 @@ class Program:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    def status(self) -> int | None:
+        """Return the exit status of a program that has ended."""
+        return self._process.poll()
+
     def errors(self) -> str:
         """Return the standard error of the program up to now."""
         return self._error_path.read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,21 @@ def test_silent_and_bad_peers_delay_no_other_connection(
     refusals = sorted(line.rpartition(": ")[2] for level, line in log.lines if level == "WARNING")
     assert len(refusals) >= 2
     assert any("within 0.2 seconds" in line for line in refusals)
+
+
+@in_every_loop
+def test_what_arrived_while_the_program_was_stopped_is_not_late(run: Run) -> None:
+    def wrap(listener: Any) -> ProxyProtocolListener:
+        return ProxyProtocolListener(listener, timeout=0.1)
+
+    async def story() -> None:
+        async with listening(run, None, Security(None), wrap) as address, connected(address) as peer:
+            await asyncio.sleep(0.02)
+            peer.sock.send(HEADER + b"a line\n")
+            time.sleep(0.15)  # as a program that blocks
+            assert (await peer.hear(b"\n")).startswith(b"(b'a line")
+
+    run(story)
 
 
 @in_every_loop

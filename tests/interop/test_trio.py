@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,21 @@ def test_a_header_may_take_longer_than_the_call_that_has_accepted_its_connection
             assert await stream.receive_some() == b"ta"
             await slow.send_eof()
             assert await stream.receive_some() == b""
+
+    run(story)
+
+
+def test_what_arrived_while_the_program_was_stopped_is_not_late() -> None:
+    async def story() -> None:
+        async with listening(trusted="any", timeout=0.1) as listener, trio.open_nursery() as nursery:
+            nursery.start_soon(accept, listener)
+            with socket.create_connection(listener.socket.getsockname()) as peer:
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                peer.sendall(V2)
+                time.sleep(0.15)  # as a program that blocks
+                with trio.fail_after(1):
+                    while len(_opened) < 1:
+                        await trio.sleep(0.01)
 
     run(story)
 

@@ -183,3 +183,19 @@ def test_a_cut_header_in_a_datagram_is_refused(run: Run, log: Log, data: bytes) 
         assert [f"The datagram has {len(data)} bytes" in line for _, line in log.lines] == [True]
 
     run(story)
+
+
+def test_a_second_header_in_a_datagram_is_warned_of(run: Run, log: Log) -> None:
+    async def story() -> None:
+        app = App()
+        async with listening(app, trusted="any") as here:
+            with peer_of(here) as proxy:
+                await proxy.ask(HEADER + HEADER + b"a")
+                number = proxy.sock.getsockname()[1]
+        assert app.datagrams == [(HEADER + b"a", CLIENT)]
+        ((level, line),) = log.lines
+        where = f"from 127.0.0.1:{number} on {describe_address(here)}"
+        assert level == "WARNING"
+        assert line.startswith(f"A second PROXY protocol header follows the first {where}, and the application gets it")
+
+    run(story)

@@ -176,6 +176,19 @@ def test_a_port_on_which_nobody_listens_is_told(
 
 
 @every_loop
+def test_a_listener_outside_the_ports_says_that_it_reads_no_headers(
+    new_loop: Any, caplog: pytest.LogCaptureFixture, free_port: int
+) -> None:
+    caplog.set_level("INFO", "proxyprotocol")
+
+    async def story() -> None:
+        (await asyncio.get_running_loop().create_server(App, "127.0.0.1", free_port)).close()
+
+    Run(lambda: new_loop(trusted="any", ports=[1]))(story)
+    assert caplog.messages == [f"Reads no PROXY protocol headers on 127.0.0.1:{free_port}"]
+
+
+@every_loop
 def test_ports_on_which_the_loop_listens_in_any_way_are_not_told(new_loop: Any, log: Log) -> None:
     async def story() -> None:
         loop = asyncio.get_running_loop()

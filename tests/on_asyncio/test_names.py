@@ -21,8 +21,8 @@ FILES = [
 LIBRARIES = ("asyncio", "uvloop")
 
 PRIVATE = re.compile(r"_[A-Za-z]\w*")  # one underscore; names with two belong to the language
-# the name of a server that we integrate: aiosmtpd's controllers have it
-SERVERS = {"_factory_invoker"}
+# the names of servers that we integrate: of aiosmtpd's controllers, and of Twisted's channels of HTTP/2
+SERVERS = {"_factory_invoker", "_conn"}
 # asyncio and uvloop look up these names on transports, protocols and loops. An object with such a name claims to be one
 # of theirs.
 LOOKED_UP = {"_start_tls_compatible", "_sendfile_compatible"}

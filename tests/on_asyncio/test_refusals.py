@@ -449,6 +449,25 @@ def test_a_policy_that_raises_costs_ten_tracebacks_a_second(run: Run, log: Log) 
     assert log.lines[-1][1].endswith(": 2 hook")
 
 
+@pytest.mark.parametrize("hook", ["validate", "policy"])
+def test_a_hook_that_cancels_costs_the_connection_one_line(run: Run, log: Log, hook: str) -> None:
+    def cancel(*arguments: Any) -> bool:
+        calls.append(arguments)
+        raise asyncio.CancelledError
+
+    calls: list[Any] = []
+
+    async def story() -> None:
+        async with listening(Apps(), **{hook: cancel}) as server, connected(server) as peer:
+            await peer.send(HEADER)
+            assert await peer.hear_all() == b""
+
+    run(story)
+    assert len(calls) == len(log.take_tracebacks()) == 1
+    ((level, line),) = log.lines
+    assert (level, line.rpartition(": ")[2]) == ("ERROR", f"The server's {hook} function raised CancelledError()")
+
+
 @pytest.mark.parametrize(("new_apps", "keywords"), MISTAKES.values(), ids=MISTAKES)
 def test_a_server_goes_on_after_a_mistake_of_the_application(
     run: Run, security: Security, new_apps: Any, keywords: dict[str, Any]

@@ -6,9 +6,11 @@ from random import Random
 from typing import Any
 
 import pytest
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
 from proxyprotocol import HeaderPolicy, TrustedProxies
+from proxyprotocol.twisted import ProxyProtocolDatagramWrapper
 from tests.core.test_fuzz import mutated
 from tests.on_twisted.datagrams import CLIENT, HEADER, App, Peer, ask, keep_quiet, listen, peer_of
 from tests.on_twisted.reactors import Log, run, until
@@ -158,3 +160,25 @@ def test_a_lone_signature_is_not_a_header(reactor: Any, log: Log) -> None:
         assert app.datagrams == []
 
     run(reactor, scenario())
+
+
+def test_a_second_header_in_a_datagram_is_warned_of(reactor: Any, log: Log) -> None:
+    async def scenario() -> None:
+        app = App()
+        port = listen(reactor, app, trusted="any", clock=Clock())
+        proxy = peer_of(reactor, port)
+        await ask(reactor, proxy, HEADER + HEADER + b"a")
+        assert app.datagrams == [(HEADER + b"a", CLIENT)]
+        ((level, line),) = log.lines
+        here = proxy.transport.getHost()
+        where = f"from 127.0.0.1:{here.port} on 127.0.0.1:{port.getHost().port}"
+        assert level == "warn"
+        assert line.startswith(f"A second PROXY protocol header follows the first {where}, and the application gets it")
+
+    run(reactor, scenario())
+
+
+@pytest.mark.parametrize("wrong", [Factory(), App])
+def test_only_a_protocol_for_datagrams_is_wrapped(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="wrapped_protocol must be a DatagramProtocol, not <"):
+        ProxyProtocolDatagramWrapper(wrong, trusted="any")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import formatEventAsClassicLogText
+from twisted.python.failure import Failure
 from zope.interface import alsoProvides
 
 from proxyprotocol import HeaderPolicy, ProxyProtocolError, ProxyResult
@@ -84,6 +86,36 @@ def test_an_exception_in_a_hook_is_logged_with_its_traceback(hook: str, log: Log
     assert re.search(rf": The server's {hook} function raised ZeroDivisionError\('in the hook'\)(\n|$)", line)
     assert log.fields["reason"] == "hook"
     assert log.flush(ZeroDivisionError) == 1
+
+
+@pytest.mark.parametrize("hook", ["validate", "policy"])
+@pytest.mark.parametrize("raised", [GeneratorExit, KeyboardInterrupt])
+def test_an_exception_that_is_no_error_costs_the_connection_one_line(
+    hook: str, raised: type[BaseException], log: Log
+) -> None:
+    def leave(*arguments: Any) -> bool:
+        calls.append(arguments)
+        raise raised
+
+    calls: list[Any] = []
+    factory, transport = AppFactory(), MemoryTransport()
+    with pytest.raises(raised) if raised is KeyboardInterrupt else contextlib.nullcontext():
+        accept(wrap(factory, **{hook: leave}), transport)
+        transport.receive(HEADER)
+    transport.protocol.connectionLost(Failure(raised()))
+    assert (transport.aborts, factory.built, len(calls)) == (1, [], 1)
+    ((level, line),) = log.lines
+    assert level == "error"
+    assert re.search(rf": The server's {hook} function raised {raised.__name__}\(\)(\n|$)", line)
+    assert log.flush(raised) == 1
+
+
+def test_only_an_error_of_tls_is_described_as_one(log: Log) -> None:
+    transport = accept(wrap(AppFactory(), trusted="any"))
+    transport.receive(HEADER[:9])
+    transport.protocol.connectionLost(Failure(MemoryError()))
+    ((_, line),) = log.lines
+    assert "TLS" not in line
 
 
 class Counts:

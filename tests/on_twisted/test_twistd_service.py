@@ -98,6 +98,19 @@ def test_the_service_logs_its_start_and_its_refusals(tmp_path: Path, options: st
         assert "Traceback" not in program.stop()
 
 
+def test_a_service_without_a_header_says_so(tmp_path: Path) -> None:
+    program = Program(twistd("proxyprotocol", "echo", "--listen", LOOPBACK), tmp_path)
+    try:
+        port = ""
+        while (
+            found := re.search(r"Reads no PROXY protocol headers on 127\.0\.0\.1:(\d+)$", line := program.line())
+        ) is None:
+            port = line.rpartition(" starting on ")[2] if " starting on " in line else port
+        assert found[1] == port
+    finally:
+        program.stop()
+
+
 def test_echo_works_without_a_header(start: Start) -> None:
     line, rest = echoed(start("echo", "--listen", LOOPBACK), b"hello")
     assert re.fullmatch(r"You are 127\.0\.0\.1:\d+, None", line)

@@ -25,7 +25,7 @@ from proxyprotocol.tlv import ProxyProtocolTLV
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-TWISTD, UVICORN, COMMANDS = SHELL
+_RUN, TWISTD, UVICORN, COMMANDS = SHELL
 HEADER = b"PROXY TCP4 203.0.113.7 198.51.100.9 56324 443\r\n"
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop._certificates import Certificates
-from tests.servers.checks import Server, every_check, start
+from tests.interop._programs import wait_for
+from tests.servers.checks import CLIENT, CLIENT_RESULT, V2, Server, every_check, start
 
 pytestmark = pytest.mark.xdist_group("run-asyncio")
 
@@ -133,3 +138,35 @@ def tls_server(
 @every_check
 def test_so_does_a_server_with_tls(tls_server: Server, check: Callable[[Server], None]) -> None:
     check(tls_server)
+
+
+def test_a_reloaded_application_sees_the_client_too(tmp_path: Path) -> None:
+    command = ["uvicorn", "--port", "{port}", "--reload", "whoami:asgi"]
+    with start(command, tmp_path, run=[]) as server:
+        whoami = tmp_path / "whoami.py"
+        changed = whoami.read_text().replace('f"{host} {port} ', 'f"again {host} {port} ')
+
+        def reloading() -> bool:
+            whoami.write_text(changed)  # again and again: uvicorn may not watch yet
+            return "Reloading..." in server.program.errors()
+
+        def reloaded() -> bool:
+            with contextlib.suppress(OSError, http.client.HTTPException), server.connect(V2) as connection:
+                return server.ask(connection) == f"again {CLIENT.host} {CLIENT.port} {CLIENT_RESULT}"
+            return False
+
+        wait_for(reloading)
+        wait_for(reloaded)
+
+
+@pytest.mark.parametrize("command", ["uvicorn", "aiohttp"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_as_it_ends_the_server_alone(tmp_path: Path, command: str, number: signal.Signals) -> None:
+    statuses = []
+    ways: list[list[str] | None] = [None, []]
+    for run in ways:
+        with start(COMMANDS[command][0], prepare(tmp_path), run=run) as server:
+            os.kill(server.program.pid, number)
+            wait_for(lambda server=server: not server.program.running())  # type: ignore[misc]
+            statuses.append(server.program.status())
+    assert statuses[0] == statuses[1]

@@ -28,10 +28,17 @@ OTHERS = {
     "inherited": ACCEPT.replace("while", "listener = socket.socket(fileno=listener.detach())\nwhile"),
     "select": ACCEPT.replace("True:", "True:\n    __import__('select').select([listener], [], [])"),
     "gevent": "from gevent import monkey; monkey.patch_all()" + ACCEPT,
-    "gevent-socket": ACCEPT.replace("import socket, sys", "import sys\nfrom gevent import socket").replace(
-        'socket.create_server(("127.0.0.1", int(sys.argv[1])))',
-        'socket.socket(); listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); listener.bind(("127.0.0.1", int(sys.argv[1]))); listener.listen()',
-    ),
+    "gevent-socket": """
+import sys
+from gevent import socket
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(("127.0.0.1", int(sys.argv[1])))
+listener.listen()
+print("listening", flush=True)
+while True:
+    listener.accept()[0].sendall(b"served")
+""",
     "eventlet": "import eventlet; eventlet.monkey_patch()" + ACCEPT,
     "add_reader": """
 import asyncio, socket, sys

@@ -186,3 +186,9 @@ def test_a_python_without_our_package_is_told(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith(f"proxyprotocol run: {other} cannot import proxyprotocol[run] (ModuleNotFoundError")
     assert done.stderr.count("\n") == 1
+
+
+def test_run_inside_run_has_its_own_options() -> None:
+    inner = [sys.executable, "-m", "proxyprotocol", "run", "--trusted", "192.0.2.1", "--"]
+    program = "import os; print(os.environ['PROXYPROTOCOL_TRUSTED'])"
+    assert launch(*inner, sys.executable, "-c", program).stdout == "192.0.2.1\n"

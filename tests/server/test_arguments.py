@@ -126,18 +126,18 @@ UNEXPECTED = "but an address without accept= expects none"
         (["--service", ":0?tlv=ssl", "b:1"], "':0?tlv=ssl': tlv= is an option for the address to connect to\n"),
         (
             ["--service", ":0?accept=v2&trusted=10.1.2.3/8", "b:1"],
-            "trusted= takes networks, addresses and unix, with commas between them, @FILE, or any: A trusted proxy is "
+            "trusted takes networks, addresses and unix, with commas between them, @FILE, or any: A trusted proxy is "
             "an address, a network without host bits, or 'unix', not '10.1.2.3/8' (it has host bits set; did you mean "
             "10.0.0.0/8?)\n",
         ),
         (
             ["--service", ":0?accept=v2&trusted=@/nowhere", "b:1"],
-            "trusted= takes networks, addresses and unix, with commas between them, @FILE, or any: [Errno 2] No such "
+            "trusted takes networks, addresses and unix, with commas between them, @FILE, or any: [Errno 2] No such "
             "file or directory: '/nowhere'\n",
         ),
         (
             ["--service", ":0?accept=v2&trusted=any&untrusted=direct", "b:1"],
-            "untrusted= means nothing with trusted=any\n",
+            "untrusted means nothing with trusted=any\n",
         ),
         (
             ["--service", ":0?accept=noop&timeout=1", "b:1"],
@@ -152,7 +152,7 @@ UNEXPECTED = "but an address without accept= expects none"
         (["--service", "ssl://:0?tls_timeout=0", "b:1"], "tls_timeout= takes a number of seconds above 0, not '0'"),
         (
             ["--service", ":0?accept=v1&untrusted=direct", "b:1"],
-            "untrusted= needs trusted=, which names the proxies to trust",
+            "untrusted needs trusted, which names the proxies to trust",
         ),
         (["--service", ":0?backlog=0", "b:1"], "backlog= takes a number of connections, at least 1, not '0'"),
         (["--service", ":0?reuse_port=1", "b:1"], "reuse_port= takes yes or no, not '1'"),

@@ -91,7 +91,7 @@ def test_the_log_says_what_is_read_from_whom_and_names_the_option_of_a_refusal(s
             assert client.recv(10) == b""
     log = echo.stop()
     assert f"Reads version 1 headers on {where} from 127.0.0.0/8\n" in log
-    assert f" on {where}: A version 2 header came, but only version 1 is accepted here (at byte 0); see pp=\n" in log
+    assert f" on {where}: A version 2 header came, but only version 1 is accepted here (at byte 0); see pp\n" in log
 
 
 def test_tls_after_the_header(start: Callable[[str], Echo], certificates: Certificates) -> None:

@@ -71,24 +71,24 @@ def test_the_start_line_says_what_is_read_from_whom(
             "accept=detect",
             b"GET / HTTP/1.0\r\n",
             "There is no PROXY protocol header: the data begins with b'GET / HTTP/1.0\\r\\n' (at byte 0); if 127.0.0.1 "
-            "is your proxy, make it send the header (HAProxy: send-proxy-v2, nginx: proxy_protocol on); see policy=",
+            "is your proxy, make it send the header (HAProxy: send-proxy-v2, nginx: proxy_protocol on); see policy",
         ),
-        ("accept=v1", V2, "A version 2 header came, but only version 1 is accepted here (at byte 0); see accept="),
-        ("pp=v2", LINE, "A version 1 header came, but only version 2 is accepted here (at byte 0); see pp="),
+        ("accept=v1", V2, "A version 2 header came, but only version 1 is accepted here (at byte 0); see accept"),
+        ("pp=v2", LINE, "A version 1 header came, but only version 2 is accepted here (at byte 0); see pp"),
         (
             "accept=v2&max_header=30",
             V2,
-            "The header has 58 bytes where max_header allows 30 (at byte 14); see max_header=",
+            "The header has 58 bytes where max_header allows 30 (at byte 14); see max_header",
         ),
         (
             "accept=v1&timeout=0.1",
             b"PROXY",
-            "No complete PROXY protocol header came within 0.1 seconds, only 5 bytes; see timeout=",
+            "No complete PROXY protocol header came within 0.1 seconds, only 5 bytes; see timeout",
         ),
         (
             "accept=v1&trusted=127.0.0.0/8,!127.0.0.1",
             b"",
-            "The peer is not one of the trusted proxies; if it is your proxy, add it to trusted=",
+            "The peer is not one of the trusted proxies; if it is your proxy, add it to trusted",
         ),
     ],
 )

@@ -22,7 +22,7 @@ from tests.interop._programs import reserved_port, wait_for
 from tests.server.programs import Starter, scrape
 from tests.server.relays import PATIENCE, receive_all
 
-OPEN = 'proxyprotocol_open_connections{service="127.0.0.1:0"}'
+OPEN = 'proxyprotocol_open_connections{listener="127.0.0.1:0",service="127.0.0.1:0"}'
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -46,14 +46,14 @@ def test_metrics(start: Starter, workers: str) -> None:
         told = scrape(port)
     assert {name: value for name, value in told.items() if value and "_bucket" not in name} == {
         f'proxyprotocol_build_info{{version="{version("proxyprotocol")}"}}': 1,
-        'proxyprotocol_connections_total{service="127.0.0.1:0"}': 2,
-        'proxyprotocol_headers_received_total{service="127.0.0.1:0",version="v1"}': 1,
-        'proxyprotocol_headers_sent_total{service="127.0.0.1:0",version="v2"}': 1,
-        'proxyprotocol_refusals_total{reason="no_header",service="127.0.0.1:0"}': 1,
-        'proxyprotocol_bytes_total{direction="up",service="127.0.0.1:0"}': 5,
-        'proxyprotocol_bytes_total{direction="down",service="127.0.0.1:0"}': 2,
-        'proxyprotocol_header_seconds_count{service="127.0.0.1:0"}': 1,
-        'proxyprotocol_header_seconds_sum{service="127.0.0.1:0"}': pytest.approx(
+        'proxyprotocol_connections_total{listener="127.0.0.1:0",service="127.0.0.1:0"}': 2,
+        'proxyprotocol_headers_received_total{listener="127.0.0.1:0",service="127.0.0.1:0",version="v1"}': 1,
+        'proxyprotocol_headers_sent_total{listener="127.0.0.1:0",service="127.0.0.1:0",version="v2"}': 1,
+        'proxyprotocol_refusals_total{listener="127.0.0.1:0",reason="no_header",service="127.0.0.1:0"}': 1,
+        'proxyprotocol_bytes_total{direction="up",listener="127.0.0.1:0",service="127.0.0.1:0"}': 5,
+        'proxyprotocol_bytes_total{direction="down",listener="127.0.0.1:0",service="127.0.0.1:0"}': 2,
+        'proxyprotocol_header_seconds_count{listener="127.0.0.1:0",service="127.0.0.1:0"}': 1,
+        'proxyprotocol_header_seconds_sum{listener="127.0.0.1:0",service="127.0.0.1:0"}': pytest.approx(
             1, abs=0.999999
         ),  # a microsecond at least
         OPEN: 1,
@@ -80,16 +80,21 @@ def test_each_service_has_counters_of_its_own_over_all_workers(start: Starter, s
         wrong.sendall(b"PROXY TCP4 192.0.2.1 198.51.100.2 1000 2000\r\n")
         with contextlib.suppress(ConnectionResetError):
             assert wrong.recv(1) == b""
-        pending = f'proxyprotocol_pending_headers{{service="{inside}"}}'
+        pending = f'proxyprotocol_pending_headers{{listener="{inside}",service="{inside}"}}'
         wait_for(lambda: scrape(port)[pending] == 1)
         told = scrape(port)
-    assert told['proxyprotocol_connections_total{service="127.0.0.1:0"}'] == 8
-    assert told['proxyprotocol_headers_received_total{service="127.0.0.1:0",version="v1"}'] == 8
-    assert told['proxyprotocol_header_seconds_bucket{le="+Inf",service="127.0.0.1:0"}'] == 8
-    assert told[f'proxyprotocol_connections_total{{service="{inside}"}}'] == 2
-    assert told[f'proxyprotocol_refusals_total{{reason="version",service="{inside}"}}'] == 1
-    assert told['proxyprotocol_refusals_total{reason="version",service="127.0.0.1:0"}'] == 0
-    wait_for(lambda: scrape(port)[f'proxyprotocol_refusals_total{{reason="missing",service="{inside}"}}'] == 1)
+    assert told['proxyprotocol_connections_total{listener="127.0.0.1:0",service="127.0.0.1:0"}'] == 8
+    assert told['proxyprotocol_headers_received_total{listener="127.0.0.1:0",service="127.0.0.1:0",version="v1"}'] == 8
+    assert told['proxyprotocol_header_seconds_bucket{le="+Inf",listener="127.0.0.1:0",service="127.0.0.1:0"}'] == 8
+    assert told[f'proxyprotocol_connections_total{{listener="{inside}",service="{inside}"}}'] == 2
+    assert told[f'proxyprotocol_refusals_total{{listener="{inside}",reason="version",service="{inside}"}}'] == 1
+    assert told['proxyprotocol_refusals_total{listener="127.0.0.1:0",reason="version",service="127.0.0.1:0"}'] == 0
+    wait_for(
+        lambda: (
+            scrape(port)[f'proxyprotocol_refusals_total{{listener="{inside}",reason="missing",service="{inside}"}}']
+            == 1
+        )
+    )
     assert scrape(port)[pending] == 0
 
 
@@ -107,9 +112,10 @@ def test_the_names_and_their_meaning_are_those_of_the_adapters_metrics() -> None
         ours = both[family.name]
         assert (ours.type, ours.documentation) == (family.type, family.documentation)
         samples = [set(), set()]  # type: list[set[tuple[str, str, float]]]
-        for found, source, name in zip(samples, (family, ours), ("listener", "service"), strict=True):
+        for found, source, names in zip(samples, (family, ours), ({"listener"}, {"listener", "service"}), strict=True):
             for sample in source.samples:
-                (label,) = [value for key, value in sample.labels.items() if key != name] or [""]
+                assert names <= sample.labels.keys()
+                (label,) = [value for key, value in sample.labels.items() if key not in names] or [""]
                 if not sample.name.endswith(("_created", "_sum")) and sample.value:
                     found.add((sample.name, label, 0 if "_bucket" in sample.name else sample.value))
         assert samples[0] == samples[1]

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from proxyprotocol.server._process import services
 from proxyprotocol.server.main import main
 from tests.interop._certificates import SERVER_NAME, Certificates
 from tests.interop._programs import reserved_port, wait_for
@@ -306,6 +307,20 @@ def test_a_wrong_file_ends_the_start_with_a_sentence(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().err == f"proxyprotocol-server: {tmp_path}/none.toml: No such file or directory\n"
 
 
+def test_without_tomli_an_old_python_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(name: str) -> None:
+        raise ImportError("No module named 'tomli'")
+
+    monkeypatch.setattr(services, "import_module", fail)
+    assert main(["--services", "services.toml"]) == 2
+    assert capsys.readouterr().err == (
+        "proxyprotocol-server: --services needs tomli (No module named 'tomli'): install the extra "
+        "proxyprotocol[services]\n"
+    )
+
+
 @every_count
 def test_services_of_the_command_line_stay(
     configured: Configured, relaying: Relaying, short_path: Path, workers: str
@@ -357,7 +372,7 @@ def test_new_services_are_counted(configured: Configured, relaying: Relaying, wo
     server.wait_for_line(f"Listening on 127.0.0.1:{new}", int(workers))
     for _ in range(6):
         ask(new, backend)
-    name = f'proxyprotocol_bytes_total{{direction="up",service="127.0.0.1:{new}"}}'
+    name = f'proxyprotocol_bytes_total{{direction="up",listener="127.0.0.1:{new}",service="127.0.0.1:{new}"}}'
     wait_for(lambda: scrape(metrics).get(name) == 6 * len(b"hello"))
 
 

@@ -102,7 +102,7 @@ def test_every_header_is_read_and_the_data_after_it_stays_in_the_socket(ends: Pa
     server, client = ends
     client.sendall(vector.header + b"payload")
 
-    result = read_header(server)
+    result = read_header(server, trusted="any")
 
     assert result is not None
     assert describe(result) == describe(vector.result)
@@ -141,7 +141,7 @@ def test_the_keywords_are_those_of_a_receiver_or_one_receiver(ends: Pair) -> Non
 
     assert read_header(server, receiver=Receiver(ProxyProtocolV1())) == NAMED
     with pytest.raises(ProxyProtocolSyntaxError):
-        read_header(server, pp=ProxyProtocolV2())
+        read_header(server, pp=ProxyProtocolV2(), trusted="any")
     with pytest.raises(TypeError, match="timeout="):
         read_header(server, receiver=Receiver(), timeout=1)
 
@@ -165,7 +165,7 @@ def test_ssl_can_wrap_the_socket_even_if_the_client_hello_came_with_the_header(
     tls = TLSClient(client, certificates)
     client.sendall(HEADER + tls.greeting())
 
-    assert read_header(server) == NAMED
+    assert read_header(server, trusted="any") == NAMED
     with secured(server, tls, certificates, b"request") as wrapped:
         assert wrapped.recv(100) == b"request"
 
@@ -224,7 +224,7 @@ def test_without_a_time_out_the_sockets_own_does_not_count_either(ends: Pair) ->
     server, client = ends
     server.settimeout(SHORT / 10)
     with dripping(client, [HEADER[:20], HEADER[20:]], SHORT):
-        assert read_header(server, timeout=None) == NAMED
+        assert read_header(server, timeout=None, trusted="any") == NAMED
     assert server.gettimeout() == SHORT / 10
 
 
@@ -234,10 +234,10 @@ def test_the_sockets_own_time_out_is_restored(ends: Pair, own: float | None) -> 
     server.settimeout(own)
     client.sendall(HEADER + b"G")
 
-    assert read_header(server) == NAMED
+    assert read_header(server, trusted="any") == NAMED
     assert server.gettimeout() == own
     with refused(ProxyProtocolSyntaxError, server):
-        read_header(server)
+        read_header(server, trusted="any")
     assert server.gettimeout() == own
 
 
@@ -246,7 +246,7 @@ def test_a_non_blocking_socket_is_a_value_error_and_stays_unchanged(ends: Pair) 
     client.sendall(HEADER)
     server.setblocking(False)
     with pytest.raises(ValueError, match="non-blocking"):
-        read_header(server)
+        read_header(server, trusted="any")
     assert server.gettimeout() == 0
     server.settimeout(PATIENCE)
     assert rest_of(server, client) == HEADER
@@ -256,7 +256,7 @@ def test_a_closed_socket_is_an_os_error(ends: Pair) -> None:
     server, _ = ends
     server.close()
     with pytest.raises(OSError):
-        read_header(server)
+        read_header(server, trusted="any")
 
 
 # Wrong headers
@@ -287,14 +287,14 @@ def test_an_end_before_the_header_is_noticed_at_once(pair: Pair, lose: Any) -> N
     server, client = pair
     lose(client)
     with refused(ProxyProtocolMissingError, server):
-        read_header(server, timeout=PATIENCE)
+        read_header(server, timeout=PATIENCE, trusted="any")
 
 
 def test_a_reset_while_waiting_ends_the_stream(ends: Pair) -> None:
     server, client = ends
     client.sendall(HEADER[:20])
     with meanwhile(lambda: reset(client)), refused(ProxyProtocolIncompleteError, server):
-        read_header(server, timeout=PATIENCE)
+        read_header(server, timeout=PATIENCE, trusted="any")
 
 
 @pytest.mark.parametrize("policy", [REQUIRE, OPTIONAL])
@@ -481,14 +481,14 @@ def test_without_a_result_the_client_speaks_for_itself(pair: Pair) -> None:
     send_header(client, lambda sock: None, pp=ProxyProtocolV1())
     send_header(client, lambda sock: NAMED if sock is client else None)
 
-    assert read_header(server) == ProxyProtocolV2().unpack(ProxyProtocolV2().pack(ProxyResultLocal()))
-    own = read_header(server)
+    assert read_header(server, trusted="any") == ProxyProtocolV2().unpack(ProxyProtocolV2().pack(ProxyResultLocal()))
+    own = read_header(server, trusted="any")
     assert own is not None
     if client.family == socket.AF_UNIX:
         assert own.peername is None
     else:
         assert (own.peername, own.sockname) == (client.getsockname(), client.getpeername())
-    named = read_header(server)
+    named = read_header(server, trusted="any")
     assert named is not None
     assert named.peername == CLIENT
 
@@ -560,8 +560,24 @@ def test_http_client_can_use_create_connection() -> None:
         server, _ = listener.accept()
         with server:
             server.settimeout(PATIENCE)
-            result = read_header(server)
+            result = read_header(server, trusted="any")
             assert result is not None
             assert result.peername == CLIENT
             assert server.recv(1000).startswith(b"GET / HTTP/1.1\r\n")
         connection.close()
+
+
+def test_a_reader_that_trusts_everybody_warns_unless_that_is_said(ends: Pair) -> None:
+    server, client = ends
+    for keywords in ({}, {"timeout": PATIENCE}):
+        client.sendall(HEADER)
+        with pytest.warns(RuntimeWarning) as warned:
+            read_header(server, **keywords)  # type: ignore[arg-type]
+        ((text, place),) = [(str(warning.message), warning.filename) for warning in warned]
+        assert text == (
+            "Reads version 1 and 2 headers from everybody: anyone who can connect can claim any address; name your "
+            'proxies with trusted=..., or say trusted="any"'
+        )
+        assert place == __file__
+    client.sendall(HEADER)
+    read_header(server, receiver=Receiver())

@@ -8,13 +8,14 @@ import socketserver
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxyprotocol import Receiver, TrustedProxies
 from proxyprotocol.result import describe_address
 from proxyprotocol.sync import ProxyProtocolMixIn
-from tests.interop._programs import Program, connect
+from tests.interop._programs import Program, connect, wait_for
 from tests.sockets.servers import PATIENCE
 from tests.sockets.test_sync_socketserver import FORKING, Handler, ask, read_all, refusals, serving
 
@@ -28,7 +29,7 @@ from tests.sockets.test_sync_socketserver import FORKING, Handler, ask, read_all
             Receiver(),
             "WARNING",
             "from everybody: anyone who can connect can claim any address; name your proxies with trusted=..., or say "
-            'trusted="any"',
+            'trusted="any" (in the class of the server: receiver = Receiver(trusted=...))',
         ),
     ],
 )
@@ -111,3 +112,45 @@ def test_a_second_header_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     assert len(lines) == 1
     assert lines[0].startswith("A second PROXY protocol header follows the first from 127.0.0.1:")
     assert f" on {where}, and the application gets it as data" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("trusted", ["10.0.0.0/8"]), ("policy", TrustedProxies(["::1"])), ("receivr", Receiver(trusted=["10.0.0.0/8"]))],
+)
+def test_a_class_attribute_that_would_not_be_used_is_an_error(name: str, value: object) -> None:
+    message = rf"Open\.{name} has no effect: write receiver = Receiver\(trusted=\.\.\.\)"
+    with pytest.raises(TypeError, match=message):
+        type("Open", (ProxyProtocolMixIn, socketserver.TCPServer), {name: value})
+
+
+def test_the_time_out_of_socketserver_may_be_set() -> None:
+    class Timed(ProxyProtocolMixIn, socketserver.TCPServer):
+        timeout = 5
+
+    assert Timed.timeout == 5
+
+
+# pytest's hook of threading shows a SystemExit, which Python's own ignores
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    ("hook", "raised"), [("validate", SystemExit), ("validate", GeneratorExit), ("policy", GeneratorExit)]
+)
+def test_a_hook_that_ends_its_thread_costs_only_its_connection_and_is_logged(
+    caplog: pytest.LogCaptureFixture, hook: str, raised: type[BaseException]
+) -> None:
+    def leave(*arguments: object) -> bool:
+        calls.append(arguments)
+        raise raised
+
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.exc_info]
+
+    calls: list[object] = []
+    rules: dict[str, Any] = {hook: leave}
+    with serving(receiver=Receiver(**rules)) as server:
+        for count in (1, 2):
+            assert ask(server.address) == b""
+            wait_for(lambda: len(lines()) == count)  # noqa: B023
+    assert lines()[0].endswith(f": The server's {hook} function raised {raised()!r}")
+    assert len(calls) == 2

@@ -20,7 +20,6 @@ from proxyprotocol.server.relay import Service, parse_service
 
 _Texts: TypeAlias = "tuple[str, str]"
 
-_toml: Final[Any] = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 _KEYS: Final = ("source", "destination")
 
 
@@ -196,8 +195,12 @@ def _check_alone(places: list[_Place]) -> None:
 
 def _read_tables(path: str) -> list[Any]:
     try:
+        toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    except ImportError as error:
+        raise ProgramError(f"--services needs tomli ({error}): install the extra proxyprotocol[services]") from None
+    try:
         with open(path, "rb") as file:
-            content = _toml.load(file)
+            content = toml.load(file)
     except OSError as error:
         raise ProgramError(describe_error(error)) from None
     except (ValueError, RecursionError) as error:  # of TOML or UTF-8, or too many brackets

@@ -148,16 +148,17 @@ class Counters:
             for service in self._services
         }
         for kind, name, text, label, values in _TABLE:
-            labels = ["service", label] if label else ["service"]
+            # "listener" is the adapters' name: the same queries count both
+            labels = ["listener", "service", label] if label else ["listener", "service"]
             family = getattr(core, f"{kind}MetricFamily")(f"proxyprotocol_{name}", text, labels=labels)
             for service, numbers in totals.items():
                 told = [numbers[_NUMBERS[name, value]] for value in values]
                 if kind == "Histogram":
                     buckets = list(zip(_BUCKETS, accumulate(told[:-1]), strict=True))
-                    family.add_metric([service], buckets, told[-1] / _NANOSECONDS)
+                    family.add_metric([service, service], buckets, told[-1] / _NANOSECONDS)
                     continue
                 for value, total in zip(values, told, strict=True):
-                    family.add_metric([service, value] if label else [service], total)
+                    family.add_metric([service, service, value] if label else [service, service], total)
             yield family
 
 

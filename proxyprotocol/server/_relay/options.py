@@ -139,7 +139,7 @@ def _receiver(address: Address, plain: str = "") -> Receiver:
     spelt = {"version": version, **{name: name for name in _RECEIVER_OPTIONS}}
     given = {name: value for name, option in spelt.items() if (value := address.option(option)) is not None}
     if not plain:
-        return parse_receiver(given, lambda name: f"{spelt.get(name, name)}=")
+        return parse_receiver(given, lambda name: spelt.get(name, name))
     for name in given:
         if name != "version":
             raise ValueError(f"{name}= is an option for headers, but {plain} expects none")
