@@ -168,7 +168,8 @@ class DatagramReceiver:
             if not others:
                 raise ValueError(f"Version 1 is only for streams: use pp=ProxyProtocolV2(), not {receiver.pp!r}")
             self._codec = others[0] if len(others) == 1 else ProxyProtocolDetect(*others)
-        policies = [getattr(receiver.policy, name, receiver.policy) for name in ("trusted", "otherwise")]
+        policy = receiver.effective_policy
+        policies = [getattr(policy, name, policy) for name in ("trusted", "otherwise")]
         if self._codec.for_datagrams and HeaderPolicy.OPTIONAL in policies:
             # one in 65,536 DNS queries, for example, has the magic number of the Simple Proxy Protocol as its id
             raise ValueError(
@@ -178,7 +179,7 @@ class DatagramReceiver:
         #: The rules, with the codec for datagrams. An adapter replaces them when it knows the listener's name.
         self.receiver: Receiver = replace(receiver, pp=self._codec)
         # whether clients may come without a header
-        self._direct = lets_plain_in(receiver.policy) or not self.receiver.min_header
+        self._direct = lets_plain_in(policy) or not self.receiver.min_header
         self._max_clients, self._client_timeout = max_clients, client_timeout
         # The newest datagram of each client, without its payload, and its time; the oldest comes first. A plain dict
         # would take ever longer to find its first item, because it keeps the gaps of deleted ones.

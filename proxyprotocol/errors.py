@@ -91,6 +91,8 @@ class ProxyProtocolError(Exception):
     routine: ClassVar[bool] = False
     #: The reason in one word.
     code: RefusalCode = RefusalCode.MALFORMED
+    #: The option of the receiver that would accept this header, for messages; empty for most errors.
+    option: str = ""
     _sentence: ClassVar[str] = ""
 
     def __str__(self) -> str:
@@ -128,6 +130,7 @@ class ProxyProtocolLimitError(ProxyProtocolSyntaxError):
     """The header is longer than allowed: over 107 bytes in version 1, over ``max_header`` in version 2."""
 
     code = RefusalCode.LIMIT
+    option = "max_header"
 
 
 class ProxyProtocolChecksumError(ProxyProtocolError, ValueError):

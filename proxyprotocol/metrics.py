@@ -6,6 +6,7 @@ has the label ``listener``, the address that a server listens on.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -13,11 +14,13 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from proxyprotocol._wire import spec
 from proxyprotocol.errors import RefusalCode
@@ -58,6 +61,10 @@ class ProxyProtocolMetrics:
             return {"labelnames": ("listener", *more), "namespace": "proxyprotocol", "registry": registry}
 
         self._connections = Counter("connections", "Connections that were accepted.", **labels())
+        # The listeners of connections that adapters dropped without a word. The garbage collector tells us of them, and
+        # may run while this thread holds a lock of prometheus_client.
+        self._dropped: deque[str] = deque()
+        registry.register(_Dropped(self))  # before the counters that it changes
         self._headers = Counter("headers_received", "Headers at the front of connections.", **labels("version"))
         self._refusals = Counter("refusals", "Connections that were refused.", **labels("reason"))
         self._seconds = Histogram(
@@ -72,13 +79,32 @@ class ProxyProtocolMetrics:
 
     def connected(self, listener: str) -> _Observation:
         """Count a new connection of a listener, which is named by its address."""
+        self._count_dropped()
         self._connections.labels(listener).inc()
         self._pending.labels(listener).inc()
         return _Observation(self, listener)
 
+    def _count_dropped(self) -> None:
+        with contextlib.suppress(IndexError):  # until none is left
+            while True:
+                listener = self._dropped.popleft()
+                self._pending.labels(listener).dec()
+                self._refusals.labels(listener, RefusalCode.CLOSED.value).inc()
+
     def handshake_failed(self, listener: str) -> None:
         """Count a connection that was refused after its header, because its TLS handshake failed."""
         self._refusals.labels(listener, RefusalCode.TLS.value).inc()
+
+
+class _Dropped(Collector):
+    """Counts the connections that adapters dropped, before Prometheus gets the counters."""
+
+    def __init__(self, metrics: ProxyProtocolMetrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        self._metrics._count_dropped()
+        return ()
 
 
 class _Observation:
@@ -97,6 +123,9 @@ class _Observation:
             metrics._seconds.labels(listener).observe(metrics._clock() - self._since)
 
     def refused(self, code: RefusalCode) -> None:
+        if code is RefusalCode.CLOSED:
+            self._metrics._dropped.append(self._listener)
+            return
         self._metrics._pending.labels(self._listener).dec()
         self._metrics._refusals.labels(self._listener, code.value).inc()
 

@@ -6,6 +6,7 @@ endpoint string, and ``PROXYPROTOCOL_TRUSTED`` in the environment.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address
@@ -85,7 +86,8 @@ SENDER_OPTIONS: Mapping[str, str] = {
 PREFIX: Final = "PROXYPROTOCOL_"
 # Kubernetes sets these in each pod beside a service called proxyprotocol or proxy-protocol.
 _KUBERNETES: Final = re.compile(r"PROXY_?PROTOCOL_(SERVICE_(HOST|PORT)(_.+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.+)?)")
-_KUBERNETES_PORT: Final = re.compile(r"(tcp|udp|sctp)://.*")
+_KUBERNETES_PORT: Final = re.compile(r"PROXY_?PROTOCOL_PORT=(tcp|udp|sctp)://.*")
+_SIMILAR: Final = 0.9  # how similar whole names are, for difflib: a slip or two
 
 
 def spell_option(option: str) -> str:
@@ -98,6 +100,10 @@ def spell_variable(option: str) -> str:
     return PREFIX + option.upper()
 
 
+def _plain(name: str) -> str:
+    return name.upper().replace("_", "").replace("-", "")
+
+
 def read_environment(environment: Mapping[str, str], more: Collection[str] = ()) -> dict[str, str]:
     """Return the values of our environment variables, by the names of :data:`OPTIONS`.
 
@@ -106,15 +112,18 @@ def read_environment(environment: Mapping[str, str], more: Collection[str] = ())
         more: The names of more options.
 
     Raises:
-        ValueError: A variable looks like one of ours and is not. We must not ignore it: after a slip in the name of
+        ValueError: A variable looks like one of these and is not. We must not ignore it: after a slip in the name of
             ``PROXYPROTOCOL_TRUSTED`` everybody would be trusted.
     """
     options = {spell_variable(option): option for option in (*OPTIONS, *more)}
+    known = {_plain(name): name for name in options}
     for name, value in environment.items():
-        looks_ours = name.upper().replace("_", "").startswith("PROXYPROTOCOL")
-        kubernetes = _KUBERNETES.fullmatch(name) or _KUBERNETES_PORT.fullmatch(value)
-        if looks_ours and name not in options and not kubernetes:
+        if name in options or _KUBERNETES.fullmatch(name) or _KUBERNETES_PORT.fullmatch(f"{name}={value}"):
+            continue
+        if _plain(name).startswith(_plain(PREFIX)):
             raise ValueError(describe_unknown("environment variable", name, options, "proxyprotocol"))
+        for similar in difflib.get_close_matches(_plain(name), known, 1, _SIMILAR):  # the slip may be in the prefix
+            raise ValueError(f"unknown environment variable {name}; did you mean {known[similar]}?")
     return {option: environment[name] for name, option in options.items() if name in environment}
 
 
@@ -140,6 +149,9 @@ def parse_receiver(options: Mapping[str, str], spell: Callable[[str], str] = str
             if "untrusted" in options:
                 raise ValueError(f"{spell('untrusted')} means nothing with {spell('trusted')}={ANY}")
         else:
+            if "@" in trusted and not trusted.startswith("@"):
+                alone = f"{spell('trusted').removesuffix('=')}=@FILE"
+                raise ValueError(f"{spell('trusted')}: a list in a file stands alone, as {alone}, not {trusted[:60]!r}")
             kind, networks = (TrustedProxiesFile, trusted[1:]) if trusted.startswith("@") else (TrustedProxies, trusted)
             try:
                 keywords["policy"] = kind(networks, trusted=policy, otherwise=otherwise)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
-from typing import Final, TypeAlias
+from os import PathLike
+from typing import Any, Final, TypeAlias
 
 from proxyprotocol._wire import spec
 from proxyprotocol.typing import SockAddr
@@ -21,9 +22,11 @@ __all__ = [
     "Network",
     "PolicyCallable",
     "TrustedProxies",
+    "combine",
     "describe_networks",
     "lets_plain_in",
     "parse_network",
+    "trusts_a_family",
     "trusts_all",
 ]
 
@@ -33,9 +36,14 @@ ANY: Final = "any"
 Network: TypeAlias = (
     "str | ipaddress.IPv4Address | ipaddress.IPv6Address | ipaddress.IPv4Network | ipaddress.IPv6Network"
 )
+# by the length of an address in bytes: by how many bits to shift an address right to get its network: networks
 _Networks: TypeAlias = "dict[int, dict[int, set[int]]]"
 
+# Trusted hosts that an object remembers, about 150 KiB; few sites have more proxies. Untrusted hosts are never
+# remembered: anybody could fill the memory with them.
+_REMEMBERED: Final = 1024
 _SHOWN: Final = 5  # networks in a log line
+_LONGEST: Final = 60  # characters of an entry: an IPv6 network with an exclamation mark has at most 50
 
 
 class HeaderPolicy(Enum):
@@ -78,7 +86,7 @@ class TrustedProxies:
         ValueError: A network is malformed, has host bits set, or has a zone; or networks are only excluded.
     """
 
-    __slots__ = ("_excluded", "_included", "_unix", "networks", "otherwise", "trusted")
+    __slots__ = ("_lists", "networks", "otherwise", "trusted")
 
     #: The networks as text, those that are excluded with their exclamation mark.
     networks: tuple[str, ...]
@@ -110,14 +118,17 @@ class TrustedProxies:
         Raises:
             ValueError: A network is wrong, and the old ones stay.
         """
-        # by the length of an address in bytes: by how many bits to shift an address right to get its network: networks
         included: _Networks = {4: {}, 16: {}}
         excluded: _Networks = {4: {}, 16: {}}
-        value: object = networks
+        value: Any = networks
         if not isinstance(value, Iterable) or isinstance(value, (bytes, bytearray)):
-            raise TypeError(f"trusted networks are a list such as ['10.0.0.0/8'], not {networks!r}")
-        texts = [str(given).strip() for given in (networks.split(",") if isinstance(networks, str) else networks)]
-        for text in texts:
+            hint = "; give it as policy=" if callable(value) else ""
+            if isinstance(value, PathLike):
+                hint = "; for a list in a file, use policy=TrustedProxiesFile(path)"
+            raise TypeError(f"trusted networks are a list such as ['10.0.0.0/8'], not {networks!r}{hint}")
+        texts = []
+        for given in networks.split(",") if isinstance(networks, str) else networks:  # a file must be read lazily
+            texts.append(text := str(given).strip())
             if text == "unix":
                 continue
             network = parse_network(text)
@@ -127,8 +138,10 @@ class TrustedProxies:
             members = (excluded if text.startswith("!") else included)[len(packed)].setdefault(shift, set())
             members.add(int.from_bytes(packed, "big") >> shift)
         if texts and all(text.startswith("!") for text in texts):
-            raise ValueError(f"Nothing is trusted: {', '.join(texts)} only excludes networks")
-        self._included, self._excluded, self._unix = included, excluded, "unix" in texts
+            raise ValueError(f"Nothing is trusted: {describe_networks(texts)} only excludes networks")
+        # One assignment, with a new memory: other threads look hosts up, and must not see half of a list.
+        remembered: set[str] = set()
+        self._lists = included, excluded, "unix" in texts, remembered
         self.networks = tuple(texts)
 
     def __call__(self, peer: SockAddr, local: SockAddr) -> HeaderPolicy:
@@ -143,26 +156,40 @@ class TrustedProxies:
             local: The address that it connected to, in the same form. It tells whether this is a UNIX socket, where
                 most peers have no address.
         """
+        included, excluded, unix, remembered = self._lists
+        # nearly every connection; type() is faster than isinstance()
+        if type(local) is type(peer) is tuple and peer and type(peer[0]) is str and peer[0] in remembered:
+            return True
         if isinstance(local, (str, bytes)) or (local is None and isinstance(peer, (str, bytes))):
-            return self._unix
-        if not isinstance(peer, (tuple, list)) or not peer or not isinstance(peer[0], str) or "\0" in peer[0]:
+            return unix
+        if not isinstance(peer, (tuple, list)) or not peer or not isinstance(peer[0], str):
             return False
-        host = peer[0].partition("%")[0]
+        name = peer[0]
+        if "\0" in name:
+            return False
+        host = name.partition("%")[0]
         try:
             packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
         except (OSError, ValueError):
             return False
         packed = packed.removeprefix(spec.IPV4_MAPPED)
         number = int.from_bytes(packed, "big")
-        for shift, members in self._excluded[len(packed)].items():
+        # loops, because any() and a generator took a third of the time of a look-up
+        for shift, members in excluded[len(packed)].items():
             if number >> shift in members:
                 return False
-        return any(number >> shift in members for shift, members in self._included[len(packed)].items())
+        for shift, members in included[len(packed)].items():
+            if number >> shift in members:
+                if len(remembered) >= _REMEMBERED:
+                    remembered.clear()
+                remembered.add(name)
+                return True
+        return False
 
     def __repr__(self) -> str:
         count = len([network for network in self.networks if network != "unix"])
         networks = "1 network" if count == 1 else f"{count} networks"
-        unix = " and UNIX sockets" if self._unix else ""
+        unix = " and UNIX sockets" if "unix" in self.networks else ""
         trusted, otherwise = self.trusted.name, self.otherwise.name
         return f"<{type(self).__name__}: {networks}{unix}, trusted={trusted}, otherwise={otherwise}>"
 
@@ -175,6 +202,10 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """
     sign, plain = ("!", text[1:].lstrip()) if text.startswith("!") else ("", text)
     try:
+        if not text:
+            raise ValueError("an entry is empty")
+        if len(text) > _LONGEST:
+            raise ValueError(f"it has {len(text):,} characters")
         if trusts_all(text):
             raise ValueError("it means everybody, and stands alone")
         if text.startswith("@"):
@@ -183,14 +214,15 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
             raise ValueError("its zone would be ignored, which would trust the address on every link")
         if "\0" in text:  # where PyPy's inet_pton() stops reading
             raise ValueError("it contains a NUL")
-        network = ipaddress.ip_network(plain, strict=False)
-        if "/" in plain and ipaddress.ip_interface(plain).ip != network[0]:
-            raise ValueError(f"it has host bits set; did you mean {sign}{network}?")
+        try:
+            return ipaddress.ip_network(plain, strict=True)
+        except ValueError:
+            meant = ipaddress.ip_network(plain, strict=False)  # raises another ValueError if more is wrong
+            raise ValueError(f"it has host bits set; did you mean {sign}{meant}?") from None
     except ValueError as error:
         raise ValueError(
-            f"A trusted proxy is an address, a network without host bits, or 'unix', not {text!a} ({error})"
+            f"A trusted proxy is an address, a network without host bits, or 'unix', not {text[:_LONGEST]!a} ({error})"
         ) from None
-    return network
 
 
 def trusts_all(networks: object) -> bool:
@@ -204,8 +236,58 @@ def describe_networks(networks: Sequence[str]) -> str:
     return ", ".join(networks[:_SHOWN]) + more
 
 
+def trusts_a_family(networks: Iterable[str]) -> bool:
+    """Return whether one of the networks holds all addresses of IPv4, or of IPv6."""
+    included = [network for network in networks if "/" in network and not network.startswith("!")]
+    return any(not network.partition("/")[2].strip("0.") for network in included)
+
+
 def lets_plain_in(policy: HeaderPolicy | PolicyCallable) -> bool:
     """Return whether *policy* may accept peers without a header; true for a function, which may return anything."""
     if isinstance(policy, TrustedProxies):
         return lets_plain_in(policy.trusted) or lets_plain_in(policy.otherwise)
     return not isinstance(policy, HeaderPolicy) or policy in (HeaderPolicy.OPTIONAL, HeaderPolicy.SKIP)
+
+
+class _Given(tuple[str, ...]):
+    """The networks of ``trusted=``. Copies of a receiver share it, so that none parses the networks again."""
+
+    policies: dict[HeaderPolicy, TrustedProxies]
+
+
+def combine(
+    trusted: str | Iterable[Network] | None, policy: HeaderPolicy | PolicyCallable
+) -> tuple[str | Iterable[Network] | None, HeaderPolicy | PolicyCallable]:
+    """Return the value of ``trusted=`` as a receiver keeps it, and the policy that both arguments make.
+
+    Raises:
+        TypeError, ValueError: One of them is wrong, or they contradict each other.
+    """
+    _check_policy(policy)
+    if trusted is None:
+        return None, policy
+    if not isinstance(policy, HeaderPolicy):
+        raise TypeError("trusted= and a policy function both decide whom to trust: give one of the two")
+    if trusts_all(trusted):
+        return ANY, policy
+    if policy not in _FOR_TRUSTED:
+        raise ValueError(f"policy must be REQUIRE, OPTIONAL or IGNORE beside trusted=, not {policy.name}")
+    if not isinstance(trusted, _Given):
+        made = TrustedProxies(trusted, trusted=policy)
+        trusted = _Given(made.networks)
+        trusted.policies = {policy: made}
+    elif policy not in trusted.policies:
+        trusted.policies[policy] = TrustedProxies(trusted, trusted=policy)
+    return trusted, trusted.policies[policy]
+
+
+def _check_policy(policy: object) -> None:
+    """Raise TypeError if *policy* is neither a policy nor a function that may return one."""
+    if isinstance(policy, HeaderPolicy) or (callable(policy) and not isinstance(policy, type)):
+        return
+    hint = ""
+    if isinstance(policy, str) and policy.upper() in HeaderPolicy.__members__:
+        hint = f"; did you mean HeaderPolicy.{policy.upper()}?"
+    elif isinstance(policy, Iterable) and not isinstance(policy, type):
+        hint = f"; give networks as trusted={repr(policy) if isinstance(policy, (str, Collection)) else '[...]'}"
+    raise TypeError(f"policy must be a HeaderPolicy or a function that returns one, not {policy!r}{hint}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NoReturn, Protocol, TypedDict
 
@@ -23,7 +23,7 @@ from proxyprotocol.errors import (
 )
 from proxyprotocol.messages import check_keywords, names_unknown_keywords, spell_keyword
 from proxyprotocol.parser import DETECT, HeaderParser
-from proxyprotocol.policy import ANY, HeaderPolicy, Network, PolicyCallable, TrustedProxies, trusts_all
+from proxyprotocol.policy import HeaderPolicy, Network, PolicyCallable, combine
 from proxyprotocol.result import ProxyResult
 from proxyprotocol.typing import SockAddr
 
@@ -50,7 +50,7 @@ class Observation(Protocol):
         """Count an accepted connection: the version of its header (``"v1"``, ``"v2"``, ``"spp"``), or None."""
 
     def refused(self, code: RefusalCode) -> object:
-        """Count a refusal."""
+        """Count a refusal. CLOSED comes from the garbage collector, at any line of a thread: wait for no lock."""
 
 
 class Metrics(Protocol):
@@ -124,6 +124,8 @@ class Receiver:
     listener: str = field(default="", repr=False, compare=False)
     #: Returns the name of an option as its user wrote it, for messages.
     spell: Callable[[str], str] = field(default=spell_keyword, repr=False, compare=False)
+    #: The policy that counts: *policy*, with the networks of *trusted*.
+    effective_policy: HeaderPolicy | PolicyCallable = field(init=False, repr=False, compare=False)
     #: The codec: *pp*, or the default one.
     codec: ProxyProtocol = field(init=False, repr=False, compare=False)
     #: Whether :meth:`connection` uses its addresses; if not, pass None and save two system calls.
@@ -137,43 +139,27 @@ class Receiver:
     def __post_init__(self) -> None:
         if self.pp is not None and not isinstance(self.pp, ProxyProtocol):
             raise TypeError(f"pp must be a codec, such as ProxyProtocolV2(), not {self.pp!r}")
-        if isinstance(self.policy, type) or not (isinstance(self.policy, HeaderPolicy) or callable(self.policy)):
-            hint = ""
-            if isinstance(self.policy, str) and self.policy.upper() in HeaderPolicy.__members__:
-                hint = f"; did you mean HeaderPolicy.{self.policy.upper()}?"
-            elif isinstance(self.policy, Iterable) and not isinstance(self.policy, type):
-                shown = repr(self.policy) if isinstance(self.policy, (str, Collection)) else "[...]"
-                hint = f"; give networks as trusted={shown}"
-            raise TypeError(f"policy must be a HeaderPolicy or a function that returns one, not {self.policy!r}{hint}")
+        trusted, policy = combine(self.trusted, self.policy)
         if type(self.timeout) not in (int, float, type(None)):
             raise TypeError(f"timeout must be a number of seconds or None, not {self.timeout!r}")
         if self.timeout is not None and not 0 < self.timeout < math.inf:
             raise ValueError(f"timeout must be a number of seconds above 0, or None, not {self.timeout!r}")
         hooks = {name: getattr(self, name) for name in ("validate", "on_accepted", "on_refused")}
-        for name, hook in hooks.items():
-            if hook is not None and not callable(hook):
+        for name, hook in {**hooks, "policy": self.policy}.items():
+            if hook is not None and not callable(hook) and name in hooks:
                 raise TypeError(f"{name} must be a function, not {hook!r}")
-            if inspect.iscoroutinefunction(hook):
+            call = getattr(type(hook), "__call__", None)  # noqa: B004  # an object may have an async __call__
+            if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(call):
                 raise TypeError(f"{name} must be a plain function: no adapter waits for the coroutine of {hook!r}")
-        if self.metrics is not None and not hasattr(self.metrics, "connected"):
-            raise TypeError(
-                f"metrics must be an object that counts, such as ProxyProtocolMetrics(), not {self.metrics!r}"
-            )
-        if self.trusted is not None:
-            if not isinstance(self.policy, HeaderPolicy):
-                raise TypeError("trusted= and a policy function both decide whom to trust: give one of the two")
-            if trusts_all(self.trusted):
-                object.__setattr__(self, "trusted", ANY)
-            else:
-                object.__setattr__(self, "policy", TrustedProxies(self.trusted, trusted=self.policy))
-                object.__setattr__(self, "trusted", None)
+        if self.metrics is not None and (isinstance(self.metrics, type) or not hasattr(self.metrics, "connected")):
+            raise TypeError(f"metrics must be an object that counts, a ProxyProtocolMetrics(), not {self.metrics!r}")
+        object.__setattr__(self, "trusted", trusted)
+        object.__setattr__(self, "effective_policy", policy)
         parser = HeaderParser(self.pp, max_header=self.max_header)  # checks max_header
-        watched = self.metrics is not None or any(hooks.values())
-        # computed once, because every connection needs them
         object.__setattr__(self, "codec", DETECT if self.pp is None else self.pp)
-        object.__setattr__(self, "watched", watched)
-        object.__setattr__(self, "_asks", not isinstance(self.policy, HeaderPolicy))
-        object.__setattr__(self, "needs_addresses", watched or self._asks)
+        object.__setattr__(self, "watched", self.metrics is not None or any(hooks.values()))
+        object.__setattr__(self, "_asks", not isinstance(policy, HeaderPolicy))
+        object.__setattr__(self, "needs_addresses", self.watched or self._asks)
         object.__setattr__(self, "min_header", parser.needed)
 
     @classmethod
@@ -194,13 +180,15 @@ class Receiver:
             datagrams: Whether the adapter receives datagrams rather than connections.
 
         Raises:
-            TypeError: Both were given, or a keyword is unknown.
+            TypeError: Both were given, *receiver* is not a Receiver, or a keyword is unknown.
             ValueError: The codec is only for datagrams, and the adapter is for connections.
         """
         if receiver is not None:
             if keywords:
                 given = ", ".join(f"{name}=" for name in sorted(keywords))
                 raise TypeError(f"receiver= already has all the rules: {given} cannot be given with it")
+            if not isinstance(receiver, cls):
+                raise TypeError(f"receiver must be a Receiver, such as Receiver(trusted=[...]), not {receiver!r}")
         else:
             check_keywords(cls, keywords, others)
             receiver = cls(**keywords)
@@ -221,7 +209,7 @@ class Receiver:
         """
         # an __init__ would cost a twelfth of what a header costs on CPython 3.11
         connection = _WatchedConnection(self, peer) if self.watched else ReceiverConnection()
-        policy: Any = self.policy
+        policy: Any = self.effective_policy
         if self._asks:  # isinstance() would cost more
             try:
                 policy = policy(peer, local)
@@ -454,14 +442,18 @@ class _WatchedConnection(ReceiverConnection):
     def refuse(self, error: ProxyProtocolError) -> NoReturn:
         if self._waits:
             self._waits, self._error, self.begun = False, error, False
-            hook = "metrics"
             try:
-                if self._observation is not None:
-                    self._observation.refused(error.code)
-                hook = "on_refused"
                 if self._receiver.on_refused is not None:
                     self._receiver.on_refused(error, self._peer)
-            except Exception as raised:
-                self._error = ProxyProtocolHookError(hook, raised)
+            except BaseException as raised:
+                self._error = ProxyProtocolHookError("on_refused", raised)
+                if not isinstance(raised, Exception):
+                    raise
+            finally:  # afterwards, so that the counters and the log give the same reason
+                try:
+                    if self._observation is not None:
+                        self._observation.refused(self._error.code)
+                except Exception as raised:
+                    self._error = ProxyProtocolHookError("metrics", raised)
         assert self._error is not None
         raise self._error

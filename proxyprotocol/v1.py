@@ -30,10 +30,7 @@ _LAST_FIELD: Final = len(_FIELDS) - 1
 # the shortest fields after each protocol
 _SHORTEST: Final = {spec.V1_UNKNOWN: b"", spec.V1_TCP6: b" :: :: 0 0", spec.V1_TCP4: b" 0.0.0.0 0.0.0.0 0 0"}
 _TCP: Final = (SOCK_STREAM, None)  # protocols that a line can carry; None: not known
-_MIXED_HINT: Final = (
-    ": nginx with set_real_ip_from writes IPv4 into TCP6 lines. To accept them, set "
-    "ProxyProtocolV1(ipv4_in_tcp6=True), ppIPv4InTCP6=yes, PROXYPROTOCOL_IPV4_IN_TCP6=yes or ipv4_in_tcp6=yes"
-)
+_MIXED_HINT: Final = ": nginx with set_real_ip_from writes IPv4 into TCP6 lines"
 # the line of section 2.1; inet_pton() checks the addresses
 _match_line: Final = re.compile(r"PROXY (TCP4|TCP6) ([^ ]+) ([^ ]+) (?!0[0-9])([0-9]+) (?!0[0-9])([0-9]+)\r\n").match
 # as plain numbers: an enumeration's members are slow to pass
@@ -183,10 +180,12 @@ def _parse_slowly(data: bytes, mixed: bool) -> tuple[ProxyResult, int] | int:
     if size > spec.V1_MAX_LENGTH:
         # Two addresses of 45 characters leave no room for ports. If the whole line comes at once, a later field may be
         # reported as wrong instead. Both are errors of syntax, so that any chunking raises the same class.
-        raise (ProxyProtocolLimitError if name == spec.V1_UNKNOWN else ProxyProtocolSyntaxError)(
+        error = (ProxyProtocolLimitError if name == spec.V1_UNKNOWN else ProxyProtocolSyntaxError)(
             f"A version 1 header has at most {spec.V1_MAX_LENGTH} bytes with its CRLF, and this line is longer",
             spec.V1_MAX_LENGTH,
         )
+        error.option = ""  # the specification fixes this limit
+        raise error
     return size
 
 
@@ -214,7 +213,9 @@ def _parse_fields(name: bytes, rest: bytes, mixed: bool, end: int) -> ProxyResul
                 why = "contains a CR or LF: a version 1 header is one line, and CRLF ends it"
             elif kind == _INET6 and "." in text and ":" in "".join(fields[:2]) and _read_field(_INET, text, True):
                 why += _MIXED_HINT
-            raise ProxyProtocolSyntaxError(f"The {_FIELDS[index]} {text!a} {why}", at)
+            wrong = ProxyProtocolSyntaxError(f"The {_FIELDS[index]} {text!a} {why}", at)
+            wrong.option = "ipv4_in_tcp6" if why.endswith(_MIXED_HINT) else ""
+            raise wrong
         value, missing = found[0], found[1] - ended
         values.append(value)
         at += len(text) + 1

@@ -21,8 +21,8 @@ from proxyprotocol.errors import (
     RefusalCode,
     drop_tracebacks,
 )
-from proxyprotocol.messages import describe_refusal, spell_keyword
-from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies, describe_networks
+from proxyprotocol.messages import describe_refusal, printable, spell_keyword
+from proxyprotocol.policy import ANY, HeaderPolicy, TrustedProxies, describe_networks, trusts_a_family
 from proxyprotocol.receiver import Receiver, ReceiverConnection
 from proxyprotocol.result import describe_address
 from proxyprotocol.spp import ProxyProtocolSPP
@@ -182,7 +182,8 @@ class Listener:
             if receiver.on_refused is not None:
                 receiver.on_refused(refusal, peer)
         except Exception as raised:  # the connection is refused in any case
-            self.tell(logging.ERROR, RefusalCode.HOOK.value, f"A hook raised {raised!r}", peer, local, error=raised)
+            what = printable(f"A hook raised {raised!r}")
+            self.tell(logging.ERROR, RefusalCode.HOOK.value, what, peer, local, error=raised)
         self.tell(level, RefusalCode.TLS.value, text, peer, local, **address_fields("client", client))
 
     def warn_of_second_header(self, peer: SockAddr, local: SockAddr = None) -> None:
@@ -257,12 +258,18 @@ def address_fields(prefix: str, address: SockAddr) -> dict[str, Any]:
 
 def describe_start(receiver: Receiver) -> tuple[int, str]:
     """Return the level and the text of the line that says what a listener reads, and from whom."""
-    policy, trusted = receiver.policy, receiver.spell("trusted")
+    policy, trusted = receiver.effective_policy, receiver.spell("trusted")
     where = f" on {receiver.listener}" if receiver.listener else ""
     if not receiver.min_header or policy is HeaderPolicy.SKIP:
         return logging.INFO, f"Reads no PROXY protocol headers{where}"
     if policy is HeaderPolicy.REJECT:
         return logging.WARNING, f"Refuses every connection{where}: {receiver.spell('policy')} is REJECT"
+    unheard = ""
+    if isinstance(policy, TrustedProxies) and policy.otherwise is HeaderPolicy.REJECT and "unix" not in policy.networks:
+        if not policy.networks:
+            return logging.WARNING, f"Refuses every connection{where}: {trusted} names no proxy"
+        if "UNIX socket" in receiver.listener:
+            unheard = f", but refuses every connection to the UNIX socket: add unix to {trusted}"
     reads = f"Reads {_describe_codec(receiver)} headers{where}"
     if isinstance(policy, TrustedProxies):
         how = {
@@ -273,7 +280,10 @@ def describe_start(receiver: Receiver) -> tuple[int, str]:
             HeaderPolicy.SKIP: ", and serves all others without a header",
             HeaderPolicy.IGNORE: ", and ignores the headers of all others",
         }.get(policy.otherwise, "")
-        return logging.INFO, f"{reads} from {describe_networks(policy.networks) or 'nobody'}{how}{rest}"
+        text = f"{reads} from {describe_networks(policy.networks) or 'nobody'}{how}{rest}{unheard}"
+        if trusts_a_family(policy.networks):
+            return logging.WARNING, f"{text}: {_describe_risk(receiver)}"
+        return logging.WARNING if unheard else logging.INFO, text
     if not isinstance(policy, HeaderPolicy):
         return logging.INFO, f"{reads} from the peers that {policy!r} accepts"
     if policy is HeaderPolicy.IGNORE:
@@ -281,11 +291,13 @@ def describe_start(receiver: Receiver) -> tuple[int, str]:
     optional = ", and serves everybody without a header" if policy is HeaderPolicy.OPTIONAL else ""
     if receiver.trusted == ANY:
         return logging.INFO, f"{reads} from everybody{optional}, as {trusted} says"
+    return logging.WARNING, f"{reads} from everybody{optional}: {_describe_risk(receiver)}"
+
+
+def _describe_risk(receiver: Receiver) -> str:
+    trusted = receiver.spell("trusted")
     meant = f'{trusted}="{ANY}"' if receiver.spell is spell_keyword else f"{trusted}={ANY}"
-    return logging.WARNING, (
-        f"{reads} from everybody{optional}: anyone who can connect can claim any address; name your proxies with "
-        f"{trusted}=..., or say {meant}"
-    )
+    return f"anyone who can connect can claim any address; name your proxies with {trusted}=..., or say {meant}"
 
 
 def _describe_codec(receiver: Receiver) -> str:

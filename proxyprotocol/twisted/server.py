@@ -135,7 +135,7 @@ class _OnlyWrapper(ProxyProtocolWrapper):
             return
         self.transport = transport
         # no policy and no codec may accept the connection: its first bytes are not those on the wire
-        receiver = replace(receiver, pp=None, policy=HeaderPolicy.REQUIRE)
+        receiver = replace(receiver, pp=None, policy=HeaderPolicy.REQUIRE, trusted=None)
         try:
             receiver.connection(to_sockaddr(transport.getPeer()), local_address(transport)).refuse(refusal)
         except ProxyProtocolError as error:

@@ -137,7 +137,8 @@ def test_a_listener_may_have_several_addresses_or_none() -> None:
         (
             syntax_error(),
             "There is no PROXY protocol header: the data begins with b'GET / HTTP/1' (at byte 0); "
-            "if it is your proxy, let it send the header; see ppPolicy",
+            "if 10.0.0.1 is your proxy, make it send the header (HAProxy: send-proxy-v2, nginx: proxy_protocol on); "
+            "see ppPolicy",
         ),
     ],
 )
@@ -295,3 +296,45 @@ def test_a_hook_that_raises_at_a_failed_handshake_is_logged() -> None:
         "ERROR A hook raised ZeroDivisionError()",
         "WARNING Refused a connection from 10.0.0.1",
     ]
+
+
+def start_of(receiver: Receiver, address: Any = ("0.0.0.0", 8080)) -> str:
+    lines = Lines()
+    Listener(receiver, lines, Clock()).start(address)
+    return lines[0]
+
+
+def test_networks_that_hold_everybody_are_a_warning() -> None:
+    for networks, shown in ((["0.0.0.0/0", "::/0"], "0.0.0.0/0, ::/0"), ("::/0", "::/0")):
+        assert start_of(Receiver(trusted=networks)) == (
+            f"WARNING Reads version 1 and 2 headers on 0.0.0.0:8080 from {shown}: anyone who can connect can claim any "
+            'address; name your proxies with trusted=..., or say trusted="any"'
+        )
+
+
+def test_a_list_without_a_network_is_a_warning() -> None:
+    assert start_of(Receiver(trusted=[])) == "WARNING Refuses every connection on 0.0.0.0:8080: trusted names no proxy"
+    line = start_of(Receiver(policy=TrustedProxies([], otherwise=HeaderPolicy.SKIP)))
+    assert line.startswith("INFO Reads version 1 and 2 headers on 0.0.0.0:8080 from nobody, and serves all others")
+
+
+def test_a_unix_listener_that_trusts_no_unix_peer_says_so() -> None:
+    line = start_of(Receiver(trusted=["10.0.0.0/8"]), "/run/app.sock")
+    assert line == (
+        "WARNING Reads version 1 and 2 headers on UNIX socket '/run/app.sock' from 10.0.0.0/8, but refuses every "
+        "connection to the UNIX socket: add unix to trusted"
+    )
+    assert start_of(Receiver(trusted=["10.0.0.0/8", "unix"]), "/run/app.sock").startswith("INFO ")
+    lines = Lines()
+    Listener(Receiver(trusted=["10.0.0.0/8"]), lines, Clock()).refuse(ProxyProtocolUntrustedError(""), "")
+    assert lines[0].endswith("; if it is your proxy, add unix to trusted")
+
+
+def test_a_hook_s_exception_is_one_line() -> None:
+    def broken(error: object, peer: object) -> None:
+        raise type("Odd", (Exception,), {"__repr__": lambda self: "a\nWARNING b" + "x" * 9000})
+
+    lines = Lines()
+    Listener(Receiver(on_refused=broken), lines, Clock()).refuse_handshake(TimeoutError("late"), PEER, PEER)
+    assert lines[0].startswith("ERROR A hook raised a\\nWARNING bxxx")
+    assert len(lines[0]) < 900

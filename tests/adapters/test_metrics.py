@@ -8,11 +8,12 @@ import subprocess
 import sys
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from proxyprotocol import ProxyProtocolError, ProxyProtocolV1, ProxyProtocolV2, ProxyResultIPv4, Receiver
+from proxyprotocol import ProxyProtocolError, ProxyProtocolV1, ProxyProtocolV2, ProxyResultIPv4, Receiver, metrics
 from proxyprotocol.metrics import ProxyProtocolMetrics
 
 PEER, LOCAL = ("10.0.0.1", 40000), ("10.0.0.2", 80)
@@ -97,3 +98,43 @@ print(generate_latest(registry).decode())
         [sys.executable, "-c", collect], env=environment, check=True, timeout=60, capture_output=True, text=True
     )
     assert f"proxyprotocol_connections_total{ON_HERE} 2.0" in done.stdout
+
+
+def test_the_garbage_collector_never_waits_for_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may run where this thread holds the lock of prometheus_client's files, which is not reentrant: a deadlock."""
+    registry = CollectorRegistry()
+    receiver = Receiver(metrics=ProxyProtocolMetrics(registry), listener="here")
+    connection, labels = receiver.connection(None, None), {"listener": "here"}
+    with monkeypatch.context() as patch:
+        patch.setattr("prometheus_client.metrics.MetricWrapperBase.labels", None)  # every count asks for it
+        patch.setattr("sys.unraisablehook", lambda raised: raised_errors.append(raised.exc_value))
+        raised_errors: list[Any] = []
+        del connection
+        gc.collect()
+        assert raised_errors == []
+    assert registry.get_sample_value("proxyprotocol_refusals_total", labels | {"reason": "closed"}) == 1
+    assert registry.get_sample_value("proxyprotocol_pending_headers", labels) == 0
+
+
+def test_the_next_connection_counts_those_that_were_dropped() -> None:
+    """In the multi-process mode another process answers Prometheus."""
+    counters = ProxyProtocolMetrics(CollectorRegistry())
+    for _ in range(3):
+        Receiver(metrics=counters).connection(None, None)
+        gc.collect()
+        assert len(counters._dropped) == 1  # no public name tells what is not counted yet
+
+
+def test_counters_of_several_processes_are_those_of_the_living(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, dict[str, Any]] = {}
+    for kind in ("Gauge", "Histogram"):
+        original = getattr(metrics, kind)
+
+        def make(name: str, *rest: Any, original: Any = original, **keywords: Any) -> Any:
+            made[name] = keywords
+            return original(name, *rest, **keywords)
+
+        monkeypatch.setattr(metrics, kind, make)
+    ProxyProtocolMetrics(CollectorRegistry())
+    assert made["pending_headers"]["multiprocess_mode"] == "livesum"
+    assert made["header_seconds"]["buckets"] == (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0)

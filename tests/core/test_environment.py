@@ -60,3 +60,24 @@ def test_a_variable_like_no_other_is_told_all_of_them() -> None:
 )
 def test_the_variables_of_a_kubernetes_service_of_our_name_are_not_ours(name: str, value: str) -> None:
     assert read_environment({name: value}, ["ports"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PROXYPROTOCL_TRUSTED", "PROXYPROTOCOL_TRUSTED"),
+        ("PORXYPROTOCOL_TRUSTED", "PROXYPROTOCOL_TRUSTED"),
+        ("PROXY-PROTOCOL-TRUSTED", "PROXYPROTOCOL_TRUSTED"),
+        ("PROXYPROTOCOL-MAX-HEADER", "PROXYPROTOCOL_MAX_HEADER"),
+        ("PROXYPROTO_TRUSTED", "PROXYPROTOCOL_TRUSTED"),
+    ],
+)
+def test_a_slip_in_the_beginning_of_a_name_stops_the_start(name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"^unknown environment variable {name}; did you mean {meant}\?$"):
+        read_environment({**OTHERS, name: "10.0.0.0/8"}, ["ports"])
+
+
+def test_only_the_name_of_the_port_is_kubernetes() -> None:
+    with pytest.raises(ValueError, match=r"did you mean PROXYPROTOCOL_TRUSTED\?$"):
+        read_environment({"PROXYPROTOCOL_TRUSTD": "tcp://1.2.3.4"})
+    assert read_environment({"PROXY_PROTOCOL_PORT": "tcp://10.3.0.1:80"}, ["ports"]) == {}

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+from asyncio import CancelledError
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,13 +114,13 @@ def test_a_refusal_is_told_once_and_stays(
     for again in (act, lambda connection: connection.feed(V2)):
         with pytest.raises(error):
             again(connection)
-    assert events[1:] == [("counted", raised.value.code), ("refused", raised.value.code, PEER)]
+    assert events[1:] == [("refused", raised.value.code, PEER), ("counted", raised.value.code)]
 
 
 def test_an_untrusted_peer_is_told(events: Events) -> None:
     with pytest.raises(ProxyProtocolUntrustedError):
         watched(events, trusted="192.0.2.0/24").connection(PEER, LOCAL)
-    assert events[1:] == [("counted", RefusalCode.UNTRUSTED), ("refused", RefusalCode.UNTRUSTED, PEER)]
+    assert events[1:] == [("refused", RefusalCode.UNTRUSTED, PEER), ("counted", RefusalCode.UNTRUSTED)]
 
 
 def test_a_connection_that_the_server_drops_is_counted_as_closed(events: Events) -> None:
@@ -141,7 +145,7 @@ def test_validate_refuses_before_the_application_begins(events: Events) -> None:
     with pytest.raises(ProxyProtocolInvalidError):
         connection.feed(b"")
     assert not connection.begun
-    assert events[1:] == [("counted", RefusalCode.INVALID), ("refused", RefusalCode.INVALID, PEER)]
+    assert events[1:] == [("refused", RefusalCode.INVALID, PEER), ("counted", RefusalCode.INVALID)]
     assert asked == [(None, PEER)]
 
 
@@ -206,9 +210,9 @@ def test_a_hook_is_a_function() -> None:
 
 def test_trusted_is_short_for_a_policy() -> None:
     receiver = Receiver(trusted=["10.0.0.0/8"])
-    assert isinstance(receiver.policy, TrustedProxies)
-    assert receiver.policy(PEER, LOCAL) is HeaderPolicy.REQUIRE
-    assert receiver.policy(("192.0.2.1", 1), LOCAL) is HeaderPolicy.REJECT
+    assert isinstance(receiver.effective_policy, TrustedProxies)
+    assert receiver.effective_policy(PEER, LOCAL) is HeaderPolicy.REQUIRE
+    assert receiver.effective_policy(("192.0.2.1", 1), LOCAL) is HeaderPolicy.REJECT
     assert Receiver(trusted="10.0.0.0/8, unix", policy=HeaderPolicy.OPTIONAL).connection(PEER, LOCAL).undecided
     assert Receiver(trusted="any").connection(("192.0.2.1", 1), LOCAL).policy is HeaderPolicy.REQUIRE
 
@@ -278,3 +282,113 @@ def test_counters_that_raise_refuse_the_connection(method: str, data: bytes) -> 
 def test_an_address_is_no_counter(metrics: Any) -> None:
     with pytest.raises(TypeError, match="metrics must be an object that counts"):
         Receiver(metrics=metrics)
+
+
+def test_a_copy_of_a_receiver_keeps_its_networks() -> None:
+    """A copy with another policy trusted everybody."""
+    receiver = Receiver(trusted=iter(["10.0.0.0/8"]))
+    optional = replace(receiver, policy=HeaderPolicy.OPTIONAL)
+    assert optional.connection(PEER, LOCAL).policy is HeaderPolicy.OPTIONAL
+    with pytest.raises(ProxyProtocolUntrustedError):
+        optional.connection(("192.0.2.1", 1), LOCAL)
+    other = replace(receiver, trusted=["192.0.2.0/24"])
+    assert other.connection(("192.0.2.1", 1), LOCAL).policy is HeaderPolicy.REQUIRE
+    with pytest.raises(ProxyProtocolUntrustedError):
+        other.connection(PEER, LOCAL)
+    everybody = replace(receiver, trusted="any")
+    assert everybody.connection(("192.0.2.1", 1), LOCAL).policy is HeaderPolicy.REQUIRE
+    assert replace(everybody, listener="here").trusted == "any"
+
+
+def test_a_copy_of_a_receiver_parses_no_network_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver = Receiver(trusted=["10.0.0.0/8"])
+    monkeypatch.setattr("proxyprotocol.policy.parse_network", None)
+    assert replace(receiver, listener="here").effective_policy is receiver.effective_policy
+
+
+def test_receivers_with_the_same_networks_are_equal() -> None:
+    assert Receiver(trusted=["10.0.0.0/8"]) == Receiver(trusted="10.0.0.0/8")
+    assert hash(Receiver(trusted=["10.0.0.0/8"])) == hash(Receiver(trusted="10.0.0.0/8"))
+    assert Receiver(trusted=["10.0.0.0/8"]) != Receiver(trusted="10.0.0.0/9")
+
+
+@pytest.mark.parametrize("policy", [HeaderPolicy.SKIP, HeaderPolicy.REJECT])
+def test_a_policy_that_no_list_can_have_is_named_policy(policy: HeaderPolicy) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^policy must be REQUIRE, OPTIONAL or IGNORE beside trusted=, not {policy.name}$"
+    ):
+        Receiver(trusted=["10.0.0.0/8"], policy=policy)
+
+
+def test_a_policy_as_trusted_says_where_to_give_it(tmp_path: Path) -> None:
+    trusted: Any = TrustedProxies(["10.0.0.0/8"])
+    with pytest.raises(TypeError, match=r"; give it as policy=$"):
+        Receiver(trusted=trusted)
+    trusted = tmp_path
+    with pytest.raises(TypeError, match=r"use policy=TrustedProxiesFile\(path\)$"):
+        Receiver(trusted=trusted)
+
+
+def test_a_list_is_no_receiver() -> None:
+    receiver: Any = ["10.0.0.0/8"]
+    with pytest.raises(
+        TypeError, match=r"^receiver must be a Receiver, such as Receiver\(trusted=\[\.\.\.\]\), not \['10"
+    ):
+        Receiver.of(receiver, {})
+
+
+class Later:
+    async def __call__(self, *arguments: Any) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("name", ["policy", "validate", "on_accepted", "on_refused"])
+@pytest.mark.parametrize("function", [later, Later(), partial(later, 1)])
+def test_nothing_that_answers_later_is_a_hook(name: str, function: Any) -> None:
+    keywords: Any = {name: function}
+    with pytest.raises(TypeError, match=f"^{name} must be a plain function: no adapter waits"):
+        Receiver(**keywords)
+
+
+def test_a_class_is_no_counter() -> None:
+    metrics: Any = Events
+    with pytest.raises(TypeError, match="metrics must be an object that counts"):
+        Receiver(metrics=metrics)
+
+
+@pytest.mark.parametrize("error", [CancelledError, GeneratorExit, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("hook", ["validate", "on_accepted"])
+def test_a_hook_that_ends_the_program_refuses_once(events: Events, error: type[BaseException], hook: str) -> None:
+    calls = []
+
+    def end(result: object, peer: object) -> bool:
+        calls.append(result)
+        raise error
+
+    keywords: Any = {hook: end}
+    connection = Receiver(on_refused=events.on_refused, metrics=events, **keywords).connection(PEER, LOCAL)
+    with pytest.raises(error):
+        connection.feed(V2)
+    with pytest.raises(ProxyProtocolHookError):
+        connection.feed(b"")
+    assert not connection.begun
+    del connection
+    gc.collect()
+    assert events[1:] == [("refused", RefusalCode.HOOK, PEER), ("counted", RefusalCode.HOOK)]
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("raised", [ZeroDivisionError, SystemExit])
+def test_an_on_refused_that_raises_is_one_refusal_with_one_code(events: Events, raised: type[BaseException]) -> None:
+    """The counters said no_header, and the log said hook."""
+
+    def broken(error: object, peer: object) -> None:
+        raise raised
+
+    connection = Receiver(on_refused=broken, metrics=events).connection(PEER, LOCAL)
+    with pytest.raises((ProxyProtocolHookError, raised)):
+        connection.feed(b"GET /")
+    with pytest.raises(ProxyProtocolHookError) as caught:
+        connection.feed(b"")
+    assert events[1:] == [("counted", caught.value.code)]
+    assert caught.value.code is RefusalCode.HOOK

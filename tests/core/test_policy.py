@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
+import threading
+import tracemalloc
 from collections.abc import Iterable
 from ipaddress import IPv4Network, ip_network
 from socket import inet_pton
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from proxyprotocol import HeaderPolicy, TrustedProxies
-from proxyprotocol.policy import lets_plain_in
+from proxyprotocol.policy import lets_plain_in, trusts_a_family
 
 LOCAL = ("192.0.2.254", 443)
 
@@ -165,30 +167,81 @@ def test_an_address_may_be_a_list() -> None:
     assert TrustedProxies("::1").trusts(["::1", 1, 0, 0], LOCAL)  # type: ignore[arg-type]
 
 
-def calls_of_a_look_up(networks: Iterable[str]) -> int:
-    """Count the function calls and the resumed generators of one look-up."""
-    policy, calls = TrustedProxies(networks), 0
+def steps_of_a_look_up(networks: Iterable[str]) -> int:
+    """Count the lines that one look-up runs."""
+    policy, steps = TrustedProxies(networks), 0
 
-    def count(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal calls
-        calls += 1
+    def count(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal steps
+        steps += event == "line"
+        return count
 
-    sys.setprofile(count)
+    before = sys.gettrace()
+    sys.settrace(count)
     try:
         trusted = policy.trusts(("203.0.113.5", 1), LOCAL)
     finally:
-        sys.setprofile(None)
+        sys.settrace(before)
     assert not trusted
-    return calls
+    return steps
 
 
-def test_a_look_up_in_10000_networks_takes_as_many_calls_as_in_ten() -> None:
+def test_a_look_up_in_10000_networks_takes_as_many_steps_as_in_ten() -> None:
     many = [f"10.{number >> 8}.{number & 255}.0/{24 + number % 2}" for number in range(10_000)]
     assert len({ip_network(network) for network in many}) == 10_000
-    few = calls_of_a_look_up(many[:10])
-    assert calls_of_a_look_up(many) == few
-    assert calls_of_a_look_up(many + [f"2001:db8:{number:x}::/48" for number in range(10_000)]) == few
-    assert calls_of_a_look_up([*many, "10.0.0.0/8"]) > few
+    few = steps_of_a_look_up(many[:10])
+    assert steps_of_a_look_up(many) == few
+    assert steps_of_a_look_up(many + [f"2001:db8:{number:x}::/48" for number in range(10_000)]) == few
+    assert steps_of_a_look_up([*many, "10.0.0.0/8"]) > few
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every host that a policy had to parse."""
+    hosts: list[str] = []
+
+    def parse(number: int, host: str) -> bytes:
+        hosts.append(host)
+        return inet_pton(number, host)
+
+    monkeypatch.setattr(socket, "inet_pton", parse)
+    return hosts
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3", "::ffff:10.1.2.3"])
+def test_a_trusted_host_is_remembered_and_an_untrusted_one_is_not(parsed: list[str], host: str) -> None:
+    policy = TrustedProxies(["10.0.0.0/8", "!10.9.0.0/16"])
+    for port in range(3):
+        assert policy.trusts((host, port), LOCAL)
+    assert parsed == [host]
+    for _ in range(2):
+        assert not policy.trusts(("10.9.0.1", 1), LOCAL)
+        assert not policy.trusts(("192.0.2.1", 1), LOCAL)
+    assert parsed[1:] == ["10.9.0.1", "192.0.2.1"] * 2
+
+
+def test_other_networks_other_objects_and_unix_sockets_do_not_share_a_memory() -> None:
+    policy, other = TrustedProxies("10.0.0.0/8"), TrustedProxies("192.0.2.0/24")
+    assert policy.trusts(("10.1.2.3", 1), LOCAL)
+    assert not other.trusts(("10.1.2.3", 1), LOCAL)
+    assert not policy.trusts(("10.1.2.3", 1), "/run/server.sock")
+    policy.replace("10.1.2.4")
+    assert not policy.trusts(("10.1.2.3", 1), LOCAL)
+    policy.replace("10.0.0.0/8,!10.1.2.3")
+    assert not policy.trusts(("10.1.2.3", 1), LOCAL)
+    assert not policy.trusts((["10.1.2.3"], 1), LOCAL)
+
+
+def test_the_memory_of_trusted_hosts_is_bounded() -> None:
+    policy = TrustedProxies(["10.0.0.0/8"])
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            assert policy.trusts((f"10.0.{number >> 8}.{number & 255}", 1), LOCAL)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 200_000
 
 
 def test_all_10000_networks_are_found() -> None:
@@ -257,3 +310,84 @@ def test_trusted_peers_send_headers(trusted: HeaderPolicy) -> None:
 def test_a_wrong_list_says_what_was_probably_meant(networks: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         TrustedProxies(networks)
+
+
+def test_other_threads_never_see_half_of_a_list() -> None:
+    """An excluded address was trusted for a moment: the new networks came before the new exclusions."""
+    policy, stop, found = TrustedProxies("10.0.0.0/8,!10.9.0.0/16"), threading.Event(), []
+    peer = ("10.9.0.1", 1)  # no list trusts it
+
+    def look() -> None:
+        while not stop.is_set():
+            found.extend([True] if policy.trusts(peer, LOCAL) else [])
+
+    thread, interval = threading.Thread(target=look), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        for _ in range(1000):
+            policy.replace("192.0.2.0/24")
+            policy.replace("10.0.0.0/8,!10.9.0.0/16")
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("192.0.2.0/24", "10.0.0.0/8,!10.9.0.0/16"), ("10.0.0.0/8,!10.9.0.0/16", "192.0.2.0/24")],
+)
+def test_a_list_is_swapped_in_one_step(first: str, second: str) -> None:
+    """The same without luck: the list is replaced at each line of a look-up."""
+    for at in range(20):
+        policy, step = TrustedProxies(first), 0
+
+        def swap(frame: FrameType, event: str, argument: object, at: int = at, policy: TrustedProxies = policy) -> Any:
+            nonlocal step
+            step += event == "line"
+            if event == "line" and step == at:
+                policy.replace(second)
+            return swap
+
+        before = sys.gettrace()
+        sys.settrace(swap)
+        try:
+            trusted = policy.trusts(("10.9.0.1", 1), LOCAL)
+        finally:
+            sys.settrace(before)
+        assert not trusted
+
+
+@pytest.mark.parametrize("networks", ["10.0.0.0/8,", "", " ", ["10.0.0.0/8", ""]])
+def test_an_empty_entry_is_told_as_such(networks: Any) -> None:
+    with pytest.raises(ValueError, match=r"not '' \(an entry is empty\)"):
+        TrustedProxies(networks)
+
+
+def test_a_long_entry_is_quoted_in_part() -> None:
+    with pytest.raises(ValueError, match=r"not 'x{60}' \(it has 9,000 characters\)"):
+        TrustedProxies(["x" * 9000])
+    longest = "!" + ":".join(["ffff"] * 6) + ":255.255.255.255/128"
+    assert TrustedProxies(["::/0", longest]).networks == ("::/0", longest)
+
+
+@pytest.mark.parametrize("networks", ["!10.9.0.0/16,10.0.0.0/8", "10.0.0.0/8,!10.9.0.0/16", "10.9.0.1,!10.9.0.0/16"])
+def test_an_exclusion_wins_in_any_order(networks: str) -> None:
+    assert not TrustedProxies(networks).trusts(("10.9.0.1", 1), LOCAL)
+
+
+@pytest.mark.parametrize(
+    ("networks", "everybody"),
+    [
+        (["0.0.0.0/0", "::/0"], True),
+        (["10.0.0.0/8", "::/0"], True),
+        (["0.0.0.0/0.0.0.0"], True),
+        (["10.0.0.0/8", "0.0.0.0", "unix"], False),
+        (["10.0.0.0/8", "!0.0.0.0/0"], False),
+        ([], False),
+    ],
+)
+def test_a_list_that_holds_everybody_is_known(networks: list[str], everybody: bool) -> None:
+    assert trusts_a_family(networks) is everybody

@@ -421,7 +421,8 @@ def test_a_refusal_is_one_line_with_the_peer_and_the_reason() -> None:
     assert describe_refusal(caught.value, PEER) == (
         "Refused a connection from 192.0.2.9:40000: "
         "There is no PROXY protocol header: the data begins with b'\\x1b[2J\\n\\xff' (at byte 0); "
-        "if it is your proxy, let it send the header; see policy"
+        "if 192.0.2.9 is your proxy, make it send the header (HAProxy: send-proxy-v2, nginx: proxy_protocol on); see "
+        "policy"
     )
 
 
@@ -467,6 +468,6 @@ def test_a_wrong_policy_gets_a_hint(policy: Any, hint: str) -> None:
 
 def test_the_word_any_stands_alone_in_any_case() -> None:
     assert Receiver(trusted=" Any ").trusted == "any"
-    assert Receiver(trusted="::1").trusted is None
+    assert Receiver(trusted="::1").trusted == ("::1",)
     with pytest.raises(ValueError, match="it means everybody, and stands alone"):
         Receiver(trusted=["Any"])

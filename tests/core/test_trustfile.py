@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from proxyprotocol.options import parse_receiver
-from proxyprotocol.policy import HeaderPolicy
+from proxyprotocol.options import parse_receiver, spell_variable
+from proxyprotocol.policy import HeaderPolicy, parse_network
 from proxyprotocol.trustfile import TrustedProxiesFile
 
 OLD, NEW, LOCAL = ("10.0.0.1", 1), ("192.0.2.1", 1), ("10.0.0.2", 80)
@@ -165,5 +167,90 @@ def test_an_error_that_passes_is_tried_again(
 
 def test_a_pipe_is_no_list(path: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="pipe is not a regular file"):
+    with pytest.raises(ValueError, match="pipe: this is not a regular file"):
         TrustedProxiesFile(tmp_path / "pipe")
+
+
+def test_a_file_that_is_overwritten_in_place_is_read_again(path: Path, time: Time) -> None:
+    """`cp -p` and rsync set the time of modification back."""
+    path.write_text("10.0.0.0/8\n")
+    policy, state = TrustedProxiesFile(path, clock=time), path.stat()
+    while path.stat().st_ctime_ns == state.st_ctime_ns:  # the clock of the file system is coarse
+        path.write_text("11.0.0.0/8\n")
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == (state.st_mtime_ns, state.st_size)
+    time.now += 2
+    assert not policy.trusts(OLD)
+
+
+@pytest.mark.parametrize("field", ["st_mtime_ns", "st_ctime_ns", "st_size", "st_ino"])
+def test_each_part_of_the_state_tells_a_change(
+    path: Path, time: Time, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    state = {"st_mode": 0o100644, "st_mtime_ns": 1, "st_ctime_ns": 1, "st_size": 1, "st_ino": 1}
+    monkeypatch.setattr(os, "stat", lambda path: SimpleNamespace(**state))
+    policy = TrustedProxiesFile(path, clock=time)
+    path.write_text("192.0.2.0/24\n")
+    time.now += 2
+    assert not policy.trusts(NEW)
+    state[field] += 1
+    time.now += 2
+    assert policy.trusts(NEW)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_network(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbf10.0.0.0/8\r\n::1\r\n")
+    assert TrustedProxiesFile(path).networks == ("10.0.0.0/8", "::1")
+
+
+def test_a_file_is_bounded(path: Path, time: Time, caplog: pytest.LogCaptureFixture) -> None:
+    policy = TrustedProxiesFile(path, clock=time)
+    path.write_bytes(b"10.0.0.0/8\n".ljust((1 << 20) + 1, b"#"))
+    time.now += 2
+    assert policy.trusts(("10.9.9.9", 1)) is False
+    assert policy.trusts(OLD)
+    assert caplog.messages == [
+        f"The list of trusted proxies stays as it was: {path}: the file has more than 1,048,576 bytes"
+    ]
+    path.write_bytes(b"10.0.0.0/8\n".ljust(1 << 20, b"#"))
+    assert TrustedProxiesFile(path).networks == ("10.0.0.0/8",)
+
+
+def test_a_long_line_is_quoted_in_part(path: Path) -> None:
+    path.write_text("10.0.0.0/8\n" + "x" * 100_000)
+    with pytest.raises(ValueError, match=rf"^{path}, line 2: .{{1,300}}$"):
+        TrustedProxiesFile(path)
+
+
+def test_each_line_is_parsed_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    def parse(text: str) -> Any:
+        parsed.append(text)
+        return parse_network(text)
+
+    monkeypatch.setattr("proxyprotocol.policy.parse_network", parse)
+    TrustedProxiesFile(path)
+    assert parsed == ["10.0.0.0/8", "!10.9.0.0/16"]
+
+
+def test_a_wrong_keyword_is_not_an_error_of_the_file(path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^trusted must be"):
+        TrustedProxiesFile(path, trusted=HeaderPolicy.SKIP)
+
+
+def test_an_error_of_the_whole_file_names_the_file(path: Path) -> None:
+    path.write_text("!10.0.0.0/8\n")
+    with pytest.raises(ValueError, match=rf"^{path}: Nothing is trusted: !10\.0\.0\.0/8 only excludes networks$"):
+        TrustedProxiesFile(path)
+
+
+def test_a_file_in_a_list_is_an_error_in_the_user_s_spelling(path: Path) -> None:
+    for trusted in (f"10.0.0.0/8,@{path}", f"::1, @{path}"):
+        with pytest.raises(
+            ValueError, match=r"^PROXYPROTOCOL_TRUSTED: a list in a file stands alone, as PROXYPROTOCOL_TRUSTED=@FILE"
+        ):
+            parse_receiver({"trusted": trusted}, spell_variable)
+    other = path.with_name("a@b")
+    path.rename(other)
+    assert isinstance(parse_receiver({"trusted": f"@{other}"}).policy, TrustedProxiesFile)

@@ -30,8 +30,8 @@ def test_a_datagram_without_a_header_is_dropped_and_logged(reactor: Any, log: Lo
             (
                 "warn",
                 f"Refused a datagram from 127.0.0.1:{here.port} on 127.0.0.1:{port.getHost().port}: There is no PROXY "
-                "protocol header: the data begins with b'\\x1b[2J\\n' (at byte 0); if it is your proxy, let it send "
-                "the header; see policy",
+                "protocol header: the data begins with b'\\x1b[2J\\n' (at byte 0); if 127.0.0.1 is your proxy, make it "
+                "send the header (HAProxy: send-proxy-v2, nginx: proxy_protocol on); see policy",
             )
         ]
 

@@ -47,7 +47,10 @@ def test_a_late_header_is_refused(clock: Clock, log: Log) -> None:
 
     clock.advance(0.01)
     assert (transport.aborts, factory.built) == (1, [])
-    refusal = "No complete PROXY protocol header came within 3 seconds, only 0 bytes; see timeout"
+    refusal = (
+        "No complete PROXY protocol header came within 3 seconds, only 0 bytes; if 10.1.2.3 is your proxy, make it "
+        "send the header (HAProxy: send-proxy-v2, nginx: proxy_protocol on); see policy"
+    )
     assert log.lines == [("warn", f"Refused a connection from 10.1.2.3:50000 on 10.9.8.7:8080: {refusal}")]
 
 

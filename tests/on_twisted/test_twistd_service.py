@@ -74,8 +74,8 @@ def test_echo_names_the_client_and_sends_back_all_data(start: Start) -> None:
             "",
             "from everybody: anyone who can connect can claim any address; name your proxies with ppTrusted=..., or "
             "say ppTrusted=any",
-            "There is no PROXY protocol header: the data begins with b'GET / HTTP/1.0\\r\\n' (at byte 0); if it is "
-            "your proxy, let it send the header; see ppPolicy",
+            "There is no PROXY protocol header: the data begins with b'GET / HTTP/1.0\\r\\n' (at byte 0); if 127.0.0.1 "
+            "is your proxy, make it send the header (HAProxy: send-proxy-v2, nginx: proxy_protocol on); see ppPolicy",
         ),
     ],
 )

@@ -70,8 +70,8 @@ def test_the_start_line_says_what_is_read_from_whom(
         (
             "accept=detect",
             b"GET / HTTP/1.0\r\n",
-            "There is no PROXY protocol header: the data begins with b'GET / HTTP/1.0\\r\\n' (at byte 0); if it is "
-            "your proxy, let it send the header; see policy",
+            "There is no PROXY protocol header: the data begins with b'GET / HTTP/1.0\\r\\n' (at byte 0); if 127.0.0.1 "
+            "is your proxy, make it send the header (HAProxy: send-proxy-v2, nginx: proxy_protocol on); see policy",
         ),
         ("accept=v1", V2, "A version 2 header came, but only version 1 is accepted here (at byte 0); see accept"),
         ("pp=v2", LINE, "A version 1 header came, but only version 2 is accepted here (at byte 0); see pp"),

@@ -52,7 +52,7 @@ def test_a_receiver_that_is_set_before_the_server_listens_counts(caplog: pytest.
         server.receiver = Receiver(trusted=["192.0.2.0/24"])
         server.server_bind()
         server.server_activate()
-        assert isinstance(server.receiver.policy, TrustedProxies)
+        assert isinstance(server.receiver.effective_policy, TrustedProxies)
     assert caplog.messages == [
         f"Reads version 1 and 2 headers on 127.0.0.1:{server.server_address[1]} from 192.0.2.0/24"
     ]
