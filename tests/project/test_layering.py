@@ -187,6 +187,7 @@ FOREIGN = {
     "integrations.aiosmtpd": {"_factory_invoker"},
     "reader": {"_buffer"},
     "server.main": {"_exit"},
+    "sync": {"_socket"},
     "twisted.client": {"_wrappedProtocol"},
     "twisted.factory": {"_wrapper"},
     "twisted.server": {"_wrapper"},
