@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proxyprotocol import HeaderPolicy
-from proxyprotocol.asyncio import ProxyProtocolTransport
+from proxyprotocol.asyncio import ProxyProtocolTransport, wrap_protocol_factory
 from tests.interop._certificates import Certificates
 from tests.on_asyncio.loops import (
     CLIENT,
@@ -29,11 +29,39 @@ from tests.on_asyncio.loops import (
     turns,
     until,
 )
+from tests.on_asyncio.streams import Transport
 from tests.vectors import LOCAL, v2
 
 pytestmark = pytest.mark.usefixtures("log")
 
 both_kinds = pytest.mark.parametrize("kind", [App, BufferedApp])
+
+
+class Reading(Transport):
+    """A transport that reads as asyncio's own."""
+
+    max_size = 256 * 1024
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        pass
+
+
+def test_only_the_read_of_the_header_is_smaller_than_asyncios_own(run: Run) -> None:
+    sizes, transport = [], Reading(("192.0.2.9", 40000), None)
+
+    class Application(asyncio.Protocol):
+        def connection_made(self, above: asyncio.BaseTransport) -> None:
+            sizes.append(transport.max_size)
+
+    async def story() -> None:
+        protocol: Any = wrap_protocol_factory(Application)()
+        protocol.connection_made(transport)
+        for byte in HEADER:
+            sizes.append(transport.max_size)
+            protocol.data_received(bytes([byte]))
+
+    run(story)
+    assert sizes == [16 * 1024] * len(HEADER) + [256 * 1024]
 
 
 def pause(app: Any) -> None:
