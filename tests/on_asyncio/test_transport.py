@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import socket
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,26 @@ def test_only_the_read_of_the_header_is_smaller_than_asyncios_own(run: Run) -> N
 
     run(story)
     assert sizes == [16 * 1024] * len(HEADER) + [256 * 1024]
+
+
+def test_an_upload_over_tls_leaves_a_small_buffer(run: Run, certificates: Certificates) -> None:
+    """asyncio's own buffer has 256 KiB, and each record is decrypted into as much."""
+    apps, security, block = Apps(), Security(certificates), bytes(256 * 1024)
+
+    async def story() -> None:
+        async with listening(apps, **security.server) as server, connected(server, **security.client) as peer:
+            await peer.begin(HEADER)
+            tracemalloc.start()
+            for _ in range(8):
+                await peer.say(block)
+            await until(lambda: len(apps.app.received) == 8 * len(block))
+            apps.app.received = b""
+            assert tracemalloc.get_traced_memory()[0] < 128 * 1024
+
+    try:
+        run(story)
+    finally:
+        tracemalloc.stop()
 
 
 def pause(app: Any) -> None:
