@@ -6,6 +6,7 @@ We read the header to its last byte and no further, so the socket can go to any 
 
 from __future__ import annotations
 
+import _socket  # where gevent and others replace nothing
 import contextlib
 import errno
 import inspect
@@ -19,7 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 from weakref import WeakKeyDictionary
 
 from proxyprotocol._adapters import installation  # noqa: F401  # raises if proxy-protocol has overwritten this package
@@ -44,6 +45,10 @@ else:
 __all__ = ["ProxyProtocolMixIn", "begin_tls", "create_connection", "read_header", "receive_header", "send_header"]
 
 _log = logging.getLogger(__name__)
+
+# The flag of a recv() that never waits. When the header is there, two of these read it, where time-outs need five more
+# system calls. Only for the interpreter's own recv(): gevent's would wait nevertheless, and an SSLSocket has no flags.
+_AT_ONCE: Final = int(getattr(socket, "MSG_DONTWAIT", 0))  # Windows has none
 
 # the private value by which it knows that none was given; setdefaulttimeout() counts then
 _DEFAULT_TIMEOUT: Any = inspect.signature(socket.create_connection).parameters["timeout"].default
@@ -406,34 +411,52 @@ def _read(
     if connection.undecided and isinstance(sock, ssl.SSLSocket):
         raise ValueError("OPTIONAL must peek at the first bytes, and an SSLSocket cannot: use another policy")
     deadline = math.inf if timeout is None else time.monotonic() + timeout
+    if sock.fileno() < 0:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    at_once = _AT_ONCE if getattr(type(sock), "recv", None) is _socket.socket.recv else 0
     reads, data = plan_reads(sock, connection), None
     try:
         while True:
-            data = _receive(sock, reads.send(data), deadline, sleep)
+            data = _receive(sock, reads.send(data), deadline, sleep, at_once)
             if data is None:
                 connection.timed_out()
                 break
     except StopIteration:
         pass
     finally:
-        with contextlib.suppress(OSError):  # the socket was closed meanwhile
-            sock.settimeout(own_timeout)
+        if sock.gettimeout() != own_timeout:
+            with contextlib.suppress(OSError):  # the socket was closed meanwhile
+                sock.settimeout(own_timeout)
     return connection
 
 
 def _receive(
-    sock: socket.socket, read: tuple[int, int] | None, deadline: float, sleep: Callable[[float], object] | None
+    sock: socket.socket,
+    read: tuple[int, int] | None,
+    deadline: float,
+    sleep: Callable[[float], object] | None,
+    at_once: int,
 ) -> bytes | None:
     """Do one of the planned reads; return ``b""`` at the end of the stream, and None when the time is over."""
     remaining = max(deadline - time.monotonic(), 0)
     if read is None:
         (sleep or time.sleep)(min(REST, remaining))
         return b"" if remaining else None
+    size, flags = read
+    if at_once:
+        try:
+            if sock.gettimeout() is not None:
+                sock.settimeout(None)  # otherwise the socket module waits before it calls recv()
+            return sock.recv(size, flags | at_once)
+        except BlockingIOError:
+            pass
+        except OSError:  # such as a reset, which ends the stream too
+            return b""
     # If this process was stopped meanwhile, the header may be in the socket, and is not late: look once more.
     for seconds in (remaining, 0):
         sock.settimeout(None if seconds == math.inf else seconds)
         try:
-            return sock.recv(*read)
+            return sock.recv(size, flags)
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
             continue
         except (OSError, EOFError):  # such as a reset, which ends the stream too; eventlet raises EOFError

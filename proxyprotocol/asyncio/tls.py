@@ -17,8 +17,10 @@ from proxyprotocol._adapters.deadlines import check_seconds
 
 __all__ = ["TLS", "deliver", "is_tls", "take_unread"]
 
-_FIRST_BUFFER: Final = 16 * 1024  # bytes; room for one TLS record, and a handshake needs less
-_LARGEST_BUFFER: Final = 256 * 1024  # bytes; asyncio allocates as much at once
+_RECORD: Final = 16 * 1024  # bytes; the most that a TLS record holds
+_FIRST_BUFFER: Final = 4 * 1024  # bytes; most handshakes need less
+# Bytes. asyncio's own 256 KiB is also what it allocates to decrypt each record: an upload took twice as long.
+_LARGEST_BUFFER: Final = 64 * 1024
 
 
 class TLS:
@@ -115,10 +117,11 @@ class _Handshake(asyncio.Protocol):
 
 class _Protocol(SSLProtocol):
     handshake: _Handshake
-    max_size = _FIRST_BUFFER
+    # the size of the buffer and of a decrypted piece; CPython 3.10 has no such buffer
+    max_size = _FIRST_BUFFER if sys.version_info >= (3, 11) else _RECORD
 
     def buffer_updated(self, nbytes: int) -> None:
-        # a larger buffer after each read that fills it; CPython 3.10 has no such buffer
+        # a larger buffer after each read that fills it
         if nbytes == self.max_size < _LARGEST_BUFFER:
             self.max_size *= 4
         super().buffer_updated(nbytes)  # type: ignore[misc]

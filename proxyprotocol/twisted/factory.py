@@ -23,6 +23,7 @@ from proxyprotocol.twisted.handover import hand_over
 from proxyprotocol.twisted.transport import (
     IN_A_LAYER,
     abort,
+    addresses,
     emit,
     find_slot,
     from_sockaddr,
@@ -86,7 +87,7 @@ class ProxyProtocolWrapper(Protocol):
         receiver = listener.receiver
         peer = local = None
         if receiver.needs_addresses:
-            peer, local = to_sockaddr(transport.getPeer()), to_sockaddr(transport.getHost())
+            peer, local = addresses(transport)
         if listener.asks:
             receiver = listener.at(local_address(transport))
         try:

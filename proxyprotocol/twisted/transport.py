@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.tcp import Server
 from twisted.logger import Logger, LogLevel
 from twisted.python.components import registerAdapter
 from twisted.python.failure import Failure
@@ -24,6 +25,7 @@ __all__ = [
     "IN_A_LAYER",
     "IProxiedTransport",
     "abort",
+    "addresses",
     "describe_peer",
     "emit",
     "find_slot",
@@ -160,6 +162,13 @@ def local_address(transport: Any) -> SockAddr:
         return to_sockaddr(transport.getHost())
     except (AttributeError, OSError):
         return None
+
+
+def addresses(transport: Any) -> tuple[SockAddr, SockAddr]:
+    """Return the address that connected and our own; without Twisted's objects for them where that is possible."""
+    if type(transport) is Server and len(transport.client) == 2:
+        return transport.client, transport.socket.getsockname()
+    return to_sockaddr(transport.getPeer()), to_sockaddr(transport.getHost())
 
 
 def proxy_peer(transport: Any) -> SockAddr:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import socket
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from proxyprotocol import HeaderPolicy
-from proxyprotocol.asyncio import ProxyProtocolTransport
+from proxyprotocol.asyncio import ProxyProtocolTransport, wrap_protocol_factory
 from tests.interop._certificates import Certificates
 from tests.on_asyncio.loops import (
     CLIENT,
@@ -29,11 +30,59 @@ from tests.on_asyncio.loops import (
     turns,
     until,
 )
+from tests.on_asyncio.streams import Transport
 from tests.vectors import LOCAL, v2
 
 pytestmark = pytest.mark.usefixtures("log")
 
 both_kinds = pytest.mark.parametrize("kind", [App, BufferedApp])
+
+
+class Reading(Transport):
+    """A transport that reads as asyncio's own."""
+
+    max_size = 256 * 1024
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        pass
+
+
+def test_only_the_read_of_the_header_is_smaller_than_asyncios_own(run: Run) -> None:
+    sizes, transport = [], Reading(("192.0.2.9", 40000), None)
+
+    class Application(asyncio.Protocol):
+        def connection_made(self, above: asyncio.BaseTransport) -> None:
+            sizes.append(transport.max_size)
+
+    async def story() -> None:
+        protocol: Any = wrap_protocol_factory(Application)()
+        protocol.connection_made(transport)
+        for byte in HEADER:
+            sizes.append(transport.max_size)
+            protocol.data_received(bytes([byte]))
+
+    run(story)
+    assert sizes == [16 * 1024] * len(HEADER) + [256 * 1024]
+
+
+def test_an_upload_over_tls_leaves_a_small_buffer(run: Run, certificates: Certificates) -> None:
+    """asyncio's own buffer has 256 KiB, and each record is decrypted into as much."""
+    apps, security, block = Apps(), Security(certificates), bytes(256 * 1024)
+
+    async def story() -> None:
+        async with listening(apps, **security.server) as server, connected(server, **security.client) as peer:
+            await peer.begin(HEADER)
+            tracemalloc.start()
+            for _ in range(8):
+                await peer.say(block)
+            await until(lambda: len(apps.app.received) == 8 * len(block))
+            apps.app.received = b""
+            assert tracemalloc.get_traced_memory()[0] < 128 * 1024
+
+    try:
+        run(story)
+    finally:
+        tracemalloc.stop()
 
 
 def pause(app: Any) -> None:

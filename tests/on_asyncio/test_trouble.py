@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -207,3 +209,39 @@ def test_without_file_descriptors_a_server_logs_one_line_pauses_and_serves_again
     start, said, end = said.split("\n")
     assert start.startswith(f"Reads version 1 and 2 headers on 127.0.0.1:{port} from everybody: ")
     assert (said, end) == ("No more connections are accepted for now: Too many open files", "")
+
+
+HALF_HEADERS = """
+import asyncio, socket
+from proxyprotocol import HeaderPolicy
+from proxyprotocol.asyncio import start_server
+
+def maps():
+    with open("/proc/self/maps") as lines:
+        return len(lines.readlines())
+
+async def main():
+    refused = asyncio.Queue()
+    # without a decision the bytes are kept as they came
+    rules = {"policy": HeaderPolicy.OPTIONAL, "on_refused": lambda error, peer: refused.put_nowait(error)}
+    server = await start_server(lambda reader, writer: None, "127.0.0.1", 0, timeout=60, **rules)
+    address, clients, before = server.sockets[0].getsockname(), [], maps()
+    for number in range(300):
+        clients.append(socket.create_connection(address))
+        clients[-1].sendall(b"PRO")
+        await asyncio.sleep(0)
+    with socket.create_connection(address) as last:
+        last.sendall(b"PROXY wrong\\r\\n")
+        await refused.get()
+    print(maps() - before)
+
+asyncio.run(main())
+"""
+
+
+def test_half_a_header_holds_no_memory_map() -> None:
+    # asyncio reads 256 KiB: with musl's malloc always, and with this variable with glibc's, each read has its own map
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    command = [sys.executable, "-c", HALF_HEADERS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 30

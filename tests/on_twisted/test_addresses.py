@@ -324,3 +324,22 @@ def test_a_header_without_a_client_leaves_the_transports_description_of_its_peer
         assert to_sockaddr(IProxiedTransport(factory.app.transport).getProxyPeer()) == own
 
     run(reactor, scenario())
+
+
+@pytest.mark.parametrize("front", ["TCP4", "TCP6"])
+def test_the_policy_gets_the_addresses_of_the_socket_itself(reactor: Any, short_path: Path, front: str) -> None:
+    asked = []
+
+    def policy(peer: SockAddr, local: SockAddr) -> HeaderPolicy:
+        asked.append((peer, local))
+        return HeaderPolicy.SKIP
+
+    async def scenario() -> None:
+        factory = AppFactory()
+        port = listen_for(reactor, front, short_path / "unused", wrap(factory, clock=reactor, policy=policy))
+        with connect_from(front, short_path / "unused", port) as end:
+            await until(reactor, lambda: factory.apps)
+            assert asked == [(end.getsockname(), end.getpeername())]
+            assert asked == [(to_sockaddr(factory.app.peer), to_sockaddr(factory.app.host))]
+
+    run(reactor, scenario())

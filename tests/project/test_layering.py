@@ -197,6 +197,7 @@ FOREIGN = {
     "run.guard": {"_accept", "_getframe"},
     "run.logs": {"_temporaryObserver"},
     "server.main": {"_exit"},
+    "sync": {"_socket"},
     "twisted.client": {"_wrappedProtocol"},
     "twisted.factory": {"_wrapper"},
     "twisted.server": {"_wrapper"},

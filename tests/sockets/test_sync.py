@@ -259,6 +259,51 @@ def test_a_closed_socket_is_an_os_error(ends: Pair) -> None:
         read_header(server, trusted="any")
 
 
+class Counting(socket.socket):
+    """A socket that counts its changes of the time-out."""
+
+    changes = 0
+
+    def settimeout(self, value: float | None) -> None:
+        self.changes += 1
+        super().settimeout(value)
+
+
+class Cooperative(socket.socket):
+    """A socket as gevent's: its recv() waits for as long as its time-out says, whatever the flags say."""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        assert self.gettimeout() is not None, "this would wait for ever"
+        return super().recv(size, flags)
+
+
+def again(server: socket.socket, kind: type[socket.socket]) -> Any:
+    """Return the same connection as a socket of another class."""
+    return kind(fileno=server.detach())
+
+
+@pytest.mark.parametrize(("own", "changes"), [(None, 0), (7.5, 2)])
+def test_a_header_that_is_there_needs_no_time_out(ends: Pair, own: float | None, changes: int) -> None:
+    client = ends[1]
+    with again(ends[0], Counting) as server:
+        if own is not None:
+            socket.socket.settimeout(server, own)
+        for header in HEADERS:
+            client.sendall(header)
+            assert read_header(server) == NAMED
+        assert (server.changes, server.gettimeout()) == (changes * len(HEADERS), own)
+
+
+def test_a_socket_that_waits_whatever_the_flags_say_keeps_the_time_out(ends: Pair) -> None:
+    client = ends[1]
+    with again(ends[0], Cooperative) as server:
+        client.sendall(HEADER + b"payload")
+        assert read_header(server, timeout=PATIENCE) == NAMED
+        assert socket.socket.recv(server, 100) == b"payload"
+        with refused(ProxyProtocolTimeoutError, server):
+            read_header(server, timeout=SHORT)
+
+
 # Wrong headers
 
 
