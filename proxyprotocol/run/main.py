@@ -61,16 +61,19 @@ def run(options: argparse.Namespace) -> int:
         raise ProgramError("run needs a system on which a program can replace itself, as Linux, macOS and the BSDs are")
     given = {name: value for name in (*OPTIONS, *_MORE) if (value := getattr(options, name)) is not None}
     environment = {**os.environ, **{spell_variable(name): value for name, value in given.items()}}
+
+    def spell(name: str) -> str:
+        return spell_option(name) if name in given else spell_variable(name)
+
     try:
         values = read_environment(environment, _SETTINGS)
-        receiver = parse_receiver(values, lambda name: spell_option(name) if name in given else spell_variable(name))
-        Settings(receiver, parse_tls_timeout(values, spell_option), values.get("ports"))
+        Settings(parse_receiver(values, spell), parse_tls_timeout(values, spell), values.get("ports"))
         if values.get("uncovered", "refuse") not in ("refuse", "allow"):
-            raise ValueError(f"--uncovered takes refuse or allow, not {values['uncovered']!r}")
+            raise ValueError(f"{spell('uncovered')} takes refuse or allow, not {values['uncovered']!r}")
         if "metrics" in values:
             from proxyprotocol.metrics import parse_address
 
-            parse_address(values["metrics"], "--metrics")
+            parse_address(values["metrics"], spell("metrics"))
         import wrapt  # noqa: F401
 
         file = check_program(options.command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -70,7 +71,8 @@ def _interpreter(file: str, words: Sequence[str]) -> list[str] | None:
     elif head.startswith(b"#!"):
         started = os.fsdecode(head[2:].partition(b"\n")[0]).split()
         if started and os.path.basename(started[0]) == "env":
-            started = [word for word in started[1:] if word != "-S" and "=" not in word]
+            own = itertools.takewhile(lambda word: word == "-S" or "=" in word, started[1:])
+            started = started[1 + len(list(own)) :]  # later words are Python's own options
     else:
         return None
     return started if started and _PYTHON.fullmatch(os.path.basename(started[0])) else None

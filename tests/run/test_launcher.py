@@ -94,6 +94,11 @@ def test_a_wrong_option_is_one_sentence(arguments: tuple[str, ...], said: str) -
 
 
 def test_a_wrong_variable_is_one_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("UNCOVERED", "no"), ("TLS_TIMEOUT", "x"), ("METRICS", "x")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(f"PROXYPROTOCOL_{name}", value)
+            ran = run("run", "--trusted", "any", "--", "python")
+        assert ran.errors.startswith(f"proxyprotocol: PROXYPROTOCOL_{name} takes ")
     monkeypatch.setenv("PROXYPROTOCOL_TIMOUT", "3")
     ran = run("run", "--trusted", "any", "--", "python")
     assert ran.status == 2
@@ -141,6 +146,8 @@ def test_every_usual_kind_of_python_script_can_be_started(tmp_path: Path, head: 
     [
         ("#!/usr/bin/python3 -Es\n", "-E"),
         ("#!/usr/bin/env -S python3 -I\n", "-I"),
+        ("#!/usr/bin/env -S A=b python3 -S\n", "-S"),
+        ("#!/usr/bin/env -S python3 -X utf8=1 -I\n", "-I"),
         ("#!/bin/sh\n'''exec' /long/bin/python3 -sE \"$0\" \"$@\"\n' '''\n", "-E"),
     ],
 )
