@@ -42,9 +42,9 @@ async def create_datagram_endpoint(
     """Open a datagram socket as ``loop.create_datagram_endpoint`` does, and read a header in each datagram.
 
     The application's ``datagram_received`` gets the payload and the client's address. ``transport.sendto(data, addr)``
-    sends *data* to the proxy that last spoke for that client, without a header after version 2. If no proxy did, it
-    sends directly to the client, provided that the policy accepts clients without a header; otherwise the answer is
-    lost. A refused datagram is dropped and logged.
+    sends *data* to the proxy that last spoke for that client: without a header after version 2, and with the same
+    header after the Simple Proxy Protocol. If no proxy did, it sends directly to the client, provided that the policy
+    accepts clients without a header; otherwise the answer is lost. A refused datagram is dropped and logged.
 
     Args:
         protocol_factory: Makes the application's protocol.
@@ -53,8 +53,8 @@ async def create_datagram_endpoint(
         max_clients: How many clients are remembered for answers; see :class:`.DatagramReceiver`.
         client_timeout: Seconds that a client is remembered after its last datagram.
         receiver: The rules for the header, in place of the keywords of :class:`.Receiver`.
-        keywords: ``pp`` (:class:`.ProxyProtocolSPP` for Cloudflare Spectrum), ``policy``, ``max_header`` (bytes), as
-            :class:`.Receiver` takes them, and all others of ``loop.create_datagram_endpoint``. ``timeout`` is accepted
+        keywords: ``trusted``, ``pp`` (:class:`.ProxyProtocolSPP` for Cloudflare Spectrum), ``policy``, ``max_header``
+            (bytes), as :class:`.Receiver` takes them, and all others of ``loop.create_datagram_endpoint``. ``timeout`` is accepted
             and ignored: a datagram comes as a whole.
 
     Returns:

@@ -43,7 +43,7 @@ def find_origin(client: Any) -> Origin:
     """Return where to connect from for a client's address, as the socket module gives it.
 
     Raises:
-        ValueError: It is no address of one machine. The text is a sentence.
+        ValueError: It is not the address of one machine. The text is a sentence.
     """
     try:
         host, port = client[:2]
