@@ -54,8 +54,8 @@ async def create_datagram_endpoint(
         client_timeout: Seconds that a client is remembered after its last datagram.
         receiver: The rules for the header, in place of the keywords of :class:`.Receiver`.
         keywords: ``trusted``, ``pp`` (:class:`.ProxyProtocolSPP` for Cloudflare Spectrum), ``policy``, ``max_header``
-            (bytes), as :class:`.Receiver` takes them, and all others of ``loop.create_datagram_endpoint``. ``timeout`` is accepted
-            and ignored: a datagram comes as a whole.
+            (bytes), as :class:`.Receiver` takes them, and all others of ``loop.create_datagram_endpoint``. ``timeout``
+            is accepted and ignored: a datagram comes as a whole.
 
     Returns:
         The application's transport and its protocol.

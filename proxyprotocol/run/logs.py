@@ -49,7 +49,7 @@ def keep_logs(module: Any) -> None:
 
 
 def show_twisted_logs(module: Any) -> None:
-    """Make our lines in Twisted's log visible, given the module ``twisted.logger``: it holds back all lines until it begins."""
+    """Make our lines in Twisted's log visible, given ``twisted.logger``, which holds them back until it begins."""
 
     def show(event: Any) -> None:
         ours = str(event.get("log_namespace", "")).startswith(_NAME)
