@@ -60,7 +60,7 @@ class _Connection(HTTPConnection):
             super().close()
 
     def _begin(self) -> bool:
-        # cheroot knows no address of a UNIX peer
+        # cheroot has no address for a UNIX peer
         peer: SockAddr = (self.remote_addr, self.remote_port) if self.remote_addr else ""
         connection = receive_header(self.socket, peer, self._listener)
         if connection is None:
@@ -85,7 +85,7 @@ class _Connection(HTTPConnection):
 
 
 class _Later(Overlay):
-    """An adapter for TLS that leaves a new connection as it is."""
+    """An adapter for TLS that does nothing to a new connection."""
 
     makefile = staticmethod(MakeFile)
 
@@ -130,7 +130,10 @@ def switch_on() -> None:
 
     @functools.wraps(own)
     def prepare(self: Any) -> None:
-        _prepare(functools.partial(own, self), settings, self)
+        if "prepare" in vars(self):  # read_headers() has given it rules of its own
+            own(self)
+        else:
+            _prepare(functools.partial(own, self), settings, self)
 
     HTTPServer.prepare = prepare  # type: ignore[method-assign]
 

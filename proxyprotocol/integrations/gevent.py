@@ -65,7 +65,10 @@ def switch_on() -> None:
 
     @functools.wraps(listen)
     def init_socket(self: Any) -> None:
-        _listen(functools.partial(listen, self), settings, self)
+        if "init_socket" in vars(self):  # read_headers() has given it rules of its own
+            listen(self)
+        else:
+            _listen(functools.partial(listen, self), settings, self)
 
     StreamServer.init_socket = init_socket
 

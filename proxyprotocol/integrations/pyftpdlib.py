@@ -192,9 +192,12 @@ def proxy_result(handler: FTPHandler) -> ProxyResult | None:
 
 
 def _cover(server: Any, receiver: Receiver) -> None:
+    again = server.socket in covered  # rules of the program's own replace those of switch_on()
     covered.add(server.socket)
     server.header_listener = Listener(receiver, logging_to(_log), ThreadClock())
     server.header_listener.start(server.socket.getsockname())
+    if again:
+        return
     server.handle_accepted = functools.partial(_accept, server.handle_accepted, server)
     passive = type("PassiveDTP", (_Passive, server.handler.passive_dtp), {})
     server.handler = type(server.handler.__name__, (server.handler,), {"passive_dtp": passive})

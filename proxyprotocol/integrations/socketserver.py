@@ -92,9 +92,13 @@ def read_headers(
     Raises:
         TypeError, ValueError: As :class:`.Receiver`; or the server is one for datagrams, or reads headers already.
     """
-    if not _can_be_covered(server):
-        raise TypeError(f"{server!r} is no stream server of socketserver, or it reads headers already")
-    _cover(server, Settings(Receiver.of(receiver, keywords, ["receiver", "tls_timeout"]), tls_timeout, None))
+    settings = Settings(Receiver.of(receiver, keywords, ["receiver", "tls_timeout"]), tls_timeout, None)
+    if isinstance(server, _Covered):  # by switch_on(), whose rules these replace
+        server._settings, server._activated = settings, False
+    elif _can_be_covered(server):
+        _cover(server, settings)
+    else:
+        raise TypeError(f"{server!r} is not a stream server of socketserver, or its class has ProxyProtocolMixIn")
 
 
 @functools.cache

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         ProgramError: An option is wrong, or the command cannot be run.
     """
     if sys.platform == "win32":
-        raise ProgramError("run needs a system on which a program can replace itself, as Linux, macOS and the BSDs are")
+        raise ProgramError("run needs a system where a program can replace itself, such as Linux or macOS")
     given = {name: value for name in (*OPTIONS, *_MORE) if (value := getattr(options, name)) is not None}
     environment = {**os.environ, **{spell_variable(name): value for name, value in given.items()}}
 
