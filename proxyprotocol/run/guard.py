@@ -48,13 +48,17 @@ def watch(kind: Any) -> None:
 
 
 def _allows(sock: Any) -> bool:
-    if sock in self_reading or not process_settings().covers(sock) or _is_our_own(sock) or _is_duplicate(sock):
+    if sock in self_reading or _is_our_own(sock) or _is_duplicate(sock):
         _allowed.add(sock)
+        return True
+    where = describe_address(sock.getsockname())
+    if not process_settings().covers(sock):
+        _allowed.add(sock)
+        _log.info("Reads no PROXY protocol headers on %s, which --ports does not name", where)
         return True
     allows = os.environ.get(spell_variable("uncovered")) == "allow"
     if sock not in _told:
         _told.add(sock)
-        where = describe_address(sock.getsockname())
         if allows:
             _log.warning("Nothing reads headers on %s: serves every connection, as --uncovered=allow says", where)
         else:

@@ -104,8 +104,10 @@ def test_uncovered_allow_serves_them_and_says_so(tmp_path: Path) -> None:
 
 def test_ports_leave_out_all_other_listeners(tmp_path: Path) -> None:
     with running(ACCEPT, tmp_path, ["--ports", "1"]) as (program, port):
-        assert ask(port) == b"served"
+        assert [ask(port), ask(port)] == [b"served", b"served"]
         assert LINE not in program.errors()
+        line = f"Reads no PROXY protocol headers on 127.0.0.1:{port}, which --ports does not name\n"
+        assert program.errors().count(line) == 1
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
