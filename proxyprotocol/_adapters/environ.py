@@ -14,8 +14,8 @@ def telling(handler: Any, name: str, find: Callable[[Any], ProxyResult | None]) 
     """Return a handler's class that also puts the header into the environ.
 
     Args:
-        handler: The class of a server that makes an instance for each connection or request. It is returned as it is
-            if it has no such method, or is no class.
+        handler: The class of a server that makes an instance for each connection or request. It is returned
+            unchanged if it is not a class, or lacks the method.
         name: The method that makes the environ.
         find: Returns the header of a handler's connection.
     """

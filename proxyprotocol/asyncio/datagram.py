@@ -155,9 +155,9 @@ class ProxyProtocolDatagramTransport(Overlay, asyncio.DatagramTransport):
         Args:
             data: The datagram.
             addr: The client's address; None for the address that the endpoint is connected to, which is an error if the
-                answer's header must name the client. If no proxy speaks for
-                this client any more and the policy demands a header, the datagram is lost and a debug line says so. If
-                the policy does not, but the socket has another family, ``error_received`` is called.
+                answer's header must name the client. If no proxy speaks for this client any more and the policy demands
+                a header, the datagram is lost and a debug line says so. If the policy does not, but the socket has
+                another family, ``error_received`` is called.
         """
         endpoint = self._endpoint
         data, to = endpoint.datagrams.reply(data, addr, endpoint.now())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,10 @@ from cheroot.makefile import MakeFile
 from cheroot.server import HTTPServer
 
 from proxyprotocol._adapters.environ import telling
-from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
+from proxyprotocol._adapters.listener import Listener
 from proxyprotocol._adapters.overlay import Overlay
-from proxyprotocol._adapters.settings import Settings, covered, process_settings
+from proxyprotocol._adapters.settings import Settings, process_settings
+from proxyprotocol._adapters.threads import cover, own_settings
 from proxyprotocol._wire import spec
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
@@ -28,8 +28,6 @@ else:
     HTTPConnection = object  # becomes the first base of the server's own class of connections
 
 __all__ = ["read_headers", "switch_on"]
-
-_log = logging.getLogger("proxyprotocol.sync")
 
 
 class _Connection(HTTPConnection):
@@ -119,7 +117,7 @@ def read_headers(
     Raises:
         TypeError, ValueError: As :class:`.Receiver`.
     """
-    settings = Settings(Receiver.of(receiver, keywords, ["receiver", "tls_timeout"]), tls_timeout, None)
+    settings = own_settings(receiver, keywords, tls_timeout)
     server.prepare = functools.partial(_prepare, server.prepare, settings, server)  # type: ignore[method-assign]
 
 
@@ -146,10 +144,7 @@ def _prepare(prepare: Any, settings: Settings, server: Any) -> None:
     if not isinstance(server.socket, socket.socket):
         server.stop()
         raise TypeError("cheroot's adapter for pyOpenSSL puts TLS before the header: use the built-in ssl_adapter")
-    covered.add(server.socket)
-    listener = Listener(settings.receiver, logging_to(_log), ThreadClock())
-    listener.start(server.socket.getsockname())
-    rules = {"_listener": listener, "_tls_timeout": settings.tls_timeout}
+    rules = {"_listener": cover(server.socket, settings.receiver), "_tls_timeout": settings.tls_timeout}
     server.ConnectionClass = type("HTTPConnection", (_Connection, server.ConnectionClass), rules)
     server.gateway = telling(server.gateway, "get_environ", _result)
     if server.ssl_adapter is not None:

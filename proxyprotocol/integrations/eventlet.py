@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,10 @@ from eventlet.green.ssl import GreenSSLSocket
 from eventlet.greenio import GreenSocket
 
 from proxyprotocol._adapters.environ import telling
-from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
+from proxyprotocol._adapters.listener import Listener
 from proxyprotocol._adapters.refusals import describe_late_handshake
 from proxyprotocol._adapters.settings import Settings, covered, process_settings
+from proxyprotocol._adapters.threads import cover, own_settings
 from proxyprotocol._wire import spec
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["proxy_result", "read_headers", "switch_on"]
-
-_log = logging.getLogger("proxyprotocol.sync")
 
 _results: WeakKeyDictionary[Any, ProxyResult | None] = WeakKeyDictionary()
 
@@ -72,7 +70,7 @@ def read_headers(
     Raises:
         TypeError, ValueError: As :class:`.Receiver`.
     """
-    settings = Settings(Receiver.of(receiver, keywords, ["receiver", "tls_timeout"]), tls_timeout, None)
+    settings = own_settings(receiver, keywords, tls_timeout)
     made: type = _protocol(sock, protocol, settings)
     return made
 
@@ -108,10 +106,8 @@ def proxy_result(sock: Any) -> ProxyResult | None:
 
 
 def _listener(sock: Any, settings: Settings) -> Listener:
-    covered.update({sock, getattr(sock, "fd", sock)})  # a green socket accepts by the plain one in it
-    listener = Listener(settings.receiver, logging_to(_log), ThreadClock())
-    listener.start(sock.getsockname())
-    return listener
+    covered.add(getattr(sock, "fd", sock))  # a green socket accepts by the plain one in it
+    return cover(sock, settings.receiver)
 
 
 def _protocol(sock: Any, protocol: Any, settings: Settings) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -12,9 +11,10 @@ import gevent
 from gevent.server import StreamServer
 
 from proxyprotocol._adapters.environ import telling
-from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
+from proxyprotocol._adapters.listener import Listener
 from proxyprotocol._adapters.refusals import describe_late_handshake
-from proxyprotocol._adapters.settings import Settings, covered, process_settings
+from proxyprotocol._adapters.settings import Settings, process_settings
+from proxyprotocol._adapters.threads import cover, own_settings
 from proxyprotocol._wire import spec
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["proxy_result", "read_headers", "switch_on"]
-
-_log = logging.getLogger("proxyprotocol.sync")
 
 _results: WeakKeyDictionary[Any, ProxyResult | None] = WeakKeyDictionary()
 
@@ -54,7 +52,7 @@ def read_headers(
     Raises:
         TypeError, ValueError: As :class:`.Receiver`.
     """
-    settings = Settings(Receiver.of(receiver, keywords, ["receiver", "tls_timeout"]), tls_timeout, None)
+    settings = own_settings(receiver, keywords, tls_timeout)
     server.init_socket = functools.partial(_listen, server.init_socket, settings, server)
 
 
@@ -86,9 +84,7 @@ def _listen(listen: Any, settings: Settings, server: Any) -> None:
     """Open a server's socket, and replace the function that serves a connection."""
     listen()
     if settings.covers(server.socket):
-        covered.add(server.socket)
-        listener = Listener(settings.receiver, logging_to(_log), ThreadClock())
-        listener.start(server.socket.getsockname())
+        listener = cover(server.socket, settings.receiver)
         server._handle = functools.partial(_serve, server, listener, settings.tls_timeout)
         if hasattr(server, "handler_class"):
             server.handler_class = telling(server.handler_class, "get_environ", _result)

@@ -7,17 +7,17 @@ through the same proxy as the control connection.
 from __future__ import annotations
 
 import functools
-import logging
 from typing import TYPE_CHECKING, Any
 
 from pyftpdlib.handlers import FTPHandler
 from pyftpdlib.ioloop import Acceptor, AsyncChat
 from pyftpdlib.servers import FTPServer
 
-from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
+from proxyprotocol._adapters.listener import Listener
 from proxyprotocol._adapters.lookahead import REST, plan_reads
 from proxyprotocol._adapters.overlay import Overlay
 from proxyprotocol._adapters.settings import covered, process_settings, self_reading
+from proxyprotocol._adapters.threads import cover
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 from proxyprotocol.result import ProxyResult
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["proxy_result", "read_headers", "switch_on"]
-
-_log = logging.getLogger("proxyprotocol.sync")
 
 
 class _ControlSocket(Overlay):
@@ -193,9 +191,7 @@ def proxy_result(handler: FTPHandler) -> ProxyResult | None:
 
 def _cover(server: Any, receiver: Receiver) -> None:
     again = server.socket in covered  # rules of the program's own replace those of switch_on()
-    covered.add(server.socket)
-    server.header_listener = Listener(receiver, logging_to(_log), ThreadClock())
-    server.header_listener.start(server.socket.getsockname())
+    server.header_listener = cover(server.socket, receiver)
     if again:
         return
     server.handle_accepted = functools.partial(_accept, server.handle_accepted, server)

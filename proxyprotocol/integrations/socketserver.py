@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxyprotocol._adapters.environ import telling
 from proxyprotocol._adapters.settings import Settings, covered, is_for_metrics, process_settings
+from proxyprotocol._adapters.threads import own_settings
 from proxyprotocol._wire import spec
 from proxyprotocol.policy import HeaderPolicy
 from proxyprotocol.receiver import Receiver, ReceiverKeywords
@@ -90,9 +91,9 @@ def read_headers(
             takes them.
 
     Raises:
-        TypeError, ValueError: As :class:`.Receiver`; or the server is one for datagrams, or reads headers already.
+        TypeError, ValueError: As :class:`.Receiver`; or the server is one for datagrams, or its class has the mix-in.
     """
-    settings = Settings(Receiver.of(receiver, keywords, ["receiver", "tls_timeout"]), tls_timeout, None)
+    settings = own_settings(receiver, keywords, tls_timeout)
     if isinstance(server, _Covered):  # by switch_on(), whose rules these replace
         server._settings, server._activated = settings, False
     elif _can_be_covered(server):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import socket
 import time
@@ -14,8 +13,9 @@ from waitress.server import BaseWSGIServer, MultiSocketServer
 from waitress.task import WSGITask
 
 from proxyprotocol._adapters.facts import AF_UNIX
-from proxyprotocol._adapters.listener import Listener, ThreadClock, logging_to
-from proxyprotocol._adapters.settings import covered, process_settings
+from proxyprotocol._adapters.listener import Listener
+from proxyprotocol._adapters.settings import process_settings
+from proxyprotocol._adapters.threads import cover
 from proxyprotocol.errors import ProxyProtocolError
 from proxyprotocol.receiver import Receiver, ReceiverConnection, ReceiverKeywords
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["read_headers", "switch_on"]
-
-_log = logging.getLogger("proxyprotocol.sync")
 
 
 class _Task(WSGITask):  # type: ignore[misc]
@@ -140,7 +138,4 @@ def switch_on() -> None:
 
 
 def _cover(server: Any, receiver: Receiver) -> None:
-    listener = Listener(receiver, logging_to(_log), ThreadClock())
-    covered.add(server.socket)
-    listener.start(server.socket.getsockname())
-    server.channel_class = functools.partial(_Channel, listener)
+    server.channel_class = functools.partial(_Channel, cover(server.socket, receiver))
