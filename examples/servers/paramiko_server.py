@@ -37,7 +37,7 @@ def serve(sock: socket.socket, peer: tuple[str, int]) -> None:
     try:
         result = read_header(sock, receiver=RECEIVER)
     except ProxyProtocolError as error:
-        logging.warning("Refused a connection from %s: %s", peer, error)
+        logging.warning("Refused a connection from %s:%s: %s", *peer, error)
         sock.close()
         return
     client = peer if result is None or result.peername is None else result.peername
